@@ -1,0 +1,3 @@
+"""LeWorldModel (arXiv 2603.19312) for robots: training, export, planning and simulation. Nothing here needs ROS."""
+
+__version__ = "0.1.0"

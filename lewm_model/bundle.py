@@ -1,0 +1,188 @@
+"""The model bundle: the folder that the trainer writes and the robot loads.
+
+    model.json            schema version, architecture, image, actions, training provenance, evaluation, file hashes
+    weights.safetensors   the world model
+    heads.safetensors     optional heads on frozen latents
+    onnx/*.onnx           graphs made by `lewm export`
+    engines/...           TensorRT engines built on the target; outside the hashes, they carry a manifest of their own
+
+No pickle. A file that does not match its hash, or a description that does not fit, is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lewm_model.config import ConfigError, ModelConfig, from_dict
+
+SCHEMA = 1
+WEIGHTS = "weights.safetensors"
+HEADS = "heads.safetensors"
+
+
+class BundleError(ValueError):
+    """A bundle that must not be loaded; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What one low-level action is. Statistics are per joint, (A,), in `unit`, of the training recording."""
+
+    names: tuple[str, ...]  # joints, in the order of the action's numbers
+    kind: str  # "joint_velocity": mean commanded velocity over one control step
+    unit: str
+    control_dt_s: float
+    frameskip: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]  # the recording's range; plans stay inside it
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "low", "high"):
+            values = np.asarray(getattr(self, name), float)
+            if values.shape != (len(self.names),) or not np.isfinite(values).all():
+                raise BundleError(f"actions.{name} is {getattr(self, name)}; it needs one finite number for each of {self.names}")
+        if min(self.std) <= 0:
+            raise BundleError(f"actions.std is {self.std}; every joint must move in the recording")
+        if not self.control_dt_s > 0 or self.frameskip < 1:
+            raise BundleError(f"actions.control_dt_s is {self.control_dt_s}, frameskip {self.frameskip}; both must be positive")
+
+    @property
+    def block_s(self) -> float:
+        """Duration of one action block in seconds."""
+        return self.control_dt_s * self.frameskip
+
+    def normalise(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (…, A) in `unit` -> z-scores, float32."""
+        return ((actions - np.asarray(self.mean)) / np.asarray(self.std)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle in memory: description only; weights and graphs are read by who needs them."""
+
+    folder: Path
+    model: ModelConfig
+    actions: ActionSpec
+    heads: tuple[str, ...] = ()  # names of the heads in heads.safetensors
+    training: dict[str, Any] = field(default_factory=dict)  # provenance: command, data, seed, commit
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # relative path -> SHA-256
+
+    def path(self, name: str) -> Path:
+        """The path of a file that the bundle lists."""
+        if name not in self.files:
+            raise BundleError(f"the bundle {self.folder} has no {name}; it lists {', '.join(self.files) or 'no files'}")
+        return self.folder / name
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save_description(bundle: Bundle) -> Bundle:
+    """Hashes every file of the bundle's folder, except engines, and writes model.json last, in one move."""
+    folder = bundle.folder
+    names = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in ("engines", "model.json")
+    )
+    files = {name: sha256(folder / name) for name in names}
+    description = {
+        "schema": SCHEMA,
+        "model": asdict(bundle.model),
+        "actions": asdict(bundle.actions),
+        "heads": bundle.heads,
+        "training": bundle.training,
+        "evaluation": bundle.evaluation,
+        "files": files,
+    }
+    temporary = folder / "model.json.part"
+    temporary.write_text(json.dumps(description, indent=1) + "\n")
+    os.replace(temporary, folder / "model.json")
+    return Bundle(folder, bundle.model, bundle.actions, bundle.heads, bundle.training, bundle.evaluation, files)
+
+
+def load_bundle(folder: Path | str) -> Bundle:
+    """Reads and checks a bundle: schema, fields, and the hash of every listed file. Raises BundleError."""
+    folder = Path(folder)
+    path = folder / "model.json"
+    if not path.is_file():
+        raise BundleError(f"there is no model bundle at {folder} (no model.json); train one with `lewm train`")
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise BundleError(f"{path} has schema {found!r}, this code reads {SCHEMA}; export the bundle again with this version")
+    try:
+        model = from_dict(ModelConfig, data["model"])
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data["actions"].items()}
+        actions = ActionSpec(**values)
+        files = {str(name): str(digest) for name, digest in data["files"].items()}
+        heads = tuple(str(name) for name in data["heads"])
+        bundle = Bundle(folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise BundleError(f"{path} does not describe a bundle: {type(error).__name__}: {error}") from error
+    if len(actions.names) != model.action_dim or actions.frameskip != model.frameskip:
+        raise BundleError(
+            f"{path}: {len(actions.names)} joints x frameskip {actions.frameskip} do not fit the model's "
+            f"{model.action_dim} x {model.frameskip}"
+        )
+    root = folder.resolve()
+    for name, digest in files.items():
+        file = (folder / name).resolve()
+        if not file.is_relative_to(root):
+            raise BundleError(f"{path} lists {name!r}, which lies outside the bundle; do not use this bundle")
+        if not file.is_file():
+            raise BundleError(f"the bundle lacks {name}, which model.json lists; copy the bundle again")
+        if sha256(file) != digest:
+            raise BundleError(f"{name} does not match its SHA-256 in model.json; it was changed or cut off, copy it again")
+    return bundle
+
+
+def load_model(bundle: Bundle) -> Any:
+    """The world model (`LeWM`) of a bundle, in eval mode on the CPU."""
+    from safetensors.torch import load_file
+
+    from lewm_model.model import LeWM
+
+    model = LeWM(bundle.model)
+    try:
+        model.load_state_dict(load_file(bundle.path(WEIGHTS)))
+    except RuntimeError as error:
+        raise BundleError(f"{WEIGHTS} does not fit the architecture in model.json: {error}") from error
+    return model.eval()
+
+
+def load_heads(bundle: Bundle) -> dict[str, Any]:
+    """The heads of a bundle by name, in eval mode on the CPU; empty when it has none."""
+    if not bundle.heads:
+        return {}
+    from safetensors.torch import load_file
+
+    from lewm_model.heads import HEADS as KNOWN
+
+    tensors = load_file(bundle.path(HEADS))
+    heads = {}
+    for name in bundle.heads:
+        if name not in KNOWN:
+            raise BundleError(f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}")
+        head = KNOWN[name](bundle.model)
+        head.load_state_dict({key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")})
+        heads[name] = head.eval()
+    return heads

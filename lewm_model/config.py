@@ -1,0 +1,166 @@
+"""Typed configuration: every size, range and unit in one place.
+
+A configuration is a frozen dataclass; `from_dict` builds one from plain YAML/JSON data and names the field, the value
+and what is allowed when something does not fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot be used; the message names field, value and range."""
+
+
+def _require(condition: bool, owner: object, field: str, allowed: str) -> None:
+    if not condition:
+        value = getattr(owner, field)
+        raise ConfigError(f"{type(owner).__name__}.{field} is {value!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a LeWM. The defaults are the `reference` size of the paper: 18,034,478 parameters at 2 x 5 actions."""
+
+    action_dim: int = 2  # numbers in one low-level action, one per joint
+    frameskip: int = 5  # low-level actions in one action block = one step of the model
+    history: int = 3  # frames of context that the predictor sees
+    image_size: int = 224  # pixels, square
+    stem: str = "patch"  # "patch": linear patches; "conv": strided convolutions, 16 x 16 pixels a token
+    patch_size: int = 14  # pixels; of the "patch" stem
+    activation: str = "gelu"  # of the encoder's and predictor's MLPs; "relu" is 14 times faster on CPUs
+    encoder_width: int = 192
+    encoder_depth: int = 12
+    encoder_heads: int = 3
+    encoder_mlp: int = 768
+    latent_dim: int = 192
+    projector_width: int = 2048
+    predictor_width: int = 192
+    predictor_depth: int = 6
+    predictor_heads: int = 16
+    predictor_head_dim: int = 64
+    predictor_mlp: int = 2048
+    dropout: float = 0.1  # of the predictor, in training only
+
+    @property
+    def block_dim(self) -> int:
+        """Numbers in one action block: frameskip x action_dim."""
+        return self.frameskip * self.action_dim
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type == "int":
+                _require(getattr(self, field.name) >= 1, self, field.name, "1 or more")
+        _require(self.stem in ("patch", "conv"), self, "stem", "'patch' or 'conv'")
+        _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
+        stride = self.patch_size if self.stem == "patch" else 16
+        _require(self.image_size % stride == 0, self, "image_size", f"a multiple of {stride} (pixels a token)")
+        _require(self.encoder_width % self.encoder_heads == 0, self, "encoder_width", "a multiple of encoder_heads")
+        _require(0.0 <= self.dropout < 1.0, self, "dropout", "in [0, 1)")
+
+
+# `small` trains in minutes on two CPU cores; `reference` is the paper's.
+MODEL_SIZES: dict[str, dict[str, Any]] = {
+    "reference": {},
+    "small": {
+        "history": 1,
+        "image_size": 64,
+        "stem": "conv",
+        "activation": "relu",
+        "encoder_width": 128,
+        "encoder_depth": 3,
+        "encoder_heads": 4,
+        "encoder_mlp": 256,
+        "latent_dim": 32,
+        "projector_width": 256,
+        "predictor_width": 128,
+        "predictor_depth": 2,
+        "predictor_heads": 4,
+        "predictor_head_dim": 32,
+        "predictor_mlp": 256,
+        "dropout": 0.0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a world model is trained. The loss has two terms and one hyperparameter, `sigreg_weight`."""
+
+    seed: int = 0
+    steps: int = 2000  # optimiser steps
+    batch: int = 64  # clips
+    clip_frames: int = 4  # frames in a clip, one action block apart
+    clips_per_episode: int = 4  # clips of the same episode in a batch; keeps what is constant in an episode from filling the latent
+    sigreg_weight: float = 0.09  # lambda
+    sigreg_projections: int = 1024
+    learning_rate: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-3
+    warmup_fraction: float = 0.01  # of the steps, linear; cosine to zero afterwards
+    clip_norm: float = 1.0  # gradient norm
+    validation_fraction: float = 0.05  # of the EPISODES, never trained on
+    validate_every: int = 200  # steps
+    checkpoint_every: int = 500  # steps
+    head_steps: int = 3000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
+    threads: int = 2  # CPU threads
+
+    def __post_init__(self) -> None:
+        for field in ("batch", "clips_per_episode", "sigreg_projections", "validate_every", "checkpoint_every", "threads"):
+            _require(getattr(self, field) >= 1, self, field, "1 or more")
+        _require(self.steps >= 0, self, "steps", "0 or more")
+        _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
+        _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
+        _require(self.sigreg_weight >= 0, self, "sigreg_weight", "0 or more")
+        _require(self.learning_rate > 0, self, "learning_rate", "above 0")
+        _require(0 <= self.warmup_fraction < 1, self, "warmup_fraction", "in [0, 1)")
+        _require(0 < self.validation_fraction < 1, self, "validation_fraction", "in (0, 1)")
+
+
+TRAIN_SIZES: dict[str, dict[str, Any]] = {
+    "reference": {"batch": 128},
+    "small": {"learning_rate": 2e-3, "betas": (0.9, 0.99), "sigreg_weight": 0.1, "sigreg_projections": 256},
+}
+
+
+def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
+    """Builds the dataclass `cls` from plain data laid over `base`; unknown keys and wrong types are `ConfigError`."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(fields)}")
+    merged = {**(base or {}), **values}
+    for name, value in merged.items():
+        kind = str(fields[name].type)
+        good = {
+            "int": isinstance(value, int) and not isinstance(value, bool),
+            "float": isinstance(value, (int, float)) and not isinstance(value, bool),
+            "str": isinstance(value, str),
+            "bool": isinstance(value, bool),
+        }.get(kind, True)
+        if not good:
+            raise ConfigError(f"{cls.__name__}.{name} is {value!r}; it must be of type {kind}")
+        if isinstance(value, list):
+            merged[name] = tuple(value)
+    return cls(**merged)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping, as plain data."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of names to values, not a {type(data).__name__}")
+    return data
