@@ -1,0 +1,127 @@
+"""Writes episodes to one HDF5 file, in stable-worldmodel's layout.
+
+Rows of all episodes follow one another: `pixels` (N, H, W, 3) uint8 RGB, `action` (N, A) float32, `proprio` (N, A)
+float32. Row i's action executes from frame i to frame i + 1; the last row of an episode has no successor and holds
+NaN. `ep_len` (E,) and `ep_offset` (E,) int64 say where an episode lies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+_FRAMES_PER_CHUNK = 8  # a clip reads few frames; one chunk per frame costs more index than it saves
+
+
+class EpisodeWriter:
+    """Appends whole episodes; the file appears under its name when it is complete.
+
+    Until :meth:`close` (or the end of the ``with`` block) the data lie in ``<path>.part`` beside it, so that a
+    recording that is killed leaves an earlier file of that name as it was. An exception in the block discards it.
+
+    :param path: file to write; replaced where it exists.
+    :param image_size: pixels, pictures are square.
+    :param action_names: one name for each column of `action`.
+    :param control_dt_s: time from frame to frame, s.
+    :param action_kind: what an action is, e.g. "joint_velocity" (rad/s).
+    :param attributes: further facts for the file's attributes, e.g. seed, world and command.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        image_size: int,
+        action_names: tuple[str, ...],
+        control_dt_s: float,
+        action_kind: str = "joint_velocity",
+        attributes: dict[str, str | int | float] | None = None,
+    ) -> None:
+        if image_size < 1 or not action_names or not control_dt_s > 0.0:
+            raise ValueError(
+                f"image_size {image_size}, action_names {action_names}, control_dt_s {control_dt_s}: "
+                "the size must be 1 or more, there must be a name, and the time must be above 0"
+            )
+        self._path = Path(path)
+        self._part = self._path.with_name(self._path.name + ".part")
+        self._image_size = image_size
+        self._actions = len(action_names)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._part, "w")
+        self._create("pixels", (image_size, image_size, 3), "uint8", _FRAMES_PER_CHUNK)
+        self._create("action", (self._actions,), "float32", 1024)
+        self._create("proprio", (self._actions,), "float32", 1024)
+        self._create("ep_len", (), "int64", 1024)
+        self._create("ep_offset", (), "int64", 1024)
+        self._file.attrs.update(
+            {
+                **(attributes or {}),
+                "control_dt_s": float(control_dt_s),
+                "action_names": json.dumps(list(action_names)),
+                "action_kind": action_kind,
+            }
+        )
+
+    def append(self, pixels: np.ndarray, action: np.ndarray, proprio: np.ndarray) -> None:
+        """Adds one episode of n frames.
+
+        :param pixels: (n, H, W, 3) uint8 RGB.
+        :param action: (n - 1, A), what ran between the frames.
+        :param proprio: (n, A) measured joint positions, rad.
+        :raises ValueError: a shape or dtype does not fit, or a number is not finite.
+        """
+        frames = len(pixels)
+        expected = (frames, self._image_size, self._image_size, 3)
+        if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"pixels are {pixels.shape} {pixels.dtype}; {expected} uint8 of 2 or more frames expected"
+            )
+        for name, values, rows in (("action", action, frames - 1), ("proprio", proprio, frames)):
+            if values.shape != (rows, self._actions):
+                raise ValueError(
+                    f"{name} is {values.shape}; {(rows, self._actions)} expected for {frames} frames"
+                )
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} holds NaN or infinity; every value must be finite")
+        padded = np.vstack([action, np.full((1, self._actions), np.nan)])
+        offset = len(self._file["pixels"])
+        for name, rows_of in (("pixels", pixels), ("action", padded), ("proprio", proprio)):
+            dataset = self._file[name]
+            dataset.resize(offset + frames, axis=0)
+            dataset[offset:] = rows_of
+        for name, value in (("ep_offset", offset), ("ep_len", frames)):
+            dataset = self._file[name]
+            dataset.resize(len(dataset) + 1, axis=0)
+            dataset[-1] = value
+
+    def close(self) -> None:
+        """Completes the file and gives it its name."""
+        if self._file:
+            self._file.close()
+            with open(self._part, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(self._part, self._path)
+
+    def discard(self) -> None:
+        """Drops what was written."""
+        if self._file:
+            self._file.close()
+            self._part.unlink()
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: str, rows: int) -> None:
+        self._file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(rows, *shape))

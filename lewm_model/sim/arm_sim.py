@@ -1,0 +1,250 @@
+"""An arm on a table, simulated: takes joint trajectories like a trajectory controller and gives camera pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from lewm_model.sim import sdf  # before mujoco: the package sets how MuJoCo renders
+
+import mujoco  # isort: skip
+import numpy as np
+import numpy.typing as npt
+
+from lewm_model.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
+from lewm_model.resources import resource
+from lewm_model.sim.trajectory import Trajectory
+
+_START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
+
+
+class ArmSim:
+    """The arm, the block and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
+
+    A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
+    joints' position and velocity limits, whatever the trajectory says.
+
+    Rendering belongs to the thread that first calls :meth:`render`.
+
+    :param world: SDF file.
+    :param render: False builds no renderer; :meth:`render` then raises.
+    :raises lewm_model.sim.sdf.SdfError: the world cannot be loaded; names file and line.
+    """
+
+    def __init__(self, world: str | Path | None = None, render: bool = True) -> None:
+        loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
+        self._model = loaded.model
+        self._data = mujoco.MjData(self._model)
+        self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
+        self._camera = loaded.camera
+        self._arm = loaded.arm
+        self.names = loaded.arm.joints
+        joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
+        self._qpos = np.array([joint.qposadr[0] for joint in joints])
+        self._qvel = np.array([joint.dofadr[0] for joint in joints])
+        self._tip = self._model.site(f"{loaded.arm_name}::{sdf.END_EFFECTOR}").id
+        self._block = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
+        self.limits = JointLimits(
+            names=self.names,
+            lower=loaded.arm.lower,
+            upper=loaded.arm.upper,
+            velocity=loaded.arm.velocity,
+            acceleration=np.full(len(self.names), ACCELERATION_RAD_S2),
+            jerk=np.full(len(self.names), JERK_RAD_S3),
+        )
+        self.control_dt_s = 1.0 / loaded.camera.rate_hz
+        self.reach_m = self._reach([joint.id for joint in joints])
+        self._draws = render
+        self._renderer: mujoco.Renderer | None = None
+        self._trajectory: Trajectory | None = None
+        self._command = np.zeros(len(self.names))
+        self._command_velocity = np.zeros(len(self.names))
+        self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
+
+    @property
+    def time_s(self) -> float:
+        """Simulation time since the last reset, s."""
+        return float(self._data.time)
+
+    def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
+        """Puts the arm at rest, the block where the SDF has it, and time to 0.
+
+        :param seed: of the random joint positions, uniform in limits inset by 5 %; None draws fresh ones.
+        :param joint_positions: (A,) rad, instead of random ones.
+        :raises ValueError: `joint_positions` has the wrong shape or lies outside the limits.
+        """
+        lower, upper = self.limits.lower, self.limits.upper
+        if joint_positions is None:
+            inset = _START_INSET * (upper - lower)
+            position = np.random.default_rng(seed).uniform(lower + inset, upper - inset)
+        else:
+            position = np.array(joint_positions, dtype=np.float64)
+            self._check_joints(position)
+            if (position < lower).any() or (position > upper).any():
+                raise ValueError(f"joint positions {position} lie outside the limits {lower} to {upper} rad")
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[self._qpos] = position
+        self._data.ctrl[:] = position
+        self._trajectory = None
+        self._command = position.copy()
+        self._command_velocity = np.zeros_like(position)
+        mujoco.mj_forward(self._model, self._data)
+
+    def set_trajectory(
+        self,
+        times_s: npt.ArrayLike,
+        positions: npt.ArrayLike,
+        velocities: npt.ArrayLike | None = None,
+        start_s: float | None = None,
+    ) -> None:
+        """Follows a new trajectory from now on, in place of the old one; see :class:`Trajectory` for what is between
+        the points. The state at receipt is the commanded one, so that a new trajectory does not jump.
+
+        :param times_s: (T,) s from `start_s`, strictly increasing.
+        :param positions: (T, A) rad.
+        :param velocities: (T, A) rad/s; None interpolates linearly.
+        :param start_s: simulation time that `times_s` counts from; None is now.
+        :raises ValueError: wrong shape, not finite, times not increasing, or all in the past.
+        """
+        start = self.time_s if start_s is None else float(start_s)
+        self._trajectory = Trajectory(
+            times_s, positions, velocities, start, self.time_s, self._command, self._command_velocity
+        )
+
+    def step(self, duration_s: float) -> None:
+        """Runs the physics for `duration_s`, rounded to whole physics steps.
+
+        :raises ValueError: the duration is negative, not finite or not a multiple of the physics step.
+        """
+        dt = float(self._model.opt.timestep)
+        count = round(duration_s / dt) if np.isfinite(duration_s) else -1
+        if count < 0 or abs(count * dt - duration_s) > 1e-6 * dt + 1e-9:
+            raise ValueError(f"cannot step by {duration_s} s; give a multiple of the physics step, {dt} s")
+        if count == 0:
+            return
+        times = self._data.time + dt * np.arange(1, count + 1)
+        if self._trajectory is None:
+            wanted = np.repeat(self._command[None], count, axis=0)
+        else:
+            wanted = self._trajectory.sample(times)
+        commands = self._limited(wanted, dt)
+        velocities = np.diff(commands, axis=0, prepend=self._command[None]) / dt
+        controls = commands + self._arm.velocity_gain / self._arm.position_gain * velocities
+        model, data, ctrl = self._model, self._data, self._data.ctrl
+        for control in controls:
+            ctrl[:] = control
+            mujoco.mj_step(model, data)
+        self._command = commands[-1].copy()
+        self._command_velocity = velocities[-1].copy()
+        mujoco.mj_kinematics(model, data)  # poses at the new state; mj_step leaves those of its start
+        mujoco.mj_camlight(model, data)
+
+    def _limited(self, wanted: np.ndarray, dt: float) -> np.ndarray:
+        """Commands (N, A) that stay within position and velocity limits and go for `wanted` (N, A) as they can."""
+        wanted = np.clip(wanted, self.limits.lower, self.limits.upper)
+        most = self.limits.velocity * dt
+        moves = np.diff(wanted, axis=0, prepend=self._command[None])
+        if (np.abs(moves) <= most * (1.0 + 1e-9)).all():
+            return wanted
+        limited = np.empty_like(wanted)
+        command = self._command
+        for i, goal in enumerate(wanted):
+            command = command + np.clip(goal - command, -most, most)
+            limited[i] = command
+        return limited
+
+    def render(self) -> np.ndarray:
+        """The camera's picture now: (H, W, 3) uint8 RGB.
+
+        :raises RuntimeError: made with ``render=False``.
+        """
+        if not self._draws:
+            raise RuntimeError(
+                "this ArmSim was made with render=False; make one with render=True to get pictures"
+            )
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, self._camera.height, self._camera.width)
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._renderer.scene.flags[flag] = False
+        self._renderer.update_scene(self._data, camera="camera")
+        return self._renderer.render()
+
+    def joint_positions(self) -> np.ndarray:
+        """Measured joint positions, (A,) float64 rad."""
+        return self._data.qpos[self._qpos]
+
+    def joint_velocities(self) -> np.ndarray:
+        """Measured joint velocities, (A,) float64 rad/s."""
+        return self._data.qvel[self._qvel]
+
+    def commanded_positions(self) -> np.ndarray:
+        """What the servo is commanded now, (A,) float64 rad."""
+        return self._command.copy()
+
+    def end_effector(self, joint_positions: npt.ArrayLike | None = None) -> np.ndarray:
+        """Position of the tip in the world, (3,) float64 m, now or at `joint_positions` (A,) rad."""
+        data = self._data
+        if joint_positions is not None:
+            position = np.asarray(joint_positions, dtype=np.float64)
+            self._check_joints(position)
+            data = self._scratch
+            data.qpos[self._qpos] = position
+            mujoco.mj_kinematics(self._model, data)
+        return data.site_xpos[self._tip].copy()
+
+    def block_pose(self) -> np.ndarray:
+        """Pose of the world's first free body: (7,) float64, position x y z in m and quaternion w x y z."""
+        start = self._block_address()
+        return self._data.qpos[start : start + 7].copy()
+
+    def set_block_pose(self, pose: npt.ArrayLike) -> None:
+        """Puts the block at a pose, (7,) as in :meth:`block_pose`, at rest."""
+        values = np.asarray(pose, dtype=np.float64)
+        if (
+            values.shape != (7,)
+            or not np.isfinite(values).all()
+            or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3
+        ):
+            raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
+        start = self._block_address()
+        self._data.qpos[start : start + 7] = values
+        assert self._block is not None
+        velocity = self._block.dofadr[0]
+        self._data.qvel[velocity : velocity + 6] = 0.0
+        mujoco.mj_forward(self._model, self._data)
+
+    def close(self) -> None:
+        """Frees the renderer; call it from the thread that rendered."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def __enter__(self) -> ArmSim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _block_address(self) -> int:
+        if self._block is None:
+            raise ValueError("the world has no free body; add a model without joints and without <static>")
+        return int(self._model.jnt_qposadr[self._block.jntadr[0]])
+
+    def _check_joints(self, position: np.ndarray) -> None:
+        if position.shape != (len(self.names),) or not np.isfinite(position).all():
+            raise ValueError(
+                f"joint positions are {position}; one finite number for each of {self.names} expected"
+            )
+
+    def _reach(self, joints: list[int]) -> float:
+        """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them."""
+        data = self._scratch
+        mujoco.mj_kinematics(self._model, data)
+        points = np.vstack([data.xanchor[joints], data.site_xpos[self._tip]])
+        axes = data.xaxis[joints]
+        segments = np.diff(points, axis=0)
+        if np.allclose(np.abs(axes @ axes[0]), 1.0):
+            segments -= np.outer(segments @ axes[0], axes[0])
+        return float(np.linalg.norm(segments, axis=1).sum())

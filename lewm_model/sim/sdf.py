@@ -1,0 +1,717 @@
+"""An SDF world as a MuJoCo model.
+
+What this loader does not carry over is an error that names file and line, so that MuJoCo and Gazebo never run two
+different worlds out of one file. It knows the part of SDF 1.9 that rigid arms of primitive shapes need: models of
+links, fixed and revolute joints in a tree, frames and `relative_to`, boxes, cylinders and spheres, directional lights
+and cameras. Gazebo's own system plugins are accepted by name; the joint trajectory controller's also says which model
+is the arm, which joints it moves and how stiff the servo is. A frame named `end_effector` in that model is its tip.
+"""
+
+from __future__ import annotations
+
+import math
+import xml.parsers.expat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+END_EFFECTOR = "end_effector"
+_JTC = "gz::sim::systems::JointTrajectoryController"
+# Gazebo system plugin -> (library, tags it may hold).
+_PLUGINS = {
+    "gz::sim::systems::Physics": ("gz-sim-physics-system", ""),
+    "gz::sim::systems::UserCommands": ("gz-sim-user-commands-system", ""),
+    "gz::sim::systems::SceneBroadcaster": ("gz-sim-scene-broadcaster-system", ""),
+    "gz::sim::systems::Sensors": ("gz-sim-sensors-system", "render_engine"),
+    _JTC: ("gz-sim-joint-trajectory-controller-system", "topic joint_name position_p_gain velocity_p_gain"),
+    "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name"),
+}
+_VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
+
+
+class SdfError(ValueError):
+    """The SDF file is broken or asks for something the loader does not carry over; says file, line and what to do."""
+
+
+@dataclass
+class Element:
+    """One XML element with the line it starts at, and checks that name that line."""
+
+    tag: str
+    attributes: dict[str, str]
+    file: str
+    line: int
+    text: str = ""
+    children: list[Element] = field(default_factory=list)
+
+    def error(self, message: str) -> SdfError:
+        return SdfError(f"{self.file}:{self.line}: {message}")
+
+    def allow(self, tags: str = "", attributes: str = "") -> None:
+        """Raises unless all children and attributes are among these space-separated names."""
+        for child in self.children:
+            if child.tag not in tags.split():
+                known = (
+                    f"here are known: {', '.join(sorted(tags.split()))}"
+                    if tags
+                    else "it holds no elements here"
+                )
+                raise child.error(f"<{child.tag}> in <{self.tag}> is not supported; {known}")
+        for name in self.attributes:
+            if name not in attributes.split():
+                raise self.error(f"attribute '{name}' of <{self.tag}> is not supported; remove it")
+        if self.children and self.text.strip():
+            raise self.error(f"<{self.tag}> holds stray text {self.text.strip()!r}")
+
+    def all(self, tag: str) -> list[Element]:
+        return [child for child in self.children if child.tag == tag]
+
+    def get(self, tag: str) -> Element | None:
+        found = self.all(tag)
+        if len(found) > 1:
+            raise found[1].error(f"<{tag}> appears again in <{self.tag}>; keep one")
+        return found[0] if found else None
+
+    def need(self, tag: str) -> Element:
+        found = self.get(tag)
+        if found is None:
+            raise self.error(f"<{self.tag}> needs a <{tag}>")
+        return found
+
+    def attribute(self, name: str) -> str:
+        if not self.attributes.get(name):
+            raise self.error(f"<{self.tag}> needs an attribute '{name}'")
+        return self.attributes[name]
+
+    def string(self) -> str:
+        self.allow(attributes="")
+        if not self.text.strip():
+            raise self.error(f"<{self.tag}> is empty")
+        return self.text.strip()
+
+    def floats(self, count: int, attributes: str = "") -> np.ndarray:
+        self.allow(attributes=attributes)
+        try:
+            values = np.array([float(word) for word in self.text.split()])
+        except ValueError:
+            values = np.array([])
+        if values.shape != (count,) or not np.isfinite(values).all():
+            raise self.error(f"<{self.tag}> holds {self.text.strip()!r}; {count} finite number(s) expected")
+        return values
+
+    def number(self, tag: str, default: float | None = None, positive: bool = False) -> float:
+        """The number in child `tag`; `default` where there is none, an error where there is neither."""
+        child = self.need(tag) if default is None else self.get(tag)
+        if child is None:
+            assert default is not None
+            return default
+        value = float(child.floats(1)[0])
+        if positive and value <= 0.0:
+            raise child.error(f"<{tag}> is {value}; it must be above 0")
+        return value
+
+    def flag(self, tag: str, default: bool) -> bool:
+        child = self.get(tag)
+        if child is None:
+            return default
+        text = child.string().lower()
+        if text not in ("true", "false", "1", "0"):
+            raise child.error(f"<{tag}> is {text!r}; write true or false")
+        return text in ("true", "1")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The model that carries the joint trajectory controller. Arrays are (A,) float64 in the controller's order."""
+
+    joints: tuple[str, ...]
+    lower: np.ndarray  # rad
+    upper: np.ndarray  # rad
+    velocity: np.ndarray  # rad/s
+    effort: np.ndarray  # N m
+    position_gain: np.ndarray  # N m/rad
+    velocity_gain: np.ndarray  # N m s/rad
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The one camera of the world."""
+
+    width: int  # pixels
+    height: int  # pixels
+    rate_hz: float
+    near_m: float
+    far_m: float
+
+
+@dataclass(frozen=True)
+class World:
+    """A loaded world. MuJoCo names are `model::link`, `model::joint`; `ARM_JOINTS` drive actuators of the same name."""
+
+    model: mujoco.MjModel
+    arm_name: str
+    arm: Arm
+    camera: Camera
+    free_bodies: tuple[str, ...]  # `model::link` of every body that moves freely
+
+
+def read_xml(path: Path) -> Element:
+    """Parses an XML file; :raises SdfError: it is missing or not well-formed."""
+    parser = xml.parsers.expat.ParserCreate()
+    root: list[Element] = []
+    stack: list[Element] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        element = Element(tag, attributes, str(path), parser.CurrentLineNumber)
+        (stack[-1].children if stack else root).append(element)
+        stack.append(element)
+
+    def end(tag: str) -> None:
+        stack.pop()
+
+    def text(data: str) -> None:
+        stack[-1].text += data
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except OSError as error:
+        raise SdfError(f"{path}: cannot be read: {error.strerror}; give the path of an SDF world") from error
+    except xml.parsers.expat.ExpatError as error:
+        raise SdfError(f"{path}:{error.lineno}: not well-formed XML: {error}") from error
+    return root[0]
+
+
+# ---- poses: 4 x 4 float64 matrices -------------------------------------------------------------------------------
+
+
+def pose_matrix(x: float, y: float, z: float, roll: float, pitch: float, yaw: float) -> np.ndarray:
+    """SDF's pose as a matrix: rotation Rz(yaw) Ry(pitch) Rx(roll), m and rad."""
+    cr, sr, cp, sp = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
+    cy, sy = math.cos(yaw), math.sin(yaw)
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr, x],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr, y],
+            [-sp, cp * sr, cp * cr, z],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
+
+
+def _pose(element: Element) -> np.ndarray:
+    child = element.get("pose")
+    if child is None or not child.text.strip():
+        return np.eye(4)
+    return pose_matrix(*child.floats(6, attributes="relative_to"))
+
+
+def _relative_to(element: Element) -> str | None:
+    child = element.get("pose")
+    if child is None:
+        return None
+    child.allow(attributes="relative_to")
+    return child.attributes.get("relative_to")
+
+
+def _quaternion(pose: np.ndarray) -> np.ndarray:
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(pose[:3, :3]).ravel())
+    return quaternion
+
+
+class _Frames:
+    """The named frames of one model, each resolved to a pose in the model's frame."""
+
+    def __init__(self, model: Element) -> None:
+        self._elements: dict[str, Element] = {}
+        for element in model.children:
+            if element.tag in ("link", "joint", "frame"):
+                name = element.attribute("name")
+                if name in self._elements or name in ("world", "__model__"):
+                    raise element.error(f"the name '{name}' is taken; names in a model are unique")
+                self._elements[name] = element
+        self._poses: dict[str, np.ndarray] = {"__model__": np.eye(4)}
+        self._open: list[str] = []
+
+    def pose(self, name: str, user: Element) -> np.ndarray:
+        """Pose of frame `name` in the model's frame; `user` is the element that names it, for the error."""
+        if name in self._poses:
+            return self._poses[name]
+        if name not in self._elements:
+            raise user.error(f"there is no frame '{name}' in this model; it has {', '.join(self._elements)}")
+        if name in self._open:
+            raise user.error(f"poses go in a circle: {' -> '.join([*self._open, name])}")
+        element = self._elements[name]
+        if element.tag == "link":
+            default = "__model__"
+        elif element.tag == "joint":
+            default = element.need("child").string()
+        else:
+            default = element.attributes.get("attached_to", "__model__")
+        self._open.append(name)
+        self._poses[name] = self.pose(_relative_to(element) or default, element) @ _pose(element)
+        self._open.pop()
+        return self._poses[name]
+
+    def within(self, link: str, element: Element) -> np.ndarray:
+        """Pose of a collision, visual, inertial or sensor of `link`, in the link's frame."""
+        reference = _relative_to(element)
+        if reference is None:
+            return _pose(element)
+        return np.linalg.inv(self.pose(link, element)) @ self.pose(reference, element) @ _pose(element)
+
+    def link_of(self, name: str, user: Element) -> str:
+        """The link that frame `name` is fixed to."""
+        for _ in range(len(self._elements) + 1):
+            element = self._elements.get(name)
+            if element is None:
+                raise user.error(
+                    f"'{name}' is not attached to a link; set attached_to to a link of this model"
+                )
+            if element.tag == "link":
+                return name
+            name = (
+                element.need("child").string()
+                if element.tag == "joint"
+                else element.attributes.get("attached_to", "")
+            )
+        raise user.error("attached_to goes in a circle")
+
+
+# ---- one link ----------------------------------------------------------------------------------------------------
+
+
+def _geometry(element: Element) -> dict[str, object]:
+    geometry = element.need("geometry")
+    geometry.allow("box cylinder sphere")
+    if len(geometry.children) != 1:
+        raise geometry.error("<geometry> needs exactly one shape")
+    shape = geometry.children[0]
+    if shape.tag == "box":
+        shape.allow("size")
+        size = shape.need("size").floats(3) / 2.0
+        kind = mujoco.mjtGeom.mjGEOM_BOX
+    elif shape.tag == "cylinder":
+        shape.allow("radius length")
+        size = np.array([shape.number("radius"), shape.number("length") / 2.0, 0.0])
+        kind = mujoco.mjtGeom.mjGEOM_CYLINDER
+    else:
+        shape.allow("radius")
+        size = np.array([shape.number("radius"), 0.0, 0.0])
+        kind = mujoco.mjtGeom.mjGEOM_SPHERE
+    if (size < 0.0).any() or size[0] == 0.0:
+        raise shape.error(f"the sizes of a <{shape.tag}> must be above 0")
+    return {"type": kind, "size": size}
+
+
+def _friction(collision: Element) -> list[float]:
+    surface = collision.get("surface")
+    mu = 1.0  # SDF's default
+    if surface is not None:
+        surface.allow("friction")
+        friction = surface.need("friction")
+        friction.allow("ode")
+        ode = friction.need("ode")
+        ode.allow("mu mu2")
+        mu = ode.number("mu")
+        if ode.number("mu2", mu) != mu:
+            raise ode.error("<mu2> differs from <mu>; MuJoCo's friction has no direction, use one number")
+    return [mu, 0.005, 0.0001]  # slide; torsion and roll are MuJoCo's defaults
+
+
+def _colour(visual: Element) -> np.ndarray:
+    material = visual.need("material")
+    material.allow("ambient diffuse")
+    diffuse = material.need("diffuse").floats(4)
+    ambient = material.get("ambient")
+    if ambient is not None and not np.array_equal(ambient.floats(4), diffuse):
+        raise ambient.error("<ambient> differs from <diffuse>; MuJoCo has one colour for both, use the same")
+    return diffuse
+
+
+def _add_shapes(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
+    link_name = link.attribute("name")
+    for element in link.children:
+        if element.tag not in ("collision", "visual"):
+            continue
+        geom = body.add_geom(name=f"{body.name}::{element.attribute('name')}", **_geometry(element))
+        pose = frames.within(link_name, element)
+        geom.pos, geom.quat = pose[:3, 3], _quaternion(pose)
+        if element.tag == "collision":
+            element.allow("pose geometry surface", "name")
+            geom.friction = _friction(element)
+            geom.group = _COLLISION_GROUP
+        else:
+            element.allow("pose geometry material", "name")
+            geom.rgba = _colour(element)
+            geom.group = _VISUAL_GROUP
+            geom.contype = geom.conaffinity = 0
+        geom.mass = 0.0  # the link's <inertial> says all
+
+
+def _add_inertial(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
+    inertial = link.need("inertial")
+    inertial.allow("pose mass inertia")
+    pose = frames.within(link.attribute("name"), inertial)
+    inertia = inertial.need("inertia")
+    inertia.allow("ixx iyy izz ixy ixz iyz")
+    ixx, iyy, izz = (inertia.number(tag, positive=True) for tag in ("ixx", "iyy", "izz"))
+    ixy, ixz, iyz = (inertia.number(tag, 0.0) for tag in ("ixy", "ixz", "iyz"))
+    rotation = pose[:3, :3]
+    full = rotation @ np.array([[ixx, ixy, ixz], [ixy, iyy, iyz], [ixz, iyz, izz]]) @ rotation.T
+    moments = np.linalg.eigvalsh(full)
+    if moments[0] <= 0.0 or moments[2] > moments[0] + moments[1] + 1e-12:
+        raise inertia.error(f"no body has the principal moments of inertia {moments}; check <inertia>")
+    body.mass = inertial.number("mass", positive=True)
+    body.ipos = pose[:3, 3]
+    body.fullinertia = [full[0, 0], full[1, 1], full[2, 2], full[0, 1], full[0, 2], full[1, 2]]
+    body.explicitinertial = True
+
+
+def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tuple[Element, Camera]]:
+    cameras = []
+    for sensor in link.all("sensor"):
+        sensor.allow("pose always_on update_rate topic camera", "name type")
+        if sensor.attribute("type") != "camera":
+            raise sensor.error(f"sensor type '{sensor.attribute('type')}' is not supported; only 'camera' is")
+        for tag in ("topic", "always_on"):
+            if sensor.get(tag) is not None:
+                sensor.need(tag).string()
+        camera = sensor.need("camera")
+        camera.allow("horizontal_fov image clip camera_info_topic", "name")
+        image = camera.need("image")
+        image.allow("width height format")
+        if image.get("format") is not None and image.need("format").string() not in ("R8G8B8", "RGB_INT8"):
+            raise image.error("the image format must be R8G8B8")
+        width, height = image.number("width", positive=True), image.number("height", positive=True)
+        if width != int(width) or height != int(height):
+            raise image.error(f"a picture of {width} x {height} pixels does not exist; use whole numbers")
+        clip = camera.need("clip")
+        clip.allow("near far")
+        near, far = clip.number("near", positive=True), clip.number("far", positive=True)
+        if near >= far:
+            raise clip.error(f"<near> {near} must be less than <far> {far}")
+        fov = camera.number("horizontal_fov", positive=True)
+        if fov >= math.pi:
+            raise camera.error(f"<horizontal_fov> is {fov}; it must be below pi")
+        # SDF's camera looks along +x with +z up, MuJoCo's along -z with +y up.
+        pose = frames.within(link.attribute("name"), sensor) @ pose_matrix(
+            0, 0, 0, math.pi / 2, 0, -math.pi / 2
+        )
+        vertical = 2.0 * math.atan(math.tan(fov / 2.0) * height / width)
+        body.add_camera(name="camera", pos=pose[:3, 3], quat=_quaternion(pose), fovy=math.degrees(vertical))
+        rate = sensor.number("update_rate", positive=True)
+        cameras.append((sensor, Camera(int(width), int(height), rate, near, far)))
+    return cameras
+
+
+# ---- joints and models -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Joint:
+    element: Element
+    name: str
+    kind: str
+    parent: str
+    child: str
+
+
+def _read_joint(element: Element) -> _Joint:
+    element.allow("pose parent child axis", "name type")
+    kind = element.attribute("type")
+    if kind not in ("fixed", "revolute"):
+        raise element.error(f"joint type '{kind}' is not supported; only 'fixed' and 'revolute' are")
+    if kind == "fixed" and element.get("axis") is not None:
+        raise element.need("axis").error("a fixed joint has no <axis>")
+    parent, child = element.need("parent").string(), element.need("child").string()
+    return _Joint(element, element.attribute("name"), kind, parent, child)
+
+
+def _add_revolute(body: mujoco.MjsBody, joint: _Joint, name: str, frames: _Frames) -> dict[str, float]:
+    axis = joint.element.need("axis")
+    axis.allow("xyz limit dynamics")
+    direction = axis.need("xyz").floats(3) if axis.get("xyz") is not None else np.array([0.0, 0.0, 1.0])
+    if np.linalg.norm(direction) < 1e-9:
+        raise axis.need("xyz").error("the axis of a joint cannot be 0 0 0")
+    limit = axis.need("limit")
+    limit.allow("lower upper effort velocity")
+    lower, upper = limit.number("lower"), limit.number("upper")
+    if lower >= upper:
+        raise limit.error(f"<lower> {lower} must be less than <upper> {upper}")
+    pose = np.linalg.inv(frames.pose(joint.child, joint.element)) @ frames.pose(joint.name, joint.element)
+    mj_joint = body.add_joint(
+        name=name,
+        type=mujoco.mjtJoint.mjJNT_HINGE,
+        pos=pose[:3, 3],
+        axis=pose[:3, :3] @ direction,
+        range=[lower, upper],
+        limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+    )
+    dynamics = axis.get("dynamics")
+    if dynamics is not None:
+        dynamics.allow("damping friction")
+        mj_joint.damping = [dynamics.number("damping", 0.0), 0.0, 0.0]
+        mj_joint.frictionloss = dynamics.number("friction", 0.0)
+    return {
+        "lower": lower,
+        "upper": upper,
+        "effort": limit.number("effort", positive=True),
+        "velocity": limit.number("velocity", positive=True),
+    }
+
+
+def _check_plugin(plugin: Element) -> None:
+    name = plugin.attribute("name")
+    if name not in _PLUGINS:
+        raise plugin.error(f"plugin '{name}' is not supported; known are {', '.join(_PLUGINS)}")
+    library, tags = _PLUGINS[name]
+    plugin.allow(tags, "filename name")
+    if plugin.attribute("filename") != library:
+        raise plugin.error(
+            f"plugin '{name}' comes from '{library}', not from '{plugin.attribute('filename')}'"
+        )
+
+
+class _Loader:
+    def __init__(self) -> None:
+        self.spec = mujoco.MjSpec()
+        self.spec.compiler.degree = False
+        self.arm: tuple[str, Arm] | None = None
+        self.cameras: list[tuple[Element, Camera]] = []
+        self.free_bodies: list[str] = []
+
+    def model(self, model: Element) -> None:
+        model.allow("static self_collide pose link joint frame plugin", "name")
+        name = model.attribute("name")
+        if model.flag("self_collide", False):
+            raise model.need("self_collide").error("collisions within a model are not supported; use false")
+        if _relative_to(model) not in (None, "world"):
+            raise model.need("pose").error(
+                "a model's pose is relative to the world; frames of the world are not known"
+            )
+        static = model.flag("static", False)
+        frames = _Frames(model)
+        world_pose = _pose(model)
+        links = {link.attribute("name"): link for link in model.all("link")}
+        if not links:
+            raise model.error(f"model '{name}' has no <link>")
+        joints = [_read_joint(element) for element in model.all("joint")]
+        if static and joints:
+            raise joints[0].element.error("a static model has no joints; remove <static> or the joint")
+        to_link: dict[str, _Joint] = {}
+        for joint in joints:
+            if joint.child not in links:
+                raise joint.element.error(
+                    f"joint '{joint.name}' has child '{joint.child}', which is no link here"
+                )
+            if joint.parent != "world" and joint.parent not in links:
+                raise joint.element.error(
+                    f"joint '{joint.name}' has parent '{joint.parent}', which is no link here"
+                )
+            if joint.child in to_link:
+                raise joint.element.error(
+                    f"link '{joint.child}' has two parents; closed chains are not supported"
+                )
+            to_link[joint.child] = joint
+
+        bodies: dict[str, mujoco.MjsBody] = {}
+        limits: dict[str, dict[str, float]] = {}
+
+        def add(link_name: str, open_links: tuple[str, ...]) -> mujoco.MjsBody:
+            """Adds the link's body, its parent's first."""
+            if link_name in bodies:
+                return bodies[link_name]
+            link = links[link_name]
+            if link_name in open_links:
+                raise link.error(
+                    f"link '{link_name}' hangs from itself: {' -> '.join([*open_links, link_name])}"
+                )
+            link.allow("pose inertial collision visual sensor", "name")
+            joint = to_link.get(link_name)
+            pose = frames.pose(link_name, link)
+            if joint is None or joint.parent == "world":
+                parent, pose = self.spec.worldbody, world_pose @ pose
+            else:
+                parent = add(joint.parent, (*open_links, link_name))
+                pose = np.linalg.inv(frames.pose(joint.parent, link)) @ pose
+            body = parent.add_body(name=f"{name}::{link_name}", pos=pose[:3, 3], quat=_quaternion(pose))
+            bodies[link_name] = body
+            if joint is not None and joint.kind == "revolute":
+                limits[joint.name] = _add_revolute(body, joint, f"{name}::{joint.name}", frames)
+            elif joint is None and not static:
+                body.add_freejoint()
+                self.free_bodies.append(body.name)
+            if link.get("inertial") is not None:
+                _add_inertial(body, link, frames)
+            elif not static:
+                raise link.error(f"link '{link_name}' moves and needs an <inertial>")
+            _add_shapes(body, link, frames)
+            self.cameras += _add_camera(body, link, frames)
+            return body
+
+        for link_name in links:
+            add(link_name, ())
+        for frame in model.all("frame"):
+            frame.allow("pose", "name attached_to")
+            frame_name = frame.attribute("name")
+            link_name = frames.link_of(frame_name, frame)
+            pose = np.linalg.inv(frames.pose(link_name, frame)) @ frames.pose(frame_name, frame)
+            bodies[link_name].add_site(
+                name=f"{name}::{frame_name}", pos=pose[:3, 3], quat=_quaternion(pose), group=4
+            )
+        # Links of a model do not collide with each other unless <self_collide> says so.
+        names = list(bodies)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                self.spec.add_exclude(bodyname1=bodies[first].name, bodyname2=bodies[second].name)
+        for plugin in model.all("plugin"):
+            _check_plugin(plugin)
+            if plugin.attribute("name") == _JTC:
+                self._controller(model, plugin, limits, frames)
+
+    def _controller(
+        self, model: Element, plugin: Element, limits: dict[str, dict[str, float]], frames: _Frames
+    ) -> None:
+        """Actuators from the joint trajectory controller: Gazebo's law, torque = kp (q* - q) + kv (v* - v)."""
+        name = model.attribute("name")
+        if self.arm is not None:
+            raise plugin.error(
+                f"model '{self.arm[0]}' has a joint trajectory controller already; one arm per world"
+            )
+        joints = tuple(element.string() for element in plugin.all("joint_name"))
+        if not joints or len(set(joints)) != len(joints):
+            raise plugin.error("the joint trajectory controller needs <joint_name> for each joint, each once")
+        for element in plugin.all("joint_name"):
+            if element.string() not in limits:
+                known = ", ".join(limits) or "no revolute joint"
+                raise element.error(f"'{element.string()}' is no revolute joint of '{name}'; it has {known}")
+        gains: dict[str, np.ndarray] = {}
+        for tag in ("position_p_gain", "velocity_p_gain"):
+            elements = plugin.all(tag)
+            if len(elements) != len(joints):
+                raise plugin.error(
+                    f"{len(joints)} joints need {len(joints)} <{tag}>, there are {len(elements)}"
+                )
+            for element in elements:
+                if element.floats(1)[0] <= 0.0:
+                    raise element.error(f"<{tag}> must be above 0, or the joint is not driven")
+            gains[tag] = np.array([element.floats(1)[0] for element in elements])
+        frames.link_of(END_EFFECTOR, model)  # present and on a link
+        columns = {
+            key: np.array([limits[joint][key] for joint in joints])
+            for key in ("lower", "upper", "velocity", "effort")
+        }
+        arm = Arm(
+            joints, **columns, position_gain=gains["position_p_gain"], velocity_gain=gains["velocity_p_gain"]
+        )
+        for i, joint in enumerate(joints):
+            kp, kv, effort = arm.position_gain[i], arm.velocity_gain[i], arm.effort[i]
+            # ctrl is the torque's set-point part over kp: q* + kv/kp v*.
+            self.spec.add_actuator(
+                name=f"{name}::{joint}",
+                target=f"{name}::{joint}",
+                trntype=mujoco.mjtTrn.mjTRN_JOINT,
+                gaintype=mujoco.mjtGain.mjGAIN_FIXED,
+                biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+                gainprm=[kp] + [0.0] * 9,
+                biasprm=[0.0, -kp, -kv] + [0.0] * 7,
+                forcelimited=mujoco.mjtLimited.mjLIMITED_TRUE,
+                forcerange=[-effort, effort],
+            )
+        self.arm = (name, arm)
+
+    def world(self, world: Element) -> None:
+        world.allow("physics gravity plugin scene light model", "name")
+        names = [model.attribute("name") for model in world.all("model")]
+        for model, name in zip(world.all("model"), names, strict=True):
+            if names.count(name) > 1:
+                raise model.error(f"there is more than one model '{name}'; names in a world are unique")
+        option = self.spec.option
+        physics = world.need("physics")
+        physics.allow("max_step_size real_time_factor", "name type default")
+        physics.number("real_time_factor", 1.0, positive=True)
+        option.timestep = physics.number("max_step_size", positive=True)
+        # Implicit in the servo's damping, so that stiff gains are stable at this step.
+        option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        gravity = world.get("gravity")
+        option.gravity = [0.0, 0.0, -9.8] if gravity is None else gravity.floats(3)
+        for plugin in world.all("plugin"):
+            _check_plugin(plugin)
+        self._light(world)
+        for model in world.all("model"):
+            self.model(model)
+
+    def _light(self, world: Element) -> None:
+        visual = self.spec.visual
+        visual.quality.shadowsize = 0
+        visual.quality.offsamples = 0
+        visual.headlight.active = 1  # MuJoCo keeps a scene's ambient light in the head light
+        visual.headlight.diffuse = visual.headlight.specular = [0.0, 0.0, 0.0]
+        visual.headlight.ambient = [0.0, 0.0, 0.0]
+        scene = world.get("scene")
+        if scene is not None:
+            scene.allow("ambient shadows")
+            if scene.flag("shadows", True):
+                raise scene.error("shadows are not rendered; set <shadows>false</shadows>")
+            visual.headlight.ambient = scene.need("ambient").floats(4)[:3]
+        for light in world.all("light"):
+            light.allow("pose cast_shadows diffuse specular direction", "name type")
+            if light.attribute("type") != "directional":
+                raise light.error(
+                    f"light type '{light.attribute('type')}' is not supported; only 'directional' is"
+                )
+            if light.flag("cast_shadows", False):
+                raise light.need("cast_shadows").error("shadows are not rendered; set it to false")
+            if _relative_to(light) not in (None, "world"):
+                raise light.need("pose").error(
+                    "a light's pose is relative to the world; frames of it are not known"
+                )
+            pose = _pose(light)
+            specular = light.get("specular")
+            self.spec.worldbody.add_light(
+                name=light.attribute("name"),
+                type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+                pos=pose[:3, 3],
+                dir=pose[:3, :3] @ light.need("direction").floats(3),
+                castshadow=False,
+                diffuse=light.need("diffuse").floats(4)[:3],
+                specular=[0.0, 0.0, 0.0] if specular is None else specular.floats(4)[:3],
+            )
+
+
+def load_world(path: str | Path) -> World:
+    """Loads an SDF file with one world, one arm and one camera into MuJoCo.
+
+    :raises SdfError: the file is broken, lacks something or holds something unsupported; names file and line.
+    """
+    root = read_xml(Path(path))
+    if root.tag != "sdf":
+        raise root.error(f"the root element is <{root.tag}>; an SDF file starts with <sdf>")
+    root.allow("world", "version")
+    if root.attribute("version") != "1.9":
+        raise root.error(f"SDF version {root.attribute('version')} is not supported; write version 1.9")
+    loader = _Loader()
+    world = root.need("world")
+    loader.world(world)
+    if loader.arm is None:
+        raise world.error(f"no model has the plugin {_JTC}; it marks the arm")
+    if len(loader.cameras) != 1:
+        where = loader.cameras[1][0] if loader.cameras else world
+        raise where.error(f"the world has {len(loader.cameras)} cameras; exactly one is supported")
+    camera = loader.cameras[0][1]
+    # MuJoCo's clip planes are multiples of the scene's extent.
+    loader.spec.stat.extent = 1.0
+    loader.spec.visual.map.znear, loader.spec.visual.map.zfar = camera.near_m, camera.far_m
+    loader.spec.visual.global_.offwidth, loader.spec.visual.global_.offheight = camera.width, camera.height
+    try:
+        model = loader.spec.compile()
+    except ValueError as error:
+        raise world.error(f"MuJoCo does not accept the world: {error}") from error
+    return World(model, *loader.arm, camera, tuple(loader.free_bodies))
