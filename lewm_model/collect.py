@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,9 +66,7 @@ def _within_limits(
         bottom = np.minimum(np.maximum(sign * velocity - most, 0.0), np.maximum(top, 0.0))
 
         def fits(v: np.ndarray, sign: float = sign, room: np.ndarray = room) -> np.ndarray:
-            travel = block_s * 0.5 * (sign * velocity + v) + _stopping_distance(
-                np.maximum(v, 0.0), most, block_s
-            )
+            travel = block_s * 0.5 * (sign * velocity + v) + _stopping_distance(np.maximum(v, 0.0), most, block_s)
             return travel <= room
 
         good = fits(top) | (top <= 0.0)
@@ -127,9 +126,11 @@ def random_velocities(
 def sample_knots(
     velocities: np.ndarray, start: np.ndarray, block_s: float, dt_s: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and velocities every `dt_s` of the motion with these knots: each (blocks * n + 1, A) for n = block / dt.
+    """Positions and velocities every `dt_s` of the motion with these knots.
 
     Between knots v(u) = v0 + (v1 - v0)(3u^2 - 2u^3), whose integral is v0 u + (v1 - v0)(u^3 - u^4 / 2).
+
+    :return: rad and rad/s, each (blocks * n + 1, A) for n samples in a block.
     """
     count = round(block_s / dt_s)
     u = (np.arange(count) / count)[None, :, None]
@@ -216,7 +217,10 @@ def collect(
     arguments = (str(path), seed, steps, image_size)
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
         names, dt = sim.names, sim.control_dt_s
-    command = f"python -m lewm_model.collect {out} --episodes {episodes} --steps {steps} --seed {seed} --world {path.name} --image-size {image_size}"
+    command = shlex.join(
+        ["python", "-m", "lewm_model.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
+        + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
+    )
     attributes: dict[str, str | int | float] = {"seed": seed, "world": path.name, "command": command}
     context = multiprocessing.get_context("spawn")
     with (
@@ -224,9 +228,7 @@ def collect(
         context.Pool(min(workers, episodes), _start_worker, arguments) as pool,
     ):
         recorded: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))
-        for pixels, action, proprio in tqdm(
-            recorded, "episodes", episodes, unit="ep", disable=not sys.stderr.isatty()
-        ):
+        for pixels, action, proprio in tqdm(recorded, "episodes", episodes, unit="ep", disable=not sys.stderr.isatty()):
             writer.append(pixels, action, proprio)
 
 
@@ -237,9 +239,7 @@ def main() -> None:
     )
     parser.add_argument("out", help="HDF5 file to write")
     parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument(
-        "--steps", type=int, default=100, help="actions in an episode, 20 in a second (default 100)"
-    )
+    parser.add_argument("--steps", type=int, default=100, help="actions in an episode, 20 in a second (default 100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", help="SDF file (default: worlds/tabletop.sdf)")
     parser.add_argument("--image-size", type=int, default=64, help="pixels, square (default 64)")

@@ -41,9 +41,7 @@ class JointLimits:
         for field in ("lower", "upper", "velocity", "acceleration", "jerk"):
             values = np.array(getattr(self, field), dtype=np.float64)
             if values.shape != (len(names),):
-                raise ValueError(
-                    f"limit '{field}' has shape {values.shape}; joints {names} need ({len(names)},)"
-                )
+                raise ValueError(f"limit '{field}' has shape {values.shape}; joints {names} need ({len(names)},)")
             for name, value in zip(names, values, strict=True):
                 if not np.isfinite(value):
                     raise ValueError(f"limit '{field}' of joint '{name}' is {value}; it must be finite")
@@ -53,9 +51,7 @@ class JointLimits:
             object.__setattr__(self, field, values)
         for name, lower, upper in zip(names, self.lower, self.upper, strict=True):
             if lower >= upper:
-                raise ValueError(
-                    f"joint '{name}' has lower limit {lower} and upper limit {upper}; lower must be less"
-                )
+                raise ValueError(f"joint '{name}' has lower limit {lower} and upper limit {upper}; lower must be less")
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, JointLimits):

@@ -77,14 +77,10 @@ class EpisodeWriter:
         frames = len(pixels)
         expected = (frames, self._image_size, self._image_size, 3)
         if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"pixels are {pixels.shape} {pixels.dtype}; {expected} uint8 of 2 or more frames expected"
-            )
+            raise ValueError(f"pixels are {pixels.shape} {pixels.dtype}; {expected} uint8 of 2 or more frames expected")
         for name, values, rows in (("action", action, frames - 1), ("proprio", proprio, frames)):
             if values.shape != (rows, self._actions):
-                raise ValueError(
-                    f"{name} is {values.shape}; {(rows, self._actions)} expected for {frames} frames"
-                )
+                raise ValueError(f"{name} is {values.shape}; {(rows, self._actions)} expected for {frames} frames")
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} holds NaN or infinity; every value must be finite")
         padded = np.vstack([action, np.full((1, self._actions), np.nan)])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 
-from lewm_model.sim import sdf  # before mujoco: the package sets how MuJoCo renders
-
-import mujoco  # isort: skip
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from lewm_model.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.resources import resource
+from lewm_model.sim import sdf
 from lewm_model.sim.trajectory import Trajectory
 
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
@@ -56,6 +56,7 @@ class ArmSim:
         self.reach_m = self._reach([joint.id for joint in joints])
         self._draws = render
         self._renderer: mujoco.Renderer | None = None
+        self._render_thread = 0
         self._trajectory: Trajectory | None = None
         self._command = np.zeros(len(self.names))
         self._command_velocity = np.zeros(len(self.names))
@@ -156,16 +157,17 @@ class ArmSim:
     def render(self) -> np.ndarray:
         """The camera's picture now: (H, W, 3) uint8 RGB.
 
-        :raises RuntimeError: made with ``render=False``.
+        :raises RuntimeError: made with ``render=False``, or another thread rendered first.
         """
         if not self._draws:
-            raise RuntimeError(
-                "this ArmSim was made with render=False; make one with render=True to get pictures"
-            )
+            raise RuntimeError("this ArmSim was made with render=False; make one with render=True to get pictures")
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self._model, self._camera.height, self._camera.width)
+            self._render_thread = threading.get_ident()
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = False
+        if self._render_thread != threading.get_ident():
+            raise RuntimeError("another thread rendered this ArmSim first; render from that thread only")
         self._renderer.update_scene(self._data, camera="camera")
         return self._renderer.render()
 
@@ -200,11 +202,7 @@ class ArmSim:
     def set_block_pose(self, pose: npt.ArrayLike) -> None:
         """Puts the block at a pose, (7,) as in :meth:`block_pose`, at rest."""
         values = np.asarray(pose, dtype=np.float64)
-        if (
-            values.shape != (7,)
-            or not np.isfinite(values).all()
-            or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3
-        ):
+        if values.shape != (7,) or not np.isfinite(values).all() or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3:
             raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
         start = self._block_address()
         self._data.qpos[start : start + 7] = values
@@ -234,9 +232,7 @@ class ArmSim:
 
     def _check_joints(self, position: np.ndarray) -> None:
         if position.shape != (len(self.names),) or not np.isfinite(position).all():
-            raise ValueError(
-                f"joint positions are {position}; one finite number for each of {self.names} expected"
-            )
+            raise ValueError(f"joint positions are {position}; one finite number for each of {self.names} expected")
 
     def _reach(self, joints: list[int]) -> float:
         """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them."""

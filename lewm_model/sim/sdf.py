@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import xml.parsers.expat
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +53,7 @@ class Element:
         """Raises unless all children and attributes are among these space-separated names."""
         for child in self.children:
             if child.tag not in tags.split():
-                known = (
-                    f"here are known: {', '.join(sorted(tags.split()))}"
-                    if tags
-                    else "it holds no elements here"
-                )
+                known = f"here are known: {', '.join(sorted(tags.split()))}" if tags else "it holds no elements here"
                 raise child.error(f"<{child.tag}> in <{self.tag}> is not supported; {known}")
         for name in self.attributes:
             if name not in attributes.split():
@@ -149,7 +144,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class World:
-    """A loaded world. MuJoCo names are `model::link`, `model::joint`; `ARM_JOINTS` drive actuators of the same name."""
+    """A loaded world. MuJoCo names are `model::link`, `model::joint`; each arm joint has an actuator of its name."""
 
     model: mujoco.MjModel
     arm_name: str
@@ -271,15 +266,11 @@ class _Frames:
         for _ in range(len(self._elements) + 1):
             element = self._elements.get(name)
             if element is None:
-                raise user.error(
-                    f"'{name}' is not attached to a link; set attached_to to a link of this model"
-                )
+                raise user.error(f"'{name}' is not attached to a link; set attached_to to a link of this model")
             if element.tag == "link":
                 return name
             name = (
-                element.need("child").string()
-                if element.tag == "joint"
-                else element.attributes.get("attached_to", "")
+                element.need("child").string() if element.tag == "joint" else element.attributes.get("attached_to", "")
             )
         raise user.error("attached_to goes in a circle")
 
@@ -335,7 +326,7 @@ def _colour(visual: Element) -> np.ndarray:
     return diffuse
 
 
-def _add_shapes(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
+def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
     link_name = link.attribute("name")
     for element in link.children:
         if element.tag not in ("collision", "visual"):
@@ -349,7 +340,9 @@ def _add_shapes(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
             geom.group = _COLLISION_GROUP
         else:
             element.allow("pose geometry material", "name")
-            geom.rgba = _colour(element)
+            # SDF's materials are matt unless they say otherwise, MuJoCo's geoms shine.
+            spec.add_material(name=geom.name, rgba=_colour(element), specular=0.0, shininess=0.0)
+            geom.material = geom.name
             geom.group = _VISUAL_GROUP
             geom.contype = geom.conaffinity = 0
         geom.mass = 0.0  # the link's <inertial> says all
@@ -401,9 +394,7 @@ def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tu
         if fov >= math.pi:
             raise camera.error(f"<horizontal_fov> is {fov}; it must be below pi")
         # SDF's camera looks along +x with +z up, MuJoCo's along -z with +y up.
-        pose = frames.within(link.attribute("name"), sensor) @ pose_matrix(
-            0, 0, 0, math.pi / 2, 0, -math.pi / 2
-        )
+        pose = frames.within(link.attribute("name"), sensor) @ pose_matrix(0, 0, 0, math.pi / 2, 0, -math.pi / 2)
         vertical = 2.0 * math.atan(math.tan(fov / 2.0) * height / width)
         body.add_camera(name="camera", pos=pose[:3, 3], quat=_quaternion(pose), fovy=math.degrees(vertical))
         rate = sensor.number("update_rate", positive=True)
@@ -474,9 +465,7 @@ def _check_plugin(plugin: Element) -> None:
     library, tags = _PLUGINS[name]
     plugin.allow(tags, "filename name")
     if plugin.attribute("filename") != library:
-        raise plugin.error(
-            f"plugin '{name}' comes from '{library}', not from '{plugin.attribute('filename')}'"
-        )
+        raise plugin.error(f"plugin '{name}' comes from '{library}', not from '{plugin.attribute('filename')}'")
 
 
 class _Loader:
@@ -493,9 +482,7 @@ class _Loader:
         if model.flag("self_collide", False):
             raise model.need("self_collide").error("collisions within a model are not supported; use false")
         if _relative_to(model) not in (None, "world"):
-            raise model.need("pose").error(
-                "a model's pose is relative to the world; frames of the world are not known"
-            )
+            raise model.need("pose").error("a model's pose is relative to the world; frames of the world are not known")
         static = model.flag("static", False)
         frames = _Frames(model)
         world_pose = _pose(model)
@@ -508,17 +495,11 @@ class _Loader:
         to_link: dict[str, _Joint] = {}
         for joint in joints:
             if joint.child not in links:
-                raise joint.element.error(
-                    f"joint '{joint.name}' has child '{joint.child}', which is no link here"
-                )
+                raise joint.element.error(f"joint '{joint.name}' has child '{joint.child}', which is no link here")
             if joint.parent != "world" and joint.parent not in links:
-                raise joint.element.error(
-                    f"joint '{joint.name}' has parent '{joint.parent}', which is no link here"
-                )
+                raise joint.element.error(f"joint '{joint.name}' has parent '{joint.parent}', which is no link here")
             if joint.child in to_link:
-                raise joint.element.error(
-                    f"link '{joint.child}' has two parents; closed chains are not supported"
-                )
+                raise joint.element.error(f"link '{joint.child}' has two parents; closed chains are not supported")
             to_link[joint.child] = joint
 
         bodies: dict[str, mujoco.MjsBody] = {}
@@ -530,9 +511,7 @@ class _Loader:
                 return bodies[link_name]
             link = links[link_name]
             if link_name in open_links:
-                raise link.error(
-                    f"link '{link_name}' hangs from itself: {' -> '.join([*open_links, link_name])}"
-                )
+                raise link.error(f"link '{link_name}' hangs from itself: {' -> '.join([*open_links, link_name])}")
             link.allow("pose inertial collision visual sensor", "name")
             joint = to_link.get(link_name)
             pose = frames.pose(link_name, link)
@@ -552,7 +531,7 @@ class _Loader:
                 _add_inertial(body, link, frames)
             elif not static:
                 raise link.error(f"link '{link_name}' moves and needs an <inertial>")
-            _add_shapes(body, link, frames)
+            _add_shapes(self.spec, body, link, frames)
             self.cameras += _add_camera(body, link, frames)
             return body
 
@@ -563,9 +542,7 @@ class _Loader:
             frame_name = frame.attribute("name")
             link_name = frames.link_of(frame_name, frame)
             pose = np.linalg.inv(frames.pose(link_name, frame)) @ frames.pose(frame_name, frame)
-            bodies[link_name].add_site(
-                name=f"{name}::{frame_name}", pos=pose[:3, 3], quat=_quaternion(pose), group=4
-            )
+            bodies[link_name].add_site(name=f"{name}::{frame_name}", pos=pose[:3, 3], quat=_quaternion(pose), group=4)
         # Links of a model do not collide with each other unless <self_collide> says so.
         names = list(bodies)
         for i, first in enumerate(names):
@@ -582,9 +559,7 @@ class _Loader:
         """Actuators from the joint trajectory controller: Gazebo's law, torque = kp (q* - q) + kv (v* - v)."""
         name = model.attribute("name")
         if self.arm is not None:
-            raise plugin.error(
-                f"model '{self.arm[0]}' has a joint trajectory controller already; one arm per world"
-            )
+            raise plugin.error(f"model '{self.arm[0]}' has a joint trajectory controller already; one arm per world")
         joints = tuple(element.string() for element in plugin.all("joint_name"))
         if not joints or len(set(joints)) != len(joints):
             raise plugin.error("the joint trajectory controller needs <joint_name> for each joint, each once")
@@ -596,21 +571,16 @@ class _Loader:
         for tag in ("position_p_gain", "velocity_p_gain"):
             elements = plugin.all(tag)
             if len(elements) != len(joints):
-                raise plugin.error(
-                    f"{len(joints)} joints need {len(joints)} <{tag}>, there are {len(elements)}"
-                )
+                raise plugin.error(f"{len(joints)} joints need {len(joints)} <{tag}>, there are {len(elements)}")
             for element in elements:
                 if element.floats(1)[0] <= 0.0:
                     raise element.error(f"<{tag}> must be above 0, or the joint is not driven")
             gains[tag] = np.array([element.floats(1)[0] for element in elements])
         frames.link_of(END_EFFECTOR, model)  # present and on a link
         columns = {
-            key: np.array([limits[joint][key] for joint in joints])
-            for key in ("lower", "upper", "velocity", "effort")
+            key: np.array([limits[joint][key] for joint in joints]) for key in ("lower", "upper", "velocity", "effort")
         }
-        arm = Arm(
-            joints, **columns, position_gain=gains["position_p_gain"], velocity_gain=gains["velocity_p_gain"]
-        )
+        arm = Arm(joints, **columns, position_gain=gains["position_p_gain"], velocity_gain=gains["velocity_p_gain"])
         for i, joint in enumerate(joints):
             kp, kv, effort = arm.position_gain[i], arm.velocity_gain[i], arm.effort[i]
             # ctrl is the torque's set-point part over kp: q* + kv/kp v*.
@@ -662,19 +632,14 @@ class _Loader:
                 raise scene.error("shadows are not rendered; set <shadows>false</shadows>")
             visual.headlight.ambient = scene.need("ambient").floats(4)[:3]
         for light in world.all("light"):
-            light.allow("pose cast_shadows diffuse specular direction", "name type")
+            light.allow("pose cast_shadows diffuse direction", "name type")
             if light.attribute("type") != "directional":
-                raise light.error(
-                    f"light type '{light.attribute('type')}' is not supported; only 'directional' is"
-                )
+                raise light.error(f"light type '{light.attribute('type')}' is not supported; only 'directional' is")
             if light.flag("cast_shadows", False):
                 raise light.need("cast_shadows").error("shadows are not rendered; set it to false")
             if _relative_to(light) not in (None, "world"):
-                raise light.need("pose").error(
-                    "a light's pose is relative to the world; frames of it are not known"
-                )
+                raise light.need("pose").error("a light's pose is relative to the world; frames of it are not known")
             pose = _pose(light)
-            specular = light.get("specular")
             self.spec.worldbody.add_light(
                 name=light.attribute("name"),
                 type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
@@ -682,7 +647,7 @@ class _Loader:
                 dir=pose[:3, :3] @ light.need("direction").floats(3),
                 castshadow=False,
                 diffuse=light.need("diffuse").floats(4)[:3],
-                specular=[0.0, 0.0, 0.0] if specular is None else specular.floats(4)[:3],
+                specular=[0.0, 0.0, 0.0],
             )
 
 

@@ -38,20 +38,14 @@ class Trajectory:
         position = np.asarray(positions, dtype=np.float64)
         joints = position_now.shape[0]
         if times.ndim != 1 or times.size == 0:
-            raise ValueError(
-                f"times_s has shape {times.shape}; give one time per point, (T,) with T of 1 or more"
-            )
+            raise ValueError(f"times_s has shape {times.shape}; give one time per point, (T,) with T of 1 or more")
         if position.shape != (times.size, joints):
-            raise ValueError(
-                f"positions have shape {position.shape}; {times.size} points of {joints} joints expected"
-            )
+            raise ValueError(f"positions have shape {position.shape}; {times.size} points of {joints} joints expected")
         velocity = None
         if velocities is not None:
             velocity = np.asarray(velocities, dtype=np.float64)
             if velocity.shape != position.shape:
-                raise ValueError(
-                    f"velocities have shape {velocity.shape}, positions {position.shape}; give the same"
-                )
+                raise ValueError(f"velocities have shape {velocity.shape}, positions {position.shape}; give the same")
         for name, values in (("times_s", times), ("positions", position), ("velocities", velocity)):
             if values is not None and not np.isfinite(values).all():
                 raise ValueError(f"{name} hold NaN or infinity; every value must be finite")
