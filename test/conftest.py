@@ -23,7 +23,7 @@ def _reserve_ros_domain() -> int:
             continue
         _reserved.append(lock)
         return domain
-    raise pytest.UsageError("every ROS domain (1 to 101) is reserved by a test run on this machine; wait for one to end")
+    raise pytest.UsageError("test runs on this machine hold every ROS domain from 1 to 101; wait for one to end")
 
 
 _reserved: list = []  # open lock files; closing one gives its domain back

@@ -1,0 +1,92 @@
+# Every target first brings .venv up to date: `make demo` and `make test` work in a fresh clone.
+#
+#   make demo GOALS=10 SEED=0 RATE=1     variables are passed on where given; the program has the defaults
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+option = $(if $($(1)),--$(2) $($(1)))
+
+# The ROS 2 wheels in .venv, not a ROS installation that the shell has sourced.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export AMENT_PREFIX_PATH := $(VENV)
+export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
+export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
+export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds.xml
+# One thread a process unless it asks for more: two busy pools on few cores are slower than one.
+export OMP_NUM_THREADS ?= 1
+export LP_NUM_THREADS ?= 0
+export MUJOCO_GL ?= egl
+
+.PHONY: help setup demo test lint train-demo bench clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(VENV)/.package  ## create or update .venv (the other targets do it by themselves)
+
+demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS, SEED, RATE (of real time)
+	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate)
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train-demo: setup  ## train the demo's model from nothing: SEED
+	$(BIN)/lewm train-demo $(call option,SEED,seed)
+
+bench: setup  ## time the planner on this machine
+	$(BIN)/lewm bench
+
+clean:  ## remove .venv and what builds, tests and demos left behind
+	rm -rf .venv build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- set-up ----------------------------------------------------------------------------------------------------------
+
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null \
+	&& echo $$python && break; done)
+
+define no_python
+No Python 3.10, 3.11 or 3.12 with the venv module was found (the ROS 2 and torch wheels need one).
+On Debian or Ubuntu: apt-get install python3-venv, or name one: make setup PYTHON=/path/to/python3.11
+endef
+
+# MuJoCo draws through EGL, on a GPU or with Mesa on the CPU: the proof is one picture.
+EGL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
+DRAW := import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>"), 8, 8).render()
+
+$(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt requirements-dev.txt
+	$(if $(PYTHON),,$(error $(no_python)))
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@$(BIN)/python -c '$(DRAW)' 2> /dev/null || { \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(EGL_PACKAGES); \
+	        $(BIN)/python -c '$(DRAW)'; \
+	    else \
+	        echo 'MuJoCo cannot draw here. Install the EGL libraries, then run make again:' >&2; \
+	        echo '    sudo apt-get install $(EGL_PACKAGES)' >&2; \
+	        exit 1; \
+	    fi; }
+	@touch $@
+
+# Editable, so that a change in the checkout needs no new set-up. The links make .venv a ROS prefix as well, as
+# `colcon build --symlink-install` would: the ament index, lib/lewm_ros with the executables, share/lewm_ros.
+ENTRY_POINTS := lewm camera_node planner_node sim_node demo
+
+$(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p $(VENV)/lib/lewm_ros $(VENV)/share/ament_index/resource_index/packages
+	@ln -sfn $(ENTRY_POINTS:%=$(BIN)/%) $(VENV)/lib/lewm_ros/
+	@ln -sfn $(CURDIR) $(VENV)/share/lewm_ros
+	@ln -sfn $(CURDIR)/resource/lewm_ros $(VENV)/share/ament_index/resource_index/packages/lewm_ros
+	@touch $@
