@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lewm_model.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.resources import resource
 from lewm_model.sim import sdf
-from lewm_model.sim.trajectory import Trajectory
+from lewm_model.sim.trajectory import JointTrajectory
 
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
 
@@ -57,9 +57,7 @@ class ArmSim:
         self._draws = render
         self._renderer: mujoco.Renderer | None = None
         self._render_thread = 0
-        self._trajectory: Trajectory | None = None
-        self._command = np.zeros(len(self.names))
-        self._command_velocity = np.zeros(len(self.names))
+        self._trajectory: JointTrajectory | None = None
         self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
 
     @property
@@ -86,6 +84,7 @@ class ArmSim:
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[self._qpos] = position
         self._data.ctrl[:] = position
+        self._left_over_s = 0.0
         self._trajectory = None
         self._command = position.copy()
         self._command_velocity = np.zeros_like(position)
@@ -98,8 +97,10 @@ class ArmSim:
         velocities: npt.ArrayLike | None = None,
         start_s: float | None = None,
     ) -> None:
-        """Follows a new trajectory from now on, in place of the old one; see :class:`Trajectory` for what is between
-        the points. The state at receipt is the commanded one, so that a new trajectory does not jump.
+        """Follows a new trajectory from now on, in place of the old one.
+
+        :class:`JointTrajectory` says what is between the points. The state at receipt is the commanded one, so that
+        a new trajectory does not make the arm jump.
 
         :param times_s: (T,) s from `start_s`, strictly increasing.
         :param positions: (T, A) rad.
@@ -108,19 +109,20 @@ class ArmSim:
         :raises ValueError: wrong shape, not finite, times not increasing, or all in the past.
         """
         start = self.time_s if start_s is None else float(start_s)
-        self._trajectory = Trajectory(
+        self._trajectory = JointTrajectory(
             times_s, positions, velocities, start, self.time_s, self._command, self._command_velocity
         )
 
     def step(self, duration_s: float) -> None:
-        """Runs the physics for `duration_s`, rounded to whole physics steps.
+        """Runs the physics for `duration_s`; what is no whole physics step is left for the next call.
 
-        :raises ValueError: the duration is negative, not finite or not a multiple of the physics step.
+        :raises ValueError: the duration is negative or not finite.
         """
+        if not (np.isfinite(duration_s) and duration_s >= 0.0):
+            raise ValueError(f"cannot step by {duration_s} s; the duration must be finite and 0 or more")
         dt = float(self._model.opt.timestep)
-        count = round(duration_s / dt) if np.isfinite(duration_s) else -1
-        if count < 0 or abs(count * dt - duration_s) > 1e-6 * dt + 1e-9:
-            raise ValueError(f"cannot step by {duration_s} s; give a multiple of the physics step, {dt} s")
+        count = round((self._left_over_s + duration_s) / dt)
+        self._left_over_s += duration_s - count * dt
         if count == 0:
             return
         times = self._data.time + dt * np.arange(1, count + 1)

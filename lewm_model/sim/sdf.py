@@ -576,7 +576,8 @@ class _Loader:
                 if element.floats(1)[0] <= 0.0:
                     raise element.error(f"<{tag}> must be above 0, or the joint is not driven")
             gains[tag] = np.array([element.floats(1)[0] for element in elements])
-        frames.link_of(END_EFFECTOR, model)  # present and on a link
+        if END_EFFECTOR not in [frame.attribute("name") for frame in model.all("frame")]:
+            raise model.error(f'arm \'{name}\' needs <frame name="{END_EFFECTOR}" attached_to="..."> at its tip')
         columns = {
             key: np.array([limits[joint][key] for joint in joints]) for key in ("lower", "upper", "velocity", "effort")
         }

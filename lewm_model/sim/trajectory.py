@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Trajectory:
+class JointTrajectory:
     """Points of a joint trajectory, and the desired state at any time.
 
     Between two points the position is linear when the trajectory has positions only, and the cubic (Hermite)
