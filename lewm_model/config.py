@@ -131,6 +131,29 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class PlanConfig:
+    """How the planner searches. One plan imagines `horizon` action blocks from the newest frame on."""
+
+    sampler: str = "icem"  # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best
+    horizon: int = 5  # action blocks
+    samples: int = 64  # candidates in an iteration
+    iterations: int = 6
+    elites: int = 8
+    initial_std: float = 1.0  # in standard deviations of the recorded actions
+    noise_colour: float = 1.0  # of "icem": 0 is white, larger is smoother over the horizon
+    deadline_s: float = 0.1  # the best so far is returned when this has passed
+
+    def __post_init__(self) -> None:
+        _require(self.sampler in ("cem", "icem"), self, "sampler", "'cem' or 'icem'")
+        for field in ("horizon", "samples", "iterations", "elites"):
+            _require(getattr(self, field) >= 1, self, field, "1 or more")
+        _require(self.elites <= self.samples, self, "elites", f"at most samples = {self.samples}")
+        _require(self.initial_std > 0, self, "initial_std", "above 0")
+        _require(self.noise_colour >= 0, self, "noise_colour", "0 or more")
+        _require(self.deadline_s > 0, self, "deadline_s", "above 0 seconds")
+
+
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
     """Builds the dataclass `cls` from plain data laid over `base`; unknown keys and wrong types are `ConfigError`."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

@@ -117,12 +117,12 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
-        q, k, v = self.to_qkv(self.norm(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        if t == 1:
-            attended = v  # softmax over one key
-        else:
-            dropout = self.dropout if self.training else 0.0
-            attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        x = self.norm(x)
+        if t == 1:  # attention over one key returns its value
+            return self.to_out(F.linear(x, self.to_qkv.weight.chunk(3)[2]))
+        q, k, v = self.to_qkv(x).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.to_out(attended.transpose(1, 2).reshape(b, t, -1))
 
 

@@ -1,0 +1,1 @@
+"""Planning in latent space: feasible motion, samplers, receding horizon."""

@@ -1,0 +1,204 @@
+"""Receding horizon for one arm: latents in, committed motion out.
+
+Time is cut into action blocks. While one block executes, the next is planned from the newest frame that still leaves
+time to plan, for the hand-over at the block's end; what lies before the hand-over is committed and is imagined as it
+will be. Every trajectory ends in a smooth stop, so an arm whose planner dies comes to rest by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_model.config import PlanConfig
+from lewm_model.limits import JointLimits
+from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
+from lewm_model.planning.samplers import search
+from lewm_model.runtime import Runtime
+
+HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One plan. `trajectory` is None when it came too late for its hand-over and must not be executed."""
+
+    trajectory: Trajectory | None
+    frame_s: float  # stamp of the frame that was planned from
+    plan_s: float  # how long planning took
+    iterations: int
+    cost: float
+    distance: float  # of the frame's latent to the goal: control steps with a steps-to-go head, else squared latent distance
+    imagined: np.ndarray  # (H, D) latents that the plan is expected to lead to, one block apart
+    joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
+
+    @property
+    def late(self) -> bool:
+        return self.trajectory is None
+
+
+class Controller:
+    """Plans for one arm; used from one thread. All times are seconds on the clock of the frame stamps."""
+
+    def __init__(
+        self, runtime: Runtime, limits: JointLimits, config: PlanConfig, clock: Callable[[], float], seed: int = 0
+    ) -> None:
+        self.runtime, self.config, self.clock = runtime, config, clock
+        self.spec = runtime.bundle.actions
+        if limits.names != self.spec.names:
+            raise ValueError(f"the arm's joints are {limits.names}, the model was trained on {self.spec.names}")
+        self.block_s = self.spec.block_s
+        within_data = np.minimum(np.abs(self.spec.low), np.abs(self.spec.high))  # plans stay where the model has seen data
+        self.knot_limits = KnotLimits(
+            JointLimits(
+                limits.names,
+                limits.lower,
+                limits.upper,
+                np.minimum(limits.velocity, within_data),
+                limits.acceleration,
+                limits.jerk,
+            ),
+            self.block_s,
+        )
+        self.mean, self.std = np.asarray(self.spec.mean), np.asarray(self.spec.std)
+        self.rng = np.random.default_rng(seed)
+        self.goal: np.ndarray | None = None
+        self.timeline: Timeline | None = None
+        self._planned = -1  # newest hand-over knot that was planned for
+        self._warm: tuple[int, np.ndarray] | None = None  # (hand-over knot, knots (K, A) rad/s) of the plan before
+        self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=256)
+
+    @property
+    def active(self) -> bool:
+        """Whether the arm is armed: plans are executed."""
+        return self.timeline is not None
+
+    def start(self, joint_positions: np.ndarray) -> None:
+        """Arms: from now on the commanded motion starts at rest at `joint_positions` (A,) rad."""
+        self.timeline = Timeline(self.clock(), np.asarray(joint_positions, float), self.knot_limits)
+        self._planned, self._warm = -1, None
+
+    def stop(self) -> Trajectory | None:
+        """Disarms; returns the smooth stop to execute, or None when the arm was not armed."""
+        if self.timeline is None:
+            return None
+        now, timeline = self.clock(), self.timeline
+        knot = timeline.knot_at_or_after(now + HANDOVER_MARGIN_S)
+        timeline.splice(knot, np.zeros((0, len(self.mean))))
+        self.timeline = None
+        return self._sampled(timeline, now)
+
+    def set_goal(self, latent: np.ndarray | None) -> None:
+        """The latent (D,) to reach; None holds position."""
+        self.goal, self._warm = latent, None
+
+    def observe(self, stamp_s: float, latent: np.ndarray) -> None:
+        """Takes the latent (D,) of a frame; frames that are not newer than the last one are dropped."""
+        if not self._seen or stamp_s > self._seen[-1][0]:
+            self._seen.append((stamp_s, latent))
+
+    def plan(self) -> Decision | None:
+        """Plans from the newest frame; None when there is no goal, or when a newer frame will still be in time."""
+        timeline, goal = self.timeline, self.goal
+        if timeline is None or goal is None or not self._seen:
+            return None
+        begin = time.monotonic()
+        now, frame_s = self.clock(), self._seen[-1][0]
+        needed = self.config.deadline_s + HANDOVER_MARGIN_S
+        knot = timeline.knot_at_or_after(now + needed)
+        if knot <= self._planned or timeline.knot_time(knot) - (now + self._frame_period()) > needed:
+            return None
+        handover_s = timeline.knot_time(knot)
+        if handover_s - frame_s > (self.config.horizon - 1) * self.block_s:
+            return None  # the frame is so old that nothing of the plan would be imagined
+        self._planned = knot
+
+        grid = frame_s + self.spec.control_dt_s * np.arange(self.config.horizon * self.spec.frameskip + 1)
+        committed = timeline.sample(np.minimum(grid, handover_s)).positions  # (N, A)
+        weights = _path_weights(np.maximum(grid - handover_s, 0.0) / self.block_s, self.config.horizon, self.block_s)
+        position, velocity = timeline.state(knot)
+        context, past = self._context(frame_s, timeline)
+
+        def paths(knots: np.ndarray) -> np.ndarray:
+            """Commanded positions (S, N, A) on the grid for knots (S, K, A) rad/s."""
+            all_knots = np.concatenate([np.broadcast_to(velocity, (len(knots), 1, len(velocity))), knots], 1)
+            return committed + np.einsum("nk,ska->sna", weights, all_knots)
+
+        def blocks(knots: np.ndarray) -> np.ndarray:
+            """z-scored action blocks (S, H, frameskip * A)."""
+            actions = np.diff(paths(knots), axis=1) / self.spec.control_dt_s
+            return self.spec.normalise(actions).reshape(len(knots), self.config.horizon, -1)
+
+        def feasible(scores: np.ndarray) -> np.ndarray:
+            return (self.knot_limits.project(position, velocity, scores * self.std) / self.std).astype(np.float64)
+
+        def cost(scores: np.ndarray) -> np.ndarray:
+            distances, _ = self.runtime.rollout(context, past, blocks(scores * self.std), goal)
+            return distances[:, 1:].mean(1) + distances[:, -1]
+
+        start = self._warm_start(knot) / self.std
+        still = np.zeros((1, *start.shape))
+        found = search(self.config, start, still, feasible, cost, self.rng, self.config.deadline_s)
+        knots = found.knots * self.std
+        distances, imagined = self.runtime.rollout(context, past, blocks(knots[None]), goal)
+        self._warm = (knot, knots)
+        late = self.clock() > handover_s - HANDOVER_MARGIN_S
+        if not late:
+            timeline.splice(knot, knots[:1])
+        return Decision(
+            trajectory=None if late else self._sampled(timeline, frame_s),
+            frame_s=frame_s,
+            plan_s=time.monotonic() - begin,
+            iterations=found.iterations,
+            cost=found.cost,
+            distance=float(distances[0, 0]),
+            imagined=imagined[0],
+            joint_path=paths(knots[None])[0],
+        )
+
+    def _frame_period(self) -> float:
+        """Median time between the newest frames; 0 while there are too few to know."""
+        stamps = [stamp for stamp, _ in list(self._seen)[-9:]]
+        return float(np.median(np.diff(stamps))) if len(stamps) > 2 else 0.0
+
+    def _warm_start(self, knot: int) -> np.ndarray:
+        """Mean of the first iteration (K, A) rad/s: the plan before, shifted to this hand-over, and rest after it."""
+        mean = np.zeros((self.config.horizon, len(self.mean)))
+        if self._warm is not None:
+            shifted = self._warm[1][knot - self._warm[0] :]
+            mean[: len(shifted)] = shifted
+        return mean
+
+    def _context(self, frame_s: float, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+        """Latents (h, D) one block apart up to the frame, and the z-scored blocks (h - 1, E) commanded between them.
+
+        Where no frame lies that far back, the oldest one that there is stands in: the arm was at rest before it started.
+        """
+        history = self.runtime.bundle.model.history
+        stamps = np.array([stamp for stamp, _ in self._seen])
+        wanted = frame_s - self.block_s * np.arange(history - 1, -1, -1)
+        nearest = np.abs(stamps[:, None] - wanted).argmin(0)
+        context = np.stack([self._seen[i][1] for i in nearest])
+        grid = frame_s - self.spec.control_dt_s * np.arange((history - 1) * self.spec.frameskip, -1, -1)
+        actions = np.diff(timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
+        return context, self.spec.normalise(actions).reshape(history - 1, -1)
+
+    def _sampled(self, timeline: Timeline, start_s: float) -> Trajectory:
+        """The motion from `start_s` to its end at rest, one point a control step."""
+        steps = int(np.ceil((timeline.end_s - start_s) / self.spec.control_dt_s)) + 1
+        return timeline.sample(start_s + self.spec.control_dt_s * np.arange(max(steps, 1) + 1))
+
+
+def _path_weights(phase: np.ndarray, knots: int, block_s: float) -> np.ndarray:
+    """Weights (N, knots + 1) that turn knot velocities (the hand-over's first) into the way travelled at `phase` blocks."""
+    u = np.clip(phase[:, None] - np.arange(knots), 0.0, 1.0)  # (N, knots): how much of each block has passed
+    after = block_s * (u**3 - u**4 / 2)
+    before = block_s * u - after
+    weights = np.zeros((len(phase), knots + 1))
+    weights[:, :-1] += before
+    weights[:, 1:] += after
+    return weights

@@ -1,0 +1,33 @@
+"""PyTorch back end: what the exported graphs are checked against."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lewm_model.bundle import Bundle, load_heads, load_model
+from lewm_model.graphs import RolloutGraph
+
+
+class TorchRuntime:
+    """Runs a bundle's weights on the CPU."""
+
+    backend = "torch"
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self.bundle = bundle
+        self._model = load_model(bundle)
+        self._rollout = RolloutGraph(self._model, load_heads(bundle).get("steps_to_go")).eval()
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        return self._model.encode(torch.from_numpy(image)[None])[0].numpy()
+
+    @torch.inference_mode()
+    def rollout(
+        self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        arrays = (context, candidates, goal, *([past_actions] if len(past_actions) else []))
+        distances, latents = self._rollout(*(torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays))
+        return distances.numpy(), latents.numpy()
