@@ -287,17 +287,17 @@ def _geometry(element: Element) -> dict[str, object]:
     if shape.tag == "box":
         shape.allow("size")
         size = shape.need("size").floats(3) / 2.0
+        if (size <= 0.0).any():
+            raise shape.need("size").error("the three sizes of a <box> must be above 0")
         kind = mujoco.mjtGeom.mjGEOM_BOX
     elif shape.tag == "cylinder":
         shape.allow("radius length")
-        size = np.array([shape.number("radius"), shape.number("length") / 2.0, 0.0])
+        size = np.array([shape.number("radius", positive=True), shape.number("length", positive=True) / 2.0, 0.0])
         kind = mujoco.mjtGeom.mjGEOM_CYLINDER
     else:
         shape.allow("radius")
-        size = np.array([shape.number("radius"), 0.0, 0.0])
+        size = np.array([shape.number("radius", positive=True), 0.0, 0.0])
         kind = mujoco.mjtGeom.mjGEOM_SPHERE
-    if (size < 0.0).any() or size[0] == 0.0:
-        raise shape.error(f"the sizes of a <{shape.tag}> must be above 0")
     return {"type": kind, "size": size}
 
 
@@ -320,8 +320,8 @@ def _colour(visual: Element) -> np.ndarray:
     material = visual.need("material")
     material.allow("ambient diffuse")
     diffuse = material.need("diffuse").floats(4)
-    ambient = material.get("ambient")
-    if ambient is not None and not np.array_equal(ambient.floats(4), diffuse):
+    ambient = material.need("ambient")  # SDF's default is black
+    if not np.array_equal(ambient.floats(4), diffuse):
         raise ambient.error("<ambient> differs from <diffuse>; MuJoCo has one colour for both, use the same")
     return diffuse
 
