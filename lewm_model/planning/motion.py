@@ -13,6 +13,7 @@ import numpy as np
 
 from lewm_model.limits import JointLimits
 
+KEPT_BLOCKS = 64  # of the past, in a timeline
 MAX_STOP_BLOCKS = 16  # an arm that needs more blocks than this to stop cannot be planned for
 
 
@@ -79,7 +80,9 @@ class KnotLimits:
         """Knots (K, A) that bring `velocity` (A,) to rest as fast as the limits allow; K >= 1."""
         count = max(1, int(np.ceil(np.max(np.abs(velocity) / self.difference) - 1e-9)))
         steps = np.arange(1, count + 1)[:, None] * self.difference
-        return np.sign(velocity) * np.maximum(np.abs(velocity) - steps, 0.0)
+        knots = np.sign(velocity) * np.maximum(np.abs(velocity) - steps, 0.0)
+        knots[-1] = 0.0  # not almost
+        return knots
 
 
 def travelled(u: np.ndarray, before: np.ndarray, after: np.ndarray, block_s: float) -> np.ndarray:
@@ -90,49 +93,58 @@ def travelled(u: np.ndarray, before: np.ndarray, after: np.ndarray, block_s: flo
 class Timeline:
     """The commanded motion: where the arm was told to be, and is being told to be, at every time. It ends at rest.
 
-    Knots lie at start_s + k * block_s. What lies before a hand-over knot is committed and never changes.
+    Knot k lies at start_s + k * block_s. What lies before a hand-over knot is committed and never changes; what lies
+    more than KEPT_BLOCKS before it is forgotten.
     """
 
     def __init__(self, start_s: float, position: np.ndarray, limits: KnotLimits) -> None:
         self.start_s, self.limits, self.block_s = start_s, limits, limits.block_s
+        self._first = 0  # number of the oldest knot that is kept
         self._positions = [np.asarray(position, float)]
         self._velocities = [np.zeros_like(self._positions[0])]
 
     @property
     def end_s(self) -> float:
         """Time of the last knot, from which on the arm stands still."""
-        return self.start_s + (len(self._velocities) - 1) * self.block_s
+        return self.knot_time(self._first + len(self._velocities) - 1)
 
     def knot_at_or_after(self, time_s: float) -> int:
         """Number of the first knot at or after `time_s`; may lie beyond the end."""
-        return max(0, int(np.ceil((time_s - self.start_s) / self.block_s - 1e-6)))
+        return max(self._first, int(np.ceil((time_s - self.start_s) / self.block_s - 1e-6)))
 
     def knot_time(self, knot: int) -> float:
+        """Time of a knot in seconds."""
         return self.start_s + knot * self.block_s
 
     def state(self, knot: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity (A,) at a knot; beyond the end the arm rests."""
-        if knot < len(self._positions):
-            return self._positions[knot], self._velocities[knot]
+        """Position and velocity (A,) at a kept knot; beyond the end the arm rests."""
+        index = knot - self._first
+        if index < len(self._positions):
+            return self._positions[index], self._velocities[index]
         return self._positions[-1], np.zeros_like(self._positions[-1])
 
     def splice(self, knot: int, velocities: np.ndarray) -> None:
         """Replaces all that follows `knot` by knots with `velocities` (K, A) and a stop after them."""
-        while len(self._positions) <= knot:
+        count = knot - self._first + 1
+        while len(self._positions) < count:
             self._positions.append(self._positions[-1])
             self._velocities.append(np.zeros_like(self._positions[-1]))
-        del self._positions[knot + 1 :], self._velocities[knot + 1 :]
-        for velocity in (*velocities, *self.limits.stop_knots(velocities[-1] if len(velocities) else self._velocities[-1])):
+        forgotten = max(0, count - KEPT_BLOCKS)
+        self._positions = self._positions[forgotten:count]
+        self._velocities = self._velocities[forgotten:count]
+        self._first += forgotten
+        last = velocities[-1] if len(velocities) else self._velocities[-1]
+        for velocity in (*velocities, *self.limits.stop_knots(last)):
             self._positions.append(self._positions[-1] + 0.5 * self.block_s * (self._velocities[-1] + velocity))
             self._velocities.append(np.asarray(velocity, float))
 
     def sample(self, times_s: np.ndarray) -> Trajectory:
         """The motion at `times_s` (T,); at rest before the start and after the end."""
-        positions, velocities = np.stack(self._positions), np.stack(self._velocities)
-        phase = np.clip((times_s - self.start_s) / self.block_s, 0.0, len(positions) - 1)
-        knot = np.minimum(phase.astype(int), len(positions) - 2) if len(positions) > 1 else np.zeros(len(phase), int)
-        if len(positions) == 1:
-            return Trajectory(times_s, positions[knot], velocities[knot])
+        # One more knot at the end lets the last block be one like the others.
+        positions = np.stack([*self._positions, self._positions[-1]])
+        velocities = np.stack([*self._velocities, np.zeros_like(self._velocities[-1])])
+        phase = np.clip((times_s - self.start_s) / self.block_s - self._first, 0.0, len(positions) - 2)
+        knot = phase.astype(int)
         u = (phase - knot)[:, None]
         before, after = velocities[knot], velocities[knot + 1]
         way = travelled(u, before, after, self.block_s)
