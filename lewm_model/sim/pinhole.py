@@ -1,0 +1,48 @@
+"""Where points of the world appear in the picture of its camera."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from lewm_model.resources import resource
+from lewm_model.sim import sdf
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """The ideal camera of an SDF world, square pixels, looking through the middle of its picture.
+
+    position (3,) m and rotation (3, 3), columns the camera's axes in the world: x right, y up, z backwards.
+    """
+
+    width: int
+    height: int
+    focal_px: float
+    position: np.ndarray
+    rotation: np.ndarray
+
+    @staticmethod
+    def of_world(world: str | Path | None = None) -> Pinhole:
+        """The camera of an SDF file; None is the packaged `worlds/tabletop.sdf`."""
+        loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
+        data = mujoco.MjData(loaded.model)
+        mujoco.mj_forward(loaded.model, data)
+        camera = loaded.model.camera("camera").id
+        height = loaded.camera.height
+        return Pinhole(
+            loaded.camera.width,
+            height,
+            height / 2 / math.tan(math.radians(loaded.model.cam_fovy[camera]) / 2),
+            data.cam_xpos[camera].copy(),
+            data.cam_xmat[camera].reshape(3, 3).copy(),
+        )
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """World points (N, 3) m in front of the camera -> (N, 2) pixels, x to the right and y down."""
+        x, y, z = ((points - self.position) @ self.rotation).T
+        return np.stack([self.width / 2 - self.focal_px * x / z, self.height / 2 + self.focal_px * y / z], axis=1)

@@ -1,0 +1,1 @@
+"""The ROS 2 side: thin nodes that turn messages into calls of lewm_model and back."""

@@ -1,0 +1,155 @@
+"""Pictures in, latents out: encodes the newest camera frame, and every goal picture, with the model of a bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import Image
+
+from lewm_model.bundle import load_bundle
+from lewm_model.imaging import to_model_image
+from lewm_model.runtime import Runtime, load_runtime
+from lewm_ros.mailbox import Mailbox
+from lewm_ros.messages import ImageError, latent_to_message, message_to_rgb, nanoseconds
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Worker, run
+from lewm_ros.parameters import Parameter
+
+NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BACKENDS = ("auto", "onnxruntime", "torch")
+
+MODEL_PARAMETERS = (
+    Parameter("model", "models/reach", "Folder of the model bundle."),
+    Parameter("backend", "auto", "What runs the model; auto takes the first that works here.", choices=BACKENDS),
+    Parameter("threads", 1, "CPU threads of the model.", 1, 64),
+)
+PARAMETERS = (
+    *MODEL_PARAMETERS,
+    Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
+)
+
+
+class CameraNode(ManagedNode):
+    """`camera/image_raw` -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
+
+    Encoding has a thread of its own and takes the newest frame only: frames that arrive while it is busy are dropped
+    and counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("camera_node", PARAMETERS)
+        self._runtime: Runtime | None = None
+        self._worker: Worker | None = None
+        self._mailbox = Mailbox()
+        self._entities: list[Any] = []
+
+    # ---- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        bundle = load_bundle(values["model"])
+        self._size = bundle.model.image_size
+        self._frame_timeout_s = values["frame_timeout"]
+        self._runtime = load_runtime(bundle, values["backend"], values["threads"])
+        self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
+        self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
+        self.get_logger().info(f"loaded {bundle.folder} on {self._runtime.backend}")
+
+    def activate(self) -> None:
+        assert self._runtime is not None
+        self._received = self._encoded = self._dropped = self._unreadable = 0
+        self._encode_ms, self._frame_age_ms = Milliseconds(), Milliseconds()
+        self._last_received: float | None = None
+        self._problem = ""
+        self._worker = Worker("encode", self._encode_newest, self._on_failure)
+        self._entities = [
+            self.create_subscription(Image, "camera/image_raw", self._on_image, NEWEST_FRAME),
+            self.create_subscription(Image, "goal_image", self._on_goal, LATCHED),
+        ]
+
+    def deactivate(self) -> None:
+        for subscription in self._entities:
+            self.destroy_subscription(subscription)
+        self._entities = []
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        self._mailbox.take(0.0)
+
+    def cleanup(self) -> None:
+        if self._runtime is not None:
+            self._runtime = None
+            self.destroy_publisher(self._latents)
+            self.destroy_publisher(self._goal_latents)
+
+    # ---- the executor's thread ---------------------------------------------------------------------------------------
+
+    def _on_image(self, message: Image) -> None:
+        self._received += 1
+        self._last_received = time.monotonic()
+        self._dropped += self._mailbox.put("frame", message)
+
+    def _on_goal(self, message: Image) -> None:
+        self._mailbox.put("goal", message)
+
+    # ---- the encoding thread -----------------------------------------------------------------------------------------
+
+    def _encode_newest(self) -> None:
+        for slot, (message,) in self._mailbox.take(timeout_s=0.1).items():
+            begin = time.monotonic()
+            try:
+                latent = self._encode(message)
+            except ImageError as error:
+                self._unreadable += 1
+                if str(error) != self._problem:
+                    self.get_logger().error(f"{slot}: {error}")
+                self._problem = str(error)
+                continue
+            stamp_ns = nanoseconds(message.header.stamp)
+            publisher = self._goal_latents if slot == "goal" else self._latents
+            publisher.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
+            if slot == "frame":
+                self._encoded += 1
+                self._problem = ""
+                self._encode_ms.add(time.monotonic() - begin)
+                self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+
+    def _encode(self, message: Image) -> Any:
+        assert self._runtime is not None
+        return self._runtime.encode(to_model_image(message_to_rgb(message), self._size))
+
+    def _on_failure(self, trace: str) -> None:
+        self._problem = "encoding has ended; deactivate and activate the node to start it again"
+        self.get_logger().fatal(f"{self._problem}:\n{trace}")
+
+    # ---- diagnostics -------------------------------------------------------------------------------------------------
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        values = {
+            "frames_in": str(self._received),
+            "frames_encoded": str(self._encoded),
+            "frames_dropped": str(self._dropped),
+            "images_unreadable": str(self._unreadable),
+            **self._encode_ms.percentiles("encode"),
+            **self._frame_age_ms.percentiles("frame_to_latent"),
+        }
+        if self._last_received is None:
+            return WARN, "no frame has arrived on camera/image_raw yet", values
+        age_s = time.monotonic() - self._last_received
+        values["last_frame_age_s"] = f"{age_s:.2f}"
+        if self._problem:
+            return ERROR, self._problem, values
+        if age_s > self._frame_timeout_s:
+            return WARN, f"no frame for {age_s:.1f} s", values
+        return OK, "encoding", values
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the node."""
+    run(CameraNode, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Hand-over from callbacks to a worker thread that always gets the newest, never a growing queue."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+
+class Mailbox:
+    """Slots that hold the newest `depth` items each. When one is full its oldest item makes room, and `put` says so."""
+
+    def __init__(self, depth: int = 1) -> None:
+        self._depth = depth
+        self._items: dict[str, deque[Any]] = {}
+        self._changed = threading.Condition()
+
+    def put(self, slot: str, item: Any) -> bool:
+        """Leaves an item; returns whether an older one, which nobody had taken, was dropped for it."""
+        with self._changed:
+            items = self._items.setdefault(slot, deque(maxlen=self._depth))
+            full = len(items) == self._depth
+            items.append(item)
+            self._changed.notify()
+            return full
+
+    def take(self, timeout_s: float) -> dict[str, list[Any]]:
+        """Everything that lies there, by slot, oldest first; waits up to `timeout_s` for something."""
+        with self._changed:
+            if not self._items:
+                self._changed.wait(timeout_s)
+            taken, self._items = self._items, {}
+        return {slot: list(items) for slot, items in taken.items()}

@@ -1,0 +1,260 @@
+"""ROS messages to numpy arrays and back, each checked before it is used.
+
+Whatever arrives may be wrong: a message that cannot be read raises `MessageError` with the reason, and nothing else.
+Stamps are integers in nanoseconds. Who needs seconds subtracts an epoch first, so that no precision is lost.
+"""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cv_bridge import CvBridge
+from rclpy.duration import Duration
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from lewm_model.planning.motion import Trajectory
+
+NANOSECONDS = 1_000_000_000
+LATENT_ENCODING = "32FC1"
+PIXEL_BYTES = {  # the encodings that are read, and how many bytes a pixel has
+    "rgb8": 3,
+    "bgr8": 3,
+    "rgba8": 4,
+    "bgra8": 4,
+    "mono8": 1,
+    "bayer_rggb8": 1,
+    "bayer_bggr8": 1,
+    "bayer_gbrg8": 1,
+}
+
+_bridge = CvBridge()
+
+
+class MessageError(ValueError):
+    """A message that cannot be used; the text says what is wrong with it."""
+
+
+class ImageError(MessageError):
+    """An image, or a latent in the form of one, that cannot be read."""
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def nanoseconds(time: Any) -> int:
+    """A message's stamp or duration as a whole number of nanoseconds."""
+    return int(time.sec) * NANOSECONDS + int(time.nanosec)
+
+
+def time_message(stamp_ns: int) -> Any:
+    """A message's stamp of `stamp_ns` nanoseconds since the clock's epoch; stamps before it become 0."""
+    return Time(nanoseconds=max(0, stamp_ns)).to_msg()
+
+
+# ---- pictures and latents --------------------------------------------------------------------------------------------
+
+
+def rgb_to_message(rgb: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
+    """A picture (H, W, 3) uint8 RGB as an rgb8 image message."""
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"a picture must be (H, W, 3) uint8, this one is {rgb.shape} {rgb.dtype}")
+    height, width = rgb.shape[:2]
+    # cv_bridge would hand over bytes, which rclpy copies one by one; an array it takes as it is.
+    return Image(
+        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
+        height=height,
+        width=width,
+        encoding="rgb8",
+        step=3 * width,
+        data=array.array("B", rgb.tobytes()),
+    )
+
+
+def message_to_rgb(message: Image) -> np.ndarray:
+    """The picture of an image message, (H, W, 3) uint8 RGB.
+
+    :raises ImageError: an encoding that is not in `PIXEL_BYTES`, no pixels, or a size that does not fit the data.
+    """
+    bytes_per_pixel = PIXEL_BYTES.get(message.encoding)
+    if bytes_per_pixel is None:
+        raise ImageError(f"image encoding {message.encoding!r} cannot be read; send one of {', '.join(PIXEL_BYTES)}")
+    row = message.width * bytes_per_pixel
+    _check_layout(message, row)
+    data = message.data
+    if message.step != row:  # rows are padded; cv_bridge expects them side by side
+        padded = np.frombuffer(data, np.uint8)[: message.step * message.height]
+        data = array.array("B", padded.reshape(message.height, message.step)[:, :row].tobytes())
+    # Bytes have no byte order, whatever the message's flag says.
+    plain = Image(height=message.height, width=message.width, encoding=message.encoding, step=row, data=data)
+    try:
+        return np.ascontiguousarray(_bridge.imgmsg_to_cv2(plain, "rgb8"))
+    except Exception as error:  # cv_bridge raises what OpenCV, numpy or its tables raise
+        raise ImageError(
+            f"a {message.width} x {message.height} {message.encoding} image cannot be converted: {error}"
+        ) from error
+
+
+def latent_to_message(latent: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
+    """A latent (D,) as a one-row float image with the stamp of the frame that it describes."""
+    values = np.ascontiguousarray(latent, "<f4")
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"a latent must be (D,), this one is {values.shape}")
+    return Image(
+        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
+        height=1,
+        width=values.size,
+        encoding=LATENT_ENCODING,
+        step=4 * values.size,
+        data=array.array("B", values.tobytes()),
+    )
+
+
+def message_to_latent(message: Image, size: int) -> np.ndarray:
+    """The latent of a message, (size,) float32.
+
+    :raises ImageError: not a latent, of another model's size, or not finite.
+    """
+    if message.encoding != LATENT_ENCODING or message.height != 1:
+        raise ImageError(
+            f"a latent is a one-row {LATENT_ENCODING} image, this one has {message.height} rows of "
+            f"{message.encoding!r}; remap the topic to the latent that camera_node publishes"
+        )
+    if message.width != size:
+        raise ImageError(
+            f"the latent has {message.width} numbers and the model {size}; "
+            "give camera_node and planner_node the same bundle"
+        )
+    _check_layout(message, 4 * size)
+    order = ">f4" if message.is_bigendian else "<f4"
+    latent = np.frombuffer(message.data, order, count=size).astype(np.float32)
+    if not np.isfinite(latent).all():
+        raise ImageError("the latent holds NaN or infinity; look at the image and at the bundle of camera_node")
+    return latent
+
+
+def _check_layout(message: Image, row: int) -> None:
+    """Raises ImageError unless height rows of `row` bytes lie in the data."""
+    size = f"{message.width} x {message.height} {message.encoding} image"
+    if message.width == 0 or message.height == 0:
+        raise ImageError(f"a {size} has no pixels; look at the camera driver")
+    if message.step < row:
+        raise ImageError(f"a {size} needs rows of {row} bytes, its step is {message.step}; look at the camera driver")
+    needed = message.step * message.height
+    if len(message.data) < needed:
+        raise ImageError(f"a {size} with step {message.step} needs {needed} bytes, it has {len(message.data)}")
+
+
+def camera_info_message(width: int, height: int, focal_px: float, stamp_ns: int, frame_id: str = "") -> CameraInfo:
+    """Calibration of an ideal pinhole camera that looks through the middle of its picture."""
+    f, cx, cy = float(focal_px), width / 2, height / 2
+    return CameraInfo(
+        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[f, 0.0, cx, 0.0, f, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[f, 0.0, cx, 0.0, 0.0, f, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+# ---- joints ----------------------------------------------------------------------------------------------------------
+
+
+def joint_state_message(
+    names: Sequence[str], positions: np.ndarray, velocities: np.ndarray, stamp_ns: int
+) -> JointState:
+    """Positions (A,) rad and velocities (A,) rad/s of the named joints."""
+    return JointState(
+        header=Header(stamp=time_message(stamp_ns)),
+        name=list(names),
+        position=array.array("d", np.asarray(positions, float).tobytes()),
+        velocity=array.array("d", np.asarray(velocities, float).tobytes()),
+    )
+
+
+def message_to_joint_positions(message: JointState, names: Sequence[str]) -> np.ndarray:
+    """Positions (A,) rad in the order of `names`; joints that nobody asked for are ignored.
+
+    :raises MessageError: a joint is missing, has no position, or one that is not finite.
+    """
+    found = dict(zip(message.name, message.position, strict=False))
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise MessageError(
+            f"joint_states has no position for {', '.join(missing)}; it has {', '.join(found) or 'none at all'}"
+        )
+    positions = np.array([found[name] for name in names])
+    if not np.isfinite(positions).all():
+        raise MessageError(f"joint_states holds positions {positions}, which are not finite")
+    return positions
+
+
+@dataclass(frozen=True)
+class TrajectoryPoints:
+    """A joint trajectory as it was sent: times_s (T,) from `stamp_ns`, positions (T, A) rad, velocities (T, A) or None.
+
+    `stamp_ns` 0 means "when it arrives", as for ros2_control's joint trajectory controller.
+    """
+
+    stamp_ns: int
+    times_s: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray | None
+
+
+def trajectory_to_message(trajectory: Trajectory, names: Sequence[str], epoch_ns: int) -> JointTrajectory:
+    """A trajectory whose `times_s` count from `epoch_ns`; the header's stamp is its first time."""
+    start_s = float(trajectory.times_s[0])
+    points = [
+        JointTrajectoryPoint(
+            positions=array.array("d", position.tobytes()),
+            velocities=array.array("d", velocity.tobytes()),
+            time_from_start=Duration(nanoseconds=round((float(time) - start_s) * NANOSECONDS)).to_msg(),
+        )
+        for time, position, velocity in zip(
+            trajectory.times_s,
+            np.asarray(trajectory.positions, float),
+            np.asarray(trajectory.velocities, float),
+            strict=True,
+        )
+    ]
+    stamp = time_message(epoch_ns + round(start_s * NANOSECONDS))
+    return JointTrajectory(header=Header(stamp=stamp), joint_names=list(names), points=points)
+
+
+def message_to_trajectory(message: JointTrajectory, names: Sequence[str]) -> TrajectoryPoints:
+    """The points of a joint trajectory, columns in the order of `names`.
+
+    :raises MessageError: other joints, no points, or points with the wrong number of values. Whether the numbers make
+        sense is for who executes them to check.
+    """
+    if sorted(message.joint_names) != sorted(names):
+        raise MessageError(
+            f"the trajectory is for the joints {', '.join(message.joint_names) or '(none)'}, "
+            f"the arm has {', '.join(names)}"
+        )
+    if not message.points:
+        raise MessageError("the trajectory has no points")
+    column = [list(message.joint_names).index(name) for name in names]
+    for i, point in enumerate(message.points):
+        if len(point.positions) != len(names) or len(point.velocities) not in (0, len(names)):
+            raise MessageError(
+                f"point {i} of the trajectory has {len(point.positions)} positions and {len(point.velocities)} "
+                f"velocities; {len(names)} joints need as many of each, or no velocities"
+            )
+    with_velocities = all(len(point.velocities) for point in message.points)
+    return TrajectoryPoints(
+        stamp_ns=nanoseconds(message.header.stamp),
+        times_s=np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points]),
+        positions=np.array([point.positions for point in message.points])[:, column],
+        velocities=np.array([point.velocities for point in message.points])[:, column] if with_velocities else None,
+    )

@@ -1,0 +1,231 @@
+"""What the three nodes have in common: lifecycle with reasons, parameters, diagnostics at 1 Hz, and an orderly end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from lewm_model.bundle import BundleError
+from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_ros.parameters import Parameter, ParameterError, declare, read
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+class Refusal(RuntimeError):
+    """A transition that a node refuses; the message tells the user what to change."""
+
+
+class Milliseconds:
+    """The newest durations of one stage, for percentiles. Safe to use from two threads."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=10_000)
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> None:
+        with self._lock:
+            self._values.append(1e3 * seconds)
+
+    def percentiles(self, name: str) -> dict[str, str]:
+        """Diagnostic values `<name>_ms_p50` and `<name>_ms_p95`; empty before the first duration."""
+        with self._lock:
+            values = list(self._values)
+        if not values:
+            return {}
+        p50, p95 = np.percentile(values, (50, 95))
+        return {f"{name}_ms_p50": f"{p50:.2f}", f"{name}_ms_p95": f"{p95:.2f}"}
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node whose transitions own what they make.
+
+    A node implements `configure` and `cleanup`, `activate` and `deactivate`, in which each pair undoes the other, and
+    `diagnose`. An expected error in a transition is logged with its sentence and leaves the node where it was; an
+    unexpected one is logged with its traceback, and the node frees everything and becomes unconfigured.
+    """
+
+    def __init__(self, name: str, parameters: Sequence[Parameter]) -> None:
+        super().__init__(name)
+        self._table = parameters
+        declare(self, parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics)
+        self._refuse_impossible_transitions()
+
+    # What a node implements.
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Loads and checks, from the parameters' values by name."""
+        raise NotImplementedError
+
+    def activate(self) -> None:
+        """Starts the work."""
+        raise NotImplementedError
+
+    def deactivate(self) -> None:
+        """Ends the work; must not fail, and must be harmless when nothing runs."""
+        raise NotImplementedError
+
+    def cleanup(self) -> None:
+        """Frees what `configure` made; harmless when there is nothing."""
+        raise NotImplementedError
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        """Level, message and values of an active node."""
+        raise NotImplementedError
+
+    # ---- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        def step() -> None:
+            self.cleanup()
+            self.configure(read(self, self._table))
+
+        return self._attempt("configure", step, undo=self.cleanup)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt("activate", self.activate, undo=self.deactivate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt("deactivate", self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt("clean up", self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt("shut down", self._end)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees everything; the node can be configured again."""
+        return self._attempt("recover from an error", self._end)
+
+    def _end(self) -> None:
+        self.deactivate()
+        self.cleanup()
+
+    def _attempt(
+        self, what: str, step: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        try:
+            step()
+            return TransitionCallbackReturn.SUCCESS
+        except (Refusal, ParameterError, BundleError, RuntimeLoadError) as error:
+            self.get_logger().error(f"cannot {what}: {error}")
+            if undo:
+                undo()
+            return TransitionCallbackReturn.FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(f"cannot {what}, this is a bug:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR
+
+    def _refuse_impossible_transitions(self) -> None:
+        """Answers a transition that the state does not allow with "no"; rclpy would raise it out of the executor."""
+        service = getattr(self, "_service_change_state", None)
+        if service is None:
+            return
+        change_state = service.callback
+
+        def guarded(request: Any, response: Any) -> Any:
+            try:
+                return change_state(request, response)
+            except Exception as error:
+                self.get_logger().error(f"refused a lifecycle transition: {error}")
+                response.success = False
+                return response
+
+        service.callback = guarded
+
+    @property
+    def state_label(self) -> str:
+        """unconfigured, inactive, active, ..."""
+        return str(self._state_machine.current_state[1])
+
+    # ---- diagnostics -------------------------------------------------------------------------------------------------
+
+    def publish_diagnostics(self) -> None:
+        """Sends one status on /diagnostics; a timer calls it every second."""
+        level, message = OK, self.state_label
+        values: dict[str, str] = {}
+        if self.state_label == "active":
+            level, message, values = self.diagnose()
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_fully_qualified_name().lstrip("/"),
+            message=message,
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+class Worker:
+    """A thread that calls `step` again and again until it is stopped. An exception goes to `failed` and ends it."""
+
+    def __init__(
+        self, name: str, step: Callable[[], None], failed: Callable[[str], None], last: Callable[[], None] | None = None
+    ) -> None:
+        self._step, self._failed, self._last = step, failed, last
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                self._step()
+        except Exception:
+            self._failed(traceback.format_exc())
+        finally:
+            if self._last:
+                self._last()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Lets the current step end and waits for it; False when it does not within `timeout_s`."""
+        self._running = False
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+
+def run(make_node: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
+    """Runs a node until it is shut down or told to end (SIGINT, SIGTERM); then it ends its work in order.
+
+    An exception in a callback is logged and does not end the node.
+    """
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        node = make_node()
+    except (InvalidParameterValueException, InvalidParameterTypeException) as error:
+        rclpy.shutdown()
+        sys.exit(f"a parameter cannot be used: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok() and not ended.is_set() and node.state_label != "finalized":
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+        except Exception:
+            node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+    if rclpy.ok() and node.state_label in ("unconfigured", "inactive", "active"):
+        node.trigger_shutdown()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()

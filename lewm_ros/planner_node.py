@@ -1,0 +1,393 @@
+"""Latents in, joint trajectories out: plans towards the goal picture and commands the arm, through the shield.
+
+The node starts disarmed: it listens, and moves nothing until `~/enable` (or `enable_on_start`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from lewm_model.bundle import Bundle, load_bundle
+from lewm_model.config import ConfigError, PlanConfig
+from lewm_model.limits import JointLimits
+from lewm_model.planning.controller import Controller, Decision
+from lewm_model.planning.motion import Trajectory
+from lewm_model.runtime import Runtime, load_runtime
+from lewm_ros.camera_node import LATCHED, MODEL_PARAMETERS
+from lewm_ros.mailbox import Mailbox
+from lewm_ros.messages import (
+    NANOSECONDS,
+    MessageError,
+    message_to_joint_positions,
+    message_to_latent,
+    nanoseconds,
+    trajectory_to_message,
+)
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
+from lewm_ros.parameters import Parameter
+from lewm_ros.safety import Shield, ShieldConfig, State
+
+WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being made
+COMMAND = QoSProfile(depth=1)
+
+# Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
+PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
+    "sampler": ("Search: cem (Gaussian, returns the mean) or icem (coloured noise, kept elites).", None, None),
+    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 1, 64),
+    "samples": ("Candidates in an iteration.", 1, 100_000),
+    "iterations": ("Iterations of the search.", 1, 1000),
+    "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
+    "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
+    "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
+    "deadline_s": ("Seconds after which the best plan so far is taken.", 0.001, 10.0),
+}
+SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
+    "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
+    "joint_timeout_s": ("Seconds without a joint state after which the arm holds.", 0.02, 10.0),
+    "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
+    "start_tolerance_rad": ("Farthest that the first command may be from the measured position, rad.", 0.001, 0.5),
+    "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
+    "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
+}
+
+
+def _rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
+    """A table row for each field of a dataclass instance, which has the defaults."""
+    rows = []
+    for field in dataclasses.fields(settings):
+        description, low, high = fields.get(field.name, (field.name, None, None))
+        rows.append(Parameter(f"{prefix}.{field.name}", getattr(settings, field.name), description, low, high))
+    return rows
+
+
+def _settings(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values below a prefix, without it."""
+    return {name.removeprefix(prefix + "."): value for name, value in values.items() if name.startswith(prefix + ".")}
+
+
+PARAMETERS = (
+    *MODEL_PARAMETERS,
+    Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
+    Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
+    Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
+    Parameter("limits.lower", RosParameter.Type.DOUBLE_ARRAY, "Least position of each joint, rad."),
+    Parameter("limits.upper", RosParameter.Type.DOUBLE_ARRAY, "Greatest position of each joint, rad."),
+    Parameter("limits.velocity", RosParameter.Type.DOUBLE_ARRAY, "Greatest speed of each joint, rad/s."),
+    Parameter("limits.acceleration", RosParameter.Type.DOUBLE_ARRAY, "Greatest acceleration of each joint, rad/s^2."),
+    Parameter("limits.jerk", RosParameter.Type.DOUBLE_ARRAY, "Greatest jerk of each joint, rad/s^3."),
+    *_rows("plan", PlanConfig(), PLAN_FIELDS),
+    *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
+)
+
+
+class PlanLog:
+    """What the planning thread did, for diagnostics. Safe to use from two threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plans = self._late = self._sent = 0
+        self._last: Decision | None = None
+        self._plan_ms, self._command_ms = Milliseconds(), Milliseconds()
+
+    def planned(self, decision: Decision) -> None:
+        """Counts a plan."""
+        with self._lock:
+            self._plans += 1
+            self._late += decision.late
+            self._last = decision
+            self._plan_ms.add(decision.plan_s)
+
+    def commanded(self, frame_to_command_s: float) -> None:
+        """Counts a trajectory that was sent, so long after its frame's stamp."""
+        with self._lock:
+            self._sent += 1
+            self._command_ms.add(frame_to_command_s)
+
+    def values(self) -> dict[str, str]:
+        """As diagnostic values."""
+        with self._lock:
+            values = {"plans": str(self._plans), "plans_late": str(self._late), "trajectories_sent": str(self._sent)}
+            if self._last is not None:
+                values["cost"] = f"{self._last.cost:.4g}"
+                values["distance"] = f"{self._last.distance:.4g}"
+                values["iterations"] = str(self._last.iterations)
+            values |= self._plan_ms.percentiles("plan")
+            values |= self._command_ms.percentiles("frame_to_command")
+            return values
+
+
+class PlannerNode(ManagedNode):
+    """`latent`, `goal_latent`, `joint_states` -> `arm_controller/joint_trajectory`.
+
+    Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch.
+    `~/plan` shows where the newest plan would move the joints, for people and pictures: nobody must execute it.
+    The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("planner_node", PARAMETERS)
+        self._runtime: Runtime | None = None
+        self._worker: Worker | None = None
+        self._subscriptions_made: list[Any] = []
+        self._services_made: list[Any] = []
+
+    # ---- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        bundle = load_bundle(values["model"])
+        try:
+            self._limits = JointLimits(**_settings("limits", values))
+            self._plan_config = PlanConfig(**_settings("plan", values))
+            self._shield_config = ShieldConfig(**_settings("shield", values))
+        except (ValueError, ConfigError) as error:
+            raise Refusal(f"{error}; change it in the params file") from error
+        names = bundle.actions.names
+        if self._limits.names != names:
+            raise Refusal(
+                f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
+                f"{', '.join(self._limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
+            )
+        self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
+        runtime = load_runtime(bundle, values["backend"], values["threads"])
+        _rehearse(runtime, bundle, self._plan_config)
+        self._epoch_ns = self.get_clock().now().nanoseconds
+        try:
+            Controller(runtime, self._limits, self._plan_config, self._now_s, self._seed)
+        except ValueError as error:
+            raise Refusal(str(error)) from error
+        self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
+        self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
+        self._services_made = [
+            self.create_service(SetBool, "~/enable", self._on_enable),
+            self.create_service(Trigger, "~/stop", self._on_stop),
+            self.create_service(Trigger, "~/reset", self._on_reset),
+        ]
+        self._runtime = runtime
+        self.get_logger().info(f"loaded {bundle.folder} on {runtime.backend}; disarmed until ~/enable")
+
+    def activate(self) -> None:
+        assert self._runtime is not None
+        self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+        self._shield = Shield(self._limits, self._shield_config, self._now_s, time.monotonic)
+        self._mailbox = Mailbox(depth=64)
+        self._log = PlanLog()
+        self._arm_when_ready = self._enable_on_start
+        self._goal_known = False
+        self._complaint = ""
+        self._last_stamp_s = -np.inf
+        self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
+        self._subscriptions_made = [
+            self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
+            self.create_subscription(Image, "goal_latent", self._on_goal, LATCHED),
+            self.create_subscription(JointState, "joint_states", self._on_joint_state, 10),
+        ]
+
+    def deactivate(self) -> None:
+        if self._worker is not None:
+            self._shield.disarm()
+            self._worker.stop()  # its last act is a smooth stop
+            self._worker = None
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = []
+
+    def cleanup(self) -> None:
+        if self._runtime is not None:
+            self._runtime = None
+            self.destroy_publisher(self._commands)
+            self.destroy_publisher(self._plans)
+            for service in self._services_made:
+                self.destroy_service(service)
+
+    def _now_s(self) -> float:
+        """Now on the clock of the stamps, s since the node was configured: small, so that floats are precise."""
+        return (self.get_clock().now().nanoseconds - self._epoch_ns) / NANOSECONDS
+
+    def _seconds(self, stamp: Any) -> float:
+        return (nanoseconds(stamp) - self._epoch_ns) / NANOSECONDS
+
+    # ---- the executor's thread ---------------------------------------------------------------------------------------
+
+    def _on_latent(self, message: Image) -> None:
+        assert self._runtime is not None
+        try:
+            latent = message_to_latent(message, self._runtime.bundle.model.latent_dim)
+        except MessageError as error:
+            self._complain(str(error))
+            return
+        stamp_s = self._seconds(message.header.stamp)
+        if stamp_s < self._last_stamp_s - 1.0:
+            self._shield.stop("the clock of the frames went backwards")
+        self._last_stamp_s = stamp_s
+        self._shield.frame(stamp_s)
+        self._mailbox.put("latent", (stamp_s, latent))
+
+    def _on_goal(self, message: Image) -> None:
+        assert self._runtime is not None
+        try:
+            latent = message_to_latent(message, self._runtime.bundle.model.latent_dim)
+        except MessageError as error:
+            self._complain(f"goal: {error}")
+            return
+        self._goal_known = True
+        self._mailbox.put("goal", latent)
+
+    def _on_joint_state(self, message: JointState) -> None:
+        try:
+            positions = message_to_joint_positions(message, self._limits.names)
+        except MessageError as error:
+            self._complain(str(error))
+            return
+        self._shield.joints(positions, self._seconds(message.header.stamp))
+
+    def _complain(self, text: str) -> None:
+        """Logs a problem with the input, once while it stays the same; diagnostics show the last."""
+        if text != self._complaint:
+            self.get_logger().error(text)
+        self._complaint = text
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._worker is None:
+            response.success, response.message = False, "the node is not active; activate it first"
+        elif not request.data:
+            self._arm_when_ready = False
+            self._shield.disarm()
+            response.success, response.message = True, "disarmed"
+        else:
+            refusal = self._shield.arm()
+            response.success, response.message = refusal is None, refusal or "armed"
+        self.get_logger().info(f"enable({request.data}): {response.message}")
+        return response
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is not None:
+            self._arm_when_ready = False
+            self._shield.stop("~/stop was called")
+        response.success, response.message = True, "stopped" if self._worker else "not active, nothing moves"
+        self.get_logger().warning(f"stop: {response.message}")
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is not None:
+            self._shield.reset()
+            self._mailbox.put("reset", True)
+        response.success, response.message = True, "disarmed; enable to go on"
+        return response
+
+    # ---- the planning thread -----------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        items = self._mailbox.take(WATCH_S)
+        if "reset" in items and not self._controller.active:
+            goal = self._controller.goal
+            assert self._runtime is not None
+            self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+            self._controller.set_goal(goal)
+        for stamp_s, latent in items.get("latent", ()):
+            self._controller.observe(stamp_s, latent)
+        for goal in items.get("goal", ())[-1:]:
+            self._controller.set_goal(goal)
+
+        if self._arm_when_ready and self._shield.arm() is None:
+            self._arm_when_ready = False
+            self.get_logger().info("armed, as enable_on_start asks")
+        self._shield.watch()
+        if self._shield.state is not State.ARMED:
+            self._bring_to_rest()
+            return
+        if not self._controller.active:
+            start = self._shield.restart()
+            if start is None:
+                return
+            self._controller.start(start)
+        decision = self._controller.plan()
+        if decision is not None:
+            self._log.planned(decision)
+            self._command(decision)
+
+    def _command(self, decision: Decision) -> None:
+        """Sends a plan that came in time and passes the shield."""
+        control_dt_s = self._controller.spec.control_dt_s
+        path = decision.joint_path
+        times_s = decision.frame_s + control_dt_s * np.arange(len(path))
+        velocities = np.gradient(path, control_dt_s, axis=0)
+        self._plans.publish(self._message(Trajectory(times_s, path, velocities)))
+        if decision.trajectory is None:
+            return
+        refusal = self._shield.release(decision.trajectory, decision.frame_s)
+        if refusal is not None:
+            self.get_logger().warning(f"the shield held back a plan: {refusal.text}")
+            self._bring_to_rest()  # the controller counted on that plan; it starts again from rest
+            return
+        self._commands.publish(self._message(decision.trajectory))
+        self._log.commanded(self._now_s() - decision.frame_s)
+
+    def _bring_to_rest(self) -> None:
+        """Ends the commanded motion with a smooth stop, if there is one."""
+        stop = self._controller.stop()
+        if stop is None:
+            return
+        refusal = self._shield.release(stop)
+        if refusal is None:
+            self._commands.publish(self._message(stop))
+        else:  # what the arm executes ends in a stop of its own
+            self.get_logger().warning(f"the shield held back a stop: {refusal.text}")
+
+    def _message(self, trajectory: Trajectory) -> JointTrajectory:
+        return trajectory_to_message(trajectory, self._limits.names, self._epoch_ns)
+
+    def _on_failure(self, trace: str) -> None:
+        self._shield.stop("planning failed; deactivate and activate the node to start it again")
+        self.get_logger().fatal(f"planning failed, this is a bug:\n{trace}")
+
+    # ---- diagnostics -------------------------------------------------------------------------------------------------
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        state = self._shield.state
+        values = {"state": state.value, "goal": "yes" if self._goal_known else "no", **self._log.values()}
+        values |= {f"interventions {reason.value}": str(n) for reason, n in self._shield.interventions.items()}
+        if state is State.STOPPED:
+            return ERROR, self._shield.message, values
+        if state is State.HOLDING:
+            return WARN, self._shield.message, values
+        if self._complaint:
+            complaint, self._complaint = self._complaint, ""
+            return WARN, complaint, values
+        if state is State.ARMED and not self._goal_known:
+            return OK, "armed; no goal yet", values
+        return OK, self._shield.message, values
+
+
+def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
+    """Rolls out once with the sizes of a plan, so that what does not fit shows now, and the first plan is not slow."""
+    model = bundle.model
+    context = np.zeros((model.history, model.latent_dim), np.float32)
+    past = np.zeros((model.history - 1, model.block_dim), np.float32)
+    candidates = np.zeros((config.samples, config.horizon, model.block_dim), np.float32)
+    try:
+        runtime.rollout(context, past, candidates, context[-1])
+    except Exception as error:
+        raise Refusal(
+            f"the bundle {bundle.folder} cannot imagine {config.horizon} blocks on {runtime.backend}: {error}; "
+            "set plan.horizon to what its graphs were exported for, or run `lewm export` with another horizon"
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the node."""
+    run(PlannerNode, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""The shield between plan and arm. Pure Python: what it protects against does not depend on ROS.
+
+A trajectory goes to the arm only if `Shield.release` lets it: the arm is armed, nothing is stale, every limit holds,
+what comes next is continuous with what was sent before, and it ends at rest. What does not fit is held back, counted
+and named; the arm then runs to the end of the trajectory it has, which is a smooth stop.
+
+This is software on a general-purpose computer: it reduces faults of the planner, it is not a safety function. A real
+arm needs its own emergency stop and the limits of its controller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from lewm_model.limits import JointLimits
+from lewm_model.planning.motion import Trajectory
+
+ROUNDING = 1e-6  # relative; limits are compared with numbers that went through nanoseconds
+REST_RAD_S = 1e-6  # slower than this is at rest
+MAX_STEP_S = 0.1  # between points; what the arm does between sparser ones would be its own guess
+TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
+
+
+class State(Enum):
+    """What the shield lets through."""
+
+    DISARMED = "disarmed"  # nothing
+    ARMED = "armed"  # trajectories that pass every check
+    HOLDING = "holding"  # nothing until what is stale is fresh again; then armed by itself
+    STOPPED = "stopped"  # nothing until somebody resets
+
+
+class Reason(Enum):
+    """Why the shield intervened."""
+
+    NOT_ARMED = "not armed"
+    STALE_FRAME = "stale frame"
+    STALE_JOINTS = "stale joint state"
+    STALE_PLAN = "stale plan"
+    NOT_FINITE = "not finite"
+    TIMES = "times"
+    POSITION = "position limit"
+    VELOCITY = "velocity limit"
+    ACCELERATION = "acceleration limit"
+    JERK = "jerk limit"
+    NO_STOP = "no stop at the end"
+    JUMP = "jump"
+    TRACKING = "tracking error"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One decision of the shield against a motion: the reason to count it by, and a sentence for people."""
+
+    reason: Reason
+    text: str
+
+
+@dataclass(frozen=True)
+class ShieldConfig:
+    """What counts as stale, and as a jump."""
+
+    frame_timeout_s: float = 0.5  # oldest frame that may be planned from, and longest time without a new one
+    joint_timeout_s: float = 0.25  # longest time without a joint state
+    tracking_tolerance_rad: float = 0.2  # between measured and commanded position; beyond it the stop latches
+    start_tolerance_rad: float = 0.05  # between the measured position and where the first trajectory starts
+    jump_tolerance_rad: float = 1e-3  # between two trajectories where one replaces the other
+    jump_tolerance_rad_s: float = 0.05  # the same for velocities
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"shield setting {name} is {value}; it must be finite and above 0")
+
+
+def state_at(trajectory: Trajectory, time_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Position (A,) rad and velocity (A,) rad/s at a time: cubic between the points, at rest before and after them."""
+    times = trajectory.times_s
+    if time_s <= times[0] or time_s >= times[-1]:
+        end = 0 if time_s <= times[0] else -1
+        inside = time_s in (times[0], times[-1])
+        velocity = trajectory.velocities[end]
+        return trajectory.positions[end], velocity if inside else np.zeros_like(velocity)
+    i = int(np.searchsorted(times, time_s, side="right")) - 1
+    h = times[i + 1] - times[i]
+    u = (time_s - times[i]) / h
+    p0, p1 = trajectory.positions[i : i + 2]
+    v0, v1 = trajectory.velocities[i : i + 2]
+    position = p0 * (1 - u) ** 2 * (1 + 2 * u) + p1 * u * u * (3 - 2 * u)
+    position += h * (v0 * u * (1 - u) ** 2 + v1 * u * u * (u - 1))
+    velocity = 6 * u * (1 - u) * (p1 - p0) / h + v0 * (1 - u) * (1 - 3 * u) + v1 * u * (3 * u - 2)
+    return position, velocity
+
+
+def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention | None:
+    """Why a trajectory must not be executed by itself, whatever came before; None when it may.
+
+    Between points the arm follows cubic polynomials. Positions and velocities are checked at their true extremes;
+    acceleration as change of velocity from point to point, jerk as change of that, both at most what they are of any
+    motion within the limits. Positions must agree with the velocities as well as points of such a motion do.
+    """
+    times, positions, velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
+    joints = len(limits.names)
+    shape = (len(times), joints)
+    if times.ndim != 1 or len(times) < 2 or positions.shape != shape or velocities.shape != shape:
+        return Intervention(
+            Reason.TIMES,
+            f"{times.shape} times, {positions.shape} positions and {velocities.shape} velocities are no trajectory "
+            f"of {joints} joints",
+        )
+    if not (np.isfinite(times).all() and np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        return Intervention(Reason.NOT_FINITE, "the trajectory holds NaN or infinity")
+    steps = np.diff(times)
+    if (steps <= 0).any():
+        return Intervention(Reason.TIMES, "the times of the trajectory do not increase")
+    if steps.max() > MAX_STEP_S * (1 + ROUNDING):
+        return Intervention(Reason.TIMES, f"the points lie {steps.max():.3f} s apart, {MAX_STEP_S} s is allowed")
+
+    def over(reason: Reason, values: np.ndarray, limit: np.ndarray, unit: str) -> Intervention | None:
+        """Compares values (…, A) with a limit (A,) and names the worst joint."""
+        excess = (np.abs(values) - limit * (1 + ROUNDING) - 1e-9).reshape(-1, joints).max(0)
+        if not (excess > 0).any():
+            return None
+        j = int((excess / limit).argmax())
+        worst = float(np.abs(values).reshape(-1, joints)[:, j].max())
+        return Intervention(
+            reason, f"joint '{limits.names[j]}' would reach {worst:.4g} {unit}, {limit[j]:.4g} is allowed"
+        )
+
+    if (np.abs(velocities[-1]) > REST_RAD_S).any():
+        return Intervention(Reason.NO_STOP, f"the trajectory ends at {velocities[-1]} rad/s and not at rest")
+    extreme_positions, extreme_velocities = _extremes(steps[:, None], positions, velocities)
+    middle, half = 0.5 * (limits.upper + limits.lower), 0.5 * (limits.upper - limits.lower)
+    if over(Reason.POSITION, extreme_positions - middle, half, "rad"):
+        j = int((np.abs(extreme_positions - middle) / half).reshape(-1, joints).max(0).argmax())
+        low, high = float(extreme_positions[..., j].min()), float(extreme_positions[..., j].max())
+        return Intervention(
+            Reason.POSITION,
+            f"joint '{limits.names[j]}' would move between {low:.4g} and {high:.4g} rad, "
+            f"{limits.lower[j]:.4g} to {limits.upper[j]:.4g} is allowed",
+        )
+    # A last, virtual point: the arm rests after the end, so the way into rest counts too.
+    h = np.append(steps, steps[-1])[:, None]
+    accelerations = np.diff(velocities, axis=0, append=velocities[-1:]) / h
+    jerks = np.diff(accelerations, axis=0) / (0.5 * (h[1:] + h[:-1]))
+    # The trapezoidal rule is off by at most h^3 / 12 times the greatest second derivative of the velocity, the jerk.
+    drift = (np.diff(positions, axis=0) - 0.5 * h[:-1] * (velocities[1:] + velocities[:-1])) / (h[:-1] ** 3 / 12)
+    return (
+        over(Reason.VELOCITY, extreme_velocities, limits.velocity, "rad/s")
+        or over(Reason.ACCELERATION, accelerations, limits.acceleration, "rad/s^2")
+        or over(Reason.JERK, jerks, limits.jerk, "rad/s^3")
+        or over(Reason.JERK, np.where(np.abs(drift) * h[:-1] ** 3 / 12 < 1e-9, 0.0, drift), limits.jerk, "rad/s^3")
+    )
+
+
+def _extremes(h: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and velocities (K, T - 1, A) that contain the extremes of each cubic piece; h (T - 1, 1) s."""
+    p0, p1, v0, v1 = positions[:-1], positions[1:], velocities[:-1], velocities[1:]
+    slope = (p1 - p0) / h
+    # v(u) = v0 + b u + a u^2 on u in [0, 1]; its vertex bounds the velocity, its roots the position.
+    a, b = 3 * (v0 + v1) - 6 * slope, 6 * slope - 4 * v0 - 2 * v1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = -b / (2 * a)
+        root = np.sqrt(b * b - 4 * a * v0)
+        # Both forms of each root, so that none is lost to cancellation when a is small.
+        roots = np.stack([(-b + root) / (2 * a), (-b - root) / (2 * a), 2 * v0 / (-b + root), 2 * v0 / (-b - root)])
+    candidates = np.concatenate([np.stack([np.zeros_like(p0), np.ones_like(p0), vertex]), roots])
+    u = np.clip(np.where(np.isfinite(candidates), candidates, 0.0), 0.0, 1.0)
+    return p0 + h * (v0 * u + b * u**2 / 2 + a * u**3 / 3), v0 + b * u + a * u**2
+
+
+class Shield:
+    """Lets trajectories through to the arm, or not. Safe to use from several threads.
+
+    Times of frames, joint states and trajectories are seconds on the clock of the stamps, `clock`; freshness is
+    measured on `steady`, which no clock jump touches.
+    """
+
+    def __init__(
+        self,
+        limits: JointLimits,
+        config: ShieldConfig,
+        clock: Callable[[], float],
+        steady: Callable[[], float],
+    ) -> None:
+        self.limits, self.config = limits, config
+        self.interventions: Counter[Reason] = Counter()
+        self.last_intervention: Intervention | None = None
+        self._clock, self._steady = clock, steady
+        self._lock = threading.RLock()
+        self._armed = False
+        self._stopped: str | None = None  # why the stop is latched
+        self._holding: Intervention | None = None
+        self._sent: Trajectory | None = None  # what the arm executes since it was armed
+        self._frame: float | None = None  # when the last good frame came, steady
+        self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
+
+    @property
+    def state(self) -> State:
+        """What is let through now."""
+        with self._lock:
+            if self._stopped is not None:
+                return State.STOPPED
+            if not self._armed:
+                return State.DISARMED
+            return State.HOLDING if self._holding else State.ARMED
+
+    @property
+    def message(self) -> str:
+        """The state with its cause, for people."""
+        with self._lock:
+            if self._stopped is not None:
+                return f"stopped: {self._stopped}; reset to go on"
+            return f"holding: {self._holding.text}" if self._armed and self._holding else self.state.value
+
+    # ---- arming ------------------------------------------------------------------------------------------------------
+
+    def arm(self) -> str | None:
+        """Arms; returns None, or why the shield refuses."""
+        with self._lock:
+            if self._stopped is not None:
+                return f"stopped ({self._stopped}): reset first"
+            if self._armed:
+                return None
+            if stale := self._stale():
+                return stale.text
+            assert self._joints is not None
+            outside = self._outside(self._joints[1])
+            if outside is not None:
+                return outside
+            self._armed, self._holding, self._sent = True, None, None
+            return None
+
+    def disarm(self) -> None:
+        """Lets nothing but a stop through from now on."""
+        with self._lock:
+            self._armed = False
+
+    def stop(self, why: str, reason: Reason = Reason.STOP) -> None:
+        """Latches the stop: nothing moves until `reset` and a new `arm`."""
+        with self._lock:
+            if self._stopped is None:
+                self._count(Intervention(reason, why))
+                self._stopped, self._armed = why, False
+
+    def reset(self) -> None:
+        """Releases a latched stop. The arm stays disarmed."""
+        with self._lock:
+            self._stopped, self._armed = None, False
+
+    # ---- what comes in -----------------------------------------------------------------------------------------------
+
+    def frame(self, stamp_s: float) -> None:
+        """A latent of the frame with this stamp has arrived. One that is old when it arrives does not count."""
+        with self._lock:
+            if abs(self._clock() - stamp_s) <= self.config.frame_timeout_s:
+                self._frame = self._steady()
+
+    def joints(self, positions: np.ndarray, stamp_s: float) -> None:
+        """A measured position (A,) rad has arrived; one that is not finite does not count."""
+        with self._lock:
+            if positions.shape != (len(self.limits.names),) or not np.isfinite(positions).all():
+                self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions}"))
+                return
+            self._joints = (self._steady(), np.array(positions, float))
+            if not self._armed or self._sent is None:
+                return
+            error = np.abs(state_at(self._sent, stamp_s)[0] - positions)
+            if (error > self.config.tracking_tolerance_rad).any():
+                j = int(error.argmax())
+                self.stop(
+                    f"joint '{self.limits.names[j]}' is {error[j]:.3f} rad from where it was commanded; "
+                    "look whether something blocks the arm",
+                    Reason.TRACKING,
+                )
+
+    def measured(self) -> np.ndarray | None:
+        """Newest measured position (A,) rad, inside the limits; None before the first."""
+        with self._lock:
+            return None if self._joints is None else np.clip(self._joints[1], self.limits.lower, self.limits.upper)
+
+    def at_rest(self) -> bool:
+        """Whether everything that was sent has been executed."""
+        with self._lock:
+            return self._sent is None or self._clock() >= self._sent.times_s[-1]
+
+    # ---- what goes out -----------------------------------------------------------------------------------------------
+
+    def watch(self) -> Intervention | None:
+        """The watchdog, to be called often: why the arm must hold now; None when it need not."""
+        with self._lock:
+            stale = self._stale()
+            if stale is not None and self._armed and self._holding is None:
+                self._count(stale)
+            self._holding = stale
+            return stale
+
+    def restart(self) -> np.ndarray | None:
+        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves."""
+        with self._lock:
+            if self.state is not State.ARMED or self._stale() or not self.at_rest():
+                return None
+            self._sent = None
+            return self.measured()
+
+    def release(self, trajectory: Trajectory, frame_s: float | None = None) -> Intervention | None:
+        """Checks a trajectory that is about to be sent; None lets it through and remembers it as sent.
+
+        :param frame_s: stamp of the frame that it was planned from; None for a stop, which needs no arming.
+        """
+        with self._lock:
+            problem = self._refusal(trajectory, frame_s)
+            if problem is None:
+                self._sent = trajectory
+            else:
+                self._count(problem)
+            return problem
+
+    def _refusal(self, trajectory: Trajectory, frame_s: float | None) -> Intervention | None:
+        now = self._clock()
+        if frame_s is not None:
+            if self.state in (State.DISARMED, State.STOPPED):
+                return Intervention(Reason.NOT_ARMED, self.message)
+            if stale := self._stale():
+                return stale
+            if not abs(now - frame_s) <= self.config.frame_timeout_s:
+                return Intervention(Reason.STALE_PLAN, f"the plan's frame is {now - frame_s:.2f} s old")
+        if violation := find_violation(trajectory, self.limits):
+            return violation
+        if self._sent is None:
+            assert self._joints is not None or frame_s is None
+            if self._joints is None:
+                return Intervention(Reason.STALE_JOINTS, "no joint state has arrived yet")
+            gap = np.abs(state_at(trajectory, now)[0] - self._joints[1])
+            if (gap > self.config.start_tolerance_rad).any():
+                return Intervention(Reason.JUMP, f"the motion starts {gap.max():.3f} rad from where the arm is")
+            return None
+        for time in (now, now + TRANSPORT_S):
+            (q0, v0), (q1, v1) = state_at(self._sent, time), state_at(trajectory, time)
+            dq, dv = float(np.abs(q1 - q0).max()), float(np.abs(v1 - v0).max())
+            if dq > self.config.jump_tolerance_rad or dv > self.config.jump_tolerance_rad_s:
+                return Intervention(Reason.JUMP, f"the commanded motion would jump by {dq:.4f} rad and {dv:.3f} rad/s")
+        return None
+
+    # ---- helpers, under the lock -------------------------------------------------------------------------------------
+
+    def _stale(self) -> Intervention | None:
+        now = self._steady()
+        checks = (
+            (Reason.STALE_FRAME, "camera frame", self._frame, self.config.frame_timeout_s),
+            (Reason.STALE_JOINTS, "joint state", self._joints and self._joints[0], self.config.joint_timeout_s),
+        )
+        for reason, what, seen, timeout in checks:
+            if seen is None:
+                return Intervention(reason, f"no fresh {what} has arrived yet")
+            if now - seen > timeout:
+                return Intervention(reason, f"the last fresh {what} came {now - seen:.2f} s ago, more than {timeout} s")
+        return None
+
+    def _outside(self, positions: np.ndarray) -> str | None:
+        room = self.config.start_tolerance_rad
+        for j, name in enumerate(self.limits.names):
+            if not self.limits.lower[j] - room <= positions[j] <= self.limits.upper[j] + room:
+                return (
+                    f"joint '{name}' is at {positions[j]:.3f} rad, outside its limits {self.limits.lower[j]:.3f} to "
+                    f"{self.limits.upper[j]:.3f}; move it inside by hand first"
+                )
+        return None
+
+    def _count(self, intervention: Intervention) -> None:
+        self.interventions[intervention.reason] += 1
+        self.last_intervention = intervention

@@ -1,0 +1,216 @@
+"""The simulated arm and camera behind the topics that a real arm, or Gazebo, has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rclpy.qos import QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.pinhole import Pinhole
+from lewm_model.sim.sdf import SdfError
+from lewm_ros.camera_node import NEWEST_FRAME
+from lewm_ros.mailbox import Mailbox
+from lewm_ros.messages import (
+    NANOSECONDS,
+    MessageError,
+    camera_info_message,
+    joint_state_message,
+    message_to_joint_positions,
+    message_to_trajectory,
+    rgb_to_message,
+    time_message,
+)
+from lewm_ros.node import OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
+from lewm_ros.parameters import Parameter
+
+TICK_S = 0.01  # physics advances and commands are taken in steps of this
+JOINT_STATE_S = 0.02
+MOST_LAG_S = 0.25  # a simulation that is further behind lets go of the time that it lost
+FRAME_ID = "camera_link"
+
+PARAMETERS = (
+    Parameter("world", "", "SDF file; empty is the packaged worlds/tabletop.sdf."),
+    Parameter("rate", 20.0, "Pictures per second.", 0.1, 100.0),
+)
+
+
+class SimNode(ManagedNode):
+    """Runs the simulation in real time.
+
+    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`,
+    and puts the arm at rest wherever `~/set_joint_state` says, for experiments. With `use_sim_time` it is the clock.
+    One thread owns simulation and renderer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("sim_node", PARAMETERS)
+        self._sim: ArmSim | None = None
+        self._worker: Worker | None = None
+        self._subscriptions_made: list[Any] = []
+        self._publishers_made: list[Any] = []
+
+    # ---- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        world = values["world"] or None
+        try:
+            sim = ArmSim(world)
+            sim.step(TICK_S)
+            self._camera = Pinhole.of_world(world)
+        except (SdfError, OSError, ValueError) as error:
+            raise Refusal(f"cannot simulate {world or 'the packaged world'}: {error}") from error
+        self._frame_s = 1.0 / values["rate"]
+        self._is_clock = self.get_parameter("use_sim_time").value
+        self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
+        self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
+        self._joint_states = self.create_publisher(JointState, "joint_states", 10)
+        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states]
+        if self._is_clock:
+            self._clocks = self.create_publisher(Clock, "/clock", 10)
+            self._publishers_made.append(self._clocks)
+        self._ticks = 0
+        self._sim = sim
+
+    def activate(self) -> None:
+        self._mailbox = Mailbox(depth=8)
+        self._frames, self._taken, self._refused, self._lost_s = 0, 0, 0, 0.0
+        self._render_ms = Milliseconds()
+        self._problem = ""
+        self._started = False
+        self._worker = Worker("simulate", self._step, self._on_failure, last=self._free_renderer)
+        self._subscriptions_made = [
+            self.create_subscription(
+                JointTrajectory,
+                "arm_controller/joint_trajectory",
+                lambda message: self._mailbox.put("trajectory", message),
+                QoSProfile(depth=1),
+            ),
+            self.create_subscription(
+                JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
+            ),
+        ]
+
+    def deactivate(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = []
+
+    def cleanup(self) -> None:
+        self._sim = None
+        for publisher in self._publishers_made:
+            self.destroy_publisher(publisher)
+        self._publishers_made = []
+
+    # ---- the simulation's thread -------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        sim = self._sim
+        assert sim is not None
+        if not self._started:
+            sim.render()  # the first picture of a process takes seconds
+            self._start_ns = 0 if self._is_clock else self.get_clock().now().nanoseconds - self._elapsed_ns
+            self._tick_time = time.monotonic()
+            self._next_frame_s = self._next_joints_s = self._ticks * TICK_S
+            self._started = True
+        self._wait_for_tick()
+        items = self._mailbox.take(timeout_s=0.0)
+        for message in items.get("set", ()):
+            self._attempt_input(lambda message=message: self._put_arm(sim, message))
+        for message in items.get("trajectory", ())[-1:]:
+            self._attempt_input(lambda message=message: self._follow(sim, message))
+        sim.step(TICK_S)
+        self._ticks += 1
+        stamp_ns, elapsed_s = self._start_ns + self._elapsed_ns, self._ticks * TICK_S + 1e-9
+        if self._is_clock:
+            self._clocks.publish(Clock(clock=time_message(stamp_ns)))
+        if elapsed_s >= self._next_joints_s:
+            self._next_joints_s += JOINT_STATE_S
+            self._joint_states.publish(
+                joint_state_message(sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns)
+            )
+        if elapsed_s >= self._next_frame_s:
+            self._next_frame_s += self._frame_s
+            self._publish_frame(sim, stamp_ns)
+
+    @property
+    def _elapsed_ns(self) -> int:
+        return self._ticks * round(TICK_S * NANOSECONDS)
+
+    def _wait_for_tick(self) -> None:
+        self._tick_time += TICK_S
+        wait_s = self._tick_time - time.monotonic()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        elif wait_s < -MOST_LAG_S:
+            self._lost_s -= wait_s
+            self._tick_time -= wait_s
+            if not self._is_clock:
+                self._start_ns += round(-wait_s * NANOSECONDS)
+
+    def _attempt_input(self, action: Any) -> None:
+        try:
+            action()
+        except (MessageError, ValueError) as error:
+            self._refused += 1
+            if str(error) != self._problem:
+                self.get_logger().error(f"refused: {error}")
+            self._problem = str(error)
+
+    def _put_arm(self, sim: ArmSim, message: JointState) -> None:
+        sim.reset(joint_positions=message_to_joint_positions(message, sim.names))
+
+    def _follow(self, sim: ArmSim, message: JointTrajectory) -> None:
+        points = message_to_trajectory(message, sim.names)
+        age_s = (self._start_ns + self._elapsed_ns - points.stamp_ns) / NANOSECONDS if points.stamp_ns else 0.0
+        sim.set_trajectory(points.times_s, points.positions, points.velocities, start_s=sim.time_s - age_s)
+        self._taken += 1
+        self._problem = ""
+
+    def _publish_frame(self, sim: ArmSim, stamp_ns: int) -> None:
+        begin = time.monotonic()
+        picture = sim.render()
+        self._render_ms.add(time.monotonic() - begin)
+        camera = self._camera
+        self._pictures.publish(rgb_to_message(picture, stamp_ns, FRAME_ID))
+        self._camera_infos.publish(
+            camera_info_message(camera.width, camera.height, camera.focal_px, stamp_ns, FRAME_ID)
+        )
+        self._frames += 1
+
+    def _free_renderer(self) -> None:
+        assert self._sim is not None
+        self._sim.close()
+
+    def _on_failure(self, trace: str) -> None:
+        self._problem = "the simulation has ended; deactivate and activate the node to start it again"
+        self.get_logger().fatal(f"{self._problem}:\n{trace}")
+
+    # ---- diagnostics -------------------------------------------------------------------------------------------------
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        values = {
+            "frames_published": str(self._frames),
+            "trajectories_taken": str(self._taken),
+            "messages_refused": str(self._refused),
+            "time_lost_s": f"{self._lost_s:.2f}",
+            **self._render_ms.percentiles("render"),
+        }
+        return (WARN, self._problem, values) if self._problem else (OK, "simulating", values)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the node."""
+    run(SimNode, arguments)
+
+
+if __name__ == "__main__":
+    main()
