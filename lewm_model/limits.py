@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import xml.parsers.expat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 # Descriptions of robots (SDF, URDF) state no acceleration and no jerk; these fit a small table-top arm.
 ACCELERATION_RAD_S2 = 9.0
@@ -62,3 +67,109 @@ class JointLimits:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class LimitsError(ValueError):
+    """A file that does not say what the joints may do; the message says what is missing and where."""
+
+
+def limits_from_urdf(
+    path: str | Path,
+    names: Sequence[str],
+    acceleration: float | Sequence[float] = ACCELERATION_RAD_S2,
+    jerk: float | Sequence[float] = JERK_RAD_S3,
+) -> JointLimits:
+    """Reads position and velocity limits of revolute joints from a URDF; xacro files have to be expanded first.
+
+    :param names: joints, in the order of the action's columns.
+    :param acceleration: rad/s^2, one number for all joints or one for each: URDF does not know it.
+    :param jerk: rad/s^3, likewise.
+    :raises LimitsError: the file is no URDF, a joint is missing or is not revolute, or has no limit.
+    :raises ValueError: a limit cannot be used; see `JointLimits`.
+    """
+    path = Path(path)
+    joints = {joint.get("name"): joint for joint in _parse_xml(path, "robot").findall("joint")}
+    rows = []
+    for name in names:
+        joint = joints.get(name)
+        if joint is None:
+            raise LimitsError(f"{path} has no joint '{name}'; its joints are {', '.join(map(str, joints)) or 'none'}")
+        kind = joint.get("type")
+        if kind != "revolute":
+            hint = "; give it position limits and make it revolute" if kind == "continuous" else ""
+            raise LimitsError(f"joint '{name}' in {path} is {kind}, only revolute joints can be planned for{hint}")
+        limit = joint.find("limit")
+        if limit is None:
+            raise LimitsError(f"joint '{name}' in {path} has no <limit lower upper velocity>")
+        row = []
+        for attribute in ("lower", "upper", "velocity"):
+            text = limit.get(attribute)
+            try:
+                row.append(float(text or ""))
+            except ValueError:
+                problem = "is missing" if text is None else f"is {text!r} and no number"
+                raise LimitsError(f"limit '{attribute}' of joint '{name}' in {path} {problem}") from None
+        rows.append(row)
+    lower, upper, velocity = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    count = len(rows)
+    every = [np.full(count, values) if np.ndim(values) == 0 else np.asarray(values) for values in (acceleration, jerk)]
+    return JointLimits(tuple(names), lower, upper, velocity, *every)
+
+
+def limits_from_yaml(path: str | Path) -> JointLimits:
+    """Reads the limits out of a params file of planner_node, the `limits.*` of its `ros__parameters`.
+
+    :raises LimitsError: the file is no such file, or lacks a limit.
+    :raises ValueError: a limit cannot be used; see `JointLimits`.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise LimitsError(f"{path} cannot be read as YAML: {error}") from error
+    found: list[Mapping[str, Any]] = []
+    for node, settings in (content if isinstance(content, dict) else {}).items():
+        parameters = settings.get("ros__parameters") if isinstance(settings, dict) else None
+        limits = parameters.get("limits") if isinstance(parameters, dict) else None
+        if isinstance(limits, dict) and (str(node).strip("/").rsplit("/")[-1] in ("planner_node", "**", "*")):
+            found.append(limits)
+    if len(found) != 1:
+        raise LimitsError(f"{path} must have one section planner_node: ros__parameters: limits:, it has {len(found)}")
+    values = found[0]
+    fields = ("names", "lower", "upper", "velocity", "acceleration", "jerk")
+    for field in fields:
+        numbers = values.get(field)
+        if not isinstance(numbers, list):
+            raise LimitsError(f"limits.{field} in {path} must be a list, one entry a joint")
+        if field == "names":
+            wrong = [entry for entry in numbers if not isinstance(entry, str)]
+        else:  # rclpy wants floats: a 2 instead of a 2.0 would be refused by the node
+            wrong = [entry for entry in numbers if not isinstance(entry, float)]
+        if wrong:
+            kind = "joint names" if field == "names" else "numbers with a decimal point"
+            raise LimitsError(f"limits.{field} in {path} holds {wrong[0]!r}; write {kind}")
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise LimitsError(f"limits.{unknown[0]} in {path} is unknown; there are {', '.join(fields)}")
+    return JointLimits(tuple(values["names"]), *(np.array(values[field]) for field in fields[1:]))
+
+
+def _parse_xml(path: Path, root: str) -> ElementTree.Element:
+    """The root element. Refuses entity declarations: a few of them expand to gigabytes."""
+    builder = ElementTree.TreeBuilder()
+    parser = xml.parsers.expat.ParserCreate()
+
+    def refuse(name: str, *_: Any) -> None:
+        raise LimitsError(f"{path} declares the XML entity '{name}'; expand it (xacro does) and remove the declaration")
+
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except (OSError, xml.parsers.expat.ExpatError) as error:
+        raise LimitsError(f"{path} cannot be read as XML: {error}") from error
+    element = builder.close()
+    if element.tag != root:
+        raise LimitsError(f"{path} is a <{element.tag}>, a <{root}> is expected")
+    return element

@@ -1,0 +1,140 @@
+"""Joint limits from files: what is read is what the file says, and what it does not say is an error, never a guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lewm_model.limits import JERK_RAD_S3, LimitsError, limits_from_urdf, limits_from_yaml
+
+URDF = """<?xml version="1.0"?>
+<robot name="arm">
+  <link name="base"/>
+  <joint name="pan" type="revolute"><parent link="base"/><child link="a"/><axis xyz="0 0 1"/>
+    <limit lower="-1.5" upper="2.5" velocity="3" effort="10"/></joint>
+  <joint name="lift" type="revolute"><parent link="a"/><child link="b"/>
+    <limit lower="-1" upper="1" velocity="2" effort="10"/></joint>
+  <joint name="wheel" type="continuous"><limit velocity="2" effort="10"/></joint>
+  <joint name="rail" type="prismatic"><limit lower="0" upper="1" velocity="2" effort="10"/></joint>
+  <joint name="bare" type="revolute"/>
+  <joint name="half" type="revolute"><limit lower="-1" velocity="2"/></joint>
+  <joint name="word" type="revolute"><limit lower="-1" upper="pi" velocity="2"/></joint>
+  <joint name="nan" type="revolute"><limit lower="-1" upper="nan" velocity="2"/></joint>
+  <joint name="still" type="revolute"><limit lower="-1" upper="1" velocity="0"/></joint>
+</robot>
+"""
+YAML = """
+/**/planner_node:
+  ros__parameters:
+    limits:
+      names: [a, b]
+      lower: [-1.0, -2.0]
+      upper: [1.0, 2.0]
+      velocity: [1.0, 1.5]
+      acceleration: [3.0, 4.0]
+      jerk: [50.0, 60.0]
+"""
+
+
+def test_a_urdf_gives_the_limits_of_the_joints_in_the_order_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    limits = limits_from_urdf(path, ["lift", "pan"], acceleration=[4.0, 5.0])
+    assert limits.names == ("lift", "pan")
+    np.testing.assert_array_equal(limits.lower, [-1.0, -1.5])
+    np.testing.assert_array_equal(limits.upper, [1.0, 2.5])
+    np.testing.assert_array_equal(limits.velocity, [2.0, 3.0])
+    np.testing.assert_array_equal(limits.acceleration, [4.0, 5.0])
+    np.testing.assert_array_equal(limits.jerk, [JERK_RAD_S3, JERK_RAD_S3])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["pan", "elbow"], "no joint 'elbow'; its joints are pan, lift"),
+        (["wheel"], "is continuous, only revolute joints can be planned for; give it position limits"),
+        (["rail"], "is prismatic"),
+        (["bare"], "has no <limit"),
+        (["half"], "'upper' of joint 'half' in .* is missing"),
+        (["word"], "is 'pi' and no number"),
+        (["nan"], "'upper' of joint 'nan' is nan; it must be finite"),
+        (["still"], "'velocity' of joint 'still' is 0.0; it must be above 0"),
+        (["pan", "pan"], "each once"),
+        ([], "one or more joint names"),
+    ],
+)
+def test_a_urdf_that_does_not_say_it_is_an_error(tmp_path: Path, names: list[str], message: str) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    with pytest.raises(ValueError, match=message):
+        limits_from_urdf(path, names)
+
+
+def test_accelerations_of_the_wrong_number_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    with pytest.raises(ValueError, match="'acceleration' has shape"):
+        limits_from_urdf(path, ["pan", "lift"], acceleration=[1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as XML"),
+        ("<robot", "cannot be read as XML"),
+        ("<sdf/>", "is a <sdf>, a <robot> is expected"),
+        ('<!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><robot>&b;</robot>', "declares the XML entity 'a'"),
+        ('<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/hostname">]><robot>&a;</robot>', "declares the XML entity 'a'"),
+        ("<robot><joint/></robot>", "no joint 'pan'; its joints are None"),
+    ],
+)
+def test_what_is_no_urdf_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(text)
+    with pytest.raises(LimitsError, match=message):
+        limits_from_urdf(path, ["pan"])
+    with pytest.raises(LimitsError, match="cannot be read"):
+        limits_from_urdf(tmp_path / "nowhere.urdf", ["pan"])
+
+
+def test_a_params_file_gives_the_limits_that_planner_node_gets(tmp_path: Path) -> None:
+    path = tmp_path / "arm.yaml"
+    for node in ("/**/planner_node", "planner_node", "/left/planner_node", "/**"):
+        path.write_text(YAML.replace("/**/planner_node", node))
+        limits = limits_from_yaml(path)
+        assert limits.names == ("a", "b")
+        np.testing.assert_array_equal(
+            [limits.lower, limits.upper, limits.velocity, limits.acceleration, limits.jerk],
+            [[-1, -2], [1, 2], [1, 1.5], [3, 4], [50, 60]],
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("/**/planner_node", "camera_node", "one section planner_node.*it has 0"),
+        ("    limits:", "    limit:", "it has 0"),
+        ("jerk: [50.0, 60.0]", "", "limits.jerk in .* must be a list"),
+        ("[50.0, 60.0]", "50.0", "limits.jerk in .* must be a list"),
+        ("[50.0, 60.0]", "[50, 60.0]", "limits.jerk in .* holds 50; write numbers with a decimal point"),
+        ("[50.0, 60.0]", "[50.0, '60.0']", "write numbers with a decimal point"),
+        ("[50.0, 60.0]", "[50.0]", "'jerk' has shape"),
+        ("[50.0, 60.0]", "[50.0, .nan]", "'jerk' of joint 'b' is nan"),
+        ("[50.0, 60.0]", "[50.0, -60.0]", "'jerk' of joint 'b' is -60.0; it must be above 0"),
+        ("lower: [-1.0", "lower: [1.0", "lower must be less"),
+        ("names: [a, b]", "names: [a, 3]", "holds 3; write joint names"),
+        ("names: [a, b]", "names: [a, b]\n      effort: [1.0, 1.0]", "limits.effort in .* is unknown"),
+        ("names: [a, b]", "names: [a, b", "cannot be read as YAML"),
+        ("/**/planner_node:", "- 1\n#", "it has 0|cannot be read as YAML"),
+    ],
+)
+def test_a_params_file_that_planner_node_would_refuse_is_an_error(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "arm.yaml"
+    assert old in YAML
+    path.write_text(YAML.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        limits_from_yaml(path)
