@@ -54,6 +54,7 @@ setup(
             "camera_node = lewm_ros.camera_node:main",
             "planner_node = lewm_ros.planner_node:main",
             "sim_node = lewm_ros.sim_node:main",
+            "send_goal = lewm_ros.send_goal:main",
             "demo = lewm_ros.demo:main",
         ],
     },

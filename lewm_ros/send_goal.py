@@ -1,0 +1,67 @@
+"""Sends a picture file as the goal image: `ros2 run lewm_ros send_goal goal.png`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import Image
+
+from lewm_ros.camera_node import LATCHED
+from lewm_ros.messages import rgb_to_message
+
+REMIND_S = 10.0
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture file as (H, W, 3) uint8 RGB.
+
+    :raises ValueError: not there, or not a picture.
+    """
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise ValueError(f"cannot read a picture from {path}; give a PNG or JPEG file of what the camera should see")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Waits for a camera_node, hands it the picture, and ends once it has arrived."""
+    arguments = sys.argv if arguments is None else arguments
+    files = remove_ros_args(arguments)[1:]
+    if len(files) != 1:
+        sys.exit("usage: send_goal PICTURE [--ros-args -r goal_image:=OTHER_TOPIC]")
+    try:
+        picture = read_picture(Path(files[0]))
+    except ValueError as error:
+        sys.exit(f"send_goal: {error}")
+    rclpy.init(args=arguments)
+    node = rclpy.create_node("send_goal")
+    try:
+        publisher = node.create_publisher(Image, "goal_image", LATCHED)
+        remind = time.monotonic() + REMIND_S
+        while publisher.get_subscription_count() == 0:
+            rclpy.spin_once(node, timeout_sec=0.1)
+            if time.monotonic() > remind:
+                node.get_logger().warning(f"nobody listens on {publisher.topic_name} yet; is camera_node active?")
+                remind += REMIND_S
+        publisher.publish(rgb_to_message(picture, node.get_clock().now().nanoseconds))
+        if not publisher.wait_for_all_acked(Duration(seconds=5)):
+            sys.exit(f"send_goal: {publisher.topic_name} did not take the picture within 5 s; look at camera_node")
+        node.get_logger().info(f"sent {files[0]} to {publisher.topic_name}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
