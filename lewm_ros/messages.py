@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cv_bridge import CvBridge
+from cv_bridge.boost.cv_bridge_boost import cvtColor2
 from rclpy.duration import Duration
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -33,8 +33,6 @@ PIXEL_BYTES = {  # the encodings that are read, and how many bytes a pixel has
     "bayer_bggr8": 1,
     "bayer_gbrg8": 1,
 }
-
-_bridge = CvBridge()
 
 
 class MessageError(ValueError):
@@ -87,15 +85,14 @@ def message_to_rgb(message: Image) -> np.ndarray:
         raise ImageError(f"image encoding {message.encoding!r} cannot be read; send one of {', '.join(PIXEL_BYTES)}")
     row = message.width * bytes_per_pixel
     _check_layout(message, row)
-    data = message.data
-    if message.step != row:  # rows are padded; cv_bridge expects them side by side
-        padded = np.frombuffer(data, np.uint8)[: message.step * message.height]
-        data = array.array("B", padded.reshape(message.height, message.step)[:, :row].tobytes())
-    # Bytes have no byte order, whatever the message's flag says.
-    plain = Image(height=message.height, width=message.width, encoding=message.encoding, step=row, data=data)
+    # cv_bridge knows the colours; its reading of the bytes ignores padded rows and fails with OpenCV 5.
+    rows = np.frombuffer(message.data, np.uint8, count=message.step * message.height)
+    pixels = rows.reshape(message.height, message.step)[:, :row]
+    if bytes_per_pixel > 1:
+        pixels = pixels.reshape(message.height, message.width, bytes_per_pixel)
     try:
-        return np.ascontiguousarray(_bridge.imgmsg_to_cv2(plain, "rgb8"))
-    except Exception as error:  # cv_bridge raises what OpenCV, numpy or its tables raise
+        return np.ascontiguousarray(cvtColor2(pixels, message.encoding, "rgb8"))
+    except Exception as error:  # cv_bridge raises what OpenCV or its tables raise
         raise ImageError(
             f"a {message.width} x {message.height} {message.encoding} image cannot be converted: {error}"
         ) from error

@@ -22,6 +22,10 @@ from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import Trajectory
 
 ROUNDING = 1e-6  # relative; limits are compared with numbers that went through nanoseconds
+CUBIC_RAD, CUBIC_SHARE = (
+    1e-4,
+    0.01,
+)  # what cubic pieces between points within the limits may add to them: position, velocity
 REST_RAD_S = 1e-6  # slower than this is at rest
 MAX_STEP_S = 0.1  # between points; what the arm does between sparser ones would be its own guess
 TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
@@ -102,9 +106,10 @@ def state_at(trajectory: Trajectory, time_s: float) -> tuple[np.ndarray, np.ndar
 def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention | None:
     """Why a trajectory must not be executed by itself, whatever came before; None when it may.
 
-    Between points the arm follows cubic polynomials. Positions and velocities are checked at their true extremes;
-    acceleration as change of velocity from point to point, jerk as change of that, both at most what they are of any
-    motion within the limits. Positions must agree with the velocities as well as points of such a motion do.
+    Positions and velocities are checked at the points and, because the arm follows cubic polynomials between them, at
+    the extremes of those, which may exceed the limits of the points by CUBIC_RAD and CUBIC_SHARE. Acceleration is the
+    change of velocity from point to point, jerk the change of that: neither is more than the greatest of the motion
+    that the points were taken from. Positions must agree with velocities as those of a motion within the jerk limit do.
     """
     times, positions, velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
     joints = len(limits.names)
@@ -138,7 +143,9 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
         return Intervention(Reason.NO_STOP, f"the trajectory ends at {velocities[-1]} rad/s and not at rest")
     extreme_positions, extreme_velocities = _extremes(steps[:, None], positions, velocities)
     middle, half = 0.5 * (limits.upper + limits.lower), 0.5 * (limits.upper - limits.lower)
-    if over(Reason.POSITION, extreme_positions - middle, half, "rad"):
+    if over(Reason.POSITION, positions - middle, half, "rad") or over(
+        Reason.POSITION, extreme_positions - middle, half + CUBIC_RAD, "rad"
+    ):
         j = int((np.abs(extreme_positions - middle) / half).reshape(-1, joints).max(0).argmax())
         low, high = float(extreme_positions[..., j].min()), float(extreme_positions[..., j].max())
         return Intervention(
@@ -153,7 +160,8 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
     # The trapezoidal rule is off by at most h^3 / 12 times the greatest second derivative of the velocity, the jerk.
     drift = (np.diff(positions, axis=0) - 0.5 * h[:-1] * (velocities[1:] + velocities[:-1])) / (h[:-1] ** 3 / 12)
     return (
-        over(Reason.VELOCITY, extreme_velocities, limits.velocity, "rad/s")
+        over(Reason.VELOCITY, velocities, limits.velocity, "rad/s")
+        or over(Reason.VELOCITY, extreme_velocities, limits.velocity * (1 + CUBIC_SHARE), "rad/s")
         or over(Reason.ACCELERATION, accelerations, limits.acceleration, "rad/s^2")
         or over(Reason.JERK, jerks, limits.jerk, "rad/s^3")
         or over(Reason.JERK, np.where(np.abs(drift) * h[:-1] ** 3 / 12 < 1e-9, 0.0, drift), limits.jerk, "rad/s^3")

@@ -1,0 +1,191 @@
+"""Starts nodes as processes and drives them: what a launch file does, for programs that also look at the outcome.
+
+Used by the demo and by tests, where ROS 2's launch system need not be installed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import rclpy
+import yaml
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from lewm_model.resources import resource
+
+
+class GraphError(RuntimeError):
+    """A process ended, refused or did not answer; the message ends with the last lines of its log."""
+
+
+def reserve_domain() -> IO[str]:
+    """Sets ROS_DOMAIN_ID to one that nobody else on this machine reserved; it stays reserved until the file is closed.
+
+    Domains above 101 collide with the ephemeral ports of Linux, 0 is everyone's default.
+    """
+    for domain in random.sample(range(1, 102), k=101):
+        lock = (Path(tempfile.gettempdir()) / f"lewm_ros_domain_{domain}.lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        return lock
+    raise GraphError("every ROS domain (1 to 101) is reserved on this machine; wait for another demo or test to end")
+
+
+def set_environment() -> None:
+    """Settings that this process and the nodes share and that a user may have made already. Call before rclpy.init."""
+    profiles = str(resource("config", "fastdds.xml"))
+    defaults = {
+        "AMENT_PREFIX_PATH": sys.prefix,
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profiles,
+        "FASTDDS_DEFAULT_PROFILES_FILE": profiles,
+        "OMP_NUM_THREADS": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+class Graph:
+    """Processes of nodes, and a node in this process, `node`, to talk to them. A context manager that ends them all.
+
+    Callbacks of `node` run in `spin_until` and `call`, in the thread that calls those.
+    """
+
+    def __init__(self, name: str, logs: Path) -> None:
+        self.logs = logs
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._clients: dict[str, Any] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+        rclpy.init()
+        self.node: Node = rclpy.create_node(name)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=5.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+    def start(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Starts `lewm_ros.<name>` as a process with these parameters; its output goes to `<logs>/<name>.log`."""
+        file = self.logs / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, default_flow_style=None))
+        command = [sys.executable, "-m", f"lewm_ros.{name}", "--ros-args", "--params-file", str(file)]
+        with (self.logs / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """The process of a node that was started."""
+        return self._processes[name]
+
+    def forget(self, name: str) -> None:
+        """A process that was ended on purpose: nothing waits for it any more, and it can be started again."""
+        del self._processes[name]
+
+    def log(self, name: str) -> str:
+        """What a node's process has printed so far."""
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def spin_until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
+        """Handles callbacks until the condition holds.
+
+        :raises GraphError: not within `timeout_s`, or a process ended.
+        """
+        end = time.monotonic() + timeout_s
+        while not condition():
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise GraphError(f"{name} ended with {process.returncode}:\n{self._tail(name)}")
+            if time.monotonic() > end:
+                tails = "\n".join(f"--- {name}\n{self._tail(name)}" for name in self._processes)
+                raise GraphError(f"waited {timeout_s} s for {what}; the nodes said:\n{tails}")
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def spin_for(self, duration_s: float) -> None:
+        """Handles callbacks for a while."""
+        end = time.monotonic() + duration_s
+        self.spin_until(lambda: time.monotonic() >= end, duration_s + 60.0, "time to pass")
+
+    def call(self, kind: Any, services: Mapping[str, Any], timeout_s: float = 30.0) -> dict[str, Any]:
+        """Calls services of one type at once: requests by service name -> responses by service name."""
+        for name in services:
+            self.spin_until(self._client(kind, name).service_is_ready, timeout_s, f"the service {name}")
+        futures = {name: self._client(kind, name).call_async(request) for name, request in services.items()}
+        for name, future in futures.items():
+            self.spin_until(future.done, timeout_s, f"an answer of {name}")
+        return {name: future.result() for name, future in futures.items()}
+
+    def _client(self, kind: Any, name: str) -> Any:
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        return self._clients[name]
+
+    def wait_for(self, *names: str, timeout_s: float = 30.0) -> None:
+        """Waits until nodes answer. It asks again and again: a node that was killed leaves a service that nobody serves
+        behind for a while, and a question to that is lost."""
+        answered: set[str] = set()
+
+        def ask() -> None:
+            for name in set(names) - answered:
+                self._client(ChangeState, f"/{name}/change_state")
+                client = self._client(GetState, f"/{name}/get_state")
+                if client.service_is_ready():
+                    future = client.call_async(GetState.Request())
+                    future.add_done_callback(lambda _, name=name: answered.add(name))
+
+        timer = self.node.create_timer(0.2, ask)
+        self.spin_until(lambda: answered >= set(names), timeout_s, f"{', '.join(names)} to answer")
+        self.node.destroy_timer(timer)
+
+    def change_state(self, transition: str, *names: str) -> list[str]:
+        """Asks nodes for a lifecycle transition ("configure", "activate", ...); returns those that refused."""
+        number = getattr(Transition, f"TRANSITION_{transition.upper()}")
+        requests = {f"/{name}/change_state": ChangeState.Request(transition=Transition(id=number)) for name in names}
+        answers = self.call(ChangeState, requests)
+        return [name for name in names if not answers[f"/{name}/change_state"].success]
+
+    def bring_up(self, *names: str) -> None:
+        """Configures and activates nodes.
+
+        :raises GraphError: one refused; with its log.
+        """
+        self.wait_for(*names)
+        for transition in ("configure", "activate"):
+            refused = self.change_state(transition, *names)
+            if refused:
+                raise GraphError(f"{refused[0]} refused to {transition}:\n{self._tail(refused[0])}")
+
+    def _tail(self, name: str) -> str:
+        return "\n".join(self.log(name).splitlines()[-15:])
