@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 FROM_LAUNCH_ARGUMENTS = {"model", "backend", "enable_on_start"}
 # Python modules whose package has another name, and packages that come with one that is listed.
-PYTHON_PACKAGES = {"cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PYTHON_PACKAGES = {"cv2": "opencv-python-headless", "mcap_ros2": "mcap-ros2-support", "yaml": "pyyaml"}
 ROS_PACKAGES_OF_OTHERS = {"builtin_interfaces": "std_msgs"}
-OPTIONAL = {"tensorrt"}  # from the machine's own installation: JetPack, or NVIDIA's packages
+OPTIONAL = {"cuda", "tensorrt"}  # on the robot, from the machine's own installation: JetPack, or NVIDIA's packages
 
 
 @pytest.fixture(scope="module")
