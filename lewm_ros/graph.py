@@ -98,11 +98,15 @@ class Graph:
         self.node.destroy_node()
         rclpy.try_shutdown()
 
-    def start(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Starts `lewm_ros.<name>` as a process with these parameters; its output goes to `<logs>/<name>.log`."""
+    def start(self, name: str, parameters: Mapping[str, Any], base: Path | None = None) -> None:
+        """Starts `lewm_ros.<name>` as a process; its output goes to `<logs>/<name>.log`.
+
+        :param parameters: by full name, laid over those of the params file `base`.
+        """
         file = self.logs / f"{name}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, default_flow_style=None))
-        command = [sys.executable, "-m", f"lewm_ros.{name}", "--ros-args", "--params-file", str(file)]
+        files = [argument for path in (base, file) if path for argument in ("--params-file", str(path))]
+        command = [sys.executable, "-m", f"lewm_ros.{name}", "--ros-args", *files]
         with (self.logs / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 

@@ -1,0 +1,175 @@
+"""What the demo leaves to look at: a film of some goals, a picture of every failure, and a summary in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lewm_model.evaluate.tasks import HELD_S, Outcome, Rate, Task
+from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.pinhole import Pinhole
+
+PANE = 576  # pixels, square: one picture of the film
+BAR = 64  # pixels: the line of text above
+COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
+
+
+@dataclass
+class Episode:
+    """What happened at one goal. Times are seconds since the first command of the goal."""
+
+    task: Task
+    number: int
+    goal_picture: np.ndarray  # (H, W, 3) uint8 RGB
+    times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    errors_m: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    latencies_ms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # camera frame to command, of each command
+    outcome: Outcome | None = None
+    note: str = ""  # what went wrong outside of planning
+    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture)
+    plans: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, joint path (T, A))
+
+    @property
+    def title(self) -> str:
+        return f"{self.task.kind} goal {self.number + 1}"
+
+
+class Film:
+    """Writes mp4: camera with the imagined path of the end effector on the left, goal on the right."""
+
+    def __init__(self, path: Path, rate_hz: float, camera: Pinhole, sim: ArmSim, tolerance_m: float) -> None:
+        self.path, self.frames = path, 0
+        self._camera, self._sim, self._tolerance_m = camera, sim, tolerance_m
+        fourcc = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
+        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (2 * PANE, PANE + BAR))
+        if not self._writer.isOpened():
+            raise OSError(
+                f"OpenCV cannot write the film {path}; its build lacks FFmpeg, install opencv-python-headless"
+            )
+
+    def __enter__(self) -> Film:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.release()
+
+    def add(self, episode: Episode) -> None:
+        """Appends the frames of one goal."""
+        goal = cv2.resize(episode.goal_picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
+        for time_s, picture in episode.frames:
+            camera = cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
+            known = [path for at, path in episode.plans if at <= time_s]
+            if known:
+                self._draw_path(camera, known[-1])
+            error = float(np.interp(time_s, episode.times_s, episode.errors_m))
+            good = error <= self._tolerance_m
+            text = f"{episode.title}   {max(time_s, 0.0):4.1f} s   end effector {1e3 * error:4.0f} mm from the goal"
+            bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)
+            cv2.putText(
+                bar,
+                text,
+                (14, 42),
+                cv2.FONT_HERSHEY_SIMPLEX,
+                0.85,
+                (0, 130, 40) if good else (40, 40, 40),
+                2,
+                cv2.LINE_AA,
+            )
+            for x, label in ((14, "camera, imagined path"), (PANE + 14, "goal")):
+                cv2.putText(
+                    camera if x < PANE else goal,
+                    label,
+                    (x % PANE, PANE - 14),
+                    cv2.FONT_HERSHEY_SIMPLEX,
+                    0.7,
+                    (40, 40, 40),
+                    2,
+                    cv2.LINE_AA,
+                )
+            frame = np.vstack([bar, np.hstack([camera, goal])])
+            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            self.frames += 1
+
+    def _draw_path(self, picture: np.ndarray, joint_path: np.ndarray) -> None:
+        tips = np.stack([self._sim.end_effector(joints) for joints in joint_path])
+        scale = PANE / self._camera.width
+        points = np.round(self._camera.project(tips) * scale).astype(np.int32)
+        cv2.polylines(picture, [points.reshape(-1, 1, 2)], False, (20, 160, 60), 3, cv2.LINE_AA)
+        end = (int(points[-1, 0]), int(points[-1, 1]))
+        cv2.circle(picture, end, 6, (20, 160, 60), -1, cv2.LINE_AA)
+
+
+def save_failure(folder: Path, episode: Episode) -> Path:
+    """A picture of a failed goal: the last camera frame beside the goal. Returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    last = episode.frames[-1][1] if episode.frames else np.zeros_like(episode.goal_picture)
+    picture = np.hstack([last, episode.goal_picture])
+    picture = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    path = folder / f"{episode.task.kind}_{episode.number:03d}.png"
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def save_summary(
+    path: Path,
+    episodes: Sequence[Episode],
+    rates: dict[tuple[str, str], Rate],
+    frame_to_command_ms: np.ndarray,
+    tolerance_m: float,
+) -> None:
+    """One picture: success beside the baselines, the error of every goal over time, and the latency.
+
+    :param rates: share of held goals by (kind of task, policy).
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    kinds = list(dict.fromkeys(kind for kind, _ in rates))
+    figure, axes = pyplot.subplots(1, 2 + len(kinds), figsize=(5 * (2 + len(kinds)), 4.2), layout="constrained")
+    _bars(axes[0], kinds, rates)
+    for axis, kind in zip(axes[1:], kinds, strict=False):
+        for episode in episodes:
+            if episode.task.kind == kind and episode.outcome is not None:
+                colour = COLOURS["planner"] if episode.outcome.held else "#c0392b"
+                axis.semilogy(
+                    episode.times_s, 1e3 * np.maximum(episode.errors_m, 1e-4), color=colour, lw=0.8, alpha=0.6
+                )
+        budget_s = next(episode.task.budget_s for episode in episodes if episode.task.kind == kind)
+        axis.axhline(1e3 * tolerance_m, color="k", lw=1, ls="--")
+        axis.axvspan(budget_s - HELD_S, budget_s, color="k", alpha=0.08, lw=0)
+        axis.set(title=f"{kind}: way to the goal (red: not held)", xlabel="s since the first command", ylabel="mm")
+    if len(frame_to_command_ms):
+        axes[-1].hist(frame_to_command_ms, bins=40, color=COLOURS["planner"])
+    axes[-1].axvline(150, color="k", lw=1, ls="--")
+    axes[-1].set(title="camera frame to command", xlabel="ms", ylabel="commands")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _bars(axis: Any, kinds: Sequence[str], rates: dict[tuple[str, str], Rate]) -> None:
+    for offset, (policy, colour) in enumerate(COLOURS.items()):
+        for position, kind in enumerate(kinds):
+            rate = rates[kind, policy]
+            low, high = rate.interval
+            axis.bar(
+                position + 0.27 * (offset - 1),
+                rate.percent,
+                0.25,
+                color=colour,
+                label=policy if position == 0 else None,
+                yerr=[[rate.percent - low], [high - rate.percent]],
+                capsize=3,
+            )
+    axis.set(title="goals held, with 95 % intervals", ylabel="%", ylim=(0, 105))
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.legend(frameon=False)
