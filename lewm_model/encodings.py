@@ -1,0 +1,118 @@
+"""Pictures as cameras send them and recordings hold them, to RGB: raw in a ROS encoding, or JPEG and PNG.
+
+Whatever the bytes are, the answer is a picture or an `EncodingError` with the reason. Needs no ROS.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+# sensor_msgs/image_encodings.h: name -> channels, bytes of one number, OpenCV's conversion to RGB (None: it is RGB).
+# OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the first two rows.
+_PLAIN: dict[str, tuple[int, int, int | None]] = {
+    "rgb8": (3, 1, None),
+    "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
+    "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
+    "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "rgb16": (3, 2, None),
+    "rgba16": (4, 2, cv2.COLOR_RGBA2RGB),
+    "bgr16": (3, 2, cv2.COLOR_BGR2RGB),
+    "bgra16": (4, 2, cv2.COLOR_BGRA2RGB),
+    "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
+}
+_BAYER = {
+    f"bayer_{pattern}{bits}": (1, bits // 8, code)
+    for bits in (8, 16)
+    for pattern, code in (
+        ("rggb", cv2.COLOR_BayerBG2RGB),
+        ("bggr", cv2.COLOR_BayerRG2RGB),
+        ("gbrg", cv2.COLOR_BayerGR2RGB),
+        ("grbg", cv2.COLOR_BayerGB2RGB),
+    )
+}
+_YUV422 = {  # two pixels share their colour; Jazzy calls them uyvy and yuyv
+    "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+}
+ENCODINGS: dict[str, tuple[int, int, int | None]] = {**_PLAIN, **_BAYER, **_YUV422}
+
+
+class EncodingError(ValueError):
+    """A picture that cannot be read; the text says what is wrong with it."""
+
+
+def raw_to_rgb(
+    encoding: str,
+    width: int,
+    height: int,
+    step: int,
+    big_endian: bool,
+    data: bytes | bytearray | memoryview | np.ndarray,
+) -> np.ndarray:
+    """The picture of a sensor_msgs/Image, (height, width, 3) uint8 RGB.
+
+    16-bit values are scaled by 255 / 65535; a camera that fills 12 of 16 bits comes out dark. Rows may be padded.
+
+    :param step: bytes from row to row.
+    :param big_endian: of 16-bit values; bytes have no order.
+    :raises EncodingError: an encoding that is not in `ENCODINGS`, no pixels, or sizes that do not fit the data.
+    """
+    if encoding not in ENCODINGS:
+        raise EncodingError(f"image encoding {encoding!r} cannot be read; send one of {', '.join(ENCODINGS)}")
+    channels, size, code = ENCODINGS[encoding]
+    what = f"{width} x {height} {encoding} image"
+    if width < 1 or height < 1:
+        raise EncodingError(f"a {what} has no pixels; look at the camera driver")
+    row = width * channels * size
+    if step < row:
+        raise EncodingError(f"a {what} needs rows of {row} bytes, its step is {step}; look at the camera driver")
+    if encoding in _YUV422 and width % 2:
+        raise EncodingError(f"a {what} has half a pair of pixels in each row; set an even width")
+    if encoding in _BAYER and (width < 3 or height < 3):
+        raise EncodingError(f"a {what} is too small to find its colours")
+    needed = step * (height - 1) + row  # the last row's padding may be missing
+    buffer = np.frombuffer(data, np.uint8)
+    if len(buffer) < needed:
+        raise EncodingError(f"a {what} with step {step} needs {needed} bytes, it has {len(buffer)}")
+    rows = np.lib.stride_tricks.as_strided(buffer, (height, row), (step, 1), writeable=False)
+    dtype = np.dtype(np.uint8 if size == 1 else (">u2" if big_endian else "<u2"))
+    pixels = np.ascontiguousarray(rows).view(dtype).reshape(height, width, channels)
+    if size == 2:
+        pixels = pixels.astype(np.uint16)
+        if encoding not in _BAYER:
+            pixels = _to_8_bits(pixels)
+    if code is None:
+        return np.ascontiguousarray(pixels)
+    try:
+        rgb = cv2.cvtColor(pixels, code)
+    except cv2.error as error:
+        raise EncodingError(f"a {what} cannot be converted: {error}") from error
+    return _to_8_bits(rgb) if rgb.dtype == np.uint16 else rgb
+
+
+def compressed_to_rgb(data: bytes | bytearray | memoryview | np.ndarray, description: str = "") -> np.ndarray:
+    """The picture of a sensor_msgs/CompressedImage, (H, W, 3) uint8 RGB.
+
+    :param description: the message's `format`; depth pictures are refused, otherwise the bytes say what they are.
+    :raises EncodingError: no JPEG, PNG or other picture that OpenCV reads, or a damaged one.
+    """
+    if "compressedDepth" in description:
+        raise EncodingError(f"a compressed image of format {description!r} is a depth picture; send a colour picture")
+    buffer = np.frombuffer(data, np.uint8)
+    if bytes(buffer[:2]) == b"\xff\xd8" and b"\xff\xd9" not in bytes(buffer[-256:]):
+        raise EncodingError(f"a JPEG of {len(buffer)} bytes is cut off")  # OpenCV would fill the rest with grey
+    try:
+        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(buffer) else None
+    except cv2.error as error:  # among others: absurd sizes in a damaged header
+        raise EncodingError(f"a compressed image of {len(buffer)} bytes cannot be decoded: {error}") from error
+    if bgr is None:
+        raise EncodingError(f"a compressed image of {len(buffer)} bytes and format {description!r} cannot be decoded")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

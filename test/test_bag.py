@@ -1,0 +1,467 @@
+"""Recordings become episodes that say what happened: right frames, right actions, and gaps that are gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bags import BagWriter, write_motion
+from mcap.writer import CompressionType
+
+import lewm_model.data.bag as bag_module
+from lewm_model.data.bag import LOST, BagReport, Topics, bag_files, convert_bag, read_messages
+from lewm_model.data.clips import DataError, Episodes, load_episodes
+
+NAMES = ("shoulder", "elbow")
+DT = 0.05
+TOPIC_STATES = "/left/joint_states"
+
+
+def motion(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Commanded positions and velocities (N, 2), rad and rad/s."""
+    t = np.asarray(times_s)[:, None]
+    rate, phase = np.array([[1.3, 2.1]]), np.array([[0.2, 1.0]])
+    return 0.6 * np.sin(rate * t + phase), 0.6 * rate * np.cos(rate * t + phase)
+
+
+def picture(i: int) -> np.ndarray:
+    """Frame i, recognisable after compression: its number in the brightness of two halves."""
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, :32] = 8 + 16 * (i // 15 % 15)
+    image[:, 32:] = 8 + 16 * (i % 15)
+    return image
+
+
+def number(pixels: np.ndarray) -> int:
+    """Which `picture` this was."""
+    left, right = pixels[16, 4].astype(int).mean(), pixels[16, 28].astype(int).mean()
+    return 15 * round((left - 8) / 16) + round((right - 8) / 16)
+
+
+def numbers(data: Episodes) -> list[int]:
+    return [number(pixels) for pixels in data.pixels]
+
+
+def convert(path: Path, out: Path, **settings: object) -> tuple[BagReport, Episodes]:
+    report = convert_bag([path], out, **{"control_dt_s": DT, "image_size": 32, **settings})  # type: ignore[arg-type]
+    return report, load_episodes(out)
+
+
+def check_truth(data: Episodes, frame_times_s: np.ndarray, lag_s: float = 0.0) -> None:
+    """Actions and positions of every episode belong to the stamps of its frames."""
+    assert data.proprio is not None
+    for offset, length in zip(data.offsets, data.lengths, strict=True):
+        rows = slice(offset, offset + length)
+        times_s = frame_times_s[[number(pixels) for pixels in data.pixels[rows]]]
+        expected = np.diff(motion(times_s)[0], axis=0) / DT
+        # Cubic interpolation of points 0.02 s apart: h^4 / 384 times the fourth derivative, far below this.
+        np.testing.assert_allclose(data.actions[rows][:-1], expected, atol=1e-5)
+        assert np.isnan(data.actions[rows][-1]).all()
+        np.testing.assert_allclose(data.proprio[rows], motion(times_s - lag_s)[0], atol=1e-4)
+
+
+def test_frames_actions_and_positions_are_those_of_the_recorded_motion(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    times_s = DT * np.arange(100) + rng.uniform(-0.004, 0.004, 100)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture, lag_s=0.02)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert list(data.lengths) == [100]
+    assert numbers(data) == list(range(100))
+    check_truth(data, times_s, lag_s=0.02)
+    # Actions times control_dt_s add up to the whole commanded motion.
+    travelled = motion(times_s[[0, -1]])[0]
+    np.testing.assert_allclose(data.actions[:-1].sum(0) * DT, travelled[1] - travelled[0], atol=1e-5)
+    assert (report.frames_recorded, report.frames_used) == (100, 100)
+    assert report.gaps == []
+    assert report.problems == []
+    assert 0.001 < report.offset_s < 0.01
+    assert 0.005 < report.tracking_rad < 0.02 * 0.6 * 2.1 + 1e-3
+    assert data.control_dt_s == DT
+    assert data.action_names == NAMES
+    assert data.action_kind == "joint_velocity"
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["command"].startswith("lewm convert")
+        assert file.attrs["tolerance_s"] == 0.025
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_images_convert_like_raw_ones(tmp_path: Path, suffix: str) -> None:
+    times_s = DT * np.arange(30)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture, compressed=suffix)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == list(range(30))
+    check_truth(data, times_s)
+
+
+def test_padded_bgr_images_convert_like_plain_ones(tmp_path: Path) -> None:
+    times_s = DT * np.arange(10)
+    red = np.zeros((40, 40, 3), np.uint8)
+    red[..., 0] = 200
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s - 0.001, picture)  # for the commands and joint states
+        for i, at in enumerate(times_s):
+            padded = np.zeros((40, 128), np.uint8)
+            padded[:, :120] = red[..., ::-1].reshape(40, 120)
+            fields = {"encoding": "bgr8", "step": 128, "data": padded.tobytes()}
+            bag.image(red, 1000 + at, 1000 + at + 0.01 * (i > 0), topic="/wrist/image_raw", **fields)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", topics=Topics(image="wrist/image_raw"))
+    assert (data.pixels[..., 0] == 200).all()
+    assert (data.pixels[..., 1:] == 0).all()
+
+
+def test_a_faster_camera_is_thinned_out_to_the_control_rate(tmp_path: Path) -> None:
+    times_s = np.arange(181) / 60
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == list(range(0, 181, 3))
+    check_truth(data, times_s)
+    assert report.gaps == []
+    assert report.offset_s < 1e-6
+
+
+def test_a_camera_of_30_hz_at_20_hz_uses_each_frame_once_and_keeps_the_motion_right(tmp_path: Path) -> None:
+    times_s = np.arange(0, 3, 1 / 30)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert len(data.lengths) == 1
+    assert len(set(numbers(data))) == len(data.pixels) == 60
+    check_truth(data, times_s)
+    assert report.offset_s == pytest.approx(1 / 60, abs=1e-6)
+    with pytest.raises(DataError, match=r"no episode of 2 frames(.|\n)*no frame within 5 ms of 0.050 s"):
+        convert(tmp_path / "a.mcap", tmp_path / "b.h5", tolerance_s=0.005)
+
+
+def test_a_slow_drift_of_the_camera_costs_a_cut_now_and_then_and_never_a_repeated_frame(tmp_path: Path) -> None:
+    times_s = 1.01 * DT * np.arange(120)  # half a step behind after 50 frames
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == list(range(120))
+    assert len(data.lengths) == 3
+    check_truth(data, times_s)
+
+
+def test_lost_frames_split_the_episode(tmp_path: Path) -> None:
+    kept = [i for i in range(100) if i not in (40, 41, 42, 70)]
+    times_s = DT * np.array(kept)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, lambda i: picture(kept[i]))
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert list(data.lengths) == [40, 27, 29]
+    assert numbers(data) == kept
+    check_truth(data, DT * np.arange(100))
+    assert len(report.gaps) == 2
+    assert "no frame within 25 ms of 2.000 s, the next is at 2.150 s" in report.gaps[0]
+    assert "gap: no frame within 25 ms of 3.500 s" in str(report)
+
+
+def test_lost_joint_states_split_the_episode(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        original = bag.joints
+
+        def lossy(names: object, positions: object, stamp_s: float, log_s: float) -> None:
+            if not 1001.0 < stamp_s < 1001.3:
+                original(names, positions, stamp_s, log_s)  # type: ignore[arg-type]
+
+        bag.joints = lossy  # type: ignore[method-assign, assignment]
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    # The frames from 1.00 to 1.30 lie between joint states of 0.996 and 1.306.
+    assert numbers(data) == [*range(20), *range(27, 60)]
+    assert len(data.lengths) == 2
+    check_truth(data, times_s)
+    assert report.gaps == ["7 frames lie between joint states more than 50 ms apart, the first at 1.000 s"]
+
+
+def test_frames_before_the_first_command_are_left_out(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        original = bag.command
+        bag.command = lambda *arguments: original(*arguments) if arguments[-1] > 1001.0 else None  # type: ignore
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    first = number(data.pixels[0])
+    # A message is in force from when it was received: the first one here at 1.1 s.
+    assert times_s[first] == pytest.approx(1.15, abs=0.051)
+    assert numbers(data) == list(range(first, 60))
+    assert report.left_out["frames without a known command"] == first
+    check_truth(data, times_s)
+
+
+def test_markers_cut_episodes_and_discard_drops_one(tmp_path: Path) -> None:
+    times_s = DT * np.arange(100)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        original, said = bag.image, []
+        marks = {10: "start: push left", 30: "end", 40: "start", 60: "discard", 70: "start again", 90: "strat"}
+
+        def image(rgb: np.ndarray, stamp_s: float, log_s: float) -> None:
+            frame = round((stamp_s - 1000) / DT)
+            if frame in marks:
+                bag.marker(marks[frame], log_s - 0.001)
+                said.append(frame)
+            original(rgb, stamp_s, log_s)
+
+        bag.image = image  # type: ignore[method-assign, assignment]
+        write_motion(bag, motion, times_s, picture)
+    assert said == list(marks)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == [*range(10, 30), *range(70, 100)]
+    assert list(data.lengths) == [20, 30]
+    check_truth(data, times_s)
+    assert "'push left': 20 frames" in report.episodes[0]
+    assert report.problems == ["episode marker 'strat' is unknown; send start, end or discard"]
+
+
+def test_a_clock_that_is_set_back_begins_a_new_episode(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture, epoch_s=1000.0)
+        # A simulation that was reset: stamps begin again, the recorder's clock goes on.
+        write_motion(bag, motion, times_s, lambda i: picture(40 + i), epoch_s=500.0, log_minus_stamp_s=503.0)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    # What was said on the new clock before its first frame is not trusted: two frames wait for the next command.
+    assert list(data.lengths) == [40, 38]
+    assert numbers(data) == [*range(40), *range(42, 80)]
+    check_truth(data, np.concatenate([times_s, times_s]))
+    assert "the clock of the images went back by 501.95 s" in report.gaps
+
+
+def test_the_recorders_clock_may_differ_from_the_stamps(tmp_path: Path) -> None:
+    """A simulation at half speed: commands with stamp 0 begin when they arrive, on the clock of the pictures."""
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write = bag.write
+        bag.write = lambda topic, kind, message, log_s: write(topic, kind, message, 7e4 + 2 * log_s)  # type: ignore
+        command = bag.command
+
+        def without_stamp(names, times, positions, velocities, stamp_s, log_s):  # type: ignore[no-untyped-def]
+            begins = log_s - 0.003  # what is received at this time on the clock of the pictures
+            positions, velocities = motion(begins - 1000.0 + times)
+            command(names, times, positions, velocities, None, log_s)
+
+        bag.command = without_stamp  # type: ignore[method-assign]
+        write_motion(bag, motion, times_s, picture)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == list(range(40))
+    check_truth(data, times_s)
+
+
+def test_commands_that_the_controller_would_refuse_change_nothing(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    zeros = np.zeros((2, 2))
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        original = bag.image
+
+        def image(rgb: np.ndarray, stamp_s: float, log_s: float) -> None:
+            original(rgb, stamp_s, log_s)
+            if round((stamp_s - 1000) / DT) == 20:
+                bag.command(NAMES, [0.0, 0.1], zeros, zeros, stamp_s - 5, log_s)  # ended in the past
+                bag.command(NAMES, [0.1, 0.1], zeros, zeros, stamp_s, log_s)  # times do not increase
+                bag.command(NAMES, [0.0, 0.1], zeros * np.nan, None, stamp_s, log_s)
+                bag.command(NAMES, [0.0, 0.1], np.zeros((2, 3)), None, stamp_s, log_s)
+                bag.command(("wrist", "elbow"), [0.0, 0.1], zeros, None, stamp_s, log_s)
+                bag.command(NAMES, [], zeros, None, stamp_s, log_s)
+
+        bag.image = image  # type: ignore[method-assign, assignment]
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    check_truth(data, times_s)
+    assert sum(report.left_out.values()) == 6
+    assert "left out: 3 x JointTrajectory messages: malformed, or ended in the past" in str(report)
+
+
+def test_after_the_last_point_the_arm_is_held(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        bag.command(NAMES, [0.0, 1.0], np.array([[0.0, 0.0], [0.5, -0.5]]), None, 1000.0, 999.9)
+        for at in np.arange(-0.1, 2.0, 0.01):
+            bag.joints(("gripper",), [0.3], 1000 + at, 1000 + at)  # of another device on the same topic
+            bag.joints((*reversed(NAMES), "gripper"), [-0.5 * at, 0.5 * at, 0.1], 1000 + at, 1000 + at)
+        for i, at in enumerate(times_s):
+            bag.image(picture(i), 1000 + at, 1000 + at)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", joint_names=("elbow", "shoulder"))
+    assert data.action_names == ("elbow", "shoulder")
+    np.testing.assert_allclose(data.actions[:20], [[-0.5, 0.5]] * 20, atol=1e-6)
+    np.testing.assert_array_equal(data.actions[20:39], np.zeros((19, 2)))
+    assert data.proprio is not None
+    np.testing.assert_allclose(data.proprio[10], [-0.25, 0.25], atol=1e-6)
+
+
+def test_unreadable_pictures_split_the_episode_and_are_named(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        original = bag.image
+
+        def image(rgb: np.ndarray, stamp_s: float, log_s: float) -> None:
+            broken = round((stamp_s - 1000) / DT) in (15, 16)
+            original(rgb, stamp_s, log_s, **({"encoding": "32FC1"} if broken else {}))
+
+        bag.image = image  # type: ignore[method-assign, assignment]
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == [*range(15), *range(17, 40)]
+    assert list(data.lengths) == [15, 23]
+    check_truth(data, times_s)
+    assert report.left_out["images that cannot be read"] == 2
+    assert any("image encoding '32FC1' cannot be read" in gap for gap in report.gaps)
+
+
+def test_long_stretches_are_cut_so_that_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bag_module, "LONGEST_EPISODE", 30)
+    times_s = DT * np.arange(100)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert list(data.lengths) == [30, 30, 30, 10]
+    assert numbers(data) == list(range(100))
+    check_truth(data, times_s)
+    assert report.offset_s < 1e-6
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", list(CompressionType))
+def test_a_killed_recording_is_read_up_to_its_last_whole_chunk(tmp_path: Path, compression: CompressionType) -> None:
+    times_s = DT * np.arange(100)
+    bag = BagWriter(tmp_path / "a.mcap", chunk_size=64 * 1024, compression=compression)
+    write_motion(bag, motion, times_s, picture)
+    bag.kill()
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert 80 <= len(data.pixels) < 100  # a chunk of 64 kB holds 7 frames of 9 kB
+    assert numbers(data) == list(range(len(data.pixels)))
+    check_truth(data, times_s)
+    assert len(report.problems) == 1
+    assert "a.mcap was not closed, its recorder was killed" in report.problems[0]
+
+
+def test_wherever_a_recording_is_cut_off_what_is_left_is_right(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    whole = (tmp_path / "a.mcap").read_bytes()
+    complete = list(read_messages(tmp_path / "a.mcap"))
+    cut = tmp_path / "cut.mcap"
+    for size in [*range(0, 60, 7), *np.linspace(60, len(whole) - 1, 60, dtype=int)]:
+        cut.write_bytes(whole[:size])
+        problems: list[str] = []
+        if size < 8:
+            with pytest.raises(DataError, match=r"cut\.mcap is (empty|no MCAP file)"):
+                list(read_messages(cut, problems))
+            continue
+        found = list(read_messages(cut, problems))
+        assert [message.data for message in found] == [message.data for message in complete[: len(found)]]
+        assert len(problems) == 1
+
+
+def test_damage_anywhere_is_survived_and_named(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    whole = (tmp_path / "a.mcap").read_bytes()
+    complete = {message.data for message in read_messages(tmp_path / "a.mcap")}
+    damaged = tmp_path / "damaged.mcap"
+    rng = np.random.default_rng(0)
+    named = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            content[rng.integers(8, len(content))] ^= int(rng.integers(1, 256))
+        damaged.write_bytes(content)
+        problems: list[str] = []
+        found = list(read_messages(damaged, problems))
+        named += bool(problems)
+        assert all(message.data in complete for message in found if message.type != LOST)
+    assert named > 40
+
+
+def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path: Path) -> None:
+    times_s = DT * np.arange(100)
+    with BagWriter(tmp_path / "a.mcap", compression=CompressionType.NONE) as bag:
+        write_motion(bag, motion, times_s, picture)
+    content = bytearray((tmp_path / "a.mcap").read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    (tmp_path / "a.mcap").write_bytes(content)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data)[0] == 0
+    assert numbers(data)[-1] == 99
+    assert 80 <= len(data.pixels) < 99
+    check_truth(data, times_s)
+    assert "a chunk behind message" in report.problems[0]
+
+
+def test_a_recording_in_several_files_is_one(tmp_path: Path) -> None:
+    times_s = DT * np.arange(120)
+    folder = tmp_path / "session"
+    folder.mkdir()
+    files = [BagWriter(folder / f"session_{i}.mcap") for i in (8, 9, 10)]
+
+    class Split:
+        def write(self, topic: str, kind: str, message: object, log_s: float) -> None:
+            files[min(2, max(0, int((log_s - 1000) // 2)))].write(topic, kind, message, log_s)
+
+    whole = BagWriter(tmp_path / "unused.mcap")
+    whole.write = Split().write  # type: ignore[method-assign]
+    write_motion(whole, motion, times_s, picture)
+    whole.kill()
+    for file in files:
+        file.__exit__(None, None, None)
+    assert [file.name for file in bag_files(folder)] == ["session_8.mcap", "session_9.mcap", "session_10.mcap"]
+    _, data = convert(folder, tmp_path / "a.h5")
+    assert numbers(data) == list(range(120))
+    assert len(data.lengths) == 1
+    check_truth(data, times_s)
+
+
+def test_two_recordings_go_into_one_file(tmp_path: Path) -> None:
+    times_s = DT * np.arange(30)
+    for i in range(2):
+        with BagWriter(tmp_path / f"{i}.mcap") as bag:
+            write_motion(bag, motion, times_s, lambda k, i=i: picture(30 * i + k))
+    report = convert_bag([tmp_path / "0.mcap", tmp_path / "1.mcap"], tmp_path / "a.h5", image_size=32)
+    data = load_episodes(tmp_path / "a.h5")
+    assert list(data.lengths) == [30, 30]
+    assert numbers(data) == list(range(60))
+    assert len(report.episodes) == 2
+
+
+def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    out = tmp_path / "a.h5"
+    times_s = DT * np.arange(10)
+    with BagWriter(tmp_path / "two.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+        bag.joints(NAMES, [0, 0], 1000, 1000, topic=TOPIC_STATES)
+    with pytest.raises(DataError, match="joint states on /joint_states and /left/joint_states; say which"):
+        convert_bag([tmp_path / "two.mcap"], out)
+    with BagWriter(tmp_path / "silent.mcap") as bag:
+        bag.image(picture(0), 1000, 1000)
+    with pytest.raises(DataError, match="holds no command on a topic 'arm_controller/joint_trajectory'"):
+        convert_bag([tmp_path / "silent.mcap"], out)
+    with pytest.raises(DataError, match=r"no joint states on a topic 'joint_states'; of their type it has none"):
+        convert_bag([tmp_path / "silent.mcap"], out, joint_names=NAMES)
+    with BagWriter(tmp_path / "blind.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    with pytest.raises(DataError, match="no pictures on a topic 'wrist/image'; of their type it has /cam"):
+        convert_bag([tmp_path / "blind.mcap"], out, topics=Topics(image="wrist/image"))
+    with pytest.raises(DataError, match="at most half"):
+        convert_bag([tmp_path / "blind.mcap"], out, tolerance_s=0.03)
+    with pytest.raises(DataError, match="no recording was given"):
+        convert_bag([], out)
+    with pytest.raises(DataError, match="there is no recording at"):
+        convert_bag([tmp_path / "nowhere.mcap"], out)
+    (tmp_path / "text.mcap").write_text("This is no recording at all, only a text.")
+    with pytest.raises(DataError, match="is no MCAP file"):
+        convert_bag([tmp_path / "text.mcap"], out)
+    (tmp_path / "sqlite").mkdir()
+    (tmp_path / "sqlite" / "x.db3").touch()
+    with pytest.raises(DataError, match="ros2 bag convert"):
+        convert_bag([tmp_path / "sqlite"], out)
+    assert not out.exists()
+    assert not list(tmp_path.glob("*.part"))
