@@ -19,7 +19,7 @@ from lewm_ros.parameters import Parameter
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-BACKENDS = ("auto", "onnxruntime", "torch")
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 MODEL_PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle."),

@@ -56,7 +56,7 @@ SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
     "joint_timeout_s": ("Seconds without a joint state after which the arm holds.", 0.02, 10.0),
     "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
-    "start_tolerance_rad": ("Farthest that the first command may be from the measured position, rad.", 0.001, 0.5),
+    "start_tolerance_rad": ("Farthest that a motion from rest may start from the measured position, rad.", 0.001, 0.5),
     "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
     "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
 }

@@ -1,0 +1,376 @@
+"""Each node by itself: what it refuses, what it says then, and that nothing it receives ends it."""
+
+import array
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
+
+from bundles import tiny_bundle
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter as RosParameter
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool
+
+from lewm_model.config import PlanConfig
+from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
+from lewm_ros.mailbox import Mailbox
+from lewm_ros.messages import joint_state_message, latent_to_message, message_to_latent, rgb_to_message
+from lewm_ros.node import Milliseconds, Worker
+from lewm_ros.planner_node import PLAN_FIELDS, SHIELD_FIELDS, PlannerNode
+from lewm_ros.safety import ShieldConfig
+from lewm_ros.sim_node import SimNode
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+LIMITS = {
+    "limits.names": ["shoulder", "elbow"],
+    "limits.lower": [-2.6, -2.6],
+    "limits.upper": [2.6, 2.6],
+    "limits.velocity": [1.5, 1.5],
+    "limits.acceleration": [9.0, 9.0],
+    "limits.jerk": [150.0, 150.0],
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+class Bench:
+    """Nodes of this process and one to talk to them."""
+
+    def __init__(self) -> None:
+        rclpy.init()
+        self.executor = SingleThreadedExecutor()
+        self.nodes = []
+        self.node = self.add(rclpy.create_node("bench"))
+
+    def add(self, node, **parameters):
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        for name, value in parameters.items():
+            self.set(node, name, value)
+        return node
+
+    @staticmethod
+    def set(node, name, value):
+        assert node.set_parameters([RosParameter(name, value=value)])[0].successful
+
+    def spin_until(self, condition, timeout_s: float = 10.0) -> bool:
+        end = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+        return bool(condition())
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if hasattr(node, "deactivate"):
+                node.deactivate()
+                node.cleanup()
+            node.destroy_node()
+        self.executor.shutdown()
+        rclpy.shutdown()
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def planner(bench, bundle, **changes):
+    node = bench.add(PlannerNode(), model=str(bundle.folder))
+    for name, value in {**LIMITS, **changes}.items():
+        bench.set(node, name, value)
+    return node
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [CameraNode, PlannerNode])
+def test_a_missing_bundle_is_refused_and_the_node_can_be_configured_later(bench, bundle, capfd, make):
+    node = bench.add(make(), model="/nowhere/bundle")
+    for name, value in LIMITS.items() if make is PlannerNode else ():
+        bench.set(node, name, value)
+    assert node.trigger_configure() == FAILURE
+    assert node.state_label == "unconfigured"
+    assert "there is no model bundle at /nowhere/bundle" in capfd.readouterr().err
+    bench.set(node, "model", str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+
+
+def test_a_bundle_that_was_changed_is_refused(bench, tmp_path, capfd):
+    changed = tiny_bundle(tmp_path / "changed")
+    with (changed.folder / "onnx" / "encoder.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert bench.add(CameraNode(), model=str(changed.folder)).trigger_configure() == FAILURE
+    assert "onnx/encoder.onnx does not match its SHA-256" in capfd.readouterr().err
+
+
+def test_another_arm_than_the_bundle_s_is_refused(bench, bundle, capfd):
+    node = planner(bench, bundle, **{"limits.names": ["base", "elbow"]})
+    assert node.trigger_configure() == FAILURE
+    error = capfd.readouterr().err
+    assert "moves the joints shoulder, elbow" in error
+    assert "limits.* describe base, elbow" in error
+
+
+def test_missing_limits_are_refused_with_the_parameter_s_name(bench, bundle, capfd):
+    node = bench.add(PlannerNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == FAILURE
+    assert "parameter 'limits.names' is not set" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("limits.velocity", [1.5, float("nan")], "it must be finite"),
+        ("limits.jerk", [150.0, -1.0], "it must be above 0"),
+        ("limits.lower", [3.0, -2.6], "lower must be less"),
+        ("limits.upper", [2.6], "has shape (1,)"),
+        ("plan.elites", 1000, "PlanConfig.elites is 1000"),
+        ("plan.sampler", "guess", "'cem' or 'icem'"),
+        ("backend", "magic", "must be one of auto"),
+        ("plan.horizon", 3, "plan.horizon"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_with_the_reason(bench, bundle, capfd, name, value, reason):
+    node = planner(bench, bundle, **{name: value})
+    assert node.trigger_configure() == FAILURE
+    assert reason in capfd.readouterr().err
+    assert node.state_label == "unconfigured"
+
+
+def test_a_number_outside_its_range_never_becomes_a_parameter(bench):
+    node = bench.add(PlannerNode())
+    result = node.set_parameters([RosParameter("plan.deadline_s", value=-1.0)])[0]
+    assert not result.successful
+    with pytest.raises(InvalidParameterValueException):
+        node.declare_parameter("again", 5.0, dataclasses.replace(_row("plan.deadline_s"), high=1.0).descriptor)
+
+
+def _row(name):
+    from lewm_ros.planner_node import PARAMETERS
+
+    return next(row for row in PARAMETERS if row.name == name)
+
+
+def test_a_broken_world_is_refused(bench, tmp_path, capfd):
+    world = tmp_path / "broken.sdf"
+    world.write_text("<sdf version='1.9'><world name='w'><joint/></world></sdf>")
+    assert bench.add(SimNode(), world=str(world)).trigger_configure() == FAILURE
+    assert "broken.sdf" in capfd.readouterr().err
+
+
+def test_an_impossible_transition_is_answered_with_no_and_the_node_goes_on(bench, bundle):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    client = bench.node.create_client(ChangeState, "/camera_node/change_state")
+    assert bench.spin_until(client.service_is_ready)
+    for number, success in (
+        (Transition.TRANSITION_ACTIVATE, False),
+        (99, False),
+        (Transition.TRANSITION_CONFIGURE, True),
+    ):
+        future = client.call_async(ChangeState.Request(transition=Transition(id=number)))
+        assert bench.spin_until(future.done)
+        assert future.result().success is success
+    assert node.state_label == "inactive"
+
+
+def test_every_parameter_has_a_description_and_every_setting_a_parameter(bench):
+    settings = {"plan": (PlanConfig, PLAN_FIELDS), "shield": (ShieldConfig, SHIELD_FIELDS)}
+    for kind, described in settings.values():
+        assert {field.name for field in dataclasses.fields(kind)} == set(described)
+    for make in (CameraNode, PlannerNode, SimNode):
+        node = bench.add(make())
+        own = [name for name in node.list_parameters([], 10).names if name != "use_sim_time"]
+        for descriptor in node.describe_parameters([name for name in own if not name.startswith("qos")]):
+            if descriptor.name != "start_type_description_service":
+                assert len(descriptor.description) > 10, descriptor.name
+
+
+# ---- camera node -----------------------------------------------------------------------------------------------------
+
+
+def test_frames_and_goals_become_latents_with_their_stamps(bench, bundle):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    latents, goals = [], []
+    bench.node.create_subscription(Image, "latent", latents.append, NEWEST_FRAME)
+    bench.node.create_subscription(Image, "goal_latent", goals.append, LATCHED)
+    camera = bench.node.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
+    goal = bench.node.create_publisher(Image, "goal_image", LATCHED)
+    assert bench.spin_until(lambda: camera.get_subscription_count() and goal.get_subscription_count())
+    bench.spin_until(lambda: False, 0.3)
+    stamp_ns = time.time_ns()
+    camera.publish(rgb_to_message(PICTURE, stamp_ns, "optical"))
+    goal.publish(rgb_to_message(PICTURE, stamp_ns + 1))
+    assert bench.spin_until(lambda: latents and goals)
+    assert (latents[0].header.stamp.nanosec, latents[0].header.frame_id) == (stamp_ns % 10**9, "optical")
+    expected = node._runtime.encode(PICTURE)
+    np.testing.assert_allclose(message_to_latent(latents[0], 8), expected, atol=1e-6)
+    np.testing.assert_allclose(message_to_latent(goals[0], 8), expected, atol=1e-6)
+
+
+def test_an_image_that_cannot_be_read_is_named_in_diagnostics_and_the_next_good_one_is_encoded(bench, bundle, capfd):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    node.trigger_configure()
+    node.trigger_activate()
+    for bad in (
+        Image(encoding="jpeg", width=4, height=4, step=12, data=array.array("B", bytes(48))),
+        Image(encoding="rgb8", width=4, height=4, step=3, data=array.array("B", bytes(48))),
+        Image(encoding="rgb8"),
+    ):
+        before = node._unreadable
+        node._on_image(bad)
+        assert bench.spin_until(lambda before=before: node._unreadable > before)
+        level, message, _ = node.diagnose()
+        assert level == DiagnosticStatus.ERROR
+        assert "image" in message
+    assert "'jpeg' cannot be read" in capfd.readouterr().err
+    node._on_image(rgb_to_message(PICTURE, time.time_ns()))
+    assert bench.spin_until(lambda: node._encoded == 1)
+    level, message, values = node.diagnose()
+    assert (level, message) == (DiagnosticStatus.OK, "encoding")
+    assert values["images_unreadable"] == "3"
+
+
+def test_frames_that_come_faster_than_they_are_encoded_are_dropped_and_counted(bench, bundle):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    node.trigger_configure()
+    encode = node._runtime.encode
+    stamps = []
+
+    class Slow:
+        backend = "slow"
+
+        def encode(self, image):
+            time.sleep(0.05)
+            return encode(image)
+
+    node._runtime = Slow()
+    node.trigger_activate()
+    publish = node._latents.publish
+    node._latents.publish = lambda message: (stamps.append(message.header.stamp.sec), publish(message))
+    for number in range(40):
+        node._on_image(rgb_to_message(PICTURE, (number + 1) * 10**9))
+        time.sleep(0.01)
+    assert bench.spin_until(lambda: node._encoded + node._dropped == 40)
+    assert 5 <= node._encoded <= 14
+    assert stamps == sorted(stamps)
+    assert stamps[-1] == 40, "the newest frame is never the one that is dropped"
+
+
+# ---- planner node ----------------------------------------------------------------------------------------------------
+
+
+def test_bad_latents_goals_and_joint_states_are_named_and_do_no_harm(bench, bundle, capfd):
+    node = planner(bench, bundle)
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    node._on_latent(latent_to_message(np.zeros(5, np.float32), time.time_ns()))
+    assert "the latent has 5 numbers and the model 8" in capfd.readouterr().err
+    node._on_latent(latent_to_message(np.full(8, np.nan, np.float32), time.time_ns()))
+    assert "NaN" in capfd.readouterr().err
+    node._on_goal(Image())
+    assert "goal: a latent is a one-row" in capfd.readouterr().err
+    node._on_joint_state(JointState(name=["finger"], position=[0.0]))
+    assert "no position for shoulder, elbow" in capfd.readouterr().err
+    assert node.diagnose()[0] == DiagnosticStatus.WARN
+
+    # None of that counts as fresh, so arming is still refused; good messages change that.
+    response = node._on_enable(SetBool.Request(data=True), SetBool.Response())
+    assert not response.success
+    assert "no fresh camera frame" in response.message
+    now = time.time_ns()
+    node._on_latent(latent_to_message(np.zeros(8, np.float32), now))
+    node._on_joint_state(joint_state_message(("elbow", "shoulder"), np.array([0.1, 0.2]), np.zeros(2), now))
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+
+def test_enabling_a_node_that_is_not_active_is_refused(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    response = node._on_enable(SetBool.Request(data=True), SetBool.Response())
+    assert not response.success
+    assert "activate it first" in response.message
+
+
+def test_a_bug_while_planning_latches_the_stop_and_the_node_lives(bench, bundle, capfd):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+
+    def broken(*_):
+        raise RuntimeError("boom")
+
+    node._controller.observe = broken
+    node._on_latent(latent_to_message(np.zeros(8, np.float32), time.time_ns()))
+    assert bench.spin_until(lambda: node.diagnose()[0] == DiagnosticStatus.ERROR)
+    assert "planning failed" in node.diagnose()[1]
+    assert "boom" in capfd.readouterr().err
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    assert node.diagnose()[0] == DiagnosticStatus.OK
+
+
+def test_a_clock_that_goes_backwards_latches_the_stop(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    node._on_latent(latent_to_message(np.zeros(8, np.float32), time.time_ns()))
+    node._on_latent(latent_to_message(np.zeros(8, np.float32), time.time_ns() - 5 * 10**9))
+    assert "clock" in node.diagnose()[1]
+
+
+# ---- helpers of the nodes --------------------------------------------------------------------------------------------
+
+
+def test_a_mailbox_keeps_the_newest_and_tells_what_it_dropped():
+    mailbox = Mailbox()
+    assert mailbox.take(0.0) == {}
+    assert [mailbox.put("frame", number) for number in range(3)] == [False, True, True]
+    assert mailbox.put("goal", "g") is False
+    assert mailbox.take(0.0) == {"frame": [2], "goal": ["g"]}
+    deep = Mailbox(depth=2)
+    assert [deep.put("latent", number) for number in range(3)] == [False, False, True]
+    assert deep.take(0.0) == {"latent": [1, 2]}
+
+
+def test_a_mailbox_wakes_whoever_waits():
+    mailbox = Mailbox()
+    threading.Timer(0.1, mailbox.put, ("frame", 1)).start()
+    begin = time.monotonic()
+    assert mailbox.take(5.0) == {"frame": [1]}
+    assert time.monotonic() - begin < 2.0
+
+
+def test_a_worker_reports_its_failure_and_always_does_its_last_act():
+    said = []
+    worker = Worker("test", lambda: 1 / 0, failed=said.append, last=lambda: said.append("last"))
+    assert worker.stop()
+    assert "ZeroDivisionError" in said[0]
+    assert said[1] == "last"
+
+
+def test_percentiles_are_in_milliseconds():
+    stage = Milliseconds()
+    assert stage.percentiles("plan") == {}
+    for number in range(101):
+        stage.add(number / 1000)
+    assert stage.percentiles("plan") == {"plan_ms_p50": "50.00", "plan_ms_p95": "95.00"}
