@@ -1,0 +1,269 @@
+"""Records what a world model learns from, to one MCAP file, without rosbag2.
+
+    ros2 run lewm_ros record --ros-args -p out:=session.mcap
+
+Pictures are stored as JPEG or PNG; joint states, commands, goal pictures, camera calibration and episode markers as
+they come. Topics are relative names: put the recorder in a namespace or remap them. In a terminal, the words start,
+end and discard followed by Enter mark episodes; so does a `std_msgs/String` on the topic `episode`.
+
+The file is readable at any time: everything older than a second is on its way to the disk, whatever ends the
+recorder. `ros2 bag record` with launch/record.launch.py writes what this node writes.
+"""
+
+from __future__ import annotations
+
+import array
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import rclpy
+from ament_index_python.packages import get_package_share_directory
+from mcap.writer import Writer
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from lewm_model.encodings import EncodingError, raw_to_rgb
+from lewm_ros.parameters import Parameter, ParameterError, declare, read
+
+FLUSH_S = 1.0
+REPORT_S = 10.0
+SILENCE_S = 2.0  # without these a recording cannot be used: pictures, joint states
+
+# Best effort is what every publisher can serve; commands and goals are rare and must not be lost.
+STREAM = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+EVENTS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+PARAMETERS = (
+    Parameter("out", "", "MCAP file to write; empty is recordings/<date>-<time>.mcap."),
+    Parameter(
+        "input",
+        "raw",
+        "Whether the camera's topic has Image or CompressedImage messages.",
+        choices=("raw", "compressed"),
+    ),
+    Parameter("image_format", "jpeg", "How raw pictures are stored; png loses nothing.", choices=("jpeg", "png")),
+    Parameter("jpeg_quality", 95, "Of jpeg, 1 to 100.", 1, 100),
+)
+
+
+class RecordError(RuntimeError):
+    """A recording that cannot be made; the message says what to change."""
+
+
+class McapFile:
+    """Serialised ROS 2 messages in an MCAP file, as rosbag2 lays them out."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        :raises RecordError: the file exists already, or cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = open(path, "xb")  # noqa: SIM115  closed in close()
+        except FileExistsError:
+            raise RecordError(f"{path} exists already; give another name, recordings are not overwritten") from None
+        except OSError as error:
+            raise RecordError(f"{path} cannot be written: {error}") from error
+        self._writer = Writer(self._stream)
+        self._writer.start(profile="ros2")
+        self._channels: dict[str, int] = {}
+
+    def write(self, topic: str, message_type: type[Any], data: bytes, log_ns: int) -> None:
+        """Adds a message that is serialised already."""
+        if topic not in self._channels:
+            package, name = message_type.__module__.partition(".")[0], message_type.__name__
+            text = message_definition(f"{package}/{name}")
+            schema = self._writer.register_schema(f"{package}/msg/{name}", "ros2msg", text.encode())
+            self._channels[topic] = self._writer.register_channel(topic, "cdr", schema)
+        self._writer.add_message(self._channels[topic], log_ns, data, log_ns)
+
+    def flush(self) -> None:
+        """Ends the chunk: what was written so far can be read, even if nothing follows."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Writes the index and closes the file."""
+        self._writer.finish()
+        self._stream.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._stream.tell()
+
+
+def message_definition(name: str) -> str:
+    """The text of a message and of all messages in it, as MCAP's ros2msg encoding wants it.
+
+    :param name: e.g. `sensor_msgs/JointState`.
+    """
+    texts: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        package, _, message = waiting.pop(0).partition("/")
+        if f"{package}/{message}" in texts:
+            continue
+        file = Path(get_package_share_directory(package)) / "msg" / f"{message}.msg"
+        text = texts[f"{package}/{message}"] = file.read_text(encoding="utf-8")
+        for field in re.findall(r"^\s*([A-Za-z][\w/]*)(?:\[[^]]*\])?\s+\w+", text, re.MULTILINE):
+            if "/" in field:
+                waiting.append(field)
+            elif field[0].isupper():
+                waiting.append(f"{package}/{field}")
+    rest = "".join(f"{'=' * 80}\nMSG: {inner}\n{text}\n" for inner, text in list(texts.items())[1:])
+    return f"{texts[name]}\n{rest}"
+
+
+class Recorder(Node):
+    """Writes every message that arrives, with the time of its arrival on this machine's clock."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        declare(self, PARAMETERS)
+        values = read(self, PARAMETERS)
+        self.path = Path(values["out"] or time.strftime("recordings/%Y%m%d-%H%M%S.mcap"))
+        self._file: McapFile | None = McapFile(self.path)
+        self.counts: Counter[str] = Counter()
+        self.failure = ""
+        self._problem = ""
+        self._last = dict.fromkeys(("pictures", "joint states"), time.monotonic())
+        self._suffix, self._settings = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        if values["image_format"] == "jpeg":
+            self._suffix, self._settings = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, values["jpeg_quality"]]
+        if values["input"] == "raw":
+            subscription = self.create_subscription(Image, "camera/image_raw", self._on_image, STREAM)
+            self._image_topic = f"{subscription.topic_name}/compressed"
+        else:
+            self._keep("pictures", CompressedImage, "camera/image_raw/compressed", STREAM)
+        self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
+        self._keep("joint states", JointState, "joint_states", STREAM)
+        self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
+        self._keep("goals", Image, "goal_image", LATCHED)
+        self._keep("markers", String, "episode", EVENTS)
+        self._marks = self.create_publisher(String, "episode", EVENTS)
+        self.create_timer(FLUSH_S, self._flush)
+        self.create_timer(REPORT_S, self._report)
+        self.get_logger().info(f"recording to {self.path}")
+
+    def mark(self, text: str) -> None:
+        """Publishes an episode marker, which this node then records like everyone's."""
+        self._marks.publish(String(data=text))
+
+    def close(self) -> None:
+        """Ends the recording."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+            self._report()
+
+    def _keep(self, what: str, message_type: type[Any], topic: str, qos: QoSProfile) -> None:
+        """Records a topic as it is, without looking into the messages."""
+        name = ""
+
+        def store(data: bytes) -> None:
+            self._write(what, name, message_type, data)
+
+        name = self.create_subscription(message_type, topic, store, qos, raw=True).topic_name
+
+    def _on_image(self, message: Image) -> None:
+        try:
+            rgb = raw_to_rgb(
+                message.encoding, message.width, message.height, message.step, bool(message.is_bigendian), message.data
+            )
+            data = cv2.imencode(self._suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), self._settings)[1]
+        except (EncodingError, cv2.error) as error:
+            self.counts["unreadable pictures"] += 1
+            if str(error) != self._problem:
+                self.get_logger().error(f"picture not recorded: {error}")
+            self._problem = str(error)
+            return
+        picture = CompressedImage(header=message.header, data=array.array("B", data.tobytes()))
+        picture.format = f"rgb8; {'png' if self._suffix == '.png' else 'jpeg'} compressed bgr8"
+        self._write("pictures", self._image_topic, CompressedImage, serialize_message(picture))
+
+    def _write(self, what: str, topic: str, message_type: type[Any], data: bytes) -> None:
+        self._attempt(lambda file: file.write(topic, message_type, data, time.time_ns()))
+        self.counts[what] += 1
+        if what in self._last:
+            self._last[what] = time.monotonic()
+
+    def _flush(self) -> None:
+        self._attempt(McapFile.flush)
+        now = time.monotonic()
+        silent = [f"{what} for {now - last:.0f} s" for what, last in self._last.items() if now - last > SILENCE_S]
+        if silent:
+            self.get_logger().warning(f"no {', no '.join(silent)}", throttle_duration_sec=SILENCE_S)
+
+    def _attempt(self, act: Callable[[McapFile], None]) -> None:
+        """Writes; a full disk ends the recording, and what is on it stays readable."""
+        if self._file is None or self.failure:
+            return
+        try:
+            act(self._file)
+        except OSError as error:
+            self.failure = f"{self.path} cannot be written any more: {error}"
+
+    def _report(self) -> None:
+        counts = ", ".join(f"{count} {what}" for what, count in self.counts.items()) or "nothing yet"
+        size = self._file.size if self._file is not None else self.path.stat().st_size
+        self.get_logger().info(f"{counts}, {size / 1e6:.1f} MB")
+
+
+def _read_marks(recorder: Recorder) -> None:
+    """Passes on what is typed; for a thread."""
+    for line in sys.stdin:
+        if line.strip():
+            recorder.mark(line.strip())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Records until SIGINT or SIGTERM."""
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        recorder = Recorder()
+    except (RecordError, ParameterError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        rclpy.shutdown()
+        sys.exit(f"record: {error}")
+    if sys.stdin is not None and sys.stdin.isatty():
+        recorder.get_logger().info("type start, end or discard, then Enter, to mark episodes")
+        threading.Thread(target=_read_marks, args=(recorder,), daemon=True).start()
+    executor = SingleThreadedExecutor()
+    executor.add_node(recorder)
+    while not ended.is_set() and not recorder.failure:
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+    failure = recorder.failure
+    try:
+        recorder.close()
+    except OSError as error:
+        failure = failure or f"{recorder.path} cannot be closed: {error}"
+    executor.shutdown()
+    recorder.destroy_node()
+    rclpy.try_shutdown()
+    if failure:
+        sys.exit(f"record: {failure}; everything up to the last whole chunk can be converted")
+
+
+if __name__ == "__main__":
+    main()
