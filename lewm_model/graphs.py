@@ -1,9 +1,13 @@
-"""The two computations that a robot runs, as modules with the exact inputs and outputs of the exported graphs."""
+"""The computations that a robot runs, as modules with the exact inputs and outputs of the exported graphs."""
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from lewm_model.heads import StepsToGo
 from lewm_model.model import LeWM
@@ -17,11 +21,12 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.encode(image)
+        return self.model.encode(image.float())  # first of all: TensorRT takes uint8 only where a cast follows
 
 
 class RolloutGraph(nn.Module):
-    """context (h, D), candidates (S, H, E), goal (D,), past_actions (h - 1, E) -> distances (S, H + 1), latents (S, H, D).
+    """context (h, D), candidates (S, H, E), goal (D,), past_actions (h - 1, E) -> distances (S, H + 1),
+    latents (S, H, D).
 
     A model with history 1 has no past actions, and its graph no such input. Distances are those of the steps-to-go head
     where there is one, else the squared latent distance of the paper; column 0 is that of the newest frame.
@@ -41,3 +46,56 @@ class RolloutGraph(nn.Module):
         if self.head is None:
             return (ways - goal).square().sum(-1), latents
         return self.head(ways, goal), latents
+
+
+class ProposalGraph(nn.Module):
+    """latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E), z-scored."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
+        return self.head(latent, goal, steps_to_go)
+
+
+def for_inference(model: LeWM) -> LeWM:
+    """A copy in eval mode whose projectors' BatchNorms are folded into the linear layers before them."""
+    model = copy.deepcopy(model).eval()
+    for projector in (model.projector, model.pred_proj):
+        projector.net[0] = fuse_linear_bn_eval(projector.net[0], projector.net[1])
+        projector.net[1] = nn.Identity()
+    return model
+
+
+def in_half(module: nn.Module) -> nn.Module:
+    """Makes `module` compute in fp16, with fp32 in and out and its LayerNorms in fp32; returns it.
+
+    LayerNorm squares, and eps 1e-12 is 0 in fp16. Precision is set here and not by rewriting the ONNX graph, because
+    the converters for that round between neighbouring fp32 nodes.
+    """
+    module.half()
+    _convert(module, torch.float16, torch.float32)
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            _convert(part.float(), torch.float32, torch.float16)
+    return module
+
+
+def half_precision(model: LeWM) -> LeWM:
+    """A copy for inference in fp16; the pixels' normalisation and the latents between two steps stay in fp32."""
+    model = for_inference(model)
+    for part in (model.encoder, model.projector, model.action_encoder, model.predictor, model.pred_proj):
+        in_half(part)
+    return model
+
+
+def _convert(module: nn.Module, inside: torch.dtype, outside: torch.dtype) -> None:
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value.to(inside) for value in inputs)
+
+    def after(_: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.to(outside)
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)

@@ -6,14 +6,15 @@ import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
 from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, onnx_file
 
 
 class OnnxRuntime:
-    """Runs a bundle's exported graphs on the CPU."""
+    """Runs a bundle's exported graphs on the CPU. fp16 graphs run slowly here; they are for comparison."""
 
     backend = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, precision: str = "fp32") -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -21,20 +22,20 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the robot has other work for the cores
-        sessions = []
-        for name in ("onnx/encoder.onnx", "onnx/rollout.onnx"):
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
+        self._sessions = {}
+        for graph in (ENCODER, ROLLOUT, *([PROPOSAL] if PROPOSAL in bundle.heads else [])):
             try:
-                path = bundle.path(name)
+                path = bundle.path(onnx_file(graph, precision))
             except BundleError as error:
                 raise RuntimeLoadError(f"{error}; run `lewm export {bundle.folder}`") from error
-            sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+            self._sessions[graph] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.bundle = bundle
-        self._encoder, self._rollout = sessions
-        self.horizon: int = self._rollout.get_inputs()[1].shape[1]
+        self.notes: list[str] = []
+        self.horizon: int = self._sessions[ROLLOUT].get_inputs()[1].shape[1]
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        return self._encoder.run(None, {"image": image[None]})[0][0]
+        return self._sessions[ENCODER].run(None, {"image": image[None]})[0][0]
 
     def rollout(
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
@@ -42,5 +43,9 @@ class OnnxRuntime:
         inputs = {"context": context, "candidates": np.ascontiguousarray(candidates, np.float32), "goal": goal}
         if len(past_actions):
             inputs["past_actions"] = past_actions
-        distances, latents = self._rollout.run(None, inputs)
+        distances, latents = self._sessions[ROLLOUT].run(None, inputs)
         return distances, latents
+
+    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
+        inputs = {"latent": latent[None], "goal": goal[None], "steps_to_go": np.array([steps_to_go], np.float32)}
+        return self._sessions[PROPOSAL].run(None, inputs)[0][0]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from lewm_model.bundle import Bundle, load_heads, load_model
+from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.signature import PROPOSAL
+
+try:
+    import torch
+except ImportError as error:
+    raise RuntimeLoadError(f"PyTorch is not installed ({error}); run `pip install torch`") from error
+
 from lewm_model.graphs import RolloutGraph
 
 
@@ -17,8 +24,10 @@ class TorchRuntime:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.bundle = bundle
-        self._model = load_model(bundle)
-        self._rollout = RolloutGraph(self._model, load_heads(bundle).get("steps_to_go")).eval()
+        self.notes: list[str] = []
+        self._model, heads = load_model(bundle), load_heads(bundle)
+        self._rollout = RolloutGraph(self._model, heads.get("steps_to_go")).eval()
+        self._proposal = heads.get(PROPOSAL)
 
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -31,3 +40,9 @@ class TorchRuntime:
         arrays = (context, candidates, goal, *([past_actions] if len(past_actions) else []))
         distances, latents = self._rollout(*(torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays))
         return distances.numpy(), latents.numpy()
+
+    @torch.inference_mode()
+    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
+        assert self._proposal is not None, "the bundle has no head 'proposal'"
+        inputs = (torch.from_numpy(latent)[None], torch.from_numpy(goal)[None], torch.tensor([steps_to_go]))
+        return self._proposal(*inputs)[0].numpy()

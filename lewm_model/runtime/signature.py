@@ -1,0 +1,78 @@
+"""Names, shapes and types of each graph's inputs and outputs: the contract of export, engines and back ends."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from lewm_model.config import ModelConfig
+
+ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
+PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
+SAMPLES = -1  # a dimension that is the number of candidates
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. `shape` may hold SAMPLES; `dtype` is numpy's name, "float32" or "uint8"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        dimensions = ", ".join("samples" if size == SAMPLES else str(size) for size in self.shape)
+        return f"{self.name} ({dimensions}) {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of one graph, in the order of the ONNX file."""
+
+    graph: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a dimension is the number of candidates."""
+        return any(SAMPLES in tensor.shape for tensor in self.inputs)
+
+    def at(self, samples: int) -> Signature:
+        """The same graph for a fixed number of candidates."""
+
+        def fixed(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(t, shape=tuple(samples if n == SAMPLES else n for n in t.shape)) for t in tensors)
+
+        return replace(self, inputs=fixed(self.inputs), outputs=fixed(self.outputs))
+
+
+def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) -> dict[str, Signature]:
+    """The graphs of a model by name: encoder, rollout over `horizon` blocks, and proposal where there is that head."""
+    size, latent, block, history = model.image_size, model.latent_dim, model.block_dim, model.history
+    rollout = [
+        TensorSpec("context", (history, latent)),
+        TensorSpec("candidates", (SAMPLES, horizon, block)),
+        TensorSpec("goal", (latent,)),
+    ]
+    if history > 1:
+        rollout.append(TensorSpec("past_actions", (history - 1, block)))
+    found = {
+        ENCODER: Signature(
+            ENCODER, (TensorSpec("image", (1, size, size, 3), "uint8"),), (TensorSpec("latent", (1, latent)),)
+        ),
+        ROLLOUT: Signature(
+            ROLLOUT,
+            tuple(rollout),
+            (TensorSpec("distances", (SAMPLES, horizon + 1)), TensorSpec("latents", (SAMPLES, horizon, latent))),
+        ),
+    }
+    if PROPOSAL in heads:
+        inputs = (TensorSpec("latent", (1, latent)), TensorSpec("goal", (1, latent)), TensorSpec("steps_to_go", (1,)))
+        found[PROPOSAL] = Signature(PROPOSAL, inputs, (TensorSpec("block", (1, block)),))
+    return found
+
+
+def onnx_file(graph: str, precision: str = "fp32") -> str:
+    """Where the bundle has a graph."""
+    return f"onnx/{graph}.onnx" if precision == "fp32" else f"onnx/{graph}.{precision}.onnx"

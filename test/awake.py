@@ -1,0 +1,80 @@
+"""Bundles with random weights, whose zero-initialised modulations are not zero: candidates then differ in cost."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lewm_model import heads
+from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
+from lewm_model.config import ModelConfig
+from lewm_model.model import LeWM
+
+HEAD_NAMES = ("steps_to_go", "proposal")
+
+
+class StandInProposal(nn.Module):
+    """latent (B, D), goal (B, D), steps_to_go (B,) -> block (B, E); stands in until the package has such a head."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2 * c.latent_dim + 1, 64), nn.ReLU(), nn.Linear(64, c.block_dim))
+
+    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
+        return self.net(torch.cat([latent, goal, steps_to_go.unsqueeze(-1) / 50], -1))
+
+
+heads.HEADS.setdefault("proposal", StandInProposal)  # type: ignore[arg-type]
+
+
+def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES) -> Bundle:
+    """Writes a bundle without graphs to `folder`."""
+    torch.manual_seed(0)
+    model = LeWM(config).eval()
+    with torch.no_grad():
+        for layer in model.predictor.transformer.layers:
+            layer.adaLN_modulation[1].weight.normal_(std=0.1)
+            layer.adaLN_modulation[1].bias.normal_(std=0.1)
+        for projector in (model.projector, model.pred_proj):  # as after training: statistics that are not 0 and 1
+            projector.net[1].running_mean.normal_()
+            projector.net[1].running_var.uniform_(0.5, 2.0)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    tensors = {}
+    for name in names:
+        head = heads.HEADS[name](config)
+        tensors |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
+    if tensors:
+        save_file(tensors, folder / HEADS)
+    joints = tuple("abcdefgh"[: config.action_dim])
+    mean, std, low, high = ((value,) * len(joints) for value in (0.0, 1.0, -2.0, 2.0))
+    spec = ActionSpec(joints, "joint_velocity", "rad/s", 0.05, config.frameskip, mean, std, low, high)
+    return save_description(Bundle(folder, config, spec, names))
+
+
+def pictures(config: ModelConfig, count: int = 8) -> np.ndarray:
+    """Pictures (count, S, S, 3) uint8 with a bright spot that moves."""
+    size = config.image_size
+    grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
+    centres = size * (0.5 + 0.3 * np.stack([np.cos(np.arange(count)), np.sin(np.arange(count))], -1))
+    light = np.exp(-((grid[None] - centres[:, None, None]) ** 2).sum(-1) / (0.02 * size**2))
+    return (light[..., None] * [255, 200, 90]).astype(np.uint8)
+
+
+@functools.cache
+def exported_folder(config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES, horizon: int = 2) -> Path:
+    """An exported bundle, made once in a test run; copy it before changing anything in it."""
+    from lewm_model.export import export_onnx
+
+    folder = Path(tempfile.mkdtemp(prefix="lewm_bundle_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    export_onnx(awake_bundle(folder, config, names), horizon, pictures(config))
+    return folder
