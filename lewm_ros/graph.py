@@ -5,6 +5,7 @@ Used by the demo and by tests, where ROS 2's launch system need not be installed
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import random
@@ -64,6 +65,11 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _end_with_parent() -> None:
+    """In a child process: Linux sends it SIGTERM when this process ends, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 class Graph:
     """Processes of nodes, and a node in this process, `node`, to talk to them. A context manager that ends them all.
 
@@ -108,7 +114,9 @@ class Graph:
         files = [argument for path in (base, file) if path for argument in ("--params-file", str(path))]
         command = [sys.executable, "-m", f"lewm_ros.{name}", "--ros-args", *files]
         with (self.logs / f"{name}.log").open("wb") as log:
-            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            self._processes[name] = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+            )
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """The process of a node that was started."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from lewm_model.bundle import WEIGHTS, ActionSpec, Bundle, save_description
+from lewm_model.bundle import WEIGHTS, ActionSpec, Bundle, load_bundle, save_description
 from lewm_model.config import ModelConfig
 from lewm_model.export import export_onnx
 from lewm_model.model import LeWM
@@ -32,25 +36,33 @@ TINY = ModelConfig(
 )
 
 
-def tiny_bundle(folder: Path, names: tuple[str, ...] = ("shoulder", "elbow"), speed: float = 1.5) -> Bundle:
+def tiny_bundle(folder: Path) -> Bundle:
     """Writes a bundle with random weights and ONNX graphs; its plans are worthless and its motions as any other's."""
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(_made_once(), folder)
+    return load_bundle(folder)
+
+
+@functools.cache
+def _made_once() -> Path:
+    """Exporting takes seconds, so a run of the suite does it once."""
+    folder = Path(tempfile.mkdtemp(prefix="lewm_tiny_bundle_"))
+    atexit.register(shutil.rmtree, folder)
     torch.manual_seed(0)
     model = LeWM(TINY)
     with torch.no_grad():  # predictions that depend on the actions, which a fresh AdaLN-zero does not give
         for parameter in model.predictor.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     save_file(model.state_dict(), folder / WEIGHTS)
-    count = len(names)
     actions = ActionSpec(
-        names=names,
+        names=("shoulder", "elbow"),
         kind="joint_velocity",
         unit="rad/s",
         control_dt_s=0.05,
         frameskip=TINY.frameskip,
-        mean=(0.0,) * count,
-        std=(0.6,) * count,
-        low=(-speed,) * count,
-        high=(speed,) * count,
+        mean=(0.0, 0.0),
+        std=(0.6, 0.6),
+        low=(-1.5, -1.5),
+        high=(1.5, 1.5),
     )
-    return export_onnx(save_description(Bundle(folder, TINY, actions)))
+    export_onnx(save_description(Bundle(folder, TINY, actions)))
+    return folder
