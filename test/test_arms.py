@@ -73,8 +73,8 @@ def test_the_speed_of_the_fr3_is_allowed_everywhere_between_its_position_limits(
 def test_the_controller_takes_what_the_planner_sends(arm: str) -> None:
     limits = limits_from_yaml(resource("config", "arms", f"{arm}.yaml"))
     content = yaml.safe_load(resource("config", "arms", f"{arm}_controllers.yaml").read_text())
-    manager = content["controller_manager"]["ros__parameters"]
-    controller = content["arm_controller"]["ros__parameters"]
+    manager = content["/**/controller_manager"]["ros__parameters"]
+    controller = content["/**/arm_controller"]["ros__parameters"]
     kind = "joint_trajectory_controller/JointTrajectoryController"
     assert manager["arm_controller"]["type"] == controller["type"] == kind
     assert tuple(controller["joints"]) == limits.names

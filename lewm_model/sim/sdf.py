@@ -26,7 +26,7 @@ _PLUGINS = {
     "gz::sim::systems::SceneBroadcaster": ("gz-sim-scene-broadcaster-system", ""),
     "gz::sim::systems::Sensors": ("gz-sim-sensors-system", "render_engine"),
     _JTC: ("gz-sim-joint-trajectory-controller-system", "topic joint_name position_p_gain velocity_p_gain"),
-    "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name"),
+    "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name update_rate"),
 }
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
 

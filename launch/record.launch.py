@@ -1,0 +1,90 @@
+"""Records with `ros2 bag record` what `lewm convert` needs: pictures, joint states, commands, goals, episode markers.
+
+    ros2 launch lewm_ros record.launch.py output:=session_1
+
+The camera's driver, or image_transport's republish node, has to offer the compressed pictures; images:=raw records
+them as they are, which takes 28 MB a second at 640 x 480 and 30 Hz. The node lewm_ros/record.py does the same without
+rosbag2 and compresses by itself. Mark episodes on the topic `episode`:
+
+    ros2 topic pub --once /episode std_msgs/msg/String "data: start"       start, end, discard
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import yaml
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+
+SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
+
+ARGUMENTS = [
+    DeclareLaunchArgument("output", default_value="", description="Folder to record to; empty names it by date."),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the arm's topics."),
+    DeclareLaunchArgument(
+        "image_topic", default_value="camera/image_raw", description="Topic of the camera's pictures, uncompressed."
+    ),
+    DeclareLaunchArgument(
+        "images",
+        default_value="compressed",
+        choices=["compressed", "raw"],
+        description="Record <image_topic>/compressed, or <image_topic> itself.",
+    ),
+    DeclareLaunchArgument(
+        "command_topic",
+        default_value="arm_controller/joint_trajectory",
+        description="Topic of the arm's trajectory controller.",
+    ),
+]
+# rosbag2 takes over the QoS of the publishers that it finds when it subscribes. These are for those that come later:
+# best effort is what every publisher can serve, and the recorder must not fall behind.
+STREAM: dict[str, str | int] = {
+    "history": "keep_last",
+    "depth": 50,
+    "reliability": "best_effort",
+    "durability": "volatile",
+}
+EVENT: dict[str, str | int] = {"history": "keep_last", "depth": 50, "reliability": "reliable", "durability": "volatile"}
+LATCHED: dict[str, str | int] = {
+    "history": "keep_last",
+    "depth": 1,
+    "reliability": "reliable",
+    "durability": "transient_local",
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """The one process that the arguments' values ask for."""
+    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    topics = recorded_topics(values)
+    with tempfile.NamedTemporaryFile("w", prefix="lewm_record_qos_", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(topics, file)
+    names = list(topics) if os.environ.get("ROS_DISTRO") == "humble" else ["--topics", *topics]
+    command = ["ros2", "bag", "record", "--storage", "mcap"]
+    command += ["--storage-config-file", str(SHARE / "config" / "record_mcap.yaml")]
+    command += ["--qos-profile-overrides-path", file.name]
+    command += ["--max-cache-size", "0"]  # writes at once: a cache is lost when the recorder is killed
+    command += ["--output", values["output"]] if values["output"] else []
+    return [ExecuteProcess(cmd=[*command, *names], output="screen")]
+
+
+def recorded_topics(values: dict[str, str]) -> dict[str, dict[str, str | int]]:
+    """Full topic names with the QoS to subscribe with."""
+    suffix = "/compressed" if values["images"] == "compressed" else ""
+    topics = {
+        values["image_topic"] + suffix: STREAM,
+        values["image_topic"].rpartition("/")[0] + "/camera_info": STREAM,
+        "joint_states": STREAM,
+        values["command_topic"]: EVENT,
+        "goal_image": LATCHED,
+        "episode": EVENT,
+    }
+    root = "/" + values["namespace"].strip("/")
+    return {name if name.startswith("/") else f"{root.rstrip('/')}/{name}": dict(qos) for name, qos in topics.items()}

@@ -1,0 +1,97 @@
+"""Between planner and Gazebo: trajectories as Gazebo's own trajectory controller can follow them.
+
+gz-sim's JointTrajectoryController (looked up in gz-sim 8 and in main) begins every trajectory when it arrives: its
+`use_header_start_time` is looked for as an attribute of <plugin>, where SDF allows none, and would leave the controller
+waiting. It also holds each point instead of interpolating. ros2_control's controller does neither, and the planner
+counts on that: its trajectories begin at the stamp of a frame that is past by then. So this node sends on what is left
+of a trajectory, from now on, in steps that are small enough to be held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
+
+from lewm_model.planning.motion import Trajectory
+from lewm_model.sim.trajectory import JointTrajectory
+from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, nanoseconds, trajectory_to_message
+
+STEP_S = 0.01
+COMMAND = QoSProfile(depth=1)
+
+
+def held_points(motion: JointTrajectory, now_s: float, step_s: float = STEP_S) -> Trajectory:
+    """What is left of a motion, as points that may each be held for a step.
+
+    Gazebo holds point i from time i - 1 to time i, so point i is what the motion is in the middle of that step; the
+    last point is its end, at rest. Times count from `now_s`.
+    """
+    steps = max(1, int(np.ceil((motion.at_s[-1] - now_s) / step_s - 1e-9)) + 1)
+    edges_s = now_s + step_s * np.arange(-1, steps + 1)
+    middles = motion.sample(edges_s[:-1] + 0.5 * step_s)
+    middles[0], middles[-1] = motion.sample([now_s])[0], motion.positions[-1]
+    velocities = np.diff(motion.sample(edges_s), axis=0) / step_s
+    velocities[0], velocities[-1] = velocities[1], 0.0
+    return Trajectory(edges_s[1:] - now_s, middles, velocities)
+
+
+class GazeboCommands(Node):
+    """`arm_controller/joint_trajectory` -> `gazebo/joint_trajectory`, which gazebo_bridge.yaml hands to Gazebo.
+
+    Its clock must be that of the stamps: use_sim_time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("gazebo_commands")
+        self._motion: JointTrajectory | None = None
+        self._publisher = self.create_publisher(JointTrajectoryMessage, "gazebo/joint_trajectory", COMMAND)
+        self.create_subscription(JointTrajectoryMessage, "arm_controller/joint_trajectory", self._on_command, COMMAND)
+
+    def _on_command(self, message: JointTrajectoryMessage) -> None:
+        names = list(message.joint_names)
+        now_ns = self.get_clock().now().nanoseconds
+        try:
+            points = message_to_trajectory(message, names)
+            # Before a trajectory that begins later the arm stays on its way from where it was told to be.
+            was = points.positions[0]
+            if self._motion is not None and self._motion.positions.shape[1] == len(names):
+                was = self._motion.sample([now_ns / NANOSECONDS])[0]
+            start_ns = nanoseconds(message.header.stamp) or now_ns
+            now_s = now_ns / NANOSECONDS
+            motion = JointTrajectory(
+                points.times_s,
+                points.positions,
+                points.velocities,
+                start_s=start_ns / NANOSECONDS,
+                now_s=now_s,
+                position_now=was,
+                velocity_now=np.zeros(len(names)),
+            )
+        except (MessageError, ValueError) as error:
+            self.get_logger().error(f"trajectory not sent on: {error}", throttle_duration_sec=1.0)
+            return
+        self._motion = motion
+        self._publisher.publish(trajectory_to_message(held_points(motion, now_s), names, now_ns))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the node."""
+    rclpy.init(args=arguments)
+    node = GazeboCommands()
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
