@@ -81,7 +81,7 @@ $(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt req
 
 # Editable, so that a change in the checkout needs no new set-up. The links make .venv a ROS prefix as well, as
 # `colcon build --symlink-install` would: the ament index, lib/lewm_ros with the executables, share/lewm_ros.
-ENTRY_POINTS := lewm camera_node planner_node sim_node send_goal demo
+ENTRY_POINTS := $(shell sed -nE 's/^ *"([a-z_]+) = lewm_[a-z_.]+:main",$$/\1/p' setup.py)
 
 $(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

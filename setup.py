@@ -55,6 +55,8 @@ setup(
             "planner_node = lewm_ros.planner_node:main",
             "sim_node = lewm_ros.sim_node:main",
             "send_goal = lewm_ros.send_goal:main",
+            "gazebo_commands = lewm_ros.gazebo_commands:main",
+            "record = lewm_ros.record:main",
             "demo = lewm_ros.demo:main",
         ],
     },

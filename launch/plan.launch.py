@@ -60,9 +60,9 @@ ARGUMENTS = [
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics."),
     DeclareLaunchArgument(
         "use_sim_time",
-        default_value="false",
-        choices=BOOLEAN,
-        description="Take the time from /clock; with sim:=mujoco the simulator publishes it.",
+        default_value="auto",
+        choices=["auto", *BOOLEAN],
+        description="Take the time from /clock, which sim_node then publishes too; auto does so with sim:=gazebo only.",
     ),
     DeclareLaunchArgument(
         "backend",
@@ -92,7 +92,8 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list[Action]:
     """The actions that the arguments' values ask for."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    use_sim_time = {"use_sim_time": values["use_sim_time"] == "true"}
+    gazebo_clock = values["use_sim_time"] == "auto" and values["sim"] == "gazebo"
+    use_sim_time = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
     model = {"model": values["model"], "backend": values["backend"], **use_sim_time}
     planner = {**model, "enable_on_start": values["enable"] == "true"}
 
@@ -105,7 +106,7 @@ def start(context: LaunchContext) -> list[Action]:
 
     actions = [*fast_dds_profiles(), *nodes.values()]
     if values["sim"] == "gazebo":
-        actions.append(gazebo())
+        actions.append(gazebo(values["namespace"]))
     if values["autostart"] == "true":
         actions += [action for name, node in nodes.items() for action in bring_up(name, node)]
     if values["goal_image"]:
@@ -179,11 +180,7 @@ def fail(message: str) -> Action:
     return OpaqueFunction(function=end)
 
 
-def gazebo() -> Action:
-    """Gazebo, its bridge and the world, from their own launch file."""
-    file = SHARE / "launch" / "gazebo.launch.py"
-    if not file.exists():
-        raise RuntimeError(
-            f"sim:=gazebo needs {file}, which is not there yet; use sim:=mujoco, the same world embedded"
-        )
-    return IncludeLaunchDescription(PythonLaunchDescriptionSource(str(file)))
+def gazebo(namespace: str) -> Action:
+    """Gazebo with the world, and its bridge, from their own launch file."""
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "gazebo.launch.py"))
+    return IncludeLaunchDescription(source, launch_arguments={"namespace": namespace}.items())

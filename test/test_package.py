@@ -92,12 +92,14 @@ def test_constraints_pin_every_requirement():
     assert requirement_names("requirements.txt", "requirements-ros.txt", "requirements-dev.txt") <= pinned
 
 
-def test_every_executable_can_be_imported(setup_arguments):
+def test_every_program_of_lewm_ros_is_an_executable_and_every_executable_can_be_imported(setup_arguments):
     pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
     scripts = dict(script.split(" = ") for script in setup_arguments["entry_points"]["console_scripts"])
-    assert {"lewm", "camera_node", "planner_node", "sim_node", "send_goal", "demo"} == set(scripts)
-    for target in scripts.values():
+    programs = {file.stem for file in (ROOT / "lewm_ros").glob("*.py") if "\ndef main(" in file.read_text()}
+    assert set(scripts) == {"lewm", *programs}
+    for name, target in scripts.items():
         module, function = target.split(":")
+        assert module == ("lewm_model.cli" if name == "lewm" else f"lewm_ros.{name}")
         assert callable(getattr(importlib.import_module(module), function)), target
 
 
@@ -166,12 +168,21 @@ def test_the_limits_in_plan_yaml_are_those_of_the_simulated_arm():
             assert limits[f"limits.{name}"] == getattr(sim.limits, name).tolist()
 
 
+def calls(file: Path, function: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == function
+    ]
+
+
 def test_every_launch_argument_is_described():
-    tree = ast.parse((ROOT / "launch" / "plan.launch.py").read_text())
-    arguments = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DeclareLaunchArgument":
-            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-            arguments[ast.literal_eval(node.args[0])] = ast.literal_eval(keywords["description"])
-    assert {"model", "sim", "goal_image", "image_topic", "command_topic", "params_file", "namespace"} <= set(arguments)
-    assert all(description.endswith(".") for description in arguments.values())
+    described = {}
+    for file in (ROOT / "launch").glob("*.launch.py"):
+        for call in calls(file, "DeclareLaunchArgument"):
+            keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+            described[file.name, ast.literal_eval(call.args[0])] = ast.literal_eval(keywords["description"])
+    arguments = {"model", "sim", "goal_image", "image_topic", "command_topic", "params_file", "namespace", "backend"}
+    assert {("plan.launch.py", argument) for argument in arguments} <= set(described)
+    for argument, description in described.items():
+        assert description.endswith("."), argument
