@@ -64,6 +64,7 @@ class Film:
     def add(self, episode: Episode) -> None:
         """Appends the frames of one goal."""
         goal = cv2.resize(episode.goal_picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
+        _label(goal, "goal")
         for time_s, picture in episode.frames:
             camera = cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
             known = [path for at, path in episode.plans if at <= time_s]
@@ -83,17 +84,7 @@ class Film:
                 2,
                 cv2.LINE_AA,
             )
-            for x, label in ((14, "camera, imagined path"), (PANE + 14, "goal")):
-                cv2.putText(
-                    camera if x < PANE else goal,
-                    label,
-                    (x % PANE, PANE - 14),
-                    cv2.FONT_HERSHEY_SIMPLEX,
-                    0.7,
-                    (40, 40, 40),
-                    2,
-                    cv2.LINE_AA,
-                )
+            _label(camera, "camera, imagined path")
             frame = np.vstack([bar, np.hstack([camera, goal])])
             self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             self.frames += 1
@@ -105,6 +96,10 @@ class Film:
         cv2.polylines(picture, [points.reshape(-1, 1, 2)], False, (20, 160, 60), 3, cv2.LINE_AA)
         end = (int(points[-1, 0]), int(points[-1, 1]))
         cv2.circle(picture, end, 6, (20, 160, 60), -1, cv2.LINE_AA)
+
+
+def _label(picture: np.ndarray, text: str) -> None:
+    cv2.putText(picture, text, (14, PANE - 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (40, 40, 40), 2, cv2.LINE_AA)
 
 
 def save_failure(folder: Path, episode: Episode) -> Path:

@@ -325,6 +325,9 @@ class PlannerNode(ManagedNode):
         self._plans.publish(self._message(Trajectory(times_s, path, velocities)))
         if decision.trajectory is None:
             return
+        if self._shield.state is not State.ARMED:  # disarmed while it was being planned
+            self._bring_to_rest()
+            return
         refusal = self._shield.release(decision.trajectory, decision.frame_s)
         if refusal is not None:
             self.get_logger().warning(f"the shield held back a plan: {refusal.text}")
