@@ -9,6 +9,7 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 
 from bundles import tiny_bundle
 from diagnostic_msgs.msg import DiagnosticArray
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -202,3 +203,24 @@ def test_when_the_camera_dies_the_arm_holds_and_goes_on_when_it_is_back(graph, b
     graph.start("camera_node", {"model": str(bundle.folder)})
     graph.bring_up("camera_node")
     graph.spin_until(lambda: len(watcher.trajectories) > sent, 20, "trajectories after the camera is back")
+
+
+def test_with_simulated_time_the_simulator_is_the_clock_and_the_loop_runs_on_it(graph, bundle, limits):
+    watcher = Watcher(graph)
+    shared = {"use_sim_time": True}
+    model = {"model": str(bundle.folder), **shared}
+    clocks = []
+    graph.node.create_subscription(Clock, "/clock", lambda message: clocks.append(nanoseconds(message.clock)), 10)
+    graph.start("sim_node", shared)
+    graph.start("camera_node", model)
+    graph.start("planner_node", {**model, **limit_parameters(limits), "enable_on_start": True})
+    goals = graph.node.create_publisher(Image, "goal_image", LATCHED)
+    with ArmSim() as sim:
+        sim.reset(joint_positions=[1.0, 1.0])
+        goals.publish(rgb_to_message(sim.render(), 0))
+    graph.bring_up(*NODES)
+    graph.spin_until(lambda: len(watcher.trajectories) >= 4, 30, "trajectories")
+    assert clocks == sorted(clocks)
+    for _, message in watcher.trajectories:
+        assert 0 < nanoseconds(message.header.stamp) <= clocks[-1] < 600e9
+        assert find_violation(as_trajectory(message), limits) is None
