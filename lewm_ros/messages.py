@@ -15,15 +15,16 @@ import numpy as np
 from cv_bridge.boost.cv_bridge_boost import cvtColor2
 from rclpy.duration import Duration
 from rclpy.time import Time
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from lewm_model.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.planning.motion import Trajectory
 
 NANOSECONDS = 1_000_000_000
 LATENT_ENCODING = "32FC1"
-PIXEL_BYTES = {  # the encodings that are read, and how many bytes a pixel has
+PIXEL_BYTES = {  # the encodings that cv_bridge converts, and how many bytes a pixel has
     "rgb8": 3,
     "bgr8": 3,
     "rgba8": 4,
@@ -75,14 +76,21 @@ def rgb_to_message(rgb: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
     )
 
 
-def message_to_rgb(message: Image) -> np.ndarray:
+def message_to_rgb(message: Image | CompressedImage) -> np.ndarray:
     """The picture of an image message, (H, W, 3) uint8 RGB.
 
-    :raises ImageError: an encoding that is not in `PIXEL_BYTES`, no pixels, or a size that does not fit the data.
+    :raises ImageError: an encoding that is not in `lewm_model.encodings.ENCODINGS`, no pixels, a size that does not fit
+        the data, or compressed data that cannot be decoded.
     """
-    bytes_per_pixel = PIXEL_BYTES.get(message.encoding)
-    if bytes_per_pixel is None:
-        raise ImageError(f"image encoding {message.encoding!r} cannot be read; send one of {', '.join(PIXEL_BYTES)}")
+    try:
+        if isinstance(message, CompressedImage):
+            return compressed_to_rgb(message.data, message.format)
+        bytes_per_pixel = PIXEL_BYTES.get(message.encoding)
+        if bytes_per_pixel is None:  # 16 bits, YUV: cv_bridge's Python does not read them, or not on every version
+            big_endian = bool(message.is_bigendian)
+            return raw_to_rgb(message.encoding, message.width, message.height, message.step, big_endian, message.data)
+    except EncodingError as error:
+        raise ImageError(str(error)) from error
     row = message.width * bytes_per_pixel
     _check_layout(message, row)
     # cv_bridge knows the colours; its reading of the bytes ignores padded rows and fails with OpenCV 5.

@@ -180,6 +180,36 @@ def test_whatever_a_message_says_the_answer_is_a_picture_or_a_reason(
         assert rgb.flags.c_contiguous
 
 
+# ---- as messages -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+def test_the_nodes_read_messages_the_same_way(encoding: str, padding: int) -> None:
+    messages = pytest.importorskip("lewm_ros.messages", reason="ROS 2's Python client is not installed (make setup)")
+    from sensor_msgs.msg import Image
+
+    channels, size, _ = ENCODINGS[encoding]
+    pixels = RNG.integers(0, 256, (H, W * channels * size), dtype=np.uint8)
+    step, data = pad(pixels, padding)
+    for big_endian in (False, True):
+        message = Image(encoding=encoding, width=W, height=H, step=step, is_bigendian=big_endian, data=data)
+        expected = raw_to_rgb(encoding, W, H, step, big_endian, data)
+        np.testing.assert_array_equal(messages.message_to_rgb(message), expected)
+    with pytest.raises(messages.ImageError, match="needs rows of"):
+        messages.message_to_rgb(Image(encoding=encoding, width=W, height=H, step=W * channels * size - 1, data=data))
+
+
+def test_the_nodes_read_compressed_messages() -> None:
+    messages = pytest.importorskip("lewm_ros.messages", reason="ROS 2's Python client is not installed (make setup)")
+    from sensor_msgs.msg import CompressedImage
+
+    message = CompressedImage(format="rgb8; png compressed bgr8", data=encoded(PICTURE, ".png"))
+    np.testing.assert_array_equal(messages.message_to_rgb(message), PICTURE)
+    with pytest.raises(messages.ImageError, match="cannot be decoded"):
+        messages.message_to_rgb(CompressedImage(format="jpeg", data=b"none"))
+
+
 # ---- compressed ------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,90 @@
+"""The sample SROS2 policy: it is one that sros2 accepts, nodes can work under it, and one node can move the arm."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lewm_model.resources import resource
+
+POLICY = ElementTree.parse(resource("config", "sros2", "policy.xml")).getroot()
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "/arm_controller/joint_trajectory"
+
+
+def allowed(profile: ElementTree.Element) -> dict[str, set[str]]:
+    """Full names by right: publish, subscribe, reply, request."""
+    rights: dict[str, set[str]] = {right: set() for right in ("publish", "subscribe", "reply", "request")}
+    for rule in profile:
+        for right, verdict in rule.attrib.items():
+            assert verdict == "ALLOW"
+            rights[right] |= {full_name(entry.text or "", profile.attrib["node"]) for entry in rule}
+    return rights
+
+
+def full_name(name: str, node: str) -> str:
+    name = name.strip().replace("~", f"/{node}")
+    assert "*" not in name
+    assert name
+    return name if name.startswith("/") else f"/{name}"
+
+
+PROFILES = {profile.attrib["node"]: allowed(profile) for profile in POLICY.iter("profile")}
+
+
+def test_the_policy_has_the_structure_that_sros2_wants() -> None:
+    """Of sros2's policy.xsd, version 0.2.0."""
+    assert (POLICY.tag, POLICY.attrib) == ("policy", {"version": "0.2.0"})
+    (enclaves,) = POLICY
+    paths = [enclave.attrib["path"] for enclave in enclaves]
+    assert len(paths) == len(set(paths)) == len(PROFILES) > 3
+    rights = {"topics": {"publish", "subscribe"}, "services": {"reply", "request"}}
+    for enclave in enclaves:
+        (profiles,) = enclave
+        for profile in profiles:
+            assert set(profile.attrib) == {"ns", "node"}
+            for rule in profile:
+                assert set(rule.attrib) <= rights[rule.tag]
+                assert rule.attrib
+                assert len(rule) > 0
+                assert {entry.tag for entry in rule} == {rule.tag.removesuffix("s")}
+
+
+def test_only_the_planner_may_command_the_arm() -> None:
+    assert [node for node, rights in PROFILES.items() if COMMAND in rights["publish"]] == ["planner_node"]
+    assert COMMAND in PROFILES["controller_manager"]["subscribe"]
+
+
+def test_only_the_operator_may_enable_and_everything_needed_for_it_is_answered() -> None:
+    for service in ("enable", "stop", "reset"):
+        askers = [node for node, rights in PROFILES.items() if f"/planner_node/{service}" in rights["request"]]
+        assert askers == ["operator"]
+        assert f"/planner_node/{service}" in PROFILES["planner_node"]["reply"]
+
+
+def test_what_one_listens_to_another_may_say() -> None:
+    said = set().union(*(rights["publish"] for rights in PROFILES.values())) | {"/clock", "/robot_description"}
+    for node, rights in PROFILES.items():
+        assert rights["subscribe"] <= said, f"{node} waits for {rights['subscribe'] - said}, which nobody may publish"
+
+
+@pytest.mark.parametrize("node", ["camera_node", "planner_node", "recorder"])
+def test_the_policy_allows_every_topic_and_service_that_a_node_makes(node: str) -> None:
+    files = {"recorder": ["record"]}.get(node, [node, "node"])
+    rights = {"create_publisher": "publish", "create_subscription": "subscribe", "create_service": "reply"}
+    rights |= {"_keep": "subscribe"}
+    found = 0
+    for file in files:
+        for call in ast.walk(ast.parse((ROOT / "lewm_ros" / f"{file}.py").read_text())):
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in rights):
+                continue
+            names = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            if not names:
+                continue
+            name, right = full_name(names[-1], node), rights[call.func.attr]
+            assert name in PROFILES[node][right], f"config/sros2/policy.xml does not let {node} {right} {name}"
+            found += 1
+    assert found >= 4
