@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from lewm_model.bundle import load_bundle
 from lewm_model.imaging import to_model_image
@@ -28,6 +28,7 @@ MODEL_PARAMETERS = (
 )
 PARAMETERS = (
     *MODEL_PARAMETERS,
+    Parameter("compressed", False, "Whether camera/image_raw has CompressedImage messages (JPEG, PNG) and not Image."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
 )
 
@@ -52,6 +53,7 @@ class CameraNode(ManagedNode):
         bundle = load_bundle(values["model"])
         self._size = bundle.model.image_size
         self._frame_timeout_s = values["frame_timeout"]
+        self._frame_type = CompressedImage if values["compressed"] else Image
         self._runtime = load_runtime(bundle, values["backend"], values["threads"])
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
@@ -65,7 +67,7 @@ class CameraNode(ManagedNode):
         self._problem = ""
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
-            self.create_subscription(Image, "camera/image_raw", self._on_image, NEWEST_FRAME),
+            self.create_subscription(self._frame_type, "camera/image_raw", self._on_image, NEWEST_FRAME),
             self.create_subscription(Image, "goal_image", self._on_goal, LATCHED),
         ]
 
@@ -86,7 +88,7 @@ class CameraNode(ManagedNode):
 
     # ---- the executor's thread ---------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Image | CompressedImage) -> None:
         self._received += 1
         self._last_received = time.monotonic()
         self._dropped += self._mailbox.put("frame", message)
@@ -116,7 +118,7 @@ class CameraNode(ManagedNode):
                 self._encode_ms.add(time.monotonic() - begin)
                 self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
 
-    def _encode(self, message: Image) -> Any:
+    def _encode(self, message: Image | CompressedImage) -> Any:
         assert self._runtime is not None
         return self._runtime.encode(to_model_image(message_to_rgb(message), self._size))
 

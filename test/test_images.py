@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -263,3 +266,51 @@ def test_flipped_bits_never_crash(seed: int, suffix: str) -> None:
         return
     assert rgb.dtype == np.uint8
     assert rgb.ndim == 3
+
+
+def test_camera_node_encodes_compressed_pictures(tmp_path: Path) -> None:
+    """With PNG, which loses nothing, the latent is that of the raw picture."""
+    rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup)")
+    from bundles import tiny_bundle
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.parameter import Parameter
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import CompressedImage, Image
+
+    from lewm_model.imaging import to_model_image
+    from lewm_model.runtime import load_runtime
+    from lewm_ros.camera_node import CameraNode
+
+    bundle = tiny_bundle(tmp_path / "tiny")
+    size = bundle.model.image_size
+    rclpy.init()
+    camera, driver = CameraNode(), rclpy.create_node("driver")
+    executor = SingleThreadedExecutor()
+    executor.add_node(camera)
+    executor.add_node(driver)
+    latents: list[Image] = []
+    try:
+        parameters = {"model": str(bundle.folder), "compressed": True}
+        camera.set_parameters([Parameter(name, value=value) for name, value in parameters.items()])
+        camera.trigger_configure()
+        camera.trigger_activate()
+        assert camera.state_label == "active"
+        driver.create_subscription(Image, "latent", latents.append, qos_profile_sensor_data)
+        publisher = driver.create_publisher(CompressedImage, "camera/image_raw", qos_profile_sensor_data)
+        message = CompressedImage(format="png", data=encoded(PICTURE, ".png"))
+        message.header.stamp.sec = 7
+        end = time.monotonic() + 20
+        while not latents and time.monotonic() < end:
+            publisher.publish(message)
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        camera.deactivate()
+        camera.cleanup()
+        executor.shutdown()
+        camera.destroy_node()
+        driver.destroy_node()
+        rclpy.try_shutdown()
+    assert latents
+    assert latents[0].header.stamp.sec == 7
+    expected = load_runtime(bundle).encode(to_model_image(PICTURE, size))
+    np.testing.assert_allclose(np.frombuffer(latents[0].data, np.float32), expected, atol=1e-5)
