@@ -13,10 +13,12 @@ The fp32 graphs are compared with PyTorch, the fp16 graphs with the golden outpu
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from lewm_model import parity
 from lewm_model.bundle import Bundle, BundleError, load_heads, load_model, save_description
 from lewm_model.config import PlanConfig
 from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_precision, in_half
+from lewm_model.model import LeWM
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, Signature, onnx_file, signatures
 
@@ -56,7 +59,8 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     for old in (bundle.folder / "onnx").glob("*.onnx"):
         old.unlink()
     bundle = save_description(bundle)  # a failure from here on leaves a bundle without graphs, not a broken one
-    for name, module in _modules(bundle, "fp32").items():
+    model, heads = load_model(bundle), load_heads(bundle)
+    for name, module in graph_modules(model, heads, "fp32").items():
         path = bundle.folder / onnx_file(name)
         export_graph(module, wanted[name], path)
         for inputs in (example_inputs(wanted[name], 64, seed=1), _with_frame(wanted[name], frames)):
@@ -66,7 +70,7 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     golden = replace(golden, answers=parity.answer(OnnxRuntime(bundle), golden, propose=PROPOSAL in bundle.heads))
     parity.save_golden(bundle, golden)
 
-    for name, module in _modules(bundle, "fp16").items():
+    for name, module in graph_modules(model, heads, "fp16").items():
         export_graph(module, wanted[name], bundle.folder / onnx_file(name, "fp16"))
     bundle = save_description(bundle)
     found = parity.measure(OnnxRuntime(bundle, precision="fp16"), golden)
@@ -78,15 +82,14 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     return save_description(replace(bundle, evaluation=evaluation))
 
 
-def _modules(bundle: Bundle, precision: str) -> dict[str, nn.Module]:
+def graph_modules(model: LeWM, heads: Mapping[str, nn.Module], precision: str) -> dict[str, nn.Module]:
     """The graphs as PyTorch modules. The steps-to-go head stays in fp32: it is small, and costs are compared."""
-    model, heads = load_model(bundle), load_heads(bundle)
     half = precision == "fp16"
     model = half_precision(model) if half else for_inference(model)
     rollout = RolloutGraph(model, heads.get("steps_to_go"))
     modules: dict[str, nn.Module] = {ENCODER: EncoderGraph(model), ROLLOUT: rollout}
     if PROPOSAL in heads:
-        modules[PROPOSAL] = ProposalGraph(in_half(heads[PROPOSAL]) if half else heads[PROPOSAL])
+        modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[PROPOSAL])) if half else heads[PROPOSAL])
     return modules
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from lewm_model.bundle import Bundle
+from lewm_model.config import PlanConfig
+from lewm_model.runtime.errors import InferenceError as InferenceError
 from lewm_model.runtime.errors import RuntimeLoadError as RuntimeLoadError
+
+BACKENDS = ("tensorrt", "onnxruntime", "torch")  # in the order in which "auto" tries them
+log = logging.getLogger(__name__)
 
 
 class Runtime(Protocol):
@@ -15,6 +22,7 @@ class Runtime(Protocol):
 
     backend: str
     bundle: Bundle
+    notes: list[str]  # what diagnostics should show: why other back ends are not used, what was built
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """RGB picture (image_size, image_size, 3) uint8 -> latent (D,) float32."""
@@ -27,13 +35,62 @@ class Runtime(Protocol):
         Returns distances to goal (D,) as (S, H + 1) float32, column 0 that of the newest frame, and latents (S, H, D).
         """
 
+    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
+        """The z-scored block (E,) that leads from latent (D,) towards goal (D,); for bundles with a head "proposal"."""
 
-def load_runtime(bundle: Bundle, backend: str = "auto", threads: int = 1) -> Runtime:
-    """Loads `bundle` into the named back end; "auto" takes the first that works here. Raises RuntimeLoadError."""
-    if backend == "torch":
-        from lewm_model.runtime.torch_backend import TorchRuntime
 
-        return TorchRuntime(bundle, threads)
-    from lewm_model.runtime.onnx_backend import OnnxRuntime
+def load_runtime(
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int = 1,
+    samples: int = PlanConfig().samples,
+    build_engines: bool = True,
+    progress: Callable[[str, float], None] | None = None,
+) -> Runtime:
+    """Loads `bundle` into a back end.
 
-    return OnnxRuntime(bundle, threads)
+    :param backend: one of BACKENDS, or "auto" for the first of them that works here; why the ones before it do not is
+        in the notes of the runtime that is returned.
+    :param threads: CPU threads; TensorRT does not use it.
+    :param samples: candidates of a plan, for which TensorRT engines are built.
+    :param build_engines: whether TensorRT engines that are missing or do not fit are built, which takes minutes;
+        without, TensorRT then counts as not working.
+    :param progress: called with what is being built and the share that is done.
+    :raises RuntimeLoadError: the back end does not work here; the message says why and what to do.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise RuntimeLoadError(f"there is no back end {backend!r}; use auto, {', '.join(BACKENDS)}")
+    problems: list[str] = []
+    for name in BACKENDS if backend == "auto" else (backend,):
+        try:
+            runtime = _load(bundle, name, threads, samples, build_engines, progress)
+        except RuntimeLoadError as error:
+            if backend != "auto":
+                raise
+            log.info("%s is not used: %s", name, error)
+            problems.append(f"{name} is not used: {error}")
+            continue
+        runtime.notes[:0] = problems
+        return runtime
+    raise RuntimeLoadError("no back end works here. " + " | ".join(problems))
+
+
+def _load(
+    bundle: Bundle,
+    backend: str,
+    threads: int,
+    samples: int,
+    build_engines: bool,
+    progress: Callable[[str, float], None] | None,
+) -> Runtime:
+    if backend == "tensorrt":
+        from lewm_model.engine import Engines
+
+        return Engines(bundle).load((samples,), build=build_engines, progress=progress)
+    if backend == "onnxruntime":
+        from lewm_model.runtime.onnx_backend import OnnxRuntime
+
+        return OnnxRuntime(bundle, threads)
+    from lewm_model.runtime.torch_backend import TorchRuntime
+
+    return TorchRuntime(bundle, threads)

@@ -1,0 +1,147 @@
+"""The few calls of CUDA's runtime that an engine needs, over the package `cuda-python`, with errors as sentences."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
+
+OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
+ADVICE = {
+    "cudaErrorInsufficientDriver": "no NVIDIA driver is loaded, or it is older than this CUDA: install JetPack or the "
+    "driver, and start containers with `--runtime nvidia`",
+    "cudaErrorNoDevice": "no NVIDIA GPU is visible: start containers with `--runtime nvidia`, and unset "
+    "CUDA_VISIBLE_DEVICES",
+    OUT_OF_MEMORY: "the GPU's memory is full (a Jetson shares it with the CPU): stop other programs, see `free -h`",
+}
+
+
+class CudaError(RuntimeLoadError, InferenceError):
+    """A CUDA call that failed; `code` is CUDA's name of the error."""
+
+    def __init__(self, call: str, code: str) -> None:
+        super().__init__(f"CUDA {call} failed with {code}; {ADVICE.get(code, 'see `sudo dmesg`, restart the program')}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU that engines are built for; engines of any other one are not loaded."""
+
+    name: str
+    compute_capability: str  # "8.7"
+    multiprocessors: int
+    memory_bytes: int
+    driver: str  # newest CUDA that the driver supports, "12.6"
+
+
+class Cuda:
+    """One stream and the memory used on it, on the first GPU that CUDA shows.
+
+    `api` is the module `cuda.bindings.runtime`; another one can be given in tests. Raises RuntimeLoadError where there
+    is no binding, no driver or no GPU.
+    """
+
+    def __init__(self, api: Any = None) -> None:
+        if api is None:
+            try:
+                api = importlib.import_module("cuda.bindings.runtime")
+            except ImportError as error:
+                raise RuntimeLoadError(
+                    f"the CUDA binding is not installed ({error}); run `pip install 'cuda-python~=12.8'` on JetPack 6, "
+                    "`pip install 'cuda-python~=13.0'` on JetPack 7"
+                ) from error
+        self.api = api
+        self._owned: list[tuple[str, Any]] = []  # (the call that gives it back, address or handle)
+        if self("cudaGetDeviceCount") == 0:
+            raise CudaError("cudaGetDeviceCount", "cudaErrorNoDevice")
+        self("cudaSetDevice", 0)
+        self.stream = int(self("cudaStreamCreateWithFlags", api.cudaStreamNonBlocking))
+
+    def __call__(self, name: str, *arguments: Any) -> Any:
+        """Calls a function of CUDA's runtime: its result without the error code. Raises CudaError."""
+        code, *results = getattr(self.api, name)(*arguments)
+        if code != self.api.cudaError_t.cudaSuccess:
+            raise CudaError(name, str(getattr(code, "name", code)))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def gpu(self) -> Gpu:
+        properties, driver = self("cudaGetDeviceProperties", 0), int(self("cudaDriverGetVersion"))
+        name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+        return Gpu(
+            name.rstrip("\0"),
+            f"{properties.major}.{properties.minor}",
+            int(properties.multiProcessorCount),
+            int(properties.totalGlobalMem),
+            f"{driver // 1000}.{driver % 1000 // 10}",
+        )
+
+    def free_bytes(self) -> int:
+        """GPU memory that is free now."""
+        return int(self("cudaMemGetInfo")[0])
+
+    def device_buffer(self, size: int) -> int:
+        """Address of `size` bytes on the GPU."""
+        address = int(self("cudaMalloc", size))
+        self._owned.append(("cudaFree", address))
+        return address
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """A zeroed array in page-locked host memory, which the GPU copies from and to without a detour."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        address = int(self("cudaMallocHost", size))
+        self._owned.append(("cudaFreeHost", address))
+        array = np.frombuffer(memoryview((ctypes.c_byte * size).from_address(address)), dtype).reshape(shape)
+        array.fill(0)
+        return array
+
+    def to_device(self, address: int, array: np.ndarray) -> None:
+        """Copies a pinned array to the GPU, in the order of the stream."""
+        kind = self.api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
+
+    def to_host(self, array: np.ndarray, address: int) -> None:
+        """Copies from the GPU into a pinned array, in the order of the stream; read it after `synchronise`."""
+        kind = self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
+
+    def synchronise(self) -> None:
+        self("cudaStreamSynchronize", self.stream)
+
+    def begin_capture(self) -> None:
+        """From now on work on the stream is recorded and not run."""
+        self("cudaStreamBeginCapture", self.stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+
+    def end_capture(self) -> Any:
+        """The recorded work, to be run with `launch`. Raises CudaError for work that cannot be recorded."""
+        graph = self("cudaStreamEndCapture", self.stream)
+        try:
+            recorded = self("cudaGraphInstantiate", graph, 0)
+        finally:
+            self("cudaGraphDestroy", graph)
+        self._owned.append(("cudaGraphExecDestroy", recorded))
+        return recorded
+
+    def launch(self, recorded: Any) -> None:
+        """Runs recorded work on the stream."""
+        self("cudaGraphLaunch", recorded, self.stream)
+
+    def clear_error(self) -> None:
+        """Forgets the last error, so that later calls do not report it again."""
+        self.api.cudaGetLastError()
+
+    def release(self) -> None:
+        """Waits for the stream and frees everything that was allocated here. Nothing of it may be used afterwards."""
+        try:
+            self.synchronise()
+        except CudaError:  # a broken context has nothing left to wait for, and its memory goes with the process
+            return
+        while self._owned:
+            call, what = self._owned.pop()
+            self(call, what)
+        self("cudaStreamDestroy", self.stream)

@@ -1,0 +1,196 @@
+"""Does NVIDIA's own library take our graphs? `make engine-check`, on a CPU.
+
+Exports encoder, rollout and proposal of randomly initialised models, in fp32 and fp16, checks them with onnx.checker
+and ONNX Runtime, and has `lewm_model.engine_builder.build_plan`, which builds engines on a robot, build them with the
+real `tensorrt_rtx` in a virtual environment of its own. Graphs that must not build are built as well and must be
+refused with a message that names the node and the reason. Nothing is executed on a GPU: a pass reads "TensorRT-RTX's
+parser and builder accept it", no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, from_dict
+from lewm_model.export import example_inputs, export_graph, graph_modules
+from lewm_model.heads import HEADS, StepsToGo
+from lewm_model.model import LeWM
+from lewm_model.runtime.signature import PRECISIONS, signatures
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = 64  # candidates of the rollouts that are built
+
+
+class StandInProposal(nn.Module):
+    """latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); for a version without such a head."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2 * c.latent_dim + 1, 256), nn.ReLU(), nn.Linear(256, c.block_dim))
+
+    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
+        return self.net(torch.cat([latent, goal, steps_to_go.unsqueeze(-1)], -1))
+
+
+def export(size: str, folder: Path) -> list[dict[str, Any]]:
+    """Writes the graphs of one model size; one row each."""
+    torch.manual_seed(0)
+    config, horizon = from_dict(ModelConfig, {}, MODEL_SIZES[size]), PlanConfig().horizon
+    model = LeWM(config).eval()
+    heads = {"steps_to_go": StepsToGo(config).eval(), "proposal": HEADS.get("proposal", StandInProposal)(config).eval()}
+    rows = []
+    for precision in reversed(PRECISIONS):
+        for name, module in graph_modules(model, heads, precision).items():
+            path = folder / f"{size}-{name}-{precision}.onnx"
+            begin = time.monotonic()
+            export_graph(module, signatures(config, horizon, heads)[name], path)  # runs onnx.checker, full
+            exported_s = time.monotonic() - begin
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            inputs = {n: v.numpy() for n, v in example_inputs(signatures(config, horizon, heads)[name], 2).items()}
+            assert all(np.isfinite(output).all() for output in session.run(None, inputs)), f"{path.name} is not finite"
+            rows.append(
+                {
+                    "file": path.name,
+                    "size": size,
+                    "graph": name,
+                    "precision": precision,
+                    "horizon": horizon,
+                    "samples": SAMPLES,
+                    "nodes": len(onnx.load(str(path)).graph.node),
+                    "export_s": round(exported_s, 1),
+                }
+            )
+    return rows
+
+
+def controls(folder: Path) -> list[dict[str, Any]]:
+    """Writes graphs that must be refused as the small encoder; `says` is what the message must contain."""
+
+    def graph(file: str, nodes: list[onnx.NodeProto], size: int = 64, opset: int = 18, domain: str = "") -> None:
+        weights = [
+            helper.make_tensor("picture_shape", TensorProto.INT64, [2], [1, size * size * 3]),
+            helper.make_tensor("weight", TensorProto.FLOAT, [7, 32], np.zeros(7 * 32, np.float32)),
+            helper.make_tensor("fitting", TensorProto.FLOAT, [size * size * 3, 32], np.zeros(size**2 * 96, np.float32)),
+        ]
+        used = {name for node in nodes for name in node.input}
+        body = helper.make_graph(
+            nodes,
+            file,
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, size, size, 3])],
+            [helper.make_tensor_value_info("latent", TensorProto.FLOAT, [1, 32])],
+            [weight for weight in weights if weight.name in used],
+        )
+        opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+        (folder / file).write_bytes(helper.make_model(body, opset_imports=opsets, ir_version=9).SerializeToString())
+
+    cast = helper.make_node("Cast", ["image"], ["pixels"], "cast", to=TensorProto.FLOAT)
+    flat = helper.make_node("Reshape", ["pixels", "picture_shape"], ["flat"], "flat")
+    (folder / "garbage.onnx").write_bytes(np.random.default_rng(0).bytes(4096))
+    (folder / "empty.onnx").write_bytes(b"")
+    graph(
+        "unsupported-operator.onnx",
+        [cast, helper.make_node("Telepathy", ["pixels"], ["latent"], "read_mind", domain="com.example")],
+        domain="com.example",
+    )
+    graph("wrong-shape.onnx", [cast, flat, helper.make_node("MatMul", ["flat", "weight"], ["latent"], "misfit")])
+    graph("other-size.onnx", [cast, flat, helper.make_node("MatMul", ["flat", "fitting"], ["latent"], "product")], 96)
+    early = helper.make_node("Reshape", ["image", "picture_shape"], ["bytes"], "reshape_of_bytes")
+    late = helper.make_node("Cast", ["bytes"], ["flat"], "late_cast", to=TensorProto.FLOAT)
+    product = helper.make_node("MatMul", ["flat", "fitting"], ["latent"], "product")
+    graph("uint8-not-cast-first.onnx", [early, late, product])
+    def constant(name: str, **value: Any) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [name], f"make_{name}", **value)
+
+    attention = [cast, constant("tokens_shape", value_ints=[1, 4, 96, 32]), constant("axes", value_ints=[1, 2])]
+    attention.append(helper.make_node("Reshape", ["pixels", "tokens_shape"], ["tokens"], "tokens"))
+    for name, scale in (("query", 0.1), ("key", 0.2), ("value", 0.3)):
+        attention += [constant(f"{name}_scale", value_float=scale)]
+        attention += [helper.make_node("Mul", ["tokens", f"{name}_scale"], [name], f"scale_{name}")]
+    attention.append(helper.make_node("Attention", ["query", "key", "value"], ["attended"], "attend"))
+    attention.append(helper.make_node("ReduceMean", ["attended", "axes"], ["latent"], "mean", keepdims=0))
+    graph("attention-opset-23.onnx", attention, opset=23)
+    says = {
+        "garbage.onnx": ["Failed to parse the ONNX model"],
+        "empty.onnx": ["inputs none"],
+        "unsupported-operator.onnx": ["read_mind", "Telepathy"],
+        "wrong-shape.onnx": ["misfit", "MatMul"],
+        "other-size.onnx": ["image (1, 96, 96, 3) uint8", "needs image (1, 64, 64, 3) uint8"],
+        "uint8-not-cast-first.onnx": ["reshape_of_bytes", "UInt8"],
+        "attention-opset-23.onnx": ["Attention operation was not supported", "attend_AttentionInput"],
+    }
+    return [{"file": file, "says": texts} for file, texts in says.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", type=Path, default=ROOT / ".venv-rtx/bin/python", help="has tensorrt_rtx")
+    parser.add_argument("--size", choices=list(MODEL_SIZES), action="append", help="default: every size")
+    parser.add_argument("--out", type=Path, default=ROOT / "out/engine-check")
+    arguments = parser.parse_args()
+    sizes = arguments.size or list(MODEL_SIZES)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    begin = time.monotonic()
+    graphs = [row for size in sizes for row in export(size, arguments.out)]
+    jobs = arguments.out / "jobs.json"
+    jobs.write_text(json.dumps({"graphs": graphs, "controls": controls(arguments.out)}))
+    found = arguments.out / "found.json"
+    found.unlink(missing_ok=True)
+    # The ROS wheels' library path and bootstrap guard are not for another virtual environment. No GPU, anywhere.
+    hidden = ("LD_LIBRARY_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    child = [str(arguments.python), "-W", "ignore", str(ROOT / "tools/engine_check_rtx.py"), str(jobs), str(found)]
+    subprocess.run(child, env=environment, check=True)
+    results = json.loads(found.read_text())
+    _report(results, time.monotonic() - begin)
+
+    built = sum(not row["problem"] for row in results["graphs"])
+    refused = sum(not row["problem"] for row in results["controls"])
+    command = "make engine-check" + "".join(f" SIZE={size}" for size in arguments.size or [])
+    figures = [
+        {"name": "engine_check.graphs_built", "value": built, "unit": "graphs", "command": command},
+        {"name": "engine_check.controls_refused", "value": refused, "unit": "controls", "command": command},
+    ]
+    summary = {"tensorrt_rtx": results["version"], **results, "figures": figures}
+    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if built < len(results["graphs"]) or refused < len(results["controls"]):
+        sys.exit("engine-check: see the lines above that do not say ok")
+
+
+def _report(results: dict[str, Any], seconds: float) -> None:
+    console = Console(width=150 if not sys.stdout.isatty() else None)
+    table = Table(title=f"TensorRT-RTX {results['version']} on a CPU: parse and build")
+    for column in ("graph", "nodes", "export s", "build s", "engine MB", "result"):
+        table.add_column(column, justify="left" if column in ("graph", "result") else "right")
+    for row in results["graphs"]:
+        cells = (row["nodes"], row["export_s"], row.get("build_s", "-"), row.get("engine_mb", "-"))
+        table.add_row(row["file"], *map(str, cells), escape(row["problem"]) or "ok")
+    console.print(table)
+    table = Table(title="Controls that must be refused")
+    for column in ("control", "result", "message"):
+        table.add_column(column)
+    for row in results["controls"]:
+        table.add_row(row["control"], row["problem"] or "ok", escape(row["message"][:400]))
+    console.print(table)
+    console.print(f"{seconds:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
