@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,45 @@ def collect(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     record(out, episodes, steps, seed, world, image_size, workers)
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="MCAP file to write")],
+    image_topic: Annotated[str, typer.Option(help="the camera's Image topic")] = "camera/image_raw",
+    command_topic: Annotated[
+        str, typer.Option(help="the arm's JointTrajectory topic")
+    ] = "arm_controller/joint_trajectory",
+    namespace: Annotated[str, typer.Option(help="namespace of the arm's topics")] = "/",
+    image_format: Annotated[str, typer.Option(help="jpeg or png, which loses nothing")] = "jpeg",
+) -> None:
+    """Record pictures, joint states and commands of a running arm, until Ctrl-C; needs ROS 2."""
+    if find_spec("rclpy") is None:
+        raise RuntimeError("recording needs ROS 2: source its setup.bash, or `make setup` in a checkout")
+    remap = ["-r", f"camera/image_raw:={image_topic}", "-r", f"arm_controller/joint_trajectory:={command_topic}"]
+    parameters = ["-p", f"out:={out}", "-p", f"image_format:={image_format}"]
+    ros = ["--ros-args", "-r", f"__ns:=/{namespace.strip('/')}", *remap, *parameters]
+    os.execv(sys.executable, [sys.executable, "-m", "lewm_ros.record", *ros])
+
+
+@app.command()
+def convert(
+    recordings: Annotated[list[Path], typer.Argument(help="MCAP files, or folders of `ros2 bag record`")],
+    out: Annotated[Path, typer.Option(help="HDF5 file to write")],
+    control_dt_s: Annotated[float, typer.Option(help="time of one action, s")] = 0.05,
+    tolerance_s: Annotated[float | None, typer.Option(help="of stamps, s; default is half of --control-dt-s")] = None,
+    image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
+    joints: Annotated[str, typer.Option(help="joints of the action, with commas; default: the first command's")] = "",
+    image_topic: Annotated[str, typer.Option(help="topic of the pictures")] = "camera/image_raw",
+    joint_states_topic: Annotated[str, typer.Option(help="topic of the joint states")] = "joint_states",
+    command_topic: Annotated[str, typer.Option(help="topic of the commands")] = "arm_controller/joint_trajectory",
+) -> None:
+    """Turn recordings of a real arm (MCAP) into episodes that `lewm train` reads."""
+    from lewm_model.data.bag import Topics, convert_bag
+
+    names = [name.strip() for name in joints.split(",") if name.strip()]
+    topics = Topics(image_topic, joint_states_topic, command_topic)
+    typer.echo(convert_bag(recordings, out, control_dt_s, tolerance_s, image_size, names, topics))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import h5py
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from bags import BagWriter, write_motion
 from mcap.writer import CompressionType
+from typer.testing import CliRunner
 
 import lewm_model.data.bag as bag_module
+from lewm_model.cli import app
 from lewm_model.data.bag import LOST, BagReport, Topics, bag_files, convert_bag, read_messages
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 
@@ -465,3 +468,21 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Pat
         convert_bag([tmp_path / "sqlite"], out)
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_command_line_converts_and_says_what_it_left_out(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    arguments = ["convert", str(tmp_path / "a.mcap"), "--out", str(tmp_path / "a.h5"), "--image-size", "32"]
+    result = CliRunner().invoke(app, [*arguments, "--joints", "elbow, shoulder"])
+    assert result.exit_code == 0, result.output
+    assert "1 episodes, 60 of 60 recorded frames used" in result.output
+    data = load_episodes(tmp_path / "a.h5")
+    assert data.action_names == ("elbow", "shoulder")
+    assert data.source.startswith("lewm convert")
+    assert "--joints elbow,shoulder" in data.source
+    # The recorded command does the same again.
+    (tmp_path / "a.h5").unlink()
+    assert CliRunner().invoke(app, shlex.split(data.source)[1:]).exit_code == 0
+    np.testing.assert_array_equal(load_episodes(tmp_path / "a.h5").pixels, data.pixels)

@@ -612,8 +612,8 @@ def convert_bag(
             "recording holds the commands"
         )
     report = BagReport()
-    command = ["lewm", "convert", *(str(path) for path in paths), str(out), "--control-dt-s", str(control_dt_s)]
-    command += ["--tolerance-s", str(tolerance), "--image-size", str(image_size)]
+    command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out), "--joints", ",".join(names)]
+    command += ["--control-dt-s", str(control_dt_s), "--tolerance-s", str(tolerance), "--image-size", str(image_size)]
     attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}
     writer = EpisodeWriter(out, image_size, names, control_dt_s, "joint_velocity", attributes)
     with writer:
