@@ -39,9 +39,8 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-train-demo: setup  ## record in the simulator, train and export the demo's model anew, into out/reach: SEED
-	$(BIN)/lewm collect out/reach.h5 $(call option,SEED,seed)
-	$(BIN)/lewm train out/reach.h5 out/reach $(call option,SEED,seed)
+train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS
+	$(BIN)/lewm train-demo $(call option,SEED,seed) $(call option,GOALS,goals)
 
 bench: setup  ## time the planner on this machine
 	$(BIN)/lewm bench

@@ -49,11 +49,15 @@ class ActionSpec:
         for name in ("mean", "std", "low", "high"):
             values = np.asarray(getattr(self, name), float)
             if values.shape != (len(self.names),) or not np.isfinite(values).all():
-                raise BundleError(f"actions.{name} is {getattr(self, name)}; it needs one finite number for each of {self.names}")
+                raise BundleError(
+                    f"actions.{name} is {getattr(self, name)}; it needs one finite number for each of {self.names}"
+                )
         if min(self.std) <= 0:
             raise BundleError(f"actions.std is {self.std}; every joint must move in the recording")
         if not self.control_dt_s > 0 or self.frameskip < 1:
-            raise BundleError(f"actions.control_dt_s is {self.control_dt_s}, frameskip {self.frameskip}; both must be positive")
+            raise BundleError(
+                f"actions.control_dt_s is {self.control_dt_s}, frameskip {self.frameskip}; both must be positive"
+            )
 
     @property
     def block_s(self) -> float:
@@ -128,7 +132,9 @@ def load_bundle(folder: Path | str) -> Bundle:
         raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise BundleError(f"{path} has schema {found!r}, this code reads {SCHEMA}; export the bundle again with this version")
+        raise BundleError(
+            f"{path} has schema {found!r}, this code reads {SCHEMA}; export the bundle again with this version"
+        )
     try:
         model = from_dict(ModelConfig, data["model"])
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in data["actions"].items()}
@@ -151,7 +157,9 @@ def load_bundle(folder: Path | str) -> Bundle:
         if not file.is_file():
             raise BundleError(f"the bundle lacks {name}, which model.json lists; copy the bundle again")
         if sha256(file) != digest:
-            raise BundleError(f"{name} does not match its SHA-256 in model.json; it was changed or cut off, copy it again")
+            raise BundleError(
+                f"{name} does not match its SHA-256 in model.json; it was changed or cut off, copy it again"
+            )
     return bundle
 
 
@@ -181,8 +189,12 @@ def load_heads(bundle: Bundle) -> dict[str, Any]:
     heads = {}
     for name in bundle.heads:
         if name not in KNOWN:
-            raise BundleError(f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}")
+            raise BundleError(
+                f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}"
+            )
         head = KNOWN[name](bundle.model)
-        head.load_state_dict({key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")})
+        head.load_state_dict(
+            {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+        )
         heads[name] = head.eval()
     return heads

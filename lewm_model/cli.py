@@ -81,7 +81,9 @@ def train(
     out: Annotated[Path, typer.Argument(help="bundle folder to write")],
     size: Annotated[str, typer.Option(help="small (two CPU cores) or reference (the paper's, one GPU)")] = "small",
     config: Annotated[Path | None, typer.Option(help="YAML with `model:` and `train:` values that differ")] = None,
-    run: Annotated[Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
@@ -102,6 +104,18 @@ def train(
     bundle = run_training(load_episodes(data), out, run or Path("runs") / out.name, model_config, train_config)
     export_onnx(bundle)
     typer.echo(f"bundle written to {out}")
+
+
+@app.command()
+def train_demo(
+    seed: int = 0,
+    goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
+    out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-demo"),
+) -> None:
+    """Record, train and export the demo's model from nothing, and try it on the simulated arm."""
+    from lewm_model.train_demo import train_demo as run
+
+    run(out, seed, goals)
 
 
 @app.command()

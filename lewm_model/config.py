@@ -79,7 +79,7 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
         "encoder_depth": 3,
         "encoder_heads": 4,
         "encoder_mlp": 256,
-        "latent_dim": 32,
+        "latent_dim": 12,
         "projector_width": 256,
         "predictor_width": 128,
         "predictor_depth": 2,
@@ -99,7 +99,9 @@ class TrainConfig:
     steps: int = 2000  # optimiser steps
     batch: int = 64  # clips
     clip_frames: int = 4  # frames in a clip, one action block apart
-    clips_per_episode: int = 4  # clips of the same episode in a batch; keeps what is constant in an episode from filling the latent
+    clips_per_episode: int = (
+        1  # clips of one episode in a batch; more keep what never changes in one from filling the latent
+    )
     sigreg_weight: float = 0.09  # lambda
     sigreg_projections: int = 1024
     learning_rate: float = 5e-5
@@ -114,7 +116,14 @@ class TrainConfig:
     threads: int = 2  # CPU threads
 
     def __post_init__(self) -> None:
-        for field in ("batch", "clips_per_episode", "sigreg_projections", "validate_every", "checkpoint_every", "threads"):
+        for field in (
+            "batch",
+            "clips_per_episode",
+            "sigreg_projections",
+            "validate_every",
+            "checkpoint_every",
+            "threads",
+        ):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
         _require(self.steps >= 0, self, "steps", "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
@@ -127,7 +136,16 @@ class TrainConfig:
 
 TRAIN_SIZES: dict[str, dict[str, Any]] = {
     "reference": {"batch": 128},
-    "small": {"learning_rate": 2e-3, "betas": (0.9, 0.99), "sigreg_weight": 0.1, "sigreg_projections": 256},
+    # With history 1 a clip of two frames says all there is to say, so a batch holds more independent latents.
+    "small": {
+        "steps": 2200,
+        "batch": 128,
+        "clip_frames": 2,
+        "learning_rate": 2e-3,
+        "betas": (0.9, 0.99),
+        "sigreg_weight": 0.1,
+        "sigreg_projections": 256,
+    },
 }
 
 

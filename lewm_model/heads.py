@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from lewm_model.config import ModelConfig
 
+SLACK = 0.05  # steps by which neighbours may be too far apart, root mean square
+SAME_WEIGHT = 2.0  # of the distance between views of the same frame
+
 
 class StepsToGo(nn.Module):
     """Distance between latents in low-level control steps at full speed: how long the way is, not how unlike the pictures.
@@ -31,34 +34,39 @@ class StepsToGo(nn.Module):
 
 
 def train_steps_to_go(
-    c: ModelConfig, latents: Tensor, neighbours: Tensor, steps: int, seed: int, batch: int = 1024, gap: int = 1
+    c: ModelConfig, views: Tensor, neighbours: Tensor, steps: int, seed: int, batch: int = 1024
 ) -> tuple[StepsToGo, dict[str, float]]:
-    """Trains the head on latents (N, D) and row pairs (M, 2) of frames that are `gap` low-level steps apart.
+    """Trains the head on `views` (V, N, D) and row pairs `neighbours` (M, 2) of frames one low-level step apart.
 
-    Returns the head and the mean distances of neighbours (at most about `gap`) and of random pairs.
+    views[0] are the encoded latents of N frames, the others what the model imagined for the same frames some blocks
+    ahead: the planner measures imagined latents, so the head learns to see the same place in both.
+
+    Returns the head and the mean distances of neighbours (at most about 1), random pairs, and views of one frame.
     """
     torch.manual_seed(seed)
     head = StepsToGo(c)
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     multiplier = torch.zeros(())  # of the constraint, by dual ascent; softplus keeps it positive
-    local = far = torch.zeros(())
+    local = far = same = torch.zeros(())
     for _ in range(steps):
-        pair = neighbours[torch.randint(len(neighbours), (batch,))]
-        f = head.net(latents[torch.cat([pair[:, 0], pair[:, 1]])])
-        first, second = f[:batch], f[batch:]
+        here, there = neighbours[torch.randint(len(neighbours), (batch,))].unbind(1)
+        imagined = views[torch.randint(len(views), (batch,)), here]
+        first, second, third = head.net(torch.cat([views[0, here], views[0, there], imagined])).chunk(3)
         local = ((first - second).square().sum(-1) + 1e-8).sqrt()
-        far = ((first - first.roll(1, 0)).square().sum(-1) + 1e-8).sqrt()
-        violation = (F.relu(local - gap) / gap).square().mean()
-        weight = F.softplus(multiplier)
+        far = ((first - third.roll(1, 0)).square().sum(-1) + 1e-8).sqrt()
+        same = (first - third).square().sum(-1)
+        violation = F.relu(local - 1.0).square().mean()
         # Far pairs count less the farther they are, so that the middle distances, which planning uses, are stretched.
-        loss = F.softplus(100.0 - far, beta=0.05).mean() + weight * violation * 100
+        loss = F.softplus(100.0 - far, beta=0.05).mean() + 100.0 * F.softplus(multiplier) * violation
+        loss = loss + SAME_WEIGHT * same.mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        multiplier += 0.01 * (violation.detach() - 0.05**2) * 100
-    return head.eval(), {"neighbours": float(local.mean()), "random_pairs": float(far.mean())}
+        multiplier += violation.detach() - SLACK**2
+    metrics = {"neighbours": local.mean(), "random_pairs": far.mean(), "imagined": same.sqrt().mean()}
+    return head.eval(), {name: float(value.detach()) for name, value in metrics.items()}
 
 
 HEADS = {"steps_to_go": StepsToGo}

@@ -98,7 +98,9 @@ class ActionEncoder(nn.Module):
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
         self.patch_embed = nn.Conv1d(c.block_dim, 10, 1)
-        self.embed = nn.Sequential(nn.Linear(10, 4 * c.latent_dim), nn.SiLU(), nn.Linear(4 * c.latent_dim, c.latent_dim))
+        self.embed = nn.Sequential(
+            nn.Linear(10, 4 * c.latent_dim), nn.SiLU(), nn.Linear(4 * c.latent_dim, c.latent_dim)
+        )
 
     def forward(self, actions: Tensor) -> Tensor:
         return self.embed(self.patch_embed(actions.transpose(1, 2)).transpose(1, 2))

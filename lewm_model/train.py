@@ -40,7 +40,12 @@ class Checkpoint:
 
     def save(self, model: LeWM, optimiser: torch.optim.Optimizer, step: int) -> None:
         temporary = self.path.with_suffix(".part")
-        state = {"identity": self.identity, "step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
+        state = {
+            "identity": self.identity,
+            "step": step,
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
         try:
             torch.save(state, temporary)
             os.replace(temporary, self.path)
@@ -143,7 +148,9 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
             f"record with --image-size {model_config.image_size} or set the model's image_size"
         )
     if data.actions.shape[1] != model_config.action_dim:
-        raise DataError(f"{data.source}: actions have {data.actions.shape[1]} numbers, the model takes {model_config.action_dim}")
+        raise DataError(
+            f"{data.source}: actions have {data.actions.shape[1]} numbers, the model takes {model_config.action_dim}"
+        )
     torch.set_num_threads(config.threads)
     training, held_out = data.split(config.validation_fraction, config.seed)
     spec = action_spec(data, training, model_config.frameskip)
@@ -167,13 +174,20 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
     for stale in ("onnx", "engines"):
         shutil.rmtree(out / stale, ignore_errors=True)
     save_file(model.state_dict(), out / WEIGHTS)
-    heads, head_metrics = train_heads(model, data, training, config)
+    heads, head_metrics = train_heads(model, data, training, spec, config)
     if heads:
-        save_file({f"{n}.{key}": value for n, head in heads.items() for key, value in head.state_dict().items()}, out / HEADS)
+        save_file(
+            {f"{n}.{key}": value for n, head in heads.items() for key, value in head.state_dict().items()}, out / HEADS
+        )
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
         "commit": _commit(),
-        "data": {"source": data.source, "sha256": data.sha256, "episodes": len(training), "held_out_episodes": len(held_out)},
+        "data": {
+            "source": data.source,
+            "sha256": data.sha256,
+            "episodes": len(training),
+            "held_out_episodes": len(held_out),
+        },
         "config": asdict(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "torch": torch.__version__,
@@ -195,7 +209,9 @@ def _optimise(
 ) -> None:
     regulariser = SIGReg(config.sigreg_projections)
     writer = SummaryWriter(run, purge_step=done)
-    progress = tqdm(range(done, config.steps), initial=done, total=config.steps, desc="train", unit="step", mininterval=2)
+    progress = tqdm(
+        range(done, config.steps), initial=done, total=config.steps, desc="train", unit="step", mininterval=2
+    )
     model.train()
     for step in progress:
         frames, actions = samplers[0].batch(step, config.batch)
@@ -210,15 +226,20 @@ def _optimise(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         if not torch.isfinite(norm):
-            raise DataError(f"the loss is not finite at step {step}; lower the learning rate (now {config.learning_rate})")
+            raise DataError(
+                f"the loss is not finite at step {step}; lower the learning rate (now {config.learning_rate})"
+            )
         optimiser.step()
         if step % 20 == 0:
-            values = {"prediction": prediction, "sigreg": gaussian, "loss": loss, "gradient_norm": norm}
+            terms = {"prediction": prediction, "sigreg": gaussian, "loss": loss, "gradient_norm": norm}
+            values = {name: float(value.detach()) for name, value in terms.items()}
             for name, value in values.items():
-                writer.add_scalar(f"train/{name}", float(value), step)
+                writer.add_scalar(f"train/{name}", value, step)
             std = float(latents.detach().flatten(0, 1).std(0).mean())
             writer.add_scalar("train/latent_std", std, step)
-            progress.set_postfix(prediction=f"{float(prediction):.4f}", sigreg=f"{float(gaussian):.2f}", std=f"{std:.2f}")
+            progress.set_postfix(
+                prediction=f"{values['prediction']:.4f}", sigreg=f"{values['sigreg']:.2f}", std=f"{std:.2f}"
+            )
         if (step + 1) % config.validate_every == 0:
             for name, value in validate(model, samplers[1], spec).items():
                 writer.add_scalar(f"validation/{name}", value, step + 1)
@@ -227,8 +248,33 @@ def _optimise(
     writer.close()
 
 
+@torch.no_grad()
+def imagined_views(
+    model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec, horizon: int = 5
+) -> Tensor:
+    """(horizon + 1, N, D): the latents (N, D), and what the model imagined for each frame 1 .. horizon blocks ahead.
+
+    The recorded actions are imagined from the frames before; where an episode has none, the encoded latent stands in.
+    """
+    views = latents.expand(horizon + 1, -1, -1).clone()
+    history, frameskip = model.config.history, model.config.frameskip
+    blocks = history - 1 + horizon
+    for episode in episodes:
+        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
+        starts = offset + np.arange(length - 1 - blocks * frameskip + 1)  # of the oldest frame of the context
+        if len(starts) < 1:
+            continue
+        actions = data.actions[starts[:, None] + np.arange(blocks * frameskip)].reshape(len(starts), blocks, -1)
+        z_scored = _blocks(actions, spec)
+        context = latents[starts[:, None] + frameskip * np.arange(history)]
+        imagined = model.rollout(context, z_scored[:, : history - 1], z_scored[:, history - 1 :])
+        for ahead in range(1, horizon + 1):
+            views[ahead, starts + (history - 1 + ahead) * frameskip] = imagined[:, ahead - 1]
+    return views
+
+
 def train_heads(
-    model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig
+    model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
     """Heads on the frozen latents of the training episodes, and what they measured."""
     if config.head_steps == 0:
@@ -238,7 +284,8 @@ def train_heads(
     latents[rows] = encode_all(model, data.pixels[rows])
     firsts = np.concatenate([np.arange(data.offsets[e], data.offsets[e] + data.lengths[e] - 1) for e in episodes])
     neighbours = torch.from_numpy(np.stack([firsts, firsts + 1], 1))
-    head, metrics = train_steps_to_go(model.config, latents, neighbours, config.head_steps, config.seed)
+    views = imagined_views(model, data, episodes, latents, spec)
+    head, metrics = train_steps_to_go(model.config, views, neighbours, config.head_steps, config.seed)
     return {"steps_to_go": head}, {"steps_to_go": metrics}
 
 
@@ -248,8 +295,12 @@ def _commit() -> str:
 
     def git(*arguments: str) -> str:
         try:
-            return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return ""
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return git("rev-parse", "--short=12", "HEAD") + (
+        "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    )

@@ -32,7 +32,9 @@ class Decision:
     plan_s: float  # how long planning took
     iterations: int
     cost: float
-    distance: float  # of the frame's latent to the goal: control steps with a steps-to-go head, else squared latent distance
+    distance: (
+        float  # of the frame's latent to the goal: control steps with a steps-to-go head, else squared latent distance
+    )
     imagined: np.ndarray  # (H, D) latents that the plan is expected to lead to, one block apart
     joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
 
@@ -52,7 +54,9 @@ class Controller:
         if limits.names != self.spec.names:
             raise ValueError(f"the arm's joints are {limits.names}, the model was trained on {self.spec.names}")
         self.block_s = self.spec.block_s
-        within_data = np.minimum(np.abs(self.spec.low), np.abs(self.spec.high))  # plans stay where the model has seen data
+        within_data = np.minimum(
+            np.abs(self.spec.low), np.abs(self.spec.high)
+        )  # plans stay where the model has seen data
         self.knot_limits = KnotLimits(
             JointLimits(
                 limits.names,
@@ -185,7 +189,7 @@ class Controller:
         context = np.stack([self._seen[i][1] for i in nearest])
         grid = frame_s - self.spec.control_dt_s * np.arange((history - 1) * self.spec.frameskip, -1, -1)
         actions = np.diff(timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
-        return context, self.spec.normalise(actions).reshape(history - 1, -1)
+        return context, self.spec.normalise(actions).reshape(history - 1, self.runtime.bundle.model.block_dim)
 
     def _sampled(self, timeline: Timeline, start_s: float) -> Trajectory:
         """The motion from `start_s` to its end at rest, one point a control step."""

@@ -37,7 +37,9 @@ class KnotLimits:
         counts = np.ceil(self.velocity / self.difference)
         if counts.max() > MAX_STOP_BLOCKS:
             joint = limits.names[int(counts.argmax())]
-            raise ValueError(f"joint {joint} cannot stop within {MAX_STOP_BLOCKS * block_s:.1f} s; lower its velocity limit")
+            raise ValueError(
+                f"joint {joint} cannot stop within {MAX_STOP_BLOCKS * block_s:.1f} s; lower its velocity limit"
+            )
         # Way that is covered when the knot ahead is m differences fast and the arm then stops as fast as it may:
         # half a block up to the knot plus the stop. Piecewise linear in the speed, so the breakpoints describe it.
         m = np.arange(int(counts.max()) + 2)

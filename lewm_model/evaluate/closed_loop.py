@@ -1,0 +1,86 @@
+"""Closed loop without ROS: simulated camera -> latent -> plan -> simulated arm, in simulation time.
+
+The controller is the one that the planner node runs; a plan still has to fit its deadline, but takes no simulation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_model.config import PlanConfig
+from lewm_model.evaluate.tasks import SAMPLE_S, Outcome, Task, score, tolerance_m
+from lewm_model.imaging import to_model_image
+from lewm_model.planning.controller import Controller
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm_sim import ArmSim
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """One task's outcome, how long each plan took (s), and the error over time (N,) m, every SAMPLE_S."""
+
+    task: Task
+    outcome: Outcome
+    plan_s: list[float]
+    errors_m: np.ndarray
+
+
+def picture(sim: ArmSim, pose: np.ndarray, size: int) -> np.ndarray:
+    """The model's picture (size, size, 3) of the arm at rest at `pose` (A,) rad; moves the simulated arm there."""
+    sim.reset(joint_positions=pose)
+    return to_model_image(sim.render(), size)
+
+
+def reach(task: Task, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int) -> ClosedLoop:
+    """Brings the arm to the picture of the task's goal; the budget begins with the first command."""
+    size = runtime.bundle.model.image_size
+    goal = runtime.encode(picture(sim, task.goal, size))
+    goal_tip = sim.end_effector()
+    sim.reset(joint_positions=task.start)
+    controller = Controller(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
+    controller.set_goal(goal)
+    controller.start(sim.joint_positions())
+    plan_s: list[float] = []
+    times: list[float] = []
+    errors: list[float] = []
+    began_s: float | None = None
+    samples = round(sim.control_dt_s / SAMPLE_S) or 1
+    for _ in range(1000):
+        controller.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
+        decision = controller.plan()
+        if decision is not None:
+            plan_s.append(decision.plan_s)
+            if decision.trajectory is not None:
+                motion = decision.trajectory
+                sim.set_trajectory(
+                    motion.times_s - motion.times_s[0], motion.positions, motion.velocities, motion.times_s[0]
+                )
+                began_s = sim.time_s if began_s is None else began_s
+        for _ in range(samples):
+            if began_s is not None:
+                times.append(sim.time_s - began_s)
+                errors.append(float(np.linalg.norm(sim.end_effector() - goal_tip)))
+            sim.step(sim.control_dt_s / samples)
+        if times and times[-1] >= task.budget_s:
+            outcome = score(np.array(times), np.array(errors), task.budget_s, tolerance_m(sim))
+            return ClosedLoop(task, outcome, plan_s, np.array(errors))
+    raise RuntimeError("the planner gave no command; is the frame period longer than its deadline allows?")
+
+
+def reach_all(
+    tasks: Sequence[Task],
+    sim: ArmSim,
+    runtime: Runtime,
+    config: PlanConfig,
+    seed: int,
+    progress: Callable[[ClosedLoop], None] = lambda result: None,
+) -> list[ClosedLoop]:
+    """`reach` for each task, seeds counted up from `seed`; `progress` is told of each result."""
+    results = []
+    for number, task in enumerate(tasks):
+        results.append(reach(task, sim, runtime, config, seed + number))
+        progress(results[-1])
+    return results

@@ -1,0 +1,194 @@
+"""Training: the regulariser prevents collapse, a killed run resumes exactly, bad data is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model, tiny_train
+
+from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
+from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.train import encode_all, train
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dot_recording(tmp_path_factory.mktemp("data") / "dots.h5", episodes=40)
+
+
+def latent_std(folder: Path, recording: Path, sigreg_weight: float) -> float:
+    data = load_episodes(recording)
+    config = tiny_train(steps=250, batch=64, clips_per_episode=1, sigreg_weight=sigreg_weight, head_steps=0)
+    bundle = train(data, folder / "bundle", folder / "run", tiny_model(), config)
+    return float(encode_all(load_model(bundle), data.pixels[::7]).std(0).mean())
+
+
+def test_without_the_regulariser_the_latent_collapses_and_with_it_it_does_not(tmp_path: Path, recording: Path) -> None:
+    assert latent_std(tmp_path / "without", recording, 0.0) < 0.1
+    assert latent_std(tmp_path / "with", recording, 0.1) > 0.6
+
+
+def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, recording: Path) -> None:
+    config = tmp_path / "config.yaml"
+    lines = ["model:", *(f"  {k}: {v}" for k, v in TINY_MODEL.items()), "train:"]
+    settings = {**TINY_TRAIN, "steps": 40, "clips_per_episode": 1, "head_steps": 0, "threads": 1}
+    config.write_text("\n".join([*lines, *(f"  {k}: {v}" for k, v in settings.items())]))
+
+    def command(name: str) -> list[str]:
+        options = [
+            str(recording),
+            str(tmp_path / name),
+            "--config",
+            str(config),
+            "--run",
+            str(tmp_path / f"run_{name}"),
+        ]
+        return [sys.executable, "-m", "lewm_model.cli", "train", *options]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
+    process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "run_killed" / "checkpoint.pt"
+    while not checkpoint.is_file():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.json").exists(), "the run was not killed in time to show anything"
+    resumed = subprocess.run(command("killed"), env=environment, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (tmp_path / name / "weights.safetensors" for name in ("whole", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path: Path, recording: Path) -> None:
+    data = load_episodes(recording)
+    train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=2, head_steps=0))
+    with pytest.raises(DataError, match="other data or settings; delete it"):
+        train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=3, head_steps=0))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lewm_model.model import LeWM
+    from lewm_model.train import Checkpoint
+
+    model = LeWM(tiny_model())
+    optimiser = torch.optim.AdamW(model.parameters())
+    checkpoint = Checkpoint(tmp_path, {"seed": 0})
+    checkpoint.save(model, optimiser, 7)
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="the checkpoint before it is intact"):
+        checkpoint.save(model, optimiser, 8)
+    assert checkpoint.load(model, optimiser) == 7
+
+
+def test_a_batch_depends_on_seed_and_step_alone(recording: Path) -> None:
+    data = load_episodes(recording)
+    first, second = (ClipSampler(data, np.arange(30), 2, 5, 4, seed=3) for _ in range(2))
+    second.batch(0, 16)
+    for a, b in zip(first.batch(9, 16), second.batch(9, 16), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_clips_hold_frames_one_block_apart_and_the_actions_between(recording: Path) -> None:
+    data = load_episodes(recording)
+    frames, actions = ClipSampler(data, np.arange(5), 3, 5, 1, seed=0).batch(0, 8)
+    assert frames.shape == (8, 3, 32, 32, 3) and actions.shape == (8, 2, 10)
+    starts = [int(np.flatnonzero((data.pixels == clip[0]).all((1, 2, 3)))[0]) for clip in frames]
+    for start, clip, blocks in zip(starts, frames, actions, strict=True):
+        np.testing.assert_array_equal(clip[2], data.pixels[start + 10])
+        np.testing.assert_array_equal(blocks[1], data.actions[start + 5 : start + 10].reshape(-1))
+    assert np.isfinite(actions).all()
+
+
+def test_training_and_validation_share_no_episode(recording: Path) -> None:
+    training, held_out = load_episodes(recording).split(0.2, 0)
+    assert len(held_out) == 8 and not set(training) & set(held_out)
+
+
+def broken(path: Path, source: Path, **changes: object) -> Path:
+    with h5py.File(source) as old, h5py.File(path, "w") as new:
+        for name in old:
+            new[name] = changes.get(name, old[name][:])
+    return path
+
+
+def test_data_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path, recording: Path) -> None:
+    with h5py.File(recording) as file:
+        pixels, actions = file["pixels"][:82], file["action"][:82]
+    nan_images = pixels.astype(np.float32)
+    nan_images[3] = np.nan
+    nan_actions = actions.copy()
+    nan_actions[5] = np.nan
+    two = {"ep_len": np.array([41, 41]), "ep_offset": np.array([0, 41]), "pixels": pixels, "action": actions}
+    cases: dict[str, dict[str, object]] = {
+        "holds no episode": {"ep_len": np.zeros(0, int), "ep_offset": np.zeros(0, int)},
+        "'pixels' has NaN values": {**two, "pixels": nan_images},
+        r"must be \(N, S, S, 3\) uint8": {**two, "pixels": pixels[:, :, :20]},
+        "the action in row 5 is not finite": {**two, "action": nan_actions},
+        "'pixels' has 82 rows, its episodes need 1640": {"pixels": pixels},
+    }
+    for number, (message, changes) in enumerate(cases.items()):
+        with pytest.raises(DataError, match=message):
+            load_episodes(broken(tmp_path / f"{number}.h5", recording, **changes))
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(DataError, match="cannot be read as HDF5"):
+        load_episodes(tmp_path / "text.h5")
+    with pytest.raises(DataError, match="lewm collect"):
+        load_episodes(tmp_path / "missing.h5")
+    with pytest.raises(DataError, match="a clip spans 61 frames, the longest episode has 41"):
+        ClipSampler(load_episodes(recording), np.arange(5), 13, 5, 1, seed=0)
+    with pytest.raises(DataError, match="frames are 32 pixels wide, the model takes 64"):
+        train(load_episodes(recording), tmp_path / "b", tmp_path / "r", tiny_model(image_size=64), tiny_train())
+
+
+def test_a_bundle_round_trips_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    again = load_bundle(bundle.folder)
+    assert again == bundle and again.actions.names == ("a", "b") and set(load_heads(again)) == set(bundle.heads)
+    assert sum(p.numel() for p in load_model(again).parameters()) == again.training["parameters"]
+    with (bundle.folder / "weights.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    with pytest.raises(BundleError, match=r"weights.safetensors does not match its SHA-256"):
+        load_bundle(bundle.folder)
+    (bundle.folder / "weights.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"lacks weights.safetensors"):
+        load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"schema": 1', '"schema": 99', "has schema 99, this code reads 1"),
+        ('"weights.safetensors"', '"../weights.safetensors"', "lies outside the bundle"),
+        ('"latent_dim": 8', '"latent_dim": -8', "latent_dim is -8"),
+        ('"names": [', '"nomes": [', "does not describe a bundle"),
+        ("{", "", "not readable JSON"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    description = tiny_bundle(tmp_path).folder / "model.json"
+    text = description.read_text()
+    assert old in text
+    description.write_text(text.replace(old, new, 1))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(description.parent)
+
+
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="train one with `lewm train`"):
+        load_bundle(tmp_path)
