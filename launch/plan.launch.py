@@ -104,9 +104,10 @@ def start(context: LaunchContext) -> list[Action]:
     if values["sim"] == "mujoco":
         nodes["sim_node"] = lifecycle_node("sim_node", use_sim_time, values)
 
-    actions = [*fast_dds_profiles(), *nodes.values()]
-    if values["sim"] == "gazebo":
+    actions = fast_dds_profiles()
+    if values["sim"] == "gazebo":  # before the nodes: where it is not installed, nothing has been started
         actions.append(gazebo(values["namespace"]))
+    actions += nodes.values()
     if values["autostart"] == "true":
         actions += [action for name, node in nodes.items() for action in bring_up(name, node)]
     if values["goal_image"]:
