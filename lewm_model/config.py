@@ -112,7 +112,7 @@ class TrainConfig:
     validation_fraction: float = 0.05  # of the EPISODES, never trained on
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
-    head_steps: int = 3000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
+    head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
     threads: int = 2  # CPU threads
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
         "clip_frames": 2,
         "learning_rate": 2e-3,
         "betas": (0.9, 0.99),
-        "sigreg_weight": 0.1,
+        "sigreg_weight": 0.2,
         "sigreg_projections": 256,
     },
 }
@@ -160,7 +160,7 @@ class PlanConfig:
     elites: int = 8
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # of "icem": 0 is white, larger is smoother over the horizon
-    deadline_s: float = 0.1  # the best so far is returned when this has passed
+    deadline_s: float = 0.07  # the best so far is returned when this has passed
 
     def __post_init__(self) -> None:
         _require(self.sampler in ("cem", "icem"), self, "sampler", "'cem' or 'icem'")
