@@ -89,7 +89,8 @@ def train(
     """Train a world model from a recording; run the same command again to resume after a kill."""
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import load_episodes
-    from lewm_model.export import export_onnx
+    from lewm_model.export import export_onnx, sample_frames
+    from lewm_model.runtime import RuntimeLoadError, load_runtime
     from lewm_model.train import train as run_training
 
     if size not in MODEL_SIZES:
@@ -101,9 +102,15 @@ def train(
     seeded = {} if seed is None else {"seed": seed}
     model_config = from_dict(ModelConfig, values.get("model", {}), MODEL_SIZES[size])
     train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
-    bundle = run_training(load_episodes(data), out, run or Path("runs") / out.name, model_config, train_config)
-    export_onnx(bundle)
+    episodes = load_episodes(data)
+    bundle = run_training(episodes, out, run or Path("runs") / out.name, model_config, train_config)
+    bundle = export_onnx(bundle, frames=sample_frames(episodes, model_config))
     typer.echo(f"bundle written to {out}")
+    try:
+        for note in load_runtime(bundle, "tensorrt").notes:
+            typer.echo(note)
+    except RuntimeLoadError as error:
+        typer.echo(f"no TensorRT engines for this machine: {error}")
 
 
 @app.command()
@@ -119,12 +126,101 @@ def train_demo(
 
 
 @app.command()
-def export(bundle: BundleArgument) -> None:
+def export(
+    bundle: BundleArgument,
+    data: Annotated[Path | None, typer.Option(help="recording to take new sample frames from")] = None,
+) -> None:
     """Write the ONNX graphs of a bundle anew and check them against PyTorch."""
     from lewm_model.bundle import load_bundle
-    from lewm_model.export import export_onnx
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.export import export_onnx, sample_frames
 
-    export_onnx(load_bundle(bundle))
+    loaded = load_bundle(bundle)
+    export_onnx(loaded, frames=sample_frames(load_episodes(data), loaded.model) if data else None)
+
+
+@app.command()
+def engine(
+    bundle: BundleArgument,
+    samples: Annotated[
+        list[int] | None, typer.Option(help="candidates of a plan; again for more numbers. Default is the planner's")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp16, fp32, or auto: the first that passes the parity gate")] = "auto",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="build although the engines fit")] = False,
+) -> None:
+    """Build the TensorRT engines of a bundle for this machine's GPU, and check that they compute what they should."""
+    from rich.progress import Progress
+
+    from lewm_model.bundle import load_bundle
+    from lewm_model.config import PlanConfig
+    from lewm_model.engine import Engines, read_manifest
+
+    engines = Engines(load_bundle(bundle))
+    with Progress() as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=1.0)
+            bars.update(tasks[what], completed=share)
+
+        runtime = engines.load(tuple(samples or (PlanConfig().samples,)), precision, rebuild=rebuild, progress=show)
+    folder = engines.folder(runtime.precision)
+    manifest = read_manifest(folder)
+    for line in (*runtime.notes, f"{', '.join(manifest.plans)} in {folder}"):
+        typer.echo(line)
+    typer.echo("against the golden outputs: " + ", ".join(f"{k} {v:.6g}" for k, v in manifest.parity.items()))
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder that is to run here")] = Path("models/reach"),
+    image_topic: Annotated[str, typer.Option(help="the camera's topic")] = "camera/image_raw",
+    joint_states_topic: Annotated[str, typer.Option(help="the arm's topic")] = "joint_states",
+    topics: Annotated[bool, typer.Option(help="whether to listen to them")] = True,
+) -> None:
+    """Check that this machine can run a model on a robot; say what to do for each failure."""
+    from lewm_model.doctor import FAIL, examine
+
+    listen = {"camera": image_topic, "joint states": joint_states_topic} if topics else {}
+    findings = examine(bundle, listen)
+    colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
+    for finding in findings:
+        typer.echo(typer.style(f"{finding.state:5}", fg=colours[finding.state]) + f"{finding.check}: {finding.found}")
+        if finding.advice:
+            typer.echo(f"     -> {finding.advice}")
+    failed = sum(finding.state == FAIL for finding in findings)
+    if failed:
+        raise RuntimeError(f"{failed} of {len(findings)} checks failed")
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")] = Path("models/reach"),
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    repeats: Annotated[int, typer.Option(help="runs that are timed")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads of the model")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="everything, for programs")] = False,
+) -> None:
+    """Time encoder, rollout, plan, and picture to plan on this machine."""
+    import json
+
+    from lewm_model.bench import bench as run
+    from lewm_model.bundle import load_bundle
+
+    results = run(load_bundle(bundle), backend, repeats=repeats, threads=threads)
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+        return
+    machine = results["machine"]
+    mode = f", power mode {machine['power_mode']}" if machine["power_mode"] else ""
+    typer.echo(f"{machine['board']}{mode}: {results['backend']} {results['precision']}")
+    for note in results["notes"]:
+        typer.echo(note)
+    for name in ("encoder", "rollout", "plan", "end_to_end"):
+        times = results[f"{name}_ms"]
+        typer.echo(f"{name:11}" + "  ".join(f"{key} {value:9.3f} ms" for key, value in times.items()))
+    typer.echo(f"{results['iterations_done']:.1f} of {results['plan']['iterations']} iterations within the deadline")
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ from torch import nn
 
 from lewm_model import parity
 from lewm_model.bundle import Bundle, BundleError, load_heads, load_model, save_description
-from lewm_model.config import PlanConfig
+from lewm_model.config import ModelConfig, PlanConfig
+from lewm_model.data.clips import Episodes
 from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_precision, in_half
 from lewm_model.model import LeWM
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -53,14 +54,15 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     export stay, and a bundle that never had any gets random pictures. Raises ExportError when a graph does not compute
     what PyTorch computes. fp16 graphs that miss the parity gate are left out with a warning.
     """
-    frames = _sample_frames(bundle) if frames is None else frames
+    frames = _known_frames(bundle) if frames is None else frames
     wanted = signatures(bundle.model, horizon, bundle.heads)
     (bundle.folder / "onnx").mkdir(exist_ok=True)
     for old in (bundle.folder / "onnx").glob("*.onnx"):
         old.unlink()
     bundle = save_description(bundle)  # a failure from here on leaves a bundle without graphs, not a broken one
     model, heads = load_model(bundle), load_heads(bundle)
-    for name, module in graph_modules(model, heads, "fp32").items():
+    still = torch.from_numpy(bundle.actions.still)
+    for name, module in graph_modules(model, heads, "fp32", still).items():
         path = bundle.folder / onnx_file(name)
         export_graph(module, wanted[name], path)
         for inputs in (example_inputs(wanted[name], 64, seed=1), _with_frame(wanted[name], frames)):
@@ -70,7 +72,7 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     golden = replace(golden, answers=parity.answer(OnnxRuntime(bundle), golden, propose=PROPOSAL in bundle.heads))
     parity.save_golden(bundle, golden)
 
-    for name, module in graph_modules(model, heads, "fp16").items():
+    for name, module in graph_modules(model, heads, "fp16", still).items():
         export_graph(module, wanted[name], bundle.folder / onnx_file(name, "fp16"))
     bundle = save_description(bundle)
     found = parity.measure(OnnxRuntime(bundle, precision="fp16"), golden)
@@ -82,24 +84,40 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
     return save_description(replace(bundle, evaluation=evaluation))
 
 
-def graph_modules(model: LeWM, heads: Mapping[str, nn.Module], precision: str) -> dict[str, nn.Module]:
-    """The graphs as PyTorch modules. The steps-to-go head stays in fp32: it is small, and costs are compared."""
+def graph_modules(
+    model: LeWM, heads: Mapping[str, nn.Module], precision: str, still: torch.Tensor
+) -> dict[str, nn.Module]:
+    """The graphs as PyTorch modules; `still` (E,) is the z-scored block of an arm at rest.
+
+    The steps-to-go head stays in fp32: it is small, and costs are compared.
+    """
     half = precision == "fp16"
     model = half_precision(model) if half else for_inference(model)
-    rollout = RolloutGraph(model, heads.get("steps_to_go"))
+    rollout = RolloutGraph(model, heads.get("steps_to_go"), still)
     modules: dict[str, nn.Module] = {ENCODER: EncoderGraph(model), ROLLOUT: rollout}
     if PROPOSAL in heads:
         modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[PROPOSAL])) if half else heads[PROPOSAL])
     return modules
 
 
-def _sample_frames(bundle: Bundle) -> np.ndarray:
+def sample_frames(data: Episodes, model: ModelConfig) -> np.ndarray:
+    """Frames (N, S, S, 3) for `export_onnx`, one action block apart, from the longest recorded episode."""
+    episode = int(data.lengths.argmax())
+    steps = model.frameskip * np.arange(_frame_count(model))
+    return data.pixels[data.offsets[episode] + np.minimum(steps, data.lengths[episode] - 1)]
+
+
+def _frame_count(model: ModelConfig) -> int:
+    return max(parity.FRAMES, model.history + 1)
+
+
+def _known_frames(bundle: Bundle) -> np.ndarray:
     try:
         return parity.load_golden(bundle).frames
     except (BundleError, OSError):
         size = bundle.model.image_size
-        count = max(parity.FRAMES, bundle.model.history + 1)
-        return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+        shape = (_frame_count(bundle.model), size, size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def example_inputs(signature: Signature, samples: int, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig,
 from lewm_model.data.clips import load_episodes
 from lewm_model.evaluate.closed_loop import reach_all
 from lewm_model.evaluate.tasks import draw_tasks, first_hit, held
-from lewm_model.export import export_onnx
+from lewm_model.export import export_onnx, sample_frames
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_model.train import train
@@ -36,7 +36,9 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
         collect(recording, EPISODES, STEPS, seed)
     model = from_dict(ModelConfig, {}, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed}, TRAIN_SIZES["small"])
-    bundle = export_onnx(train(load_episodes(recording), folder / "bundle", folder / "run", model, config))
+    data = load_episodes(recording)
+    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    bundle = export_onnx(bundle, frames=sample_frames(data, model))
     wall_s = time.monotonic() - began
 
     command = f"make train-demo SEED={seed} GOALS={goals}"

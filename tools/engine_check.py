@@ -15,6 +15,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,34 +51,35 @@ class StandInProposal(nn.Module):
         return self.net(torch.cat([latent, goal, steps_to_go.unsqueeze(-1)], -1))
 
 
-def export(size: str, folder: Path) -> list[dict[str, Any]]:
-    """Writes the graphs of one model size; one row each."""
+def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
+    """Writes the graphs of one model size in one precision; one row each."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     config, horizon = from_dict(ModelConfig, {}, MODEL_SIZES[size]), PlanConfig().horizon
     model = LeWM(config).eval()
     heads = {"steps_to_go": StepsToGo(config).eval(), "proposal": HEADS.get("proposal", StandInProposal)(config).eval()}
     rows = []
-    for precision in reversed(PRECISIONS):
-        for name, module in graph_modules(model, heads, precision).items():
-            path = folder / f"{size}-{name}-{precision}.onnx"
-            begin = time.monotonic()
-            export_graph(module, signatures(config, horizon, heads)[name], path)  # runs onnx.checker, full
-            exported_s = time.monotonic() - begin
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            inputs = {n: v.numpy() for n, v in example_inputs(signatures(config, horizon, heads)[name], 2).items()}
-            assert all(np.isfinite(output).all() for output in session.run(None, inputs)), f"{path.name} is not finite"
-            rows.append(
-                {
-                    "file": path.name,
-                    "size": size,
-                    "graph": name,
-                    "precision": precision,
-                    "horizon": horizon,
-                    "samples": SAMPLES,
-                    "nodes": len(onnx.load(str(path)).graph.node),
-                    "export_s": round(exported_s, 1),
-                }
-            )
+    for name, module in graph_modules(model, heads, precision, torch.zeros(model.config.block_dim)).items():
+        path = folder / f"{size}-{name}-{precision}.onnx"
+        signature = signatures(config, horizon, heads)[name]
+        begin = time.monotonic()
+        export_graph(module, signature, path)  # runs onnx.checker, full
+        exported_s = time.monotonic() - begin
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        inputs = {name: value.numpy() for name, value in example_inputs(signature, 2).items()}
+        assert all(np.isfinite(output).all() for output in session.run(None, inputs)), f"{path.name} is not finite"
+        rows.append(
+            {
+                "file": path.name,
+                "size": size,
+                "graph": name,
+                "precision": precision,
+                "horizon": horizon,
+                "samples": SAMPLES,
+                "nodes": len(onnx.load(str(path)).graph.node),
+                "export_s": round(exported_s, 1),
+            }
+        )
     return rows
 
 
@@ -115,6 +118,7 @@ def controls(folder: Path) -> list[dict[str, Any]]:
     late = helper.make_node("Cast", ["bytes"], ["flat"], "late_cast", to=TensorProto.FLOAT)
     product = helper.make_node("MatMul", ["flat", "fitting"], ["latent"], "product")
     graph("uint8-not-cast-first.onnx", [early, late, product])
+
     def constant(name: str, **value: Any) -> onnx.NodeProto:
         return helper.make_node("Constant", [], [name], f"make_{name}", **value)
 
@@ -147,7 +151,10 @@ def main() -> None:
     sizes = arguments.size or list(MODEL_SIZES)
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    graphs = [row for size in sizes for row in export(size, arguments.out)]
+    kinds = [(size, precision) for size in sizes for precision in PRECISIONS]
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        rows = pool.map(export, *zip(*kinds, strict=True), [arguments.out] * len(kinds))
+        graphs = [row for part in rows for row in part]
     jobs = arguments.out / "jobs.json"
     jobs.write_text(json.dumps({"graphs": graphs, "controls": controls(arguments.out)}))
     found = arguments.out / "found.json"

@@ -1,0 +1,57 @@
+"""`lewm bench` reports what a robot's engineer asks: encoder, rollout, plan, picture to plan, and on what machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from awake import exported_folder
+from test_export import MODELS
+from typer.testing import CliRunner
+
+from lewm_model import target
+from lewm_model.bench import bench
+from lewm_model.bundle import load_bundle
+from lewm_model.cli import app
+from lewm_model.config import PlanConfig
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_it_times_every_stage_and_says_on_which_back_end_and_machine(model: str) -> None:
+    bundle = load_bundle(exported_folder(MODELS[model]))
+    config = PlanConfig(horizon=2, samples=16, iterations=2, elites=4, deadline_s=0.2)
+    found = bench(bundle, "onnxruntime", config, repeats=6)
+    for stage in ("encoder_ms", "rollout_ms", "plan_ms", "end_to_end_ms"):
+        times = found[stage]
+        assert 0 < times["p50"] <= times["p95"] <= times["p99"], stage
+    assert found["end_to_end_ms"]["p99"] > found["plan_ms"]["p50"] > found["encoder_ms"]["p50"]
+    assert 1 <= found["iterations_done"] <= 2 and found["backend"] == "onnxruntime"
+    assert set(found["machine"]) == {"board", "jetpack", "power_mode", "cores", "gpu"}
+
+
+def test_the_command_prints_json_for_programs() -> None:
+    folder = str(exported_folder(MODELS["conv-1"], horizon=5))
+    answer = CliRunner().invoke(app, ["bench", folder, "--repeats", "2", "--json"], catch_exceptions=False)
+    assert answer.exit_code == 0
+    assert json.loads(answer.stdout)["plan"]["samples"] == PlanConfig().samples
+
+
+def test_a_jetson_tells_board_jetpack_and_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (
+        ("proc/device-tree/model", "NVIDIA Jetson AGX Orin Developer Kit\0"),
+        ("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n"),
+        ("bin/nvpmodel", "#!/bin/sh\necho 'NV Power Mode: MAXN'; echo 0\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "bin/nvpmodel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    found = target.this_machine(tmp_path)
+    assert found.board == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert (found.jetpack, found.power_mode, found.jetson) == ("6 (L4T 36.4.3)", "MAXN", True)
+
+
+def test_another_machine_is_no_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert not target.this_machine(tmp_path).jetson and target.this_machine().board
