@@ -64,6 +64,11 @@ class ActionSpec:
         """Duration of one action block in seconds."""
         return self.control_dt_s * self.frameskip
 
+    @property
+    def still(self) -> np.ndarray:
+        """The z-scored action block (frameskip * A,) float32 of an arm that stands still."""
+        return self.normalise(np.zeros((self.frameskip, len(self.names)))).reshape(-1)
+
     def normalise(self, actions: np.ndarray) -> np.ndarray:
         """Actions (…, A) in `unit` -> z-scores, float32."""
         return ((actions - np.asarray(self.mean)) / np.asarray(self.std)).astype(np.float32)

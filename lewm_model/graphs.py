@@ -30,19 +30,31 @@ class RolloutGraph(nn.Module):
 
     A model with history 1 has no past actions, and its graph no such input. Distances are those of the steps-to-go head
     where there is one, else the squared latent distance of the paper; column 0 is that of the newest frame.
+
+    With `still`, the z-scored block (E,) of an arm that stands still, the drift of the imagination is taken out: an arm
+    that stands still stays where it is, so what the model imagines for it beside the newest frame is the model's own
+    error, and is subtracted from every candidate. Near the goal, where that error matters, it is the same for all.
     """
 
-    def __init__(self, model: LeWM, head: StepsToGo | None) -> None:
+    still: Tensor | None
+
+    def __init__(self, model: LeWM, head: StepsToGo | None, still: Tensor | None = None) -> None:
         super().__init__()
         self.model, self.head = model, head
+        self.register_buffer("still", still, persistent=False)
 
     def forward(
         self, context: Tensor, candidates: Tensor, goal: Tensor, past_actions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
+        now = context[-1:]
+        if self.still is not None:
+            candidates = torch.cat([self.still.expand(1, candidates.shape[1], -1), candidates])
         samples = candidates.shape[0]
         past = candidates[:, :0] if past_actions is None else past_actions.expand(samples, -1, -1)
         latents = self.model.rollout(context.expand(samples, -1, -1), past, candidates)
-        ways = torch.cat([context[-1:].expand(samples, -1, -1), latents], 1)
+        if self.still is not None:
+            latents = latents[1:] - (latents[:1] - now)
+        ways = torch.cat([now.expand(latents.shape[0], -1, -1), latents], 1)
         if self.head is None:
             return (ways - goal).square().sum(-1), latents
         return self.head(ways, goal), latents

@@ -13,7 +13,7 @@ SAME_WEIGHT = 2.0  # of the distance between views of the same frame
 
 
 class StepsToGo(nn.Module):
-    """Distance between latents in low-level control steps at full speed: how long the way is, not how unlike the pictures.
+    """Distance between latents in control steps at full speed: how long the way is, not how unlike the pictures are.
 
     A network f maps latents to a space where the Euclidean distance is that number. It is learned from recorded
     neighbours alone (quasimetric reinforcement learning, arXiv 2304.01203, here with a symmetric metric): frames one

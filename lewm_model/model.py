@@ -9,6 +9,8 @@ Names of the parameters outside the encoder are those of the reference code, so 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
         else:  # four strided convolutions: cheaper than patches on CPUs, and precise where sub-pixel edges matter
             channels = (3, width // 8, width // 4, width // 2, width)
             layers: list[nn.Module] = []
-            for before, after in zip(channels[:-1], channels[1:], strict=True):
+            for before, after in pairwise(channels):
                 layers += [nn.Conv2d(before, after, 3, 2, 1), nn.ReLU()]
             self.stem = nn.Sequential(*layers[:-1])
             tokens = (c.image_size // 16) ** 2
@@ -247,7 +249,7 @@ class LeWM(nn.Module):
 
 
 def prediction_loss(model: LeWM, latents: Tensor, actions: Tensor) -> Tensor:
-    """Mean squared error of teacher-forced one-step predictions over every frame of a clip; targets keep their gradient.
+    """Mean squared error of teacher-forced one-step predictions over a clip; the targets keep their gradient.
 
     latents (B, T, D) with T - 1 a multiple of `history`; actions (B, T - 1, frameskip * A). With history 3 and 4 frames
     this is the reference's loss; a longer clip, or a shorter history, is cut into such windows.

@@ -63,7 +63,8 @@ class Checkpoint:
         state = torch.load(self.path, weights_only=True)
         if state["identity"] != self.identity:
             raise DataError(
-                f"{self.path} belongs to a run with other data or settings; delete it to start anew, or choose another --run folder"
+                f"{self.path} belongs to a run with other data or settings; delete it to start anew, "
+                "or choose another --run folder"
             )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -105,7 +106,7 @@ def effective_rank(latents: Tensor) -> float:
 
 @torch.no_grad()
 def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int = 4) -> dict[str, float]:
-    """Prediction error on held-out episodes beside the identity baseline (predict z_t for z_t+1), and the latent's state."""
+    """Prediction error on held-out episodes, the identity baseline (z_t predicts z_t+1), and the latent's spread."""
     model.eval()
     error = identity = 0.0
     seen = []
@@ -151,6 +152,7 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
         raise DataError(
             f"{data.source}: actions have {data.actions.shape[1]} numbers, the model takes {model_config.action_dim}"
         )
+    commit = _commit()  # of the code as it is now, not when the training ends
     torch.set_num_threads(config.threads)
     training, held_out = data.split(config.validation_fraction, config.seed)
     spec = action_spec(data, training, model_config.frameskip)
@@ -181,7 +183,7 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
         )
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit,
         "data": {
             "source": data.source,
             "sha256": data.sha256,

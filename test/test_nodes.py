@@ -34,8 +34,8 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 LIMITS = {
     "limits.names": ["shoulder", "elbow"],
-    "limits.lower": [-2.6, -2.6],
-    "limits.upper": [2.6, 2.6],
+    "limits.lower": [-2.6, -2.2],
+    "limits.upper": [2.6, 2.2],
     "limits.velocity": [1.5, 1.5],
     "limits.acceleration": [9.0, 9.0],
     "limits.jerk": [150.0, 150.0],

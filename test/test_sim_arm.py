@@ -37,12 +37,12 @@ def test_facts_of_the_packaged_world(sim: ArmSim) -> None:
     assert sim.control_dt_s == pytest.approx(0.05)
     assert sim.reach_m == pytest.approx(0.55)
     np.testing.assert_array_equal(sim.limits.velocity, [1.5, 1.5])
-    np.testing.assert_array_equal(sim.limits.lower, [-2.6, -2.6])
+    np.testing.assert_array_equal(sim.limits.lower, [-2.6, -2.2])
     assert np.linalg.norm(sim.block_pose()[:2]) > sim.reach_m + 0.08  # the arm cannot touch the block there
 
 
 def test_the_tip_is_where_the_closed_form_says(sim: ArmSim) -> None:
-    for a, b in np.random.default_rng(0).uniform(-2.6, 2.6, (50, 2)):
+    for a, b in np.random.default_rng(0).uniform(sim.limits.lower, sim.limits.upper, (50, 2)):
         np.testing.assert_allclose(sim.end_effector([a, b])[:2], closed_form(a, b), atol=1e-12)
     np.testing.assert_allclose(sim.end_effector(), [0.55, 0.0, 0.007], atol=1e-12)  # asking did not move the arm
     sim.reset(joint_positions=[1.0, -2.0])
@@ -80,10 +80,10 @@ def test_limits_hold_whatever_the_trajectory_commands(sim: ArmSim) -> None:
         command = sim.commanded_positions()
         assert (np.abs(command - last) <= 1.5 * 0.002 * (1 + 1e-6)).all()
         assert (command >= sim.limits.lower).all() and (command <= sim.limits.upper).all()
-        assert (np.abs(sim.joint_positions()) < 2.6 + 0.01).all()
+        assert (np.abs(sim.joint_positions()) < sim.limits.upper + 0.01).all()
         last = command
     sim.step(3.0)
-    np.testing.assert_allclose(sim.joint_positions(), [2.6, -2.6], atol=2e-3)
+    np.testing.assert_allclose(sim.joint_positions(), [2.6, -2.2], atol=2e-3)
 
 
 def test_the_arm_rests_where_the_trajectory_ended(sim: ArmSim) -> None:
@@ -138,8 +138,8 @@ def test_random_starts_fill_the_joint_space(sim: ArmSim) -> None:
     for seed in range(200):
         sim.reset(seed=seed)
         starts.append(sim.joint_positions())
-    assert (np.abs(starts) < 2.6).all()
-    counts = np.histogram2d(*np.array(starts).T, bins=3, range=[[-2.6, 2.6]] * 2)[0]
+    assert (np.abs(starts) < sim.limits.upper).all()
+    counts = np.histogram2d(*np.array(starts).T, bins=3, range=list(zip(sim.limits.lower, sim.limits.upper, strict=True)))[0]
     assert counts.min() >= 8
 
 
@@ -150,7 +150,7 @@ def test_an_impossible_start_is_refused(sim: ArmSim, positions: list[float]) -> 
 
 
 def test_the_arm_never_touches_itself_the_table_or_the_block(sim: ArmSim) -> None:
-    for a, b in np.random.default_rng(3).uniform(-2.6, 2.6, (200, 2)):
+    for a, b in np.random.default_rng(3).uniform(sim.limits.lower, sim.limits.upper, (200, 2)):
         sim.reset(joint_positions=[a, b])
         sim.step(0.002)
         np.testing.assert_allclose(sim.joint_positions(), [a, b], atol=1e-6)
@@ -175,31 +175,39 @@ def test_an_impossible_block_pose_is_refused(sim: ArmSim, pose: list[float]) -> 
         sim.set_block_pose(pose)
 
 
-COLOURS = {"link 1": (5, 20, 85), "link 2": (100, 62, 0), "tip": (88, 0, 10), "block": (5, 60, 15)}  # percent
+COLOURS = {  # of the world's materials, percent
+    "link 1": (25, 45, 95),
+    "link 2": (75, 2, 5),
+    "tip": (4, 4, 6),
+    "block": (5, 60, 15),
+    "pedestal": (12, 12, 14),
+    "shoulder cap": (5, 10, 40),
+    "elbow cap": (40, 2, 5),
+    "table": (86, 86, 84),
+}
 
 
 def pixels_of(picture: np.ndarray, part: str) -> np.ndarray:
-    """(n, 2) row, column of the pixels whose colour's direction lies nearest to that of `part` and is saturated."""
-    vivid = np.ptp(picture.astype(int), axis=2) > 60
-    names = list(COLOURS)
-    directions = np.array([np.array(COLOURS[name]) / np.linalg.norm(COLOURS[name]) for name in names])
-    return np.argwhere(vivid & ((picture @ directions.T).argmax(axis=2) == names.index(part)))
+    """(n, 2) row, column of the pixels whose colour is nearest to that of `part`."""
+    colours = 2.55 * np.array(list(COLOURS.values()))
+    distances = np.linalg.norm(picture[:, :, None].astype(float) - colours, axis=3)
+    return np.argwhere(distances.argmin(axis=2) == list(COLOURS).index(part))
 
 
 def test_the_camera_sees_the_tip_where_a_pinhole_camera_would(sim: ArmSim) -> None:
     focal = 96 / np.tan(0.6376 / 2)
-    for a, b in np.random.default_rng(4).uniform(-2.5, 2.5, (15, 2)):
+    for a, b in np.random.default_rng(4).uniform(-2.2, 2.2, (15, 2)):
         sim.reset(joint_positions=[a, b])
         x, y = closed_form(a, b) * focal / (2.0 - 0.16)  # the tip's upper end is 0.16 m above the table
         seen = pixels_of(sim.render(), "tip").mean(axis=0)
-        np.testing.assert_allclose(seen, [95.5 - y, 95.5 + x], atol=2.5)
+        np.testing.assert_allclose(seen, [95.5 - y, 95.5 + x], atol=4.0)  # the forearm hides a part
 
 
 @pytest.mark.parametrize("size", [64, 192])
 def test_every_part_is_in_the_picture_in_every_pose(sim: ArmSim, size: int) -> None:
     scale = (size / 64) ** 2
     stretched = [(a, 0.0) for a in np.linspace(-2.6, 2.6, 12)]
-    folded = [(a, b) for a in (-2.0, 0.5) for b in (-2.6, 2.6)]
+    folded = [(a, b) for a in (-2.0, 0.5) for b in (-2.2, 2.2)]
     for pose in stretched + folded:
         sim.reset(joint_positions=pose)
         picture = to_model_image(sim.render(), size)

@@ -1,6 +1,6 @@
 """Closed loop without ROS: simulated camera -> latent -> plan -> simulated arm, in simulation time.
 
-The controller is the one that the planner node runs; a plan still has to fit its deadline, but takes no simulation time.
+The controller is the one that the planner node runs; a plan has to fit its deadline, but takes no simulation time.
 """
 
 from __future__ import annotations

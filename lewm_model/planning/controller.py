@@ -20,6 +20,9 @@ from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.planning.samplers import search
 from lewm_model.runtime import Runtime
 
+# The search is as wide as the way that is left: full width from this share of the farthest way in a horizon on.
+WIDE_SEARCH = 0.4
+NARROWEST = 0.03  # of the full width, at the goal
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
 
 
@@ -83,7 +86,9 @@ class Controller:
 
     def start(self, joint_positions: np.ndarray) -> None:
         """Arms: from now on the commanded motion starts at rest at `joint_positions` (A,) rad."""
-        self.timeline = Timeline(self.clock(), np.asarray(joint_positions, float), self.knot_limits)
+        # The grid is laid so that the first plan, made now, has its hand-over as early as it can.
+        start_s = self.clock() + self.config.deadline_s + HANDOVER_MARGIN_S - self.block_s
+        self.timeline = Timeline(start_s, np.asarray(joint_positions, float), self.knot_limits)
         self._planned, self._warm = -1, None
 
     def stop(self) -> Trajectory | None:
@@ -146,7 +151,10 @@ class Controller:
 
         start = self._warm_start(knot) / self.std
         still = np.zeros((1, *start.shape))
-        found = search(self.config, start, still, feasible, cost, self.rng, self.config.deadline_s)
+        whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
+        here = self.runtime.rollout(context, past, blocks(still), goal)[0][0, 0]
+        width = self.config.initial_std * float(np.clip(here / whole_way, NARROWEST, 1.0))
+        found = search(self.config, start, width, still, feasible, cost, self.rng, self.config.deadline_s)
         knots = found.knots * self.std
         distances, imagined = self.runtime.rollout(context, past, blocks(knots[None]), goal)
         self._warm = (knot, knots)
@@ -180,7 +188,7 @@ class Controller:
     def _context(self, frame_s: float, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
         """Latents (h, D) one block apart up to the frame, and the z-scored blocks (h - 1, E) commanded between them.
 
-        Where no frame lies that far back, the oldest one that there is stands in: the arm was at rest before it started.
+        Where no frame lies that far back, the oldest one stands in: the arm was at rest before it started.
         """
         history = self.runtime.bundle.model.history
         stamps = np.array([stamp for stamp, _ in self._seen])
@@ -198,7 +206,7 @@ class Controller:
 
 
 def _path_weights(phase: np.ndarray, knots: int, block_s: float) -> np.ndarray:
-    """Weights (N, knots + 1) that turn knot velocities (the hand-over's first) into the way travelled at `phase` blocks."""
+    """Weights (N, knots + 1) that turn knot velocities, the hand-over's first, into the way after `phase` blocks."""
     u = np.clip(phase[:, None] - np.arange(knots), 0.0, 1.0)  # (N, knots): how much of each block has passed
     after = block_s * (u**3 - u**4 / 2)
     before = block_s * u - after

@@ -50,19 +50,20 @@ def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour
 def search(
     config: PlanConfig,
     start: np.ndarray,
+    initial_std: float,
     extra: np.ndarray,
     feasible: Callable[[np.ndarray], np.ndarray],
     cost: Callable[[np.ndarray], np.ndarray],
     rng: np.random.Generator,
     deadline_s: float,
 ) -> Search:
-    """Minimises `cost` (S, K, A) -> (S,) over feasible knots, from the mean `start` (K, A).
+    """Minimises `cost` (S, K, A) -> (S,) over feasible knots, from the mean `start` (K, A) and `initial_std`.
 
     `extra` (N, K, A) are guesses that the first iteration tries beside its samples (stand still, a proposal). At least
     one iteration runs; none begins once `deadline_s` seconds have passed since the call.
     """
     begin = time.monotonic()
-    mean, std = start, np.full_like(start, config.initial_std)
+    mean, std = start, np.full_like(start, initial_std)
     kept = extra
     best, best_cost, done = start, np.inf, 0
     for iteration in range(config.iterations):

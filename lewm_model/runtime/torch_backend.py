@@ -26,7 +26,9 @@ class TorchRuntime:
         self.bundle = bundle
         self.notes: list[str] = []
         self._model, heads = load_model(bundle), load_heads(bundle)
-        self._rollout = RolloutGraph(self._model, heads.get("steps_to_go")).eval()
+        self._rollout = RolloutGraph(
+            self._model, heads.get("steps_to_go"), torch.from_numpy(bundle.actions.still)
+        ).eval()
         self._proposal = heads.get(PROPOSAL)
 
     @torch.inference_mode()

@@ -1,0 +1,203 @@
+"""The planner reaches goals, keeps what it committed to, and returns in time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_model
+
+from lewm_model.bundle import ActionSpec, Bundle
+from lewm_model.config import ConfigError, PlanConfig, from_dict
+from lewm_model.limits import JointLimits
+from lewm_model.planning import samplers
+from lewm_model.planning.controller import Controller, Decision
+from lewm_model.planning.samplers import coloured_noise, search
+
+LIMITS = JointLimits(("a", "b"), np.full(2, -2.6), np.full(2, 2.6), np.full(2, 1.5), np.full(2, 9.0), np.full(2, 150.0))
+SPEC = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5))
+
+
+class PerfectModel:
+    """A runtime whose latent is the joint position, so that what it imagines is what happens."""
+
+    backend = "perfect"
+
+    def __init__(self, history: int = 1, delay_s: float = 0.0) -> None:
+        self.bundle = Bundle(Path("perfect"), tiny_model(history=history, latent_dim=2), SPEC)
+        self.delay_s = delay_s
+
+    def rollout(
+        self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        time.sleep(self.delay_s)
+        assert past_actions.shape == (self.bundle.model.history - 1, 10)
+        steps = candidates.reshape(*candidates.shape[:2], 5, 2) * np.array(SPEC.std) + np.array(SPEC.mean)
+        latents = context[-1] + np.cumsum(steps.sum(2) * SPEC.control_dt_s, 1)
+        ways = np.concatenate([np.broadcast_to(context[-1], (len(latents), 1, 2)), latents], 1)
+        return np.linalg.norm(ways - goal, axis=-1), latents
+
+
+class Arm:
+    """Follows trajectories exactly; time moves by `advance`."""
+
+    def __init__(self, position: np.ndarray) -> None:
+        self.now_s, self.position = 5.0, position
+        self.decision: Decision | None = None
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+        if self.decision is not None and self.decision.trajectory is not None:
+            motion = self.decision.trajectory
+            self.position = np.array(
+                [np.interp(self.now_s, motion.times_s, motion.positions[:, j]) for j in range(len(self.position))]
+            )
+
+
+def run(controller: Controller, arm: Arm, seconds: float) -> list[Decision]:
+    decisions = []
+    for _ in range(round(seconds / 0.05)):
+        controller.observe(arm.now_s, arm.position.astype(np.float32))
+        decision = controller.plan()
+        if decision is not None:
+            decisions.append(decision)
+            arm.decision = decision if decision.trajectory is not None else arm.decision
+        arm.advance(0.05)
+    return decisions
+
+
+def controller_for(arm: Arm, runtime: PerfectModel | None = None, **settings: object) -> Controller:
+    config = from_dict(PlanConfig, settings)
+    controller = Controller(runtime or PerfectModel(), LIMITS, config, clock=lambda: arm.now_s)
+    controller.start(arm.position)
+    return controller
+
+
+@pytest.mark.parametrize("sampler", ["cem", "icem"])
+@pytest.mark.parametrize("history", [1, 3])
+def test_with_a_perfect_model_the_arm_reaches_the_goal_and_stays(sampler: str, history: int) -> None:
+    arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0])
+    controller = controller_for(arm, PerfectModel(history), sampler=sampler)
+    controller.set_goal(goal.astype(np.float32))
+    run(controller, arm, 5.0)
+    assert np.abs(arm.position - goal).max() < 0.05
+    run(controller, arm, 1.0)
+    assert np.abs(arm.position - goal).max() < 0.05
+
+
+def test_the_arm_moves_on_while_it_plans_and_committed_points_are_never_rewritten() -> None:
+    arm = Arm(np.zeros(2))
+    controller = controller_for(arm)
+    controller.set_goal(np.array([1.5, -1.5], np.float32))
+    decisions = run(controller, arm, 2.0)
+    trajectories = [decision.trajectory for decision in decisions if decision.trajectory is not None]
+    assert len(trajectories) == len(decisions) >= 6
+    for before, after in pairwise(trajectories):
+        handover_s = before.times_s[0] + 0.25  # at the earliest: a plan is made from a frame of the running block
+        times = np.arange(after.times_s[0], handover_s, 0.01)
+        for joint in range(2):
+            old = np.interp(times, before.times_s, before.positions[:, joint])
+            new = np.interp(times, after.times_s, after.positions[:, joint])
+            assert np.abs(old - new).max() < 2e-3  # between points both are interpolated
+    middle = trajectories[3]
+    assert np.abs(middle.velocities[0]).max() > 0.5, "the arm stands still between blocks"
+    assert all((t.velocities[-1] == 0).all() for t in trajectories), "a trajectory must end at rest by itself"
+
+
+def test_without_goal_or_frame_or_arming_nothing_is_planned() -> None:
+    arm = Arm(np.zeros(2))
+    controller = Controller(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
+    controller.observe(arm.now_s, np.zeros(2, np.float32))
+    controller.set_goal(np.ones(2, np.float32))
+    assert controller.plan() is None and not controller.active and controller.stop() is None
+    controller.start(arm.position)
+    controller.set_goal(None)
+    assert controller.plan() is None and controller.active
+
+
+def test_stop_brings_a_moving_arm_to_rest_without_a_jump() -> None:
+    arm = Arm(np.zeros(2))
+    controller = controller_for(arm)
+    controller.set_goal(np.array([2.5, -2.5], np.float32))
+    run(controller, arm, 1.3)
+    stop = controller.stop()
+    assert stop is not None and not controller.active
+    assert np.abs(stop.positions[0] - arm.position).max() < 5e-3 and (stop.velocities[-1] == 0).all()
+    assert stop.times_s[-1] - arm.now_s < 1.0
+
+
+def test_a_plan_that_comes_too_late_is_not_executed() -> None:
+    arm = Arm(np.zeros(2))
+    controller = controller_for(arm)
+    controller.set_goal(np.array([1.0, 1.0], np.float32))
+    run(controller, arm, 0.5)
+    slow = controller.runtime.rollout
+
+    def rollout(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        arm.now_s += 0.1  # every rollout takes 0.1 s
+        return slow(*arguments)
+
+    controller.runtime.rollout = rollout  # type: ignore[method-assign]
+    late = [decision for decision in run(controller, arm, 0.5) if decision.late]
+    assert late and all(decision.trajectory is None for decision in late)
+
+
+@pytest.mark.parametrize(("deadline_s", "iterations"), [(0.1, 5), (0.01, 1), (0.0, 1), (100.0, 8)])
+def test_a_search_returns_the_best_so_far_within_one_iteration_of_its_deadline(
+    monkeypatch: pytest.MonkeyPatch, deadline_s: float, iterations: int
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(samplers.time, "monotonic", lambda: now_s[0])
+
+    def cost(knots: np.ndarray) -> np.ndarray:
+        now_s[0] += 0.0201
+        return (knots**2).sum((1, 2))
+
+    start, rng = np.full((5, 2), 2.0), np.random.default_rng(0)
+    found = search(
+        PlanConfig(iterations=8), start, 1.0, np.zeros((0, 5, 2)), lambda x: x, cost, rng, deadline_s=deadline_s
+    )
+    assert found.iterations == iterations and found.cost <= 40.0
+    assert now_s[0] < deadline_s + 0.0202 or iterations == 8
+
+
+@pytest.mark.parametrize("sampler", ["cem", "icem"])
+def test_a_search_finds_the_minimum_of_a_bowl(sampler: str) -> None:
+    target = np.random.default_rng(1).normal(size=(5, 2))
+    config = PlanConfig(sampler=sampler, samples=200, elites=20, iterations=30)
+    found = search(
+        config,
+        np.zeros((5, 2)),
+        1.0,
+        np.zeros((1, 5, 2)),
+        lambda knots: knots,
+        lambda knots: ((knots - target) ** 2).sum((1, 2)),
+        np.random.default_rng(0),
+        deadline_s=60.0,
+    )
+    assert found.cost < 0.01 and np.abs(found.knots - target).max() < 0.1
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0, 2.5])
+@pytest.mark.parametrize("length", [2, 5, 8])
+def test_coloured_noise_has_unit_variance_and_its_colour(colour: float, length: int) -> None:
+    noise = coloured_noise(np.random.default_rng(0), (20_000, length, 2), colour)
+    assert noise.shape == (20_000, length, 2)
+    np.testing.assert_allclose(noise.var(0), 1.0, atol=0.06)
+    neighbours = np.mean(noise[:, 1:] * noise[:, :-1])
+    assert neighbours == pytest.approx(0, abs=0.02) if colour == 0 else neighbours > 0.05
+
+
+def test_an_arm_with_other_joints_than_the_model_is_refused() -> None:
+    other = dataclasses.replace(LIMITS, names=("x", "y"))
+    with pytest.raises(ValueError, match=r"joints are \('x', 'y'\), the model was trained on \('a', 'b'\)"):
+        Controller(PerfectModel(), other, PlanConfig(), clock=time.monotonic)
+
+
+def test_a_planner_setting_out_of_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match="elites is 100; it must be at most samples = 64"):
+        PlanConfig(elites=100)
