@@ -145,6 +145,7 @@ def lifecycle_node(name: str, parameters: dict[str, str | bool], values: dict[st
             ("arm_controller/joint_trajectory", values["command_topic"]),
         ],
         output="screen",
+        sigterm_timeout="15",  # s to bring the arm to rest and free the model, also on a busy machine
         on_exit=fail(f"{name} has ended; the others end with it"),
     )
 
