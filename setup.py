@@ -57,6 +57,7 @@ setup(
             "send_goal = lewm_ros.send_goal:main",
             "gazebo_commands = lewm_ros.gazebo_commands:main",
             "record = lewm_ros.record:main",
+            "topic_check = lewm_ros.topic_check:main",
             "demo = lewm_ros.demo:main",
         ],
     },
