@@ -38,6 +38,7 @@ from lewm_model.runtime.signature import PRECISIONS, signatures
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 64  # candidates of the rollouts that are built
+CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # what the controls claim to be
 
 
 class StandInProposal(nn.Module):
@@ -84,7 +85,7 @@ def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def controls(folder: Path) -> list[dict[str, Any]]:
-    """Writes graphs that must be refused as the small encoder; `says` is what the message must contain."""
+    """Writes graphs that must be refused as an encoder; `says` is what the message must contain."""
 
     def graph(file: str, nodes: list[onnx.NodeProto], size: int = 64, opset: int = 18, domain: str = "") -> None:
         weights = [
@@ -156,7 +157,7 @@ def main() -> None:
         rows = pool.map(export, *zip(*kinds, strict=True), [arguments.out] * len(kinds))
         graphs = [row for part in rows for row in part]
     jobs = arguments.out / "jobs.json"
-    jobs.write_text(json.dumps({"graphs": graphs, "controls": controls(arguments.out)}))
+    jobs.write_text(json.dumps({"graphs": graphs, "controls": controls(arguments.out), "control_model": CONTROL_MODEL}))
     found = arguments.out / "found.json"
     found.unlink(missing_ok=True)
     # The ROS wheels' library path and bootstrap guard are not for another virtual environment. No GPU, anywhere.

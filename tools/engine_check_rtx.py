@@ -67,7 +67,7 @@ def main() -> None:
     for row in jobs["graphs"]:
         print(f"building {row['file']}", flush=True)
         graphs.append(build(folder, row))
-    encoder = signature({"size": "small", "horizon": 5, "graph": "encoder"})
+    encoder = signatures(from_dict(ModelConfig, jobs["control_model"]), 1)["encoder"]
 
     def build_control(file: str) -> Callable[[], Any]:
         return lambda: build_plan(trt, (folder / file).read_bytes(), encoder)
