@@ -8,23 +8,21 @@ from torch import Tensor, nn
 
 from lewm_model.config import ModelConfig
 
-SLACK = 0.05  # steps by which neighbours may be too far apart, root mean square
-SAME_WEIGHT = 2.0  # of the distance between views of the same frame
+BATCH = 1024  # pairs of frames in an optimiser step
 
 
 class StepsToGo(nn.Module):
     """Distance between latents in control steps at full speed: how long the way is, not how unlike the pictures are.
 
-    A network f maps latents to a space where the Euclidean distance is that number. It is learned from recorded
-    neighbours alone (quasimetric reinforcement learning, arXiv 2304.01203, here with a symmetric metric): frames one
-    step apart are at most 1 apart, all other pairs are pushed as far apart as that allows, which makes the distance
-    the length of the shortest way. Latents (…, D).
+    A network f maps latents to R^A so that f(z') - f(z) is the sum of the actions that led from z to z', in steps at
+    full speed: path integration, learned from the recorded actions and frames alone. The distance is the Euclidean one
+    between f(z) and f(goal). It has no local minimum where the actions are velocities, as an arm's are. Latents (…, D).
     """
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(c.latent_dim, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 32)
+            nn.Linear(c.latent_dim, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, c.action_dim)
         )
 
     def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
@@ -34,39 +32,37 @@ class StepsToGo(nn.Module):
 
 
 def train_steps_to_go(
-    c: ModelConfig, views: Tensor, neighbours: Tensor, steps: int, seed: int, batch: int = 1024
+    c: ModelConfig, views: Tensor, travelled: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int
 ) -> tuple[StepsToGo, dict[str, float]]:
-    """Trains the head on `views` (V, N, D) and row pairs `neighbours` (M, 2) of frames one low-level step apart.
+    """Trains the head on pairs of frames of the same episode.
 
-    views[0] are the encoded latents of N frames, the others what the model imagined for the same frames some blocks
-    ahead: the planner measures imagined latents, so the head learns to see the same place in both.
+    `views` (V, N, D): views[0] are the encoded latents of N frames, the others what the model imagined for the same
+    frames some blocks ahead; the planner measures imagined latents, so the head learns to see the same place in both.
+    `travelled` (N, A): sum of the actions from the episode's start to each frame, in steps at full speed.
+    `offsets` and `lengths` (E,) say which rows an episode has.
 
-    Returns the head and the mean distances of neighbours (at most about 1), random pairs, and views of one frame.
+    Returns the head and its root mean square errors in steps, on encoded and on imagined latents.
     """
     torch.manual_seed(seed)
     head = StepsToGo(c)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    multiplier = torch.zeros(())  # of the constraint, by dual ascent; softplus keeps it positive
-    local = far = same = torch.zeros(())
+    error = torch.zeros(BATCH, c.action_dim)
+    imagined = torch.zeros(BATCH, dtype=torch.bool)
     for _ in range(steps):
-        here, there = neighbours[torch.randint(len(neighbours), (batch,))].unbind(1)
-        imagined = views[torch.randint(len(views), (batch,)), here]
-        first, second, third = head.net(torch.cat([views[0, here], views[0, there], imagined])).chunk(3)
-        local = ((first - second).square().sum(-1) + 1e-8).sqrt()
-        far = ((first - third.roll(1, 0)).square().sum(-1) + 1e-8).sqrt()
-        same = (first - third).square().sum(-1)
-        violation = F.relu(local - 1.0).square().mean()
-        # Far pairs count less the farther they are, so that the middle distances, which planning uses, are stretched.
-        loss = F.softplus(100.0 - far, beta=0.05).mean() + 100.0 * F.softplus(multiplier) * violation
-        loss = loss + SAME_WEIGHT * same.mean()
+        episode = torch.randint(len(offsets), (BATCH,))
+        here, there = (offsets[episode] + (torch.rand(BATCH) * lengths[episode]).long() for _ in range(2))
+        view = torch.randint(len(views), (BATCH,))
+        first, second = head.net(torch.cat([views[0, here], views[view, there]])).chunk(2)
+        error = second - first - (travelled[there] - travelled[here])
+        imagined = view > 0
         optimiser.zero_grad()
-        loss.backward()
+        F.smooth_l1_loss(error, torch.zeros_like(error)).backward()
         optimiser.step()
         schedule.step()
-        multiplier += violation.detach() - SLACK**2
-    metrics = {"neighbours": local.mean(), "random_pairs": far.mean(), "imagined": same.sqrt().mean()}
-    return head.eval(), {name: float(value.detach()) for name, value in metrics.items()}
+    squared = error.detach().square().mean(1)
+    metrics = {"rms_encoded_steps": squared[~imagined].mean(), "rms_imagined_steps": squared[imagined].mean()}
+    return head.eval(), {name: float(value.sqrt()) for name, value in metrics.items()}
 
 
 HEADS = {"steps_to_go": StepsToGo}

@@ -284,10 +284,20 @@ def train_heads(
     rows = data.rows(episodes)
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
     latents[rows] = encode_all(model, data.pixels[rows])
-    firsts = np.concatenate([np.arange(data.offsets[e], data.offsets[e] + data.lengths[e] - 1) for e in episodes])
-    neighbours = torch.from_numpy(np.stack([firsts, firsts + 1], 1))
-    views = imagined_views(model, data, episodes, latents, spec)
-    head, metrics = train_steps_to_go(model.config, views, neighbours, config.head_steps, config.seed)
+    full_speed = np.abs([spec.low, spec.high]).max(0) * spec.control_dt_s  # rad in one control step
+    travelled = np.zeros_like(data.actions)
+    for episode in episodes:
+        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
+        travelled[first + 1 : last + 1] = np.cumsum(data.actions[first:last] * spec.control_dt_s / full_speed, axis=0)
+    head, metrics = train_steps_to_go(
+        model.config,
+        imagined_views(model, data, episodes, latents, spec),
+        torch.from_numpy(travelled),
+        torch.from_numpy(data.offsets[episodes]),
+        torch.from_numpy(data.lengths[episodes]),
+        config.head_steps,
+        config.seed,
+    )
     return {"steps_to_go": head}, {"steps_to_go": metrics}
 
 
