@@ -9,6 +9,7 @@ SHELL := /bin/bash
 
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
+RTX := $(CURDIR)/.venv-rtx
 option = $(if $($(1)),--$(2) $($(1)))
 
 # The ROS 2 wheels in .venv, not a ROS installation that the shell has sourced.
@@ -22,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint train-demo bench clean
+.PHONY: help setup demo test lint engine-check train-demo bench clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -39,6 +40,9 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and builds the graphs, on a CPU: SIZE (small or reference)
+	$(BIN)/python tools/engine_check.py --python $(RTX)/bin/python $(call option,SIZE,size)
+
 train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS
 	$(BIN)/lewm train-demo $(call option,SEED,seed) $(call option,GOALS,goals)
 
@@ -46,7 +50,7 @@ bench: setup  ## time the planner on this machine
 	$(BIN)/lewm bench
 
 clean:  ## remove .venv and what builds, tests and demos left behind
-	rm -rf .venv build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
@@ -89,4 +93,9 @@ $(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg
 	@ln -sfn $(ENTRY_POINTS:%=$(BIN)/%) $(VENV)/lib/lewm_ros/
 	@ln -sfn $(CURDIR) $(VENV)/share/lewm_ros
 	@ln -sfn $(CURDIR)/resource/lewm_ros $(VENV)/share/ament_index/resource_index/packages/lewm_ros
+	@touch $@
+
+$(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.dependencies
+	test -x $(RTX)/bin/python || $(BIN)/python -m venv $(RTX)
+	$(RTX)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-rtx.txt
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import tensorrt_rtx as trt
+from cuda.bindings import runtime
 
 from lewm_model.config import MODEL_SIZES, ModelConfig, from_dict
 from lewm_model.engine_builder import EngineBuildError, build_plan, make_logger
-from lewm_model.runtime.cuda import Cuda
+from lewm_model.runtime import cuda
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_model.runtime.signature import Signature, signatures
 from lewm_model.runtime.tensorrt_backend import Engine
@@ -59,8 +61,19 @@ def refuse(name: str, says: list[str], action: Callable[[], Any]) -> dict[str, A
     return {"control": name, "message": "", "problem": "it was not refused"}
 
 
+def cuda_names() -> list[str]:
+    """Names of CUDA's runtime in the product's code that the real binding lacks."""
+    source = Path(cuda.__file__ or "").read_text()
+    names = set(re.findall(r"\bcuda[A-Z]\w+", source)) - set(cuda.ADVICE)
+    enumerations = (runtime.cudaError_t, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode)
+    known = set(dir(runtime)).union(*(set(dir(enumeration)) for enumeration in enumerations))
+    return sorted(names - known)
+
+
 def main() -> None:
     jobs_file, found_file = Path(sys.argv[1]), Path(sys.argv[2])
+    if missing := cuda_names():
+        sys.exit(f"cuda-python has no {', '.join(missing)}, which lewm_model/runtime/cuda.py uses")
     jobs = json.loads(jobs_file.read_text())
     folder = jobs_file.parent
     graphs = []
@@ -74,14 +87,14 @@ def main() -> None:
 
     controls = [refuse(row["file"], row["says"], build_control(row["file"])) for row in jobs["controls"]]
     logger = make_logger(trt)
-    runtime = trt.Runtime(logger)
+    deserialiser = trt.Runtime(logger)
     controls += [
         refuse(
             "an engine that does not deserialise",
             ["TensorRT does not read the encoder engine"],
-            lambda: Engine(trt, runtime, logger, None, b"no engine", encoder),  # type: ignore[arg-type]
+            lambda: Engine(trt, deserialiser, logger, None, b"no engine", encoder),  # type: ignore[arg-type]
         ),
-        refuse("cuda-python without a driver or GPU", ["cudaGetDeviceCount failed with cudaError"], Cuda),
+        refuse("cuda-python without a driver or GPU", ["cudaGetDeviceCount failed with cudaError"], cuda.Cuda),
     ]
     found_file.write_text(json.dumps({"version": trt.__version__, "graphs": graphs, "controls": controls}))
 
