@@ -142,7 +142,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     try:
         model = from_dict(ModelConfig, data["model"])
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in data["actions"].items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["actions"].items()}
         actions = ActionSpec(**values)
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         heads = tuple(str(name) for name in data["heads"])

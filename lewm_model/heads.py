@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,4 +67,27 @@ def train_steps_to_go(
     return head.eval(), {name: float(value.sqrt()) for name, value in metrics.items()}
 
 
-HEADS = {"steps_to_go": StepsToGo}
+class ActionProposal(nn.Module):
+    """Goal-conditioned inverse dynamics: the action block that leads from a latent towards a goal latent.
+
+    What path integration says lies between the two, spread evenly over the steps that are left, no faster than full
+    speed. Shares what it knows with the steps-to-go head.
+    """
+
+    scale: Tensor  # (A,) full speed in standard deviations of the actions
+    shift: Tensor  # (A,) mean of the actions in standard deviations
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.frameskip = c.frameskip
+        self.net = StepsToGo(c).net
+        self.register_buffer("scale", torch.ones(c.action_dim))
+        self.register_buffer("shift", torch.zeros(c.action_dim))
+
+    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
+        """latent (1, D), goal (1, D), steps_to_go (1,) in control steps -> z-scored block (1, frameskip * A)."""
+        speed = (self.net(goal) - self.net(latent)) / steps_to_go.unsqueeze(-1)  # share of full speed
+        return (speed.clamp(-1.0, 1.0) * self.scale - self.shift).repeat(1, self.frameskip)
+
+
+HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {"steps_to_go": StepsToGo, "proposal": ActionProposal}

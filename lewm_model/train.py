@@ -26,7 +26,7 @@ from tqdm import tqdm
 from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
-from lewm_model.heads import train_steps_to_go
+from lewm_model.heads import ActionProposal, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
 from lewm_model.sigreg import SIGReg
 
@@ -298,7 +298,12 @@ def train_heads(
         config.head_steps,
         config.seed,
     )
-    return {"steps_to_go": head}, {"steps_to_go": metrics}
+    proposal = ActionProposal(model.config).eval()
+    proposal.net.load_state_dict(head.net.state_dict())
+    std = torch.tensor(spec.std)
+    proposal.scale.copy_(torch.from_numpy(full_speed / spec.control_dt_s) / std)
+    proposal.shift.copy_(torch.tensor(spec.mean) / std)
+    return {"steps_to_go": head, "proposal": proposal}, {"steps_to_go": metrics}
 
 
 def _commit() -> str:

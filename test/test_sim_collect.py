@@ -90,7 +90,8 @@ def test_random_motion_keeps_the_limits_and_covers_speeds_and_joint_space() -> N
     moving = speeds[speeds > 1e-6]
     shares = np.histogram(moving, 5, (0.0, 1.5))[0] / moving.size
     assert shares.min() > 0.07  # slow, fast and all between
-    where = np.histogram2d(*np.vstack(positions).T, bins=6, range=[[-2.6, 2.6], [-2.2, 2.2]])[0] / len(np.vstack(positions))
+    everywhere = np.vstack(positions)
+    where = np.histogram2d(*everywhere.T, bins=6, range=[[-2.6, 2.6], [-2.2, 2.2]])[0] / len(everywhere)
     assert where.min() > 0.25 / 36  # every part of the joint space
     spans = np.ptp(np.array(positions), axis=1)
     assert np.quantile(spans, 0.9) > 2.6  # some strokes cross half of it

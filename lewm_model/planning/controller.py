@@ -23,6 +23,10 @@ from lewm_model.runtime import Runtime
 # The search is as wide as the way that is left: full width from this share of the farthest way in a horizon on.
 WIDE_SEARCH = 0.4
 NARROWEST = 0.03  # of the full width, at the goal
+FAR_STEPS = 100.0  # a time to go so long that a proposal is not clipped, and says the whole way
+EFFORT = (
+    0.1  # cost of moving a joint for one control step at full speed; what is imagined to be better must be worth it
+)
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
 
 
@@ -137,26 +141,34 @@ class Controller:
             all_knots = np.concatenate([np.broadcast_to(velocity, (len(knots), 1, len(velocity))), knots], 1)
             return committed + np.einsum("nk,ska->sna", weights, all_knots)
 
-        def blocks(knots: np.ndarray) -> np.ndarray:
-            """z-scored action blocks (S, H, frameskip * A)."""
-            actions = np.diff(paths(knots), axis=1) / self.spec.control_dt_s
-            return self.spec.normalise(actions).reshape(len(knots), self.config.horizon, -1)
+        def actions(knots: np.ndarray) -> np.ndarray:
+            """Low-level actions (S, N - 1, A) rad/s."""
+            return np.diff(paths(knots), axis=1) / self.spec.control_dt_s
+
+        def imagine(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Distances (S, H + 1) and latents (S, H, D) that actions (S, N - 1, A) rad/s lead to."""
+            blocks = self.spec.normalise(raw).reshape(len(raw), self.config.horizon, -1)
+            return self.runtime.rollout(context, past, blocks, goal)
 
         def feasible(scores: np.ndarray) -> np.ndarray:
             return (self.knot_limits.project(position, velocity, scores * self.std) / self.std).astype(np.float64)
 
         def cost(scores: np.ndarray) -> np.ndarray:
-            distances, _ = self.runtime.rollout(context, past, blocks(scores * self.std), goal)
-            return distances[:, 1:].mean(1) + distances[:, -1]
+            raw = actions(scores * self.std)
+            distances, _ = imagine(raw)
+            effort = (np.abs(raw) / self.knot_limits.velocity).sum((1, 2))
+            return distances[:, 1:].mean(1) + distances[:, -1] + EFFORT * effort
 
-        start = self._warm_start(knot) / self.std
+        warm = self._warm_start(knot)
+        start = self._proposal(context[-1], goal, committed[0], position, velocity, otherwise=warm) / self.std
         still = np.zeros((1, *start.shape))
         whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
-        here = self.runtime.rollout(context, past, blocks(still), goal)[0][0, 0]
+        here = imagine(actions(still))[0][0, 0]
         width = self.config.initial_std * float(np.clip(here / whole_way, NARROWEST, 1.0))
-        found = search(self.config, start, width, still, feasible, cost, self.rng, self.config.deadline_s)
+        guesses = np.concatenate([still, warm[None] / self.std])
+        found = search(self.config, start, width, guesses, feasible, cost, self.rng, self.config.deadline_s)
         knots = found.knots * self.std
-        distances, imagined = self.runtime.rollout(context, past, blocks(knots[None]), goal)
+        distances, imagined = imagine(actions(knots[None]))
         self._warm = (knot, knots)
         late = self.clock() > handover_s - HANDOVER_MARGIN_S
         if not late:
@@ -171,6 +183,33 @@ class Controller:
             imagined=imagined[0],
             joint_path=paths(knots[None])[0],
         )
+
+    def _proposal(
+        self,
+        latent: np.ndarray,
+        goal: np.ndarray,
+        now: np.ndarray,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        otherwise: np.ndarray,
+    ) -> np.ndarray:
+        """Knots (K, A) rad/s that go straight to the goal and stop there; `otherwise` where the bundle proposes nothing.
+
+        `now` (A,) is commanded at the frame, `position` and `velocity` (A,) at the hand-over.
+        """
+        if "proposal" not in self.runtime.bundle.heads:
+            return otherwise
+        block = self.runtime.propose(latent, goal, FAR_STEPS).reshape(self.spec.frameskip, -1)
+        way = (block * self.std + self.mean).mean(0) * FAR_STEPS * self.spec.control_dt_s  # rad, from the frame on
+        left, knots = now + way - position, []
+        for _ in range(self.config.horizon):
+            # The speed from which a stop in one more block ends at the goal.
+            wanted = left / self.block_s - 0.5 * velocity
+            knot = self.knot_limits.project(position, velocity, wanted[None, None])[0, 0]
+            step = 0.5 * self.block_s * (velocity + knot)
+            position, left, velocity = position + step, left - step, knot
+            knots.append(knot)
+        return np.stack(knots)
 
     def _frame_period(self) -> float:
         """Median time between the newest frames; 0 while there are too few to know."""
