@@ -139,7 +139,8 @@ def test_random_starts_fill_the_joint_space(sim: ArmSim) -> None:
         sim.reset(seed=seed)
         starts.append(sim.joint_positions())
     assert (np.abs(starts) < sim.limits.upper).all()
-    counts = np.histogram2d(*np.array(starts).T, bins=3, range=list(zip(sim.limits.lower, sim.limits.upper, strict=True)))[0]
+    reachable = list(zip(sim.limits.lower, sim.limits.upper, strict=True))
+    counts = np.histogram2d(*np.array(starts).T, bins=3, range=reachable)[0]
     assert counts.min() >= 8
 
 

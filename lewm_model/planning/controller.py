@@ -193,7 +193,7 @@ class Controller:
         velocity: np.ndarray,
         otherwise: np.ndarray,
     ) -> np.ndarray:
-        """Knots (K, A) rad/s that go straight to the goal and stop there; `otherwise` where the bundle proposes nothing.
+        """Knots (K, A) rad/s that go straight to the goal and stop there; `otherwise` where the bundle has no proposal.
 
         `now` (A,) is commanded at the frame, `position` and `velocity` (A,) at the hand-over.
         """
