@@ -1,0 +1,88 @@
+"""The trained model that ships: half precision ranks candidates as single precision does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_model import parity
+from lewm_model.bundle import Bundle, load_bundle, load_heads, load_model
+from lewm_model.export import graph_modules
+from lewm_model.parity import Computes
+from lewm_model.resources import resource
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.runtime.torch_backend import TorchRuntime
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(resource("models", "reach"))
+
+
+class TorchHalf:
+    """The fp16 graphs in PyTorch, which rounds after every operation; ONNX Runtime's CPU does parts in fp32."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        still = torch.from_numpy(bundle.actions.still)
+        self.modules = graph_modules(load_model(bundle), load_heads(bundle), "fp16", still)
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        return self.modules["encoder"](torch.from_numpy(image[None]))[0].numpy()
+
+    @torch.inference_mode()
+    def rollout(
+        self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        inputs = (torch.from_numpy(value) for value in (context, candidates, goal))
+        distances, latents = self.modules["rollout"](
+            *inputs, torch.from_numpy(past_actions) if len(past_actions) else None
+        )
+        return distances.numpy(), latents.numpy()
+
+    @torch.inference_mode()
+    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
+        inputs = (torch.from_numpy(latent)[None], torch.from_numpy(goal)[None], torch.tensor([steps_to_go]))
+        return self.modules["proposal"](*inputs)[0].numpy()
+
+
+def half(bundle: Bundle, backend: str) -> Computes:
+    return OnnxRuntime(bundle, precision="fp16") if backend == "onnxruntime" else TorchHalf(bundle)
+
+
+def test_its_sample_frames_are_pictures_that_differ_and_its_costs_spread(bundle: Bundle) -> None:
+    golden = parity.load_golden(bundle)
+    assert all(np.ptp(frame) > 50 for frame in golden.frames)
+    assert np.abs(np.diff(golden.frames.astype(int), axis=0)).max(axis=(1, 2, 3)).min() > 20
+    assert golden.answers.distances[:, -1].std() > 1.0  # control steps
+
+
+def test_single_precision_matches_pytorch_on_real_frames(bundle: Bundle) -> None:
+    runtime, reference, golden = OnnxRuntime(bundle), TorchRuntime(bundle), parity.load_golden(bundle)
+    for frame in golden.frames:
+        np.testing.assert_allclose(runtime.encode(frame), reference.encode(frame), rtol=0, atol=1e-5)
+    assert parity.measure(reference, golden).problem == ""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_half_precision_passes_the_parity_gate(bundle: Bundle, backend: str) -> None:
+    assert parity.measure(half(bundle, backend), parity.load_golden(bundle)).problem == ""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_half_precision_ranks_candidates_between_any_two_sample_frames(bundle: Bundle, backend: str) -> None:
+    golden, history = parity.load_golden(bundle), bundle.model.history
+    runtimes = (half(bundle, backend), OnnxRuntime(bundle))
+    latents = [[runtime.encode(frame) for frame in golden.frames] for runtime in runtimes]
+    for start in range(history - 1, len(golden.frames)):
+        for goal in range(0, len(golden.frames), 3):
+            costs = []
+            for runtime, known in zip(runtimes, latents, strict=True):
+                context = np.stack(known[start - history + 1 : start + 1])
+                distances, _ = runtime.rollout(context, golden.past_actions, golden.candidates, known[goal])
+                costs.append(distances[:, 1:].mean(1) + distances[:, -1])
+            ranks = [np.argsort(np.argsort(cost)) for cost in costs]
+            elites = [set(np.argsort(cost)[:30].tolist()) for cost in costs]
+            assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.99
+            assert len(elites[0] & elites[1]) >= 27
