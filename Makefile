@@ -1,6 +1,6 @@
 # Every target first brings .venv up to date: `make demo` and `make test` work in a fresh clone.
 #
-#   make demo GOALS=10 SEED=0 RATE=1     variables are passed on where given; the program has the defaults
+#   make demo GOALS=10 SEED=0 RATE=20    variables are passed on where given; the program has the defaults
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -30,7 +30,7 @@ help:  ## this list
 
 setup: $(VENV)/.package  ## create or update .venv (the other targets do it by themselves)
 
-demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS, SEED, RATE (of real time)
+demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz)
 	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate)
 
 test: setup  ## the test suite

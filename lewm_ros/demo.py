@@ -393,10 +393,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.goals < 1 or options.rate <= 0:
         parser.error("--goals must be 1 or more and --rate above 0")
-    model_option = f" --model {options.model}" if options.model else ""
-    command = (
-        f"python -m lewm_ros.demo --goals {options.goals} --seed {options.seed} --rate {options.rate:g}{model_option}"
-    )
+    command = f"make demo GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
+    if options.model:
+        command = f"python -m lewm_ros.demo --goals {options.goals} --seed {options.seed} --model {options.model}"
     try:
         model = options.model or resource("models", "reach")
         run(options.goals, options.seed, options.rate, model.resolve(), options.out, command)
