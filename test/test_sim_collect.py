@@ -71,7 +71,7 @@ def test_random_motion_keeps_the_limits_and_covers_speeds_and_joint_space() -> N
     fine = 0.25 / 25
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        start = rng.uniform(-2.3, 2.3, 2)
+        start = rng.uniform(0.9 * joints.lower, 0.9 * joints.upper)
         timeline = Timeline(0.0, start, limits)
         timeline.splice(0, random_velocities(rng, start, 20, limits))
         motion = timeline.sample(np.arange(0.0, 5.0 + 1e-9, fine))

@@ -136,6 +136,8 @@ class Controller:
         position, velocity = timeline.state(knot)
         context, past = self._context(frame_s, timeline)
 
+        in_steps = "steps_to_go" in self.runtime.bundle.heads  # else distances have no scale that is known
+
         def paths(knots: np.ndarray) -> np.ndarray:
             """Commanded positions (S, N, A) on the grid for knots (S, K, A) rad/s."""
             all_knots = np.concatenate([np.broadcast_to(velocity, (len(knots), 1, len(velocity))), knots], 1)
@@ -156,15 +158,18 @@ class Controller:
         def cost(scores: np.ndarray) -> np.ndarray:
             raw = actions(scores * self.std)
             distances, _ = imagine(raw)
-            effort = (np.abs(raw) / self.knot_limits.velocity).sum((1, 2))
-            return distances[:, 1:].mean(1) + distances[:, -1] + EFFORT * effort
+            costs = distances[:, 1:].mean(1) + distances[:, -1]
+            if in_steps:
+                costs = costs + EFFORT * (np.abs(raw) / self.knot_limits.velocity).sum((1, 2))
+            return costs
 
         warm = self._warm_start(knot)
         start = self._proposal(context[-1], goal, committed[0], position, velocity, otherwise=warm) / self.std
         still = np.zeros((1, *start.shape))
-        whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
-        here = imagine(actions(still))[0][0, 0]
-        width = self.config.initial_std * float(np.clip(here / whole_way, NARROWEST, 1.0))
+        width = self.config.initial_std
+        if in_steps:
+            whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
+            width *= float(np.clip(imagine(actions(still))[0][0, 0] / whole_way, NARROWEST, 1.0))
         guesses = np.concatenate([still, warm[None] / self.std])
         found = search(self.config, start, width, guesses, feasible, cost, self.rng, self.config.deadline_s)
         knots = found.knots * self.std
