@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from lewm_model import heads
 from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
@@ -19,20 +18,6 @@ from lewm_model.config import ModelConfig
 from lewm_model.model import LeWM
 
 HEAD_NAMES = ("steps_to_go", "proposal")
-
-
-class StandInProposal(nn.Module):
-    """latent (B, D), goal (B, D), steps_to_go (B,) -> block (B, E); stands in until the package has such a head."""
-
-    def __init__(self, c: ModelConfig) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(2 * c.latent_dim + 1, 64), nn.ReLU(), nn.Linear(64, c.block_dim))
-
-    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
-        return self.net(torch.cat([latent, goal, steps_to_go.unsqueeze(-1) / 50], -1))
-
-
-heads.HEADS.setdefault("proposal", StandInProposal)  # type: ignore[arg-type]
 
 
 def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES) -> Bundle:
@@ -51,6 +36,8 @@ def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEA
     tensors = {}
     for name in names:
         head = heads.HEADS[name](config)
+        with torch.no_grad():  # far enough apart that a goal asks for motion
+            head.net[-1].weight.normal_(std=100.0)  # type: ignore[union-attr, index]
         tensors |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
     if tensors:
         save_file(tensors, folder / HEADS)

@@ -146,7 +146,7 @@ def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
             return distances[:: int(self.changes.get("order", 1))], latents * self.changes.get("scale", 1.0)
 
         def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-            return runtime.propose(latent, goal, steps_to_go + self.changes.get("steps", 0.0))
+            return runtime.propose(latent, goal, steps_to_go) + self.changes.get("block", 0.0)
 
     assert parity.measure(Wrong(), golden).problem == ""
     for change, complaint in (
@@ -154,7 +154,7 @@ def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
         ({"offset": 0.3}, "standard deviations"),
         ({"order": -1}, "rank correlation"),
         ({"scale": np.nan}, "cosine nan"),
-        ({"steps": 200.0}, "proposed blocks"),
+        ({"block": 0.1}, "proposed blocks"),
     ):
         assert complaint in parity.measure(Wrong(**change), golden).problem, change
 

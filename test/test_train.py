@@ -158,7 +158,8 @@ def test_data_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path, rec
 def test_a_bundle_round_trips_and_a_changed_one_is_refused(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path)
     again = load_bundle(bundle.folder)
-    assert again == bundle and again.actions.names == ("a", "b") and set(load_heads(again)) == set(bundle.heads)
+    assert (again.model, again.actions, again.files) == (bundle.model, bundle.actions, bundle.files)
+    assert again.actions.names == ("a", "b") and set(load_heads(again)) == {"steps_to_go", "proposal"}
     assert sum(p.numel() for p in load_model(again).parameters()) == again.training["parameters"]
     with (bundle.folder / "weights.safetensors").open("r+b") as file:
         file.seek(-1, 2)

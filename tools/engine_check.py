@@ -28,11 +28,10 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor, nn
 
 from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, from_dict
 from lewm_model.export import example_inputs, export_graph, graph_modules
-from lewm_model.heads import HEADS, StepsToGo
+from lewm_model.heads import ActionProposal, StepsToGo
 from lewm_model.model import LeWM
 from lewm_model.runtime.signature import PRECISIONS, signatures
 
@@ -41,24 +40,13 @@ SAMPLES = 64  # candidates of the rollouts that are built
 CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # what the controls claim to be
 
 
-class StandInProposal(nn.Module):
-    """latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); for a version without such a head."""
-
-    def __init__(self, c: ModelConfig) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(2 * c.latent_dim + 1, 256), nn.ReLU(), nn.Linear(256, c.block_dim))
-
-    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
-        return self.net(torch.cat([latent, goal, steps_to_go.unsqueeze(-1)], -1))
-
-
 def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
     """Writes the graphs of one model size in one precision; one row each."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config, horizon = from_dict(ModelConfig, {}, MODEL_SIZES[size]), PlanConfig().horizon
     model = LeWM(config).eval()
-    heads = {"steps_to_go": StepsToGo(config).eval(), "proposal": HEADS.get("proposal", StandInProposal)(config).eval()}
+    heads = {"steps_to_go": StepsToGo(config).eval(), "proposal": ActionProposal(config).eval()}
     rows = []
     for name, module in graph_modules(model, heads, precision, torch.zeros(model.config.block_dim)).items():
         path = folder / f"{size}-{name}-{precision}.onnx"
