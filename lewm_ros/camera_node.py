@@ -11,7 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from lewm_model.bundle import load_bundle
 from lewm_model.imaging import to_model_image
-from lewm_model.runtime import Runtime, load_runtime
+from lewm_model.runtime import Runtime
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import ImageError, latent_to_message, message_to_rgb, nanoseconds
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Worker, run
@@ -25,6 +25,7 @@ MODEL_PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle."),
     Parameter("backend", "auto", "What runs the model; auto takes the first that works here.", choices=BACKENDS),
     Parameter("threads", 1, "CPU threads of the model.", 1, 64),
+    Parameter("build_engines", True, "Whether TensorRT engines that do not fit are built anew, which takes minutes."),
 )
 PARAMETERS = (
     *MODEL_PARAMETERS,
@@ -54,7 +55,7 @@ class CameraNode(ManagedNode):
         self._size = bundle.model.image_size
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
-        self._runtime = load_runtime(bundle, values["backend"], values["threads"])
+        self._runtime = self.load_runtime(bundle, values)
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
         self.get_logger().info(f"loaded {bundle.folder} on {self._runtime.backend}")

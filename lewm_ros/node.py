@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from lewm_model.bundle import BundleError
+from lewm_model.bundle import Bundle, BundleError
+from lewm_model.config import PlanConfig
+from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
@@ -64,6 +67,8 @@ class ManagedNode(LifecycleNode):
         declare(self, parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics)
+        self._backend: dict[str, str] = {}  # diagnostic values: what runs the model, and why nothing before it does
+        self._built_s = 0.0  # when the progress of a build was last told, steady clock
         self._refuse_impossible_transitions()
 
     # What a node implements.
@@ -87,6 +92,27 @@ class ManagedNode(LifecycleNode):
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         """Level, message and values of an active node."""
         raise NotImplementedError
+
+    # ---- the model ---------------------------------------------------------------------------------------------------
+
+    def load_runtime(self, bundle: Bundle, values: Mapping[str, Any], samples: int = PlanConfig().samples) -> Runtime:
+        """The back end that the parameters backend, threads and build_engines ask for.
+
+        What is being built, what was chosen and why nothing before it was, goes to the log and to /diagnostics.
+        """
+        runtime = load_runtime(
+            bundle, values["backend"], values["threads"], samples, values["build_engines"], self._tell_progress
+        )
+        for note in runtime.notes:
+            self.get_logger().info(note)
+        self._backend = {"backend": runtime.backend, "backend_notes": " | ".join(runtime.notes)}
+        return runtime
+
+    def _tell_progress(self, what: str, share: float) -> None:
+        """Building engines takes minutes in which no timer runs: says how far it is, once a second."""
+        if time.monotonic() - self._built_s >= 1.0:
+            self._built_s = time.monotonic()
+            self._send_diagnostics(WARN, f"{what}: {share:.0%}", {})
 
     # ---- lifecycle ---------------------------------------------------------------------------------------------------
 
@@ -162,6 +188,9 @@ class ManagedNode(LifecycleNode):
         values: dict[str, str] = {}
         if self.state_label == "active":
             level, message, values = self.diagnose()
+        self._send_diagnostics(level, message, values | self._backend)
+
+    def _send_diagnostics(self, level: bytes, message: str, values: Mapping[str, str]) -> None:
         status = DiagnosticStatus(
             level=level,
             name=self.get_fully_qualified_name().lstrip("/"),

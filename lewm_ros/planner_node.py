@@ -23,7 +23,7 @@ from lewm_model.config import ConfigError, PlanConfig
 from lewm_model.limits import JointLimits
 from lewm_model.planning.controller import Controller, Decision
 from lewm_model.planning.motion import Trajectory
-from lewm_model.runtime import Runtime, load_runtime
+from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED, MODEL_PARAMETERS
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -159,7 +159,7 @@ class PlannerNode(ManagedNode):
                 f"{', '.join(self._limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
             )
         self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
-        runtime = load_runtime(bundle, values["backend"], values["threads"])
+        runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
         try:

@@ -11,7 +11,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
 from bundles import tiny_bundle
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.exceptions import InvalidParameterValueException
@@ -374,3 +374,29 @@ def test_percentiles_are_in_milliseconds():
     for number in range(101):
         stage.add(number / 1000)
     assert stage.percentiles("plan") == {"plan_ms_p50": "50.00", "plan_ms_p95": "95.00"}
+
+
+def test_diagnostics_say_which_back_end_runs_why_no_other_and_how_far_a_build_is(bench, bundle, monkeypatch):
+    import lewm_ros.node
+    from lewm_model.runtime import load_runtime
+
+    def building(bundle, backend, threads, samples, build_engines, progress):
+        progress("building encoder", 0.4)
+        runtime = load_runtime(bundle, "onnxruntime", threads)
+        runtime.notes.append("tensorrt is not used: the engine misses the parity gate")
+        return runtime
+
+    monkeypatch.setattr(lewm_ros.node, "load_runtime", building)
+    heard = []
+    bench.node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: heard.extend(m.status), 10)
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert bench.spin_until(lambda: heard)
+    assert node.trigger_configure() == SUCCESS
+    assert bench.spin_until(lambda: any(status.message == "building encoder: 40%" for status in heard))
+
+    def backend(status):
+        return {value.key: value.value for value in status.values}
+
+    assert bench.spin_until(lambda: "backend" in backend(heard[-1]))
+    assert backend(heard[-1])["backend"] == "onnxruntime"
+    assert "misses the parity gate" in backend(heard[-1])["backend_notes"]
