@@ -7,15 +7,16 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
-from bundles import tiny_bundle
 from diagnostic_msgs.msg import DiagnosticArray
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lewm_model.bundle import load_bundle
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import Trajectory
+from lewm_model.resources import resource
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, set_environment
@@ -27,8 +28,8 @@ JOINTS = ("shoulder", "elbow")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+def bundle():
+    return load_bundle(resource("models", "reach"))
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +110,10 @@ def test_a_goal_picture_moves_the_arm_within_its_limits_and_only_once_enabled(gr
     graph.spin_for(1.0)
     assert not watcher.trajectories
 
-    start = watcher.position()
     answer = graph.call(SetBool, {"/planner_node/enable": SetBool.Request(data=True)})["/planner_node/enable"]
     assert answer.success, answer.message
     graph.spin_until(lambda: len(watcher.trajectories) >= 6, 30, "trajectories")
-    graph.spin_until(lambda: np.abs(watcher.position() - start).max() > 0.1, 30, "the arm to move")
+    graph.spin_until(lambda: np.abs(watcher.position() - [1.0, -1.0]).max() < 0.1, 60, "the arm to reach the goal")
 
     for received_ns, message in watcher.trajectories:
         assert find_violation(as_trajectory(message), limits) is None
