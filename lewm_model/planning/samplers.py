@@ -59,7 +59,7 @@ def search(
 ) -> Search:
     """Minimises `cost` (S, K, A) -> (S,) over feasible knots, from the mean `start` (K, A) and `initial_std`.
 
-    `extra` (N, K, A) are guesses that the first iteration tries beside its samples (stand still, the plan before). At least
+    `extra` (N, K, A) are guesses that the first iteration tries beside its samples (rest, the last plan). At least
     one iteration runs; none begins once `deadline_s` seconds have passed since the call.
     """
     begin = time.monotonic()
