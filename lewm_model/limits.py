@@ -88,7 +88,7 @@ def limits_from_urdf(
     :raises ValueError: a limit cannot be used; see `JointLimits`.
     """
     path = Path(path)
-    joints = {joint.get("name"): joint for joint in _parse_xml(path, "robot").findall("joint")}
+    joints = {joint.get("name"): joint for joint in parse_xml(path, "robot").findall("joint")}
     rows = []
     for name in names:
         joint = joints.get(name)
@@ -154,7 +154,7 @@ def limits_from_yaml(path: str | Path) -> JointLimits:
     return JointLimits(tuple(values["names"]), *(np.array(values[field]) for field in fields[1:]))
 
 
-def _parse_xml(path: Path, root: str) -> ElementTree.Element:
+def parse_xml(path: Path, root: str) -> ElementTree.Element:
     """The root element. Refuses entity declarations: a few of them expand to gigabytes."""
     builder = ElementTree.TreeBuilder()
     parser = xml.parsers.expat.ParserCreate()

@@ -1,8 +1,13 @@
 """The shield between plan and arm. Pure Python: what it protects against does not depend on ROS.
 
-A trajectory goes to the arm only if `Shield.release` lets it: the arm is armed, nothing is stale, every limit holds,
-what comes next is continuous with what was sent before, and it ends at rest. What does not fit is held back, counted
-and named; the arm then runs to the end of the trajectory it has, which is a smooth stop.
+A plan goes to the arm only if `Shield.release` lets it: the arm is armed, nothing says hold, every limit holds, the
+links stay in the workspace, what comes next is continuous with what was sent before, and it ends at rest. What does not
+fit is held back, counted and named; the arm then runs to the end of the trajectory it has, which is a smooth stop.
+
+A stop has to pass the same checks but for three. It needs no arming, and nothing holds it back. It may leave the
+workspace: what the arm would do otherwise is to go on with the plan, for longer. No joint then moves farther than it
+needs to stop; a plan takes each joint at least as far, but not all of them at the same time, so the links may leave the
+box where the plan would have turned along its side. For that a stop must not last: it ends no later than the plan.
 
 This is software on a general-purpose computer: it reduces faults of the planner, it is not a safety function. A real
 arm needs its own emergency stop and the limits of its controller.
@@ -13,11 +18,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
 
+from lewm_model.kinematics import Workspace
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import Trajectory
 
@@ -26,17 +32,21 @@ ROUNDING = 1e-6  # relative; limits are compared with numbers that went through 
 # motion sent every 0.05 s needs 2e-4 and 0.4 %.
 CUBIC_RAD, CUBIC_SHARE = 5e-4, 0.01
 REST_RAD_S = 1e-6  # slower than this is at rest
-MAX_STEP_S = 0.1  # between points; what the arm does between sparser ones would be its own guess
+MIN_STEP_S = 1e-3  # between points; closer ones are one to a controller, and differences of them say nothing
+MAX_STEP_S = 0.1  # what the arm does between sparser points would be its own guess
+LOOK_S = 0.0125  # how often on its way an arm is looked for outside the workspace; one of 1 m strays 1 mm in between
+START_ROOM_M = 0.01  # that an arm may be outside the workspace when it is armed: it sags, and it is measured
+CLOCK_BACK_S, CLOCK_AHEAD_S = 1e-3, 0.1  # a clock of the stamps that goes back or gains more than this has jumped
 TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
 
 
 class State(Enum):
     """What the shield lets through."""
 
-    DISARMED = "disarmed"  # nothing
+    DISARMED = "disarmed"  # stops only
     ARMED = "armed"  # trajectories that pass every check
-    HOLDING = "holding"  # nothing until what is stale is fresh again; then armed by itself
-    STOPPED = "stopped"  # nothing until somebody resets
+    HOLDING = "holding"  # stops only, until the cause is gone; then armed by itself
+    STOPPED = "stopped"  # stops only, until somebody resets
 
 
 class Reason(Enum):
@@ -54,7 +64,11 @@ class Reason(Enum):
     JERK = "jerk limit"
     NO_STOP = "no stop at the end"
     JUMP = "jump"
+    WORKSPACE = "workspace"
     TRACKING = "tracking error"
+    DEADMAN = "dead-man's button"
+    SURPRISE = "surprise"
+    CLOCK = "clock"
     STOP = "stop"
 
 
@@ -72,6 +86,7 @@ class ShieldConfig:
 
     frame_timeout_s: float = 0.5  # oldest frame that may be planned from, and longest time without a new one
     joint_timeout_s: float = 0.25  # longest time without a joint state
+    deadman_timeout_s: float = 0.5  # longest time without a message that the dead-man's button is pressed
     tracking_tolerance_rad: float = 0.2  # between measured and commanded position; beyond it the stop latches
     start_tolerance_rad: float = 0.05  # between measured and commanded position when a motion begins from rest
     jump_tolerance_rad: float = 1e-3  # between two trajectories where one replaces the other
@@ -83,25 +98,22 @@ class ShieldConfig:
                 raise ValueError(f"shield setting {name} is {value}; it must be finite and above 0")
 
 
-def state_at(trajectory: Trajectory, time_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Position (A,) rad and velocity (A,) rad/s at a time: cubic between the points, at rest before and after them."""
-    times = trajectory.times_s
-    if time_s <= times[0] or time_s >= times[-1]:
-        end = 0 if time_s <= times[0] else -1
-        inside = time_s in (times[0], times[-1])
-        velocity = trajectory.velocities[end]
-        return trajectory.positions[end], velocity if inside else np.zeros_like(velocity)
-    i = int(np.searchsorted(times, time_s, side="right")) - 1
-    h = times[i + 1] - times[i]
-    u = (time_s - times[i]) / h
-    p0, p1 = trajectory.positions[i : i + 2]
-    v0, v1 = trajectory.velocities[i : i + 2]
+def state_at(trajectory: Trajectory, time_s: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (…, A) rad and velocities (…, A) rad/s at times (…): cubic between the points, at rest outside them."""
+    times, at = trajectory.times_s, np.asarray(time_s, float)
+    i = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
+    h = (times[i + 1] - times[i])[..., None]
+    u = np.clip((at - times[i])[..., None] / h, 0.0, 1.0)
+    p0, p1 = trajectory.positions[i], trajectory.positions[i + 1]
+    v0, v1 = trajectory.velocities[i], trajectory.velocities[i + 1]
     position = p0 * (1 - u) ** 2 * (1 + 2 * u) + p1 * u * u * (3 - 2 * u)
     position += h * (v0 * u * (1 - u) ** 2 + v1 * u * u * (u - 1))
     velocity = 6 * u * (1 - u) * (p1 - p0) / h + v0 * (1 - u) * (1 - 3 * u) + v1 * u * (3 * u - 2)
-    return position, velocity
+    inside = (at >= times[0]) & (at <= times[-1])
+    return position, np.where(inside[..., None], velocity, 0.0)
 
 
+@np.errstate(all="ignore")  # what overflows is refused
 def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention | None:
     """Why a trajectory must not be executed by itself, whatever came before; None when it may.
 
@@ -112,8 +124,8 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
     """
     times, positions, velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
     joints = len(limits.names)
-    shape = (len(times), joints)
-    if times.ndim != 1 or len(times) < 2 or positions.shape != shape or velocities.shape != shape:
+    shape = (times.size, joints)
+    if times.ndim != 1 or times.size < 2 or positions.shape != shape or velocities.shape != shape:
         return Intervention(
             Reason.TIMES,
             f"{times.shape} times, {positions.shape} positions and {velocities.shape} velocities are no trajectory "
@@ -122,15 +134,15 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
     if not (np.isfinite(times).all() and np.isfinite(positions).all() and np.isfinite(velocities).all()):
         return Intervention(Reason.NOT_FINITE, "the trajectory holds NaN or infinity")
     steps = np.diff(times)
-    if (steps <= 0).any():
-        return Intervention(Reason.TIMES, "the times of the trajectory do not increase")
+    if steps.min() < MIN_STEP_S * (1 - ROUNDING):
+        return Intervention(Reason.TIMES, f"the times increase by {steps.min():.3g} s, by {MIN_STEP_S} s is the least")
     if steps.max() > MAX_STEP_S * (1 + ROUNDING):
         return Intervention(Reason.TIMES, f"the points lie {steps.max():.3f} s apart, {MAX_STEP_S} s is allowed")
 
     def over(reason: Reason, values: np.ndarray, limit: np.ndarray, unit: str) -> Intervention | None:
         """Compares values (…, A) with a limit (A,) and names the worst joint."""
         excess = (np.abs(values) - limit * (1 + ROUNDING) - 1e-9).reshape(-1, joints).max(0)
-        if not (excess > 0).any():
+        if (excess <= 0).all():  # this way round NaN does not pass
             return None
         j = int((excess / limit).argmax())
         worst = float(np.abs(values).reshape(-1, joints)[:, j].max())
@@ -188,6 +200,9 @@ class Shield:
 
     Times of frames, joint states and trajectories are seconds on the clock of the stamps, `clock`; freshness is
     measured on `steady`, which no clock jump touches.
+
+    :param workspace: box for the links, None for none; the columns of its chain are the joints of the limits.
+    :param needs_deadman: whether the arm holds unless `deadman` keeps hearing that the button is pressed.
     """
 
     def __init__(
@@ -196,18 +211,25 @@ class Shield:
         config: ShieldConfig,
         clock: Callable[[], float],
         steady: Callable[[], float],
+        workspace: Workspace | None = None,
+        needs_deadman: bool = False,
     ) -> None:
         self.limits, self.config = limits, config
+        self.workspace, self.needs_deadman = workspace, needs_deadman
         self.interventions: Counter[Reason] = Counter()
         self.last_intervention: Intervention | None = None
         self._clock, self._steady = clock, steady
+        self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
         self._lock = threading.RLock()
         self._armed = False
         self._stopped: str | None = None  # why the stop is latched
-        self._holding: Intervention | None = None
+        self._holding: list[Intervention] = []  # what held when `watch` last looked
         self._sent: Trajectory | None = None  # what the arm executes since it was armed
+        self._plan_end_s = -np.inf  # when the last plan that was sent ends
         self._frame: float | None = None  # when the last good frame came, steady
         self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
+        self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
+        self._surprise: str | None = None  # what is surprising
 
     @property
     def state(self) -> State:
@@ -225,26 +247,32 @@ class Shield:
         with self._lock:
             if self._stopped is not None:
                 return f"stopped: {self._stopped}; reset to go on"
-            return f"holding: {self._holding.text}" if self._armed and self._holding else self.state.value
+            holding = "; ".join(cause.text for cause in self._holding)
+            return f"holding: {holding}" if self._armed and holding else self.state.value
 
     # ---- arming ------------------------------------------------------------------------------------------------------
 
     def arm(self) -> str | None:
-        """Arms; returns None, or why the shield refuses."""
+        """Arms; returns None, or why the shield refuses.
+
+        It needs to know where the arm is. A released dead-man's button and a surprise do not keep it from arming: it
+        then holds until they are gone. Whoever enables the arm first and presses the button then needs that.
+        """
         with self._lock:
             if self._stopped is not None:
                 return f"stopped ({self._stopped}): reset first"
             if self._armed:
                 return None
             if stale := self._stale():
-                return stale.text
+                return stale[0].text
             assert self._joints is not None
             outside = self._outside(self._joints[1])
             if outside is not None:
-                return outside
-            self._armed, self._holding = True, None
+                return f"{outside}; move it inside by hand first"
             if self.at_rest():
                 self._sent = None  # while disarmed the arm may have been moved
+            self._armed, self._holding = True, []
+            self.watch()
             return None
 
     def disarm(self) -> None:
@@ -269,14 +297,15 @@ class Shield:
     def frame(self, stamp_s: float) -> None:
         """A latent of the frame with this stamp has arrived. One that is old when it arrives does not count."""
         with self._lock:
-            if abs(self._clock() - stamp_s) <= self.config.frame_timeout_s:
+            if abs(self._now() - stamp_s) <= self.config.frame_timeout_s:
                 self._frame = self._steady()
 
     def joints(self, positions: np.ndarray, stamp_s: float) -> None:
         """A measured position (A,) rad has arrived; one that is not finite does not count."""
         with self._lock:
-            if positions.shape != (len(self.limits.names),) or not np.isfinite(positions).all():
-                self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions}"))
+            self._now()
+            if positions.shape != (len(self.limits.names),) or not np.isfinite([*positions, stamp_s]).all():
+                self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions} at {stamp_s} s"))
                 return
             self._joints = (self._steady(), np.array(positions, float))
             if not self._armed or self._sent is None:
@@ -290,21 +319,40 @@ class Shield:
                     Reason.TRACKING,
                 )
 
+    def deadman(self, pressed: bool) -> None:
+        """A message says whether the dead-man's button is pressed; one that comes too seldom counts as released."""
+        with self._lock:
+            self._pressed = self._steady() if pressed else None
+            self.watch()
+
+    def surprise(self, text: str | None) -> None:
+        """The world does not do what was imagined, and what shows it, for people; None: it does again."""
+        with self._lock:
+            self._surprise = text
+            self.watch()
+
     def at_rest(self) -> bool:
         """Whether everything that was sent has been executed."""
         with self._lock:
-            return self._sent is None or self._clock() >= self._sent.times_s[-1]
+            return self._sent is None or self._now() >= self._sent.times_s[-1]
 
     # ---- what goes out -----------------------------------------------------------------------------------------------
 
     def watch(self) -> Intervention | None:
-        """The watchdog, to be called often: why the arm must hold now; None when it need not."""
+        """The watchdog, to be called often: the first cause why the arm must hold now; None when it need not.
+
+        While it is armed, each cause is counted once, when it begins.
+        """
         with self._lock:
-            stale = self._stale()
-            if stale is not None and self._armed and self._holding is None:
-                self._count(stale)
-            self._holding = stale
-            return stale
+            self._now()
+            causes = self._causes_to_hold()
+            if self._armed:
+                known = [cause.reason for cause in self._holding]
+                for cause in causes:
+                    if cause.reason not in known:
+                        self._count(cause)
+            self._holding = causes
+            return causes[0] if causes else None
 
     def restart(self) -> np.ndarray | None:
         """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves.
@@ -312,10 +360,12 @@ class Shield:
         From here on the arm counts as commanded to rest there.
         """
         with self._lock:
-            if self.state is not State.ARMED or self._stale() or self._joints is None or not self.at_rest():
+            now = self._now()
+            ready = self.state is State.ARMED and not self._causes_to_hold() and self.at_rest()
+            if not ready or self._joints is None:
                 return None
             start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
-            now = self._clock()
+            self._plan_end_s = now
             self._sent = Trajectory(np.array([now - 1.0, now]), np.stack([start, start]), np.zeros((2, len(start))))
             return start
 
@@ -328,17 +378,19 @@ class Shield:
             problem = self._refusal(trajectory, frame_s)
             if problem is None:
                 self._sent = trajectory
+                if frame_s is not None:
+                    self._plan_end_s = float(trajectory.times_s[-1])
             else:
                 self._count(problem)
             return problem
 
     def _refusal(self, trajectory: Trajectory, frame_s: float | None) -> Intervention | None:
-        now = self._clock()
+        now = self._now()
         if frame_s is not None:
             if self.state in (State.DISARMED, State.STOPPED):
                 return Intervention(Reason.NOT_ARMED, self.message)
-            if stale := self._stale():
-                return stale
+            if causes := self._causes_to_hold():
+                return causes[0]
             if not abs(now - frame_s) <= self.config.frame_timeout_s:
                 return Intervention(Reason.STALE_PLAN, f"the plan's frame is {now - frame_s:.2f} s old")
         if violation := find_violation(trajectory, self.limits):
@@ -354,22 +406,81 @@ class Shield:
             dq, dv = float(np.abs(q1 - q0).max()), float(np.abs(v1 - v0).max())
             if dq > self.config.jump_tolerance_rad or dv > self.config.jump_tolerance_rad_s:
                 return Intervention(Reason.JUMP, f"the commanded motion would jump by {dq:.4f} rad and {dv:.3f} rad/s")
-        return None
+        if frame_s is None:
+            return self._lasting(trajectory)
+        return self._leaving(trajectory, now)
+
+    def _lasting(self, stop: Trajectory) -> Intervention | None:
+        """Why a stop is none: it moves the arm for longer than the plan would have, give or take a point."""
+        moves = (np.abs(stop.velocities) > REST_RAD_S) | (np.abs(stop.positions - stop.positions[-1]) > REST_RAD_S)
+        last = np.flatnonzero(moves.any(1))
+        late_s = stop.times_s[last[-1] + 1] - self._plan_end_s if last.size else -np.inf
+        if late_s <= MAX_STEP_S:
+            return None
+        return Intervention(Reason.NO_STOP, f"the stop ends {late_s:.2f} s after the motion that it is to end")
+
+    def _leaving(self, plan: Trajectory, now: float) -> Intervention | None:
+        """Why a plan must not be executed from now on: the workspace. An arm that is outside may come back."""
+        if self.workspace is None:
+            return None
+        way = state_at(plan, np.arange(now, max(plan.times_s[-1], now) + LOOK_S, LOOK_S))[0]
+        outside = self.workspace.find_outside(way, room=self.workspace.beyond(way[:1])[0])
+        if outside is None:
+            return None
+        return Intervention(Reason.WORKSPACE, f"the arm would leave the workspace: {outside}")
 
     # ---- helpers, under the lock -------------------------------------------------------------------------------------
 
-    def _stale(self) -> Intervention | None:
-        now = self._steady()
+    def _now(self) -> float:
+        """Now on the clock of the stamps, s. Where that clock jumps, an armed arm stops, and what it executes is moved
+        along with the clock: the arm does not jump.
+        """
+        now, steady = self._clock(), self._steady()
+        gained = now - steady - self._lead
+        jump = now - self._latest if now < self._latest - CLOCK_BACK_S else gained if gained > CLOCK_AHEAD_S else 0.0
+        if jump:
+            self._plan_end_s += jump
+            if self._sent is not None:
+                self._sent = replace(self._sent, times_s=self._sent.times_s + jump)
+            if self._armed:
+                self.stop(f"the clock of the stamps jumped by {jump:.2f} s", Reason.CLOCK)
+        self._lead = now - steady if jump or not np.isfinite(self._lead) else max(self._lead, now - steady)
+        self._latest = now
+        return now
+
+    def _causes_to_hold(self) -> list[Intervention]:
+        """All that keeps plans from going out although the arm is armed, and passes by itself."""
+        causes = self._stale()
+        if self.needs_deadman:
+            timeout = self.config.deadman_timeout_s
+            if self._pressed is None:
+                causes.append(Intervention(Reason.DEADMAN, "the dead-man's button is not pressed"))
+            elif (age := self._steady() - self._pressed) > timeout:
+                causes.append(
+                    Intervention(
+                        Reason.DEADMAN,
+                        f"nothing has been heard of the dead-man's button for {age:.2f} s, more than {timeout} s; "
+                        "let the joystick's driver repeat its message",
+                    )
+                )
+        if self._surprise is not None:
+            causes.append(Intervention(Reason.SURPRISE, f"surprise: {self._surprise}"))
+        return causes
+
+    def _stale(self) -> list[Intervention]:
+        """What of frames and joint states has not come for too long."""
+        now, stale = self._steady(), []
         checks = (
             (Reason.STALE_FRAME, "camera frame", self._frame, self.config.frame_timeout_s),
             (Reason.STALE_JOINTS, "joint state", self._joints and self._joints[0], self.config.joint_timeout_s),
         )
         for reason, what, seen, timeout in checks:
             if seen is None:
-                return Intervention(reason, f"no fresh {what} has arrived yet")
-            if now - seen > timeout:
-                return Intervention(reason, f"the last fresh {what} came {now - seen:.2f} s ago, more than {timeout} s")
-        return None
+                stale.append(Intervention(reason, f"no fresh {what} has arrived yet"))
+            elif (age := now - seen) > timeout:
+                text = f"the last fresh {what} came {age:.2f} s ago, more than {timeout} s"
+                stale.append(Intervention(reason, text))
+        return stale
 
     def _outside(self, positions: np.ndarray) -> str | None:
         room = self.config.start_tolerance_rad
@@ -377,9 +488,12 @@ class Shield:
             if not self.limits.lower[j] - room <= positions[j] <= self.limits.upper[j] + room:
                 return (
                     f"joint '{name}' is at {positions[j]:.3f} rad, outside its limits {self.limits.lower[j]:.3f} to "
-                    f"{self.limits.upper[j]:.3f}; move it inside by hand first"
+                    f"{self.limits.upper[j]:.3f}"
                 )
-        return None
+        if self.workspace is None:
+            return None
+        outside = self.workspace.find_outside(positions[None], START_ROOM_M)
+        return None if outside is None else f"the arm is outside the workspace: {outside}"
 
     def _count(self, intervention: Intervention) -> None:
         self.interventions[intervention.reason] += 1

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from lewm_model.kinematics import Chain, Workspace
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
+from lewm_model.resources import resource
 from lewm_ros.safety import (
     CUBIC_RAD,
     CUBIC_SHARE,
@@ -159,9 +161,16 @@ def test_whatever_passes_keeps_position_and_velocity_limits_between_the_points_t
 class World:
     """A shield with clocks in the test's hand, and an arm that follows what the shield lets through."""
 
-    def __init__(self, **config) -> None:
-        self.now = 100.0
-        self.shield = Shield(LIMITS, ShieldConfig(**config), clock=lambda: self.now, steady=lambda: 7.0 + self.now)
+    def __init__(self, workspace: Workspace | None = None, needs_deadman: bool = False, **config) -> None:
+        self.now, self.jumped = 100.0, 0.0
+        self.shield = Shield(
+            LIMITS,
+            ShieldConfig(**config),
+            clock=lambda: self.now,
+            steady=lambda: 7.0 + self.now - self.jumped,
+            workspace=workspace,
+            needs_deadman=needs_deadman,
+        )
         self.position = np.array([0.2, 0.1])
         self.commanded: Trajectory | None = None
 
@@ -177,9 +186,13 @@ class World:
                 self.shield.joints(self.position, self.now)
             self.shield.watch()
 
-    def armed(self) -> "World":
+    def armed_only(self) -> "World":
         self.live()
         assert self.shield.arm() is None
+        return self
+
+    def armed(self) -> "World":
+        self.armed_only()
         assert self.shield.restart() is not None
         return self
 
@@ -352,6 +365,205 @@ def test_restarting_waits_until_the_motion_has_ended():
     assert world.shield.restart() is None
     world.live(1.0)
     np.testing.assert_allclose(world.shield.restart(), world.position)
+
+
+def test_what_is_to_be_a_stop_must_not_last_longer_than_the_plan_that_it_ends():
+    world = World().armed()
+    assert world.send(world.motion((1.0, 0.5))) is None
+    world.live(0.1)
+    world.shield.disarm()
+    timeline = Timeline(world.now - 0.1, world.commanded.positions[1], KnotLimits(LIMITS, BLOCK_S))
+    timeline.splice(0, np.array([[1.0, 0.5], [1.0, 0.5]]))  # goes on for a block
+    longer = timeline.sample(world.now - 0.05 + 0.05 * np.arange(25))
+    refusal = world.shield.release(longer)
+    assert refusal.reason is Reason.NO_STOP
+    assert "the stop ends 0.20 s after the motion that it is to end" in refusal.text
+    assert world.shield.release(world.commanded) is None
+
+
+def test_a_stop_of_an_arm_at_rest_may_say_that_it_rests():
+    world = World().armed()
+    world.live(1.0)
+    still = Trajectory(world.now + np.array([0.0, 0.05]), np.tile(world.position, (2, 1)), np.zeros((2, 2)))
+    assert world.shield.release(still) is None
+
+
+# ---- the dead-man's button, surprise and clock -----------------------------------------------------------------------
+
+
+def test_the_arm_holds_unless_the_deadmans_button_is_pressed_and_heard_of():
+    world = World(needs_deadman=True).armed_only()
+    assert world.shield.state is State.HOLDING
+    assert world.shield.message == "holding: the dead-man's button is not pressed"
+    assert world.shield.restart() is None
+    world.shield.deadman(True)
+    assert world.shield.state is State.ARMED
+    assert world.shield.restart() is not None
+    assert world.send(world.motion((0.5, 0.0))) is None
+
+    world.shield.deadman(False)
+    assert world.shield.state is State.HOLDING
+    assert world.send(world.motion((0.5, 0.0))).reason is Reason.DEADMAN
+    world.live(1.0)
+    world.shield.deadman(True)
+    assert world.shield.state is State.ARMED
+    world.live(0.4)
+    assert world.shield.state is State.ARMED
+    world.live(0.2)  # joystick unplugged
+    assert world.shield.state is State.HOLDING
+    assert "nothing has been heard of the dead-man's button for 0.60 s" in world.shield.message
+    world.shield.deadman(False)
+    world.live(0.2)
+    assert world.shield.interventions[Reason.DEADMAN] == 4, "three holds and one refused plan"
+
+
+def test_the_deadmans_button_does_not_matter_unless_it_is_asked_for():
+    world = World().armed()
+    world.shield.deadman(False)
+    world.live(1.0)
+    assert world.shield.state is State.ARMED
+
+
+def test_a_surprise_holds_and_lets_go_by_itself_and_counts_once():
+    world = World().armed()
+    for score in (3, 4, 5):
+        world.shield.surprise(f"the picture is {score} times as strange as usual")
+        world.live(0.1)
+    assert world.shield.state is State.HOLDING
+    assert world.shield.message == "holding: surprise: the picture is 5 times as strange as usual"
+    assert world.shield.interventions[Reason.SURPRISE] == 1
+    assert world.send(world.motion((0.5, 0.0))).reason is Reason.SURPRISE
+    world.shield.surprise(None)
+    assert world.shield.state is State.ARMED
+    world.shield.surprise("again")
+    assert world.shield.interventions[Reason.SURPRISE] == 3
+
+
+def test_a_surprised_shield_can_be_armed_and_then_holds():
+    world = World()
+    world.shield.surprise("a hand")
+    world.live(0.1)
+    assert world.shield.interventions[Reason.SURPRISE] == 0, "nothing to intervene in"
+    assert world.shield.arm() is None
+    assert world.shield.state is State.HOLDING
+    assert world.shield.interventions[Reason.SURPRISE] == 1
+    world.shield.surprise(None)
+    assert world.shield.state is State.ARMED
+
+
+def test_every_cause_to_hold_is_named_and_counted():
+    world = World(needs_deadman=True).armed_only()
+    world.shield.surprise("a hand")
+    world.live(0.6, frames=False)
+    assert "camera frame" in world.shield.message
+    assert "; the dead-man's button is not pressed; surprise: a hand" in world.shield.message
+    counted = world.shield.interventions
+    assert [counted[reason] for reason in (Reason.STALE_FRAME, Reason.DEADMAN, Reason.SURPRISE)] == [1, 1, 1]
+    world.shield.surprise(None)
+    world.shield.deadman(True)
+    assert world.shield.state is State.HOLDING
+    world.live()
+    assert world.shield.state is State.ARMED
+
+
+@pytest.mark.parametrize("jump", [-5.0, -0.1, 0.5, 1000.0])
+def test_a_clock_that_jumps_latches_the_stop_and_the_arm_counts_as_moving_until_it_rests(jump):
+    world = World().armed()
+    assert world.send(world.motion((1.0, 0.5))) is None
+    world.live(0.1)
+    world.now += jump
+    world.jumped += jump
+    assert world.shield.release(world.motion((1.0, 0.5)), world.now).reason is Reason.NOT_ARMED
+    assert world.shield.state is State.STOPPED
+    assert f"jumped by {jump:.2f} s" in world.shield.message
+    assert world.shield.interventions[Reason.CLOCK] == 1
+    world.commanded = dataclasses.replace(world.commanded, times_s=world.commanded.times_s + jump)
+    world.shield.reset()
+    world.live()
+    assert world.shield.arm() is None
+    assert world.shield.restart() is None, "still moves"
+    world.live(1.0)
+    assert world.shield.restart() is not None
+
+
+def test_a_clock_that_is_slower_than_time_does_not_jump():
+    world = World().armed()  # a simulation that runs at half speed, and stalls
+    for step_s in (*[0.02] * 100, 0.4, *[0.02] * 10):
+        world.jumped -= step_s / 2
+        world.live(step_s, step_s=step_s)
+        world.live(0.02)
+    assert world.shield.state is State.ARMED
+
+
+# ---- the workspace ---------------------------------------------------------------------------------------------------
+
+
+def box(lower=(-0.6, -0.6, 0.0), upper=(0.6, 0.6, 0.2)) -> Workspace:
+    chain = Chain.from_urdf(resource("config", "arms", "tabletop.urdf"), "base", "end_effector", LIMITS.names)
+    return Workspace(chain, lower, upper)
+
+
+def test_a_plan_that_takes_a_link_out_of_the_workspace_is_held_back():
+    world = World(workspace=box()).armed()
+    assert world.send(world.motion((1.5, 1.0), (1.5, 1.0))) is None
+    world = World(workspace=box(upper=(0.6, 0.35, 0.2))).armed()
+    refusal = world.send(world.motion((1.5, 1.0), (1.5, 1.0)))
+    assert refusal.reason is Reason.WORKSPACE
+    assert "the arm would leave the workspace: link 'end_effector' at y = 0." in refusal.text
+    assert "the box ends at 0.350 m" in refusal.text
+    assert world.send(world.motion((-0.5, 0.0))) is None
+
+
+def test_the_way_between_the_points_counts_too():
+    # The arm swings out and back; between the two points at 0.2975 rad it is 5 mm farther out than at them.
+    world = World(workspace=box(upper=(0.6, 0.55 * np.sin(0.2975) + 5e-4, 0.2)))
+    world.position = np.array([0.27, 0.0])
+    world.armed()
+    times = world.now + np.array([-0.05, 0.05, 0.15, 0.25, 0.35, 0.45])
+    angle = 0.27 + np.array([0.0, 0.0, 0.0275, 0.0275, 0.0, 0.0])
+    speed = np.array([0.0, 0.0, 0.4, -0.4, 0.0, 0.0])
+    zero = np.zeros(6)
+    motion = Trajectory(times, np.stack([angle, zero], 1), np.stack([speed, zero], 1))
+    assert find_violation(motion, LIMITS) is None
+    assert world.shield.workspace.find_outside(motion.positions) is None
+    assert world.send(motion).reason is Reason.WORKSPACE
+
+
+def test_an_arm_outside_the_workspace_is_not_armed_but_one_that_sags_a_little_is():
+    world = World(workspace=box(upper=(0.5, 0.6, 0.2)))
+    world.position = np.array([0.0, 0.0])
+    world.live()
+    refusal = world.shield.arm()
+    assert refusal == (
+        "the arm is outside the workspace: link 'end_effector' at x = 0.550 m, the box ends at 0.500 m; "
+        "move it inside by hand first"
+    )
+    world = World(workspace=box(upper=(0.545, 0.6, 0.2)))
+    world.position = np.array([0.0, 0.0])
+    world.armed()
+    assert world.send(world.motion((0.5, 1.0), (0.5, 1.0))) is None, "it comes back"
+
+
+def test_an_arm_that_was_pushed_out_may_come_back_but_not_go_farther():
+    world = World(workspace=box(upper=(0.6, 0.24, 0.2))).armed()
+    assert world.shield.workspace.find_outside(world.position[None]) is None
+    world.position = world.position + np.array([0.18, 0.1])
+    world.live(0.1)
+    assert world.shield.workspace.find_outside(world.position[None]) is not None
+    assert world.shield.restart() is not None
+    assert world.send(world.motion((0.5, 0.0))).reason is Reason.WORKSPACE
+    assert world.send(world.motion((-0.5, 0.0))) is None
+
+
+def test_a_stop_goes_out_although_it_leaves_the_workspace():
+    world = World().armed()
+    assert world.send(world.motion((1.5, 0.0), (1.5, 0.0))) is None
+    world.live(0.3)
+    # From here on a box, whose side is nearer than the arm can stop.
+    tip = box().chain.positions(world.position[None])[0, -1]
+    world.shield.workspace = box(upper=(0.6, tip[1] + 0.01, 0.2))
+    assert world.shield.release(world.commanded, world.now).reason is Reason.WORKSPACE
+    assert world.shield.release(world.commanded) is None
 
 
 def test_settings_that_would_switch_a_check_off_are_refused():
