@@ -388,6 +388,26 @@ def test_a_stop_of_an_arm_at_rest_may_say_that_it_rests():
     assert world.shield.release(still) is None
 
 
+@settings(max_examples=200, deadline=None)
+@given(seeds, st.floats(0.02, 1.0), st.floats(0.0, 3.0), st.floats(0.0, 0.005))
+def test_the_stop_that_does_not_wait_for_a_knot_is_let_through_from_anywhere(seed, speed, moment, delay_s):
+    """Down to a fiftieth of full speed, where the cubics between the points overshoot most."""
+    rng = np.random.default_rng(seed)
+    slow = dataclasses.replace(LIMITS, velocity=speed * LIMITS.velocity)
+    world = World().armed()
+    world.shield.limits = slow
+    timeline = Timeline(world.now + 0.1, world.position, KnotLimits(slow, BLOCK_S))
+    wanted = rng.normal(size=(1, 8, 2)) * 3 * slow.velocity
+    timeline.splice(0, timeline.limits.project(world.position, np.zeros(2), wanted)[0])
+    count = int(np.ceil((timeline.end_s - world.now) / 0.05)) + 2
+    assert world.send(timeline.sample(world.now - 0.05 + 0.05 * np.arange(count))) is None  # as a plan is sampled
+    world.now += moment
+    world.live()
+    stop = timeline.stop(world.now, world.now + 0.03)
+    world.now += delay_s  # until the shield looks
+    assert world.shield.release(stop) is None
+
+
 # ---- the dead-man's button, surprise and clock -----------------------------------------------------------------------
 
 

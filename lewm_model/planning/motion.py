@@ -3,6 +3,8 @@
 Between the knots v_k and v_{k+1}, one block of `block_s` seconds apart, the velocity is v_k + (v_{k+1} - v_k) s(u) with
 s(u) = 3 u^2 - 2 u^3 and u in [0, 1]. Acceleration is zero at the knots, at most 1.5 |dv| / block_s between them, and
 jerk at most 6 |dv| / block_s^2. So a bound on the knots' differences is a bound on acceleration and jerk.
+
+A stop does not wait for a knot: `stop_from` brakes every joint from anywhere as fast as acceleration and jerk allow.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from lewm_model.limits import JointLimits
 
 KEPT_BLOCKS = 64  # of the past, in a timeline
 MAX_STOP_BLOCKS = 16  # an arm that needs more blocks than this to stop cannot be planned for
+STOP_STEP_S = 0.01  # between the points of a stop, whose jerk changes all at once: cubics between them must follow it
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class KnotLimits:
     def __init__(self, limits: JointLimits, block_s: float) -> None:
         self.block_s = block_s
         self.lower, self.upper = limits.lower, limits.upper
-        self.velocity = limits.velocity
+        self.velocity, self.acceleration, self.jerk = limits.velocity, limits.acceleration, limits.jerk
         self.difference = np.minimum(limits.acceleration * block_s / 1.5, limits.jerk * block_s**2 / 6)
         counts = np.ceil(self.velocity / self.difference)
         if counts.max() > MAX_STOP_BLOCKS:
@@ -45,6 +48,13 @@ class KnotLimits:
         m = np.arange(int(counts.max()) + 2)
         self._speeds = m[:, None] * self.difference  # (M, A)
         self._ways = block_s * self.difference * (m + m * (m - 1) / 2)[:, None]  # (M, A) rad
+
+    @property
+    def longest_stop_s(self) -> float:
+        """Upper bound of how long `stop_from` takes from anywhere in a motion within these limits."""
+        # An acceleration is taken back first, at worst all of it, and the arm is no faster than it may be then.
+        steepest = np.minimum(1.5 * self.difference / self.block_s, self.acceleration)
+        return float((steepest / self.jerk + _stop(self.velocity, 0.0 * self.velocity, self)[0].sum(0)).max())
 
     def project(self, position: np.ndarray, velocity: np.ndarray, knots: np.ndarray) -> np.ndarray:
         """The nearest feasible knots, one after the other.
@@ -85,6 +95,47 @@ class KnotLimits:
         knots = np.sign(velocity) * np.maximum(np.abs(velocity) - steps, 0.0)
         knots[-1] = 0.0  # not almost
         return knots
+
+
+def _stop(velocity: np.ndarray, acceleration: np.ndarray, limits: KnotLimits) -> tuple[np.ndarray, np.ndarray]:
+    """Durations (3, A) s and jerks (3, A) rad/s^3 of the fastest way to rest from (A,) rad/s and (A,) rad/s^2.
+
+    Brake harder and harder, brake evenly, ease off; the second may take no time. Solves, for a joint that would move
+    on forwards if its acceleration faded as fast as it may, v + (a^2 - p^2) / 2j - p t - p^2 / 2j = 0 for the peak p of
+    the braking, and where p is more than allowed, for the time t at the p that is.
+    """
+    after = velocity + acceleration * np.abs(acceleration) / (2 * limits.jerk)  # when the acceleration has faded
+    forwards = np.where(after >= 0.0, 1.0, -1.0)
+    v, a = forwards * velocity, forwards * acceleration
+    peak = np.sqrt(np.maximum(limits.jerk * v + a * a / 2, 0.0))
+    peak = np.minimum(np.maximum(peak, -a), np.maximum(limits.acceleration, -a))  # -a: what it brakes already
+    even = np.maximum(v + a * a / (2 * limits.jerk) - peak * peak / limits.jerk, 0.0) / np.maximum(peak, 1e-12)
+    durations = np.stack([(a + peak) / limits.jerk, even, peak / limits.jerk])
+    return durations, forwards * limits.jerk * np.array([-1.0, 0.0, 1.0])[:, None]
+
+
+def stop_from(
+    position: np.ndarray,
+    velocity: np.ndarray,
+    acceleration: np.ndarray,
+    limits: KnotLimits,
+    step_s: float = STOP_STEP_S,
+) -> Trajectory:
+    """The fastest way to rest from a state (A,) rad, rad/s, rad/s^2: every joint by itself, at times from 0 s on.
+
+    By construction: acceleration and jerk limits hold, a joint that its acceleration does not take beyond the velocity
+    limit stays within it, the last point rests, and no motion within the same limits rests earlier. Position limits
+    are not looked at.
+    """
+    durations, jerks = _stop(velocity, acceleration, limits)
+    ends = np.cumsum(durations, axis=0)
+    times = step_s * np.arange(int(np.ceil(ends[-1].max() / step_s - 1e-9)) + 1)
+    p, v, a = (np.broadcast_to(value, (len(times), len(position))) for value in (position, velocity, acceleration))
+    for begin, duration, jerk in zip(ends - durations, durations, jerks, strict=True):
+        t = np.clip(times[:, None] - begin, 0.0, duration)
+        p, v, a = p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
+    v = np.where(times[:, None] >= ends[-1] - 1e-9, 0.0, v)  # not almost
+    return Trajectory(times, p, v)
 
 
 def travelled(u: np.ndarray, before: np.ndarray, after: np.ndarray, block_s: float) -> np.ndarray:
@@ -142,12 +193,47 @@ class Timeline:
 
     def sample(self, times_s: np.ndarray) -> Trajectory:
         """The motion at `times_s` (T,); at rest before the start and after the end."""
+        positions, before, after, u = self._at(times_s)
+        way = travelled(u, before, after, self.block_s)
+        return Trajectory(times_s, positions + way, before + (after - before) * u * u * (3 - 2 * u))
+
+    def acceleration(self, time_s: float) -> np.ndarray:
+        """Commanded acceleration (A,) rad/s^2 at a time."""
+        _, before, after, u = self._at(np.array([time_s]))
+        return ((after - before) * 6 * u * (1 - u) / self.block_s)[0]
+
+    def stop(self, now_s: float, handover_s: float) -> Trajectory:
+        """The motion from `now_s` on that is as committed until `handover_s`, and then the fastest stop.
+
+        By construction it keeps the velocity, acceleration and jerk limits that the knots keep, is as smooth at the
+        hand-over as elsewhere, ends at rest, and that no later than a stop that waits for the next knot. Position
+        limits are checked: the knots leave room for a stop from each of them, and no faster stop is known that needs
+        more. If one did, the stop that waits for the knot is returned, and the timeline ends with it.
+
+        :param handover_s: later than `now_s`.
+        """
+        count = max(1, int(np.ceil((handover_s - now_s) / STOP_STEP_S - 1e-6)))
+        committed = self.sample(np.linspace(now_s, handover_s, count + 1))
+        position, velocity = committed.positions[-1], committed.velocities[-1]
+        fastest = stop_from(position, velocity, self.acceleration(handover_s), self.limits)
+        below, above = self.limits.lower - fastest.positions, fastest.positions - self.limits.upper
+        if max(below.max(), above.max()) < 1e-9:
+            return Trajectory(
+                np.concatenate([committed.times_s, handover_s + fastest.times_s[1:]]),
+                np.concatenate([committed.positions, fastest.positions[1:]]),
+                np.concatenate([committed.velocities, fastest.velocities[1:]]),
+            )
+        self.splice(self.knot_at_or_after(handover_s), np.zeros((0, len(position))))
+        steps = int(np.ceil((self.end_s - now_s) / STOP_STEP_S)) + 1
+        return self.sample(now_s + STOP_STEP_S * np.arange(steps + 1))
+
+    def _at(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Position at the knot before `times_s` (T,), velocities at the knots before and after, each (T, A), and the
+        fraction (T, 1) of the block that has passed.
+        """
         # One more knot at the end lets the last block be one like the others.
         positions = np.stack([*self._positions, self._positions[-1]])
         velocities = np.stack([*self._velocities, np.zeros_like(self._velocities[-1])])
         phase = np.clip((times_s - self.start_s) / self.block_s - self._first, 0.0, len(positions) - 2)
         knot = phase.astype(int)
-        u = (phase - knot)[:, None]
-        before, after = velocities[knot], velocities[knot + 1]
-        way = travelled(u, before, after, self.block_s)
-        return Trajectory(times_s, positions[knot] + way, before + (after - before) * u * u * (3 - 2 * u))
+        return positions[knot], velocities[knot], velocities[knot + 1], (phase - knot)[:, None]
