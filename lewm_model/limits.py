@@ -70,7 +70,7 @@ class JointLimits:
 
 
 class LimitsError(ValueError):
-    """A file that does not say what the joints may do; the message says what is missing and where."""
+    """A file or parameters that do not say what the arm may do; the message says what is missing and where."""
 
 
 def limits_from_urdf(
@@ -87,33 +87,62 @@ def limits_from_urdf(
     :raises LimitsError: the file is no URDF, a joint is missing or is not revolute, or has no limit.
     :raises ValueError: a limit cannot be used; see `JointLimits`.
     """
-    path = Path(path)
-    joints = {joint.get("name"): joint for joint in parse_xml(path, "robot").findall("joint")}
-    rows = []
-    for name in names:
-        joint = joints.get(name)
-        if joint is None:
-            raise LimitsError(f"{path} has no joint '{name}'; its joints are {', '.join(map(str, joints)) or 'none'}")
-        kind = joint.get("type")
-        if kind != "revolute":
-            hint = "; give it position limits and make it revolute" if kind == "continuous" else ""
-            raise LimitsError(f"joint '{name}' in {path} is {kind}, only revolute joints can be planned for{hint}")
-        limit = joint.find("limit")
-        if limit is None:
-            raise LimitsError(f"joint '{name}' in {path} has no <limit lower upper velocity>")
-        row = []
-        for attribute in ("lower", "upper", "velocity"):
-            text = limit.get(attribute)
-            try:
-                row.append(float(text or ""))
-            except ValueError:
-                problem = "is missing" if text is None else f"is {text!r} and no number"
-                raise LimitsError(f"limit '{attribute}' of joint '{name}' in {path} {problem}") from None
-        rows.append(row)
-    lower, upper, velocity = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-    count = len(rows)
+    lower, upper, velocity = _read_urdf(Path(path), names)
+    for name, low in zip(names, lower, strict=True):
+        if np.isneginf(low):
+            raise LimitsError(
+                f"joint '{name}' in {path} is continuous, only revolute joints can be planned for; give it position "
+                "limits and make it revolute"
+            )
+    count = len(lower)
     every = [np.full(count, values) if np.ndim(values) == 0 else np.asarray(values) for values in (acceleration, jerk)]
     return JointLimits(tuple(names), lower, upper, velocity, *every)
+
+
+def limits_from_parameters(
+    names: Sequence[str],
+    lower: Sequence[float],
+    upper: Sequence[float],
+    velocity: Sequence[float],
+    acceleration: Sequence[float],
+    jerk: Sequence[float],
+    urdf: str | Path = "",
+) -> JointLimits:
+    """The limits out of planner_node's parameters `limits.*` and, where these are empty, out of a URDF.
+
+    What a URDF says is what the arm can do: limits that are given may only be narrower. A continuous joint takes its
+    position limits from the parameters.
+
+    :param names: joints, in the order of the action's columns and of the other rows, each (A,) or empty.
+    :param urdf: file; "" for none. URDF knows no acceleration and no jerk, so these rows are never empty.
+    :raises LimitsError: a row is empty and nothing else says it, or is wider than the URDF's, or the URDF is unusable.
+    :raises ValueError: a limit cannot be used; see `JointLimits`.
+    """
+    rows = {"lower": lower, "upper": upper, "velocity": velocity, "acceleration": acceleration, "jerk": jerk}
+    known = dict(zip(rows, _read_urdf(Path(urdf), names), strict=False)) if urdf else {}
+    filled = {}
+    for field, given in rows.items():
+        if len(given):
+            filled[field] = np.asarray(given, float)
+        elif field not in known:
+            hint = " or give a urdf" if field in ("lower", "upper", "velocity") else "; a URDF does not know it"
+            raise LimitsError(f"limits.{field} is empty: write one number for each of {', '.join(names)}{hint}")
+        elif np.isinf(known[field]).any():
+            name = names[int(np.isinf(known[field]).argmax())]
+            raise LimitsError(f"joint '{name}' in {urdf} is continuous: write limits.lower and limits.upper")
+        else:
+            filled[field] = known[field]
+    limits = JointLimits(tuple(names), **filled)
+    for field, most in known.items():
+        room = filled[field] - most if field == "lower" else most - filled[field]
+        wider = ~(room >= -1e-9)  # this way round NaN in the URDF is refused
+        if wider.any():
+            j, unit = int(wider.argmax()), "rad/s" if field == "velocity" else "rad"
+            raise LimitsError(
+                f"limits.{field} of joint '{names[j]}' is {filled[field][j]:g} {unit}, {urdf} allows {most[j]:g}; "
+                "a limit may only be narrower than the arm's own"
+            )
+    return limits
 
 
 def limits_from_yaml(path: str | Path) -> JointLimits:
@@ -152,6 +181,34 @@ def limits_from_yaml(path: str | Path) -> JointLimits:
     if unknown:
         raise LimitsError(f"limits.{unknown[0]} in {path} is unknown; there are {', '.join(fields)}")
     return JointLimits(tuple(values["names"]), *(np.array(values[field]) for field in fields[1:]))
+
+
+def _read_urdf(path: Path, names: Sequence[str]) -> np.ndarray:
+    """Lower, upper and velocity limits (3, A) of revolute and continuous joints; infinite where there is none."""
+    joints = {joint.get("name"): joint for joint in parse_xml(path, "robot").findall("joint")}
+    rows = []
+    for name in names:
+        joint = joints.get(name)
+        if joint is None:
+            raise LimitsError(f"{path} has no joint '{name}'; its joints are {', '.join(map(str, joints)) or 'none'}")
+        kind = joint.get("type")
+        if kind not in ("revolute", "continuous"):
+            raise LimitsError(f"joint '{name}' in {path} is {kind}, only revolute joints can be planned for")
+        limit = joint.find("limit")
+        if limit is None:
+            raise LimitsError(f"joint '{name}' in {path} has no <limit lower upper velocity>")
+        row = [-np.inf, np.inf, np.nan]
+        for i, attribute in enumerate(("lower", "upper", "velocity")):
+            if kind == "continuous" and attribute != "velocity":
+                continue
+            text = limit.get(attribute)
+            try:
+                row[i] = float(text or "")
+            except ValueError:
+                problem = "is missing" if text is None else f"is {text!r} and no number"
+                raise LimitsError(f"limit '{attribute}' of joint '{name}' in {path} {problem}") from None
+        rows.append(row)
+    return np.array(rows, dtype=np.float64).reshape(-1, 3).T
 
 
 def parse_xml(path: Path, root: str) -> ElementTree.Element:

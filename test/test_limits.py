@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lewm_model.limits import JERK_RAD_S3, LimitsError, limits_from_urdf, limits_from_yaml
+from lewm_model.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf, limits_from_yaml
 
 URDF = """<?xml version="1.0"?>
 <robot name="arm">
@@ -97,6 +98,72 @@ def test_what_is_no_urdf_is_an_error(tmp_path: Path, text: str, message: str) ->
         limits_from_urdf(path, ["pan"])
     with pytest.raises(LimitsError, match="cannot be read"):
         limits_from_urdf(tmp_path / "nowhere.urdf", ["pan"])
+
+
+ROWS: dict[str, Any] = {
+    "names": ("lift", "pan"),
+    "lower": (-0.5, -1.5),
+    "upper": (1.0, 2.0),
+    "velocity": (1.0, 3.0),
+    "acceleration": (4.0, 5.0),
+    "jerk": (60.0, 70.0),
+}
+
+
+def test_parameters_that_are_empty_come_from_the_urdf_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    for urdf in ("", path):
+        limits = limits_from_parameters(**ROWS, urdf=urdf)
+        for field, row in ROWS.items():
+            np.testing.assert_array_equal(getattr(limits, field), row)
+    limits = limits_from_parameters(**ROWS | {"lower": (), "velocity": ()}, urdf=path)
+    np.testing.assert_array_equal(limits.lower, [-1.0, -1.5])
+    np.testing.assert_array_equal(limits.upper, ROWS["upper"])
+    np.testing.assert_array_equal(limits.velocity, [2.0, 3.0])
+
+
+def test_a_continuous_joint_has_the_position_limits_of_the_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    rows = ROWS | {"names": ("lift", "wheel"), "velocity": ()}
+    np.testing.assert_array_equal(limits_from_parameters(**rows, urdf=path).velocity, [2.0, 2.0])
+    with pytest.raises(LimitsError, match=r"'wheel' in .* is continuous: write limits.lower and limits.upper"):
+        limits_from_parameters(**rows | {"upper": ()}, urdf=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lower": (-1.1, -1.5)}, "limits.lower of joint 'lift' is -1.1 rad, .*arm.urdf allows -1;"),
+        ({"upper": (1.0, 2.51)}, "limits.upper of joint 'pan' is 2.51 rad, .*arm.urdf allows 2.5;"),
+        ({"velocity": (2.5, 3.0)}, "limits.velocity of joint 'lift' is 2.5 rad/s, .*arm.urdf allows 2;"),
+        ({"acceleration": ()}, "limits.acceleration is empty: .* each of lift, pan; a URDF does not know it"),
+        ({"jerk": ()}, "limits.jerk is empty"),
+        ({"lower": (-0.5,)}, "'lower' has shape"),
+        ({"upper": (-0.6, 2.0)}, "lower must be less"),
+        ({"velocity": (float("nan"), 1.0)}, "'velocity' of joint 'lift' is nan"),
+        ({"names": ("lift", "elbow")}, "has no joint 'elbow'"),
+        ({"names": ()}, "one or more joint names"),
+        ({"names": ("lift", "nan")}, "limits.upper of joint 'nan' is 2 rad, .*arm.urdf allows nan"),
+        ({"names": ("lift", "rail")}, "'rail' in .* is prismatic"),
+        ({"names": ("lift", "half")}, "'upper' of joint 'half' in .* is missing"),
+    ],
+)
+def test_parameters_that_the_urdf_does_not_allow_or_complete_are_an_error(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "arm.urdf"
+    path.write_text(URDF)
+    with pytest.raises(ValueError, match=message):
+        limits_from_parameters(**ROWS | change, urdf=path)
+
+
+def test_without_a_urdf_no_parameter_may_be_empty() -> None:
+    with pytest.raises(
+        LimitsError, match=r"limits.lower is empty: write one number for each of lift, pan or give a urdf"
+    ):
+        limits_from_parameters(**ROWS | {"lower": ()})
 
 
 def test_a_params_file_gives_the_limits_that_planner_node_gets(tmp_path: Path) -> None:
