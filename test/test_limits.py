@@ -145,7 +145,10 @@ def test_a_continuous_joint_has_the_position_limits_of_the_parameters(tmp_path: 
         ({"velocity": (float("nan"), 1.0)}, "'velocity' of joint 'lift' is nan"),
         ({"names": ("lift", "elbow")}, "has no joint 'elbow'"),
         ({"names": ()}, "one or more joint names"),
-        ({"names": ("lift", "nan")}, "limits.upper of joint 'nan' is 2 rad, .*arm.urdf allows nan"),
+        (
+            {"names": ("lift", "nan"), "lower": (-0.5, -1.0)},
+            "limits.upper of joint 'nan' is 2 rad, .*arm.urdf allows nan",
+        ),
         ({"names": ("lift", "rail")}, "'rail' in .* is prismatic"),
         ({"names": ("lift", "half")}, "'upper' of joint 'half' in .* is missing"),
     ],
