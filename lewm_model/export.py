@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -161,9 +162,21 @@ def export_graph(module: nn.Module, signature: Signature, path: Path) -> None:
         )
     assert program is not None
     temporary = path.with_suffix(".part")
-    program.save(str(temporary), external_data=False)
+    graph = program.model_proto
+    _forget_sources(graph)
+    onnx.save(graph, str(temporary))
     onnx.checker.check_model(str(temporary), full_check=True)
     os.replace(temporary, path)
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Removes the lines of Python that operations came from: half of the file, and paths of the exporting machine."""
+    parts: list[Any] = [model, model.graph, *model.functions]
+    for graph in (model.graph, *model.functions):
+        parts += [*graph.node, *graph.value_info]
+    for part in (*parts, *model.graph.initializer, *model.graph.input, *model.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _check_against_torch(module: nn.Module, path: Path, inputs: dict[str, torch.Tensor]) -> None:

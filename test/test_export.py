@@ -163,3 +163,9 @@ def test_a_bundle_without_golden_outputs_says_so(tmp_path: Path) -> None:
     bundle = awake_bundle(tmp_path, MODELS["conv-1"], ())
     with pytest.raises(BundleError, match=r"has no onnx/golden\.safetensors"):
         parity.load_golden(replace(bundle))
+
+
+def test_graphs_do_not_tell_where_they_were_exported(bundle: Bundle) -> None:
+    for name in signatures(bundle.model, 2, bundle.heads):
+        content = bundle.path(onnx_file(name)).read_bytes()
+        assert b".py" not in content and str(Path(export.__file__).parent).encode() not in content
