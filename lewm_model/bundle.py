@@ -14,21 +14,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lewm_model.config import ConfigError, ModelConfig, from_dict
+from lewm_model.config import ModelConfig, from_dict
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 HEADS = "heads.safetensors"
+MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
 
 
 class BundleError(ValueError):
     """A bundle that must not be loaded; the message says why and what to do."""
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether these are finite numbers of a size that can be computed with; model.json may hold anything."""
+    return isinstance(values, tuple) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST for value in values
+    )
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,20 @@ class ActionSpec:
     high: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        printable = isinstance(self.names, tuple) and all(isinstance(n, str) and n.isprintable() for n in self.names)
+        if not self.names or not printable or len(set(self.names)) != len(self.names):
+            raise BundleError(f"actions.names is {self.names!r}; it needs the names of the joints, each once")
         for name in ("mean", "std", "low", "high"):
-            values = np.asarray(getattr(self, name), float)
-            if values.shape != (len(self.names),) or not np.isfinite(values).all():
-                raise BundleError(
-                    f"actions.{name} is {getattr(self, name)}; it needs one finite number for each of {self.names}"
-                )
+            values = getattr(self, name)
+            if not _are_numbers(values) or len(values) != len(self.names):
+                raise BundleError(f"actions.{name} is {values!r}; it needs one finite number for each of {self.names}")
+        if not all(low <= high for low, high in zip(self.low, self.high, strict=True)):
+            raise BundleError(f"actions.low is {self.low} and actions.high {self.high}; low must not be above high")
         if min(self.std) <= 0:
             raise BundleError(f"actions.std is {self.std}; every joint must move in the recording")
-        if not self.control_dt_s > 0 or self.frameskip < 1:
+        if not (_are_numbers((self.control_dt_s, self.frameskip)) and self.control_dt_s > 0 and self.frameskip >= 1):
             raise BundleError(
-                f"actions.control_dt_s is {self.control_dt_s}, frameskip {self.frameskip}; both must be positive"
+                f"actions.control_dt_s is {self.control_dt_s!r}, frameskip {self.frameskip!r}; both must be positive"
             )
 
     @property
@@ -75,6 +87,25 @@ class ActionSpec:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What is near and what is surprising for this model, from episodes that it was not trained on."""
+
+    reached: float  # distance to the goal up to which an arm that the plan leaves at rest has reached it
+    left: float  # distance beyond which a goal that was reached counts as left
+    surprise: float  # mean squared error of a latent imagined one block ahead, beyond which a frame is surprising
+    false_positive_rate: float  # measured share of the frames that exceed `surprise` though nothing is wrong
+    frames: int  # that it was measured on
+
+    def __post_init__(self) -> None:
+        values = (self.reached, self.left, self.surprise)
+        if not (all(np.isfinite(value) and value > 0 for value in values) and self.reached < self.left):
+            raise BundleError(
+                f"the calibration is {self}; its limits must be finite and above 0, and `left` above `reached`; "
+                "run `lewm calibrate` again"
+            )
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A checked bundle in memory: description only; weights and graphs are read by who needs them."""
 
@@ -85,6 +116,7 @@ class Bundle:
     training: dict[str, Any] = field(default_factory=dict)  # provenance: command, data, seed, commit
     evaluation: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # relative path -> SHA-256
+    calibration: Calibration | None = None
 
     def path(self, name: str) -> Path:
         """The path of a file that the bundle lists."""
@@ -117,12 +149,13 @@ def save_description(bundle: Bundle) -> Bundle:
         "heads": bundle.heads,
         "training": bundle.training,
         "evaluation": bundle.evaluation,
+        "calibration": None if bundle.calibration is None else asdict(bundle.calibration),
         "files": files,
     }
     temporary = folder / "model.json.part"
     temporary.write_text(json.dumps(description, indent=1) + "\n")
     os.replace(temporary, folder / "model.json")
-    return Bundle(folder, bundle.model, bundle.actions, bundle.heads, bundle.training, bundle.evaluation, files)
+    return replace(bundle, files=files)
 
 
 def load_bundle(folder: Path | str) -> Bundle:
@@ -135,6 +168,8 @@ def load_bundle(folder: Path | str) -> Bundle:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
+    except RecursionError as error:
+        raise BundleError(f"{path} is nested too deep for a description; copy the bundle again") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BundleError(
@@ -146,8 +181,14 @@ def load_bundle(folder: Path | str) -> Bundle:
         actions = ActionSpec(**values)
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         heads = tuple(str(name) for name in data["heads"])
-        bundle = Bundle(folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files)
-    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        limits = data.get("calibration")  # bundles of earlier versions have none
+        calibration = None if limits is None else Calibration(**limits)
+        bundle = Bundle(
+            folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration
+        )
+    except BundleError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(f"{path} does not describe a bundle: {type(error).__name__}: {error}") from error
     if len(actions.names) != model.action_dim or actions.frameskip != model.frameskip:
         raise BundleError(
@@ -156,12 +197,18 @@ def load_bundle(folder: Path | str) -> Bundle:
         )
     root = folder.resolve()
     for name, digest in files.items():
-        file = (folder / name).resolve()
-        if not file.is_relative_to(root):
-            raise BundleError(f"{path} lists {name!r}, which lies outside the bundle; do not use this bundle")
-        if not file.is_file():
-            raise BundleError(f"the bundle lacks {name}, which model.json lists; copy the bundle again")
-        if sha256(file) != digest:
+        try:
+            file = (folder / name).resolve()
+            if not file.is_relative_to(root):
+                raise BundleError(f"{path} lists {name!r}, which lies outside the bundle; do not use this bundle")
+            if not file.is_file():
+                raise BundleError(f"the bundle lacks {name}, which model.json lists; copy the bundle again")
+            found = sha256(file)
+        except BundleError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:  # unreadable; no name that a file can have; a link loop
+            raise BundleError(f"{path} lists {name[:80]!r}, which cannot be read: {error}") from error
+        if found != digest:
             raise BundleError(
                 f"{name} does not match its SHA-256 in model.json; it was changed or cut off, copy it again"
             )
@@ -169,37 +216,50 @@ def load_bundle(folder: Path | str) -> Bundle:
 
 
 def load_model(bundle: Bundle) -> Any:
-    """The world model (`LeWM`) of a bundle, in eval mode on the CPU."""
-    from safetensors.torch import load_file
-
+    """The world model (`LeWM`) of a bundle, in eval mode on the CPU. Raises BundleError."""
     from lewm_model.model import LeWM
 
-    model = LeWM(bundle.model)
-    try:
-        model.load_state_dict(load_file(bundle.path(WEIGHTS)))
-    except RuntimeError as error:
-        raise BundleError(f"{WEIGHTS} does not fit the architecture in model.json: {error}") from error
-    return model.eval()
+    return _with_weights(lambda: LeWM(bundle.model), _tensors(bundle, WEIGHTS), WEIGHTS)
 
 
 def load_heads(bundle: Bundle) -> dict[str, Any]:
-    """The heads of a bundle by name, in eval mode on the CPU; empty when it has none."""
+    """The heads of a bundle by name, in eval mode on the CPU; empty when it has none. Raises BundleError."""
     if not bundle.heads:
         return {}
-    from safetensors.torch import load_file
-
     from lewm_model.heads import HEADS as KNOWN
 
-    tensors = load_file(bundle.path(HEADS))
+    tensors = _tensors(bundle, HEADS)
     heads = {}
     for name in bundle.heads:
         if name not in KNOWN:
             raise BundleError(
                 f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}"
             )
-        head = KNOWN[name](bundle.model)
-        head.load_state_dict(
-            {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-        )
-        heads[name] = head.eval()
+        own = {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+        heads[name] = _with_weights(lambda make=KNOWN[name]: make(bundle.model), own, f"{name} in {HEADS}")
     return heads
+
+
+def _tensors(bundle: Bundle, name: str) -> dict[str, Any]:
+    """The tensors of a safetensors file by name."""
+    from safetensors.torch import load_file
+
+    path = bundle.path(name)
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has errors of its own
+        raise BundleError(f"{path} does not hold weights: {error}; copy the bundle again") from error
+
+
+def _with_weights(make: Callable[[], Any], weights: dict[str, Any], what: str) -> Any:
+    """A network with these weights, in eval mode."""
+    import torch
+
+    try:
+        with torch.device("meta"):  # takes no memory, whatever sizes model.json asks for
+            make().load_state_dict(weights, assign=True)
+        network = make()
+        network.load_state_dict(weights)
+    except Exception as error:  # torch raises what it likes for sizes that do not go together
+        raise BundleError(f"{what} does not fit the architecture in model.json: {error}") from error
+    return network.eval()

@@ -87,8 +87,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
+    from lewm_model.calibrate import calibrate as run_calibration
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
-    from lewm_model.data.clips import load_episodes
+    from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.export import export_onnx, sample_frames
     from lewm_model.runtime import RuntimeLoadError, load_runtime
     from lewm_model.train import train as run_training
@@ -104,6 +105,10 @@ def train(
     train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
     episodes = load_episodes(data)
     bundle = run_training(episodes, out, run or Path("runs") / out.name, model_config, train_config)
+    try:
+        bundle = run_calibration(bundle, episodes)
+    except DataError as error:
+        typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
     bundle = export_onnx(bundle, frames=sample_frames(episodes, model_config))
     typer.echo(f"bundle written to {out}")
     try:
@@ -123,6 +128,22 @@ def train_demo(
     from lewm_model.train_demo import train_demo as run
 
     run(out, seed, goals)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); of the robot's own camera, where there is one")],
+) -> None:
+    """Measure anew when a goal counts as reached and a frame as surprising, on frames the model was not trained on."""
+    from lewm_model.bundle import load_bundle
+    from lewm_model.calibrate import calibrate as run
+    from lewm_model.data.clips import load_episodes
+
+    found = run(load_bundle(bundle), load_episodes(data)).calibration
+    assert found is not None
+    typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
+    typer.echo(f"surprising beyond {found.surprise:.3g}: {found.false_positive_rate:.2%} of {found.frames} frames")
 
 
 @app.command()

@@ -7,6 +7,7 @@ and what is allowed when something does not fit.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar("T")
+MOST_NUMBER = 1e10  # of any number in a configuration
+MOST_SIZE, MOST_LAYERS = 65_536, 256  # of a model: more is a typing error or a damaged file, and fills the memory
 
 
 class ConfigError(ValueError):
@@ -23,7 +26,15 @@ class ConfigError(ValueError):
 def _require(condition: bool, owner: object, field: str, allowed: str) -> None:
     if not condition:
         value = getattr(owner, field)
-        raise ConfigError(f"{type(owner).__name__}.{field} is {value!r}; it must be {allowed}")
+        raise ConfigError(f"{type(owner).__name__}.{field} is {_shown(value)}; it must be {allowed}")
+
+
+def _shown(value: object) -> str:
+    """The value for a message, not longer than a line: YAML's aliases can make gigabytes of text out of a few bytes."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.type == "int":
-                _require(getattr(self, field.name) >= 1, self, field.name, "1 or more")
+                most = MOST_LAYERS if field.name.endswith("_depth") else MOST_SIZE
+                _require(1 <= getattr(self, field.name) <= most, self, field.name, f"from 1 to {most}")
         _require(self.stem in ("patch", "conv"), self, "stem", "'patch' or 'conv'")
         _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
         stride = self.patch_size if self.stem == "patch" else 16
@@ -125,13 +137,17 @@ class TrainConfig:
             "threads",
         ):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
-        _require(self.steps >= 0, self, "steps", "0 or more")
+        for field in ("seed", "steps", "head_steps"):
+            _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
         _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
         _require(self.sigreg_weight >= 0, self, "sigreg_weight", "0 or more")
         _require(self.learning_rate > 0, self, "learning_rate", "above 0")
         _require(0 <= self.warmup_fraction < 1, self, "warmup_fraction", "in [0, 1)")
         _require(0 < self.validation_fraction < 1, self, "validation_fraction", "in (0, 1)")
+        good = isinstance(self.betas, tuple) and len(self.betas) == 2
+        good = good and all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in self.betas)
+        _require(good, self, "betas", "two numbers in [0, 1)")
 
 
 TRAIN_SIZES: dict[str, dict[str, Any]] = {
@@ -161,6 +177,7 @@ class PlanConfig:
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # of "icem": 0 is white, larger is smoother over the horizon
     deadline_s: float = 0.07  # the best so far is returned when this has passed
+    while_moving: bool = True  # else each plan is executed to its end, and the next one is made at rest
 
     def __post_init__(self) -> None:
         _require(self.sampler in ("cem", "icem"), self, "sampler", "'cem' or 'icem'")
@@ -175,9 +192,11 @@ class PlanConfig:
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
     """Builds the dataclass `cls` from plain data laid over `base`; unknown keys and wrong types are `ConfigError`."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
+    if not isinstance(values, dict):
+        raise ConfigError(f"the values of {cls.__name__} are {_shown(values)}; they must be names with values")
+    unknown = [name for name in values if name not in fields]
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(fields)}")
+        raise ConfigError(f"{cls.__name__} has no field {_shown(unknown[0])}; it has {', '.join(fields)}")
     merged = {**(base or {}), **values}
     for name, value in merged.items():
         kind = str(fields[name].type)
@@ -188,9 +207,11 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
             "bool": isinstance(value, bool),
         }.get(kind, True)
         if not good:
-            raise ConfigError(f"{cls.__name__}.{name} is {value!r}; it must be of type {kind}")
+            raise ConfigError(f"{cls.__name__}.{name} is {_shown(value)}; it must be of type {kind}")
         if isinstance(value, list):
             merged[name] = tuple(value)
+        if kind in ("int", "float") and not abs(value) <= MOST_NUMBER:
+            raise ConfigError(f"{cls.__name__}.{name} is {_shown(value)}; it must be {MOST_NUMBER:.0e} at most")
     return cls(**merged)
 
 
@@ -198,8 +219,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping, as plain data."""
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    except Exception as error:  # beside its own, PyYAML lets ValueError, KeyError, RecursionError and more out
+        raise ConfigError(f"cannot read the configuration {path}: {error or type(error).__name__}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -55,9 +55,13 @@ class RolloutGraph(nn.Module):
         if self.still is not None:
             latents = latents[1:] - (latents[:1] - now)
         ways = torch.cat([now.expand(latents.shape[0], -1, -1), latents], 1)
+        return self.distance(ways, goal), latents
+
+    def distance(self, latents: Tensor, goal: Tensor) -> Tensor:
+        """From latents (…, D) to goal (…, D), broadcast against each other -> (…)."""
         if self.head is None:
-            return (ways - goal).square().sum(-1), latents
-        return self.head(ways, goal), latents
+            return (latents - goal).square().sum(-1)
+        return self.head(latents, goal)
 
 
 class ProposalGraph(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lewm_model.calibrate import calibrate
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
@@ -38,7 +39,7 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
     model = from_dict(ModelConfig, {}, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed}, TRAIN_SIZES["small"])
     data = load_episodes(recording)
-    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    bundle = calibrate(train(data, folder / "bundle", folder / "run", model, config), data)
     bundle = export_onnx(bundle, frames=sample_frames(data, model))
     wall_s = time.monotonic() - began
 

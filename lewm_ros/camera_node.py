@@ -8,13 +8,16 @@ from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from lewm_model.bundle import load_bundle
 from lewm_model.imaging import to_model_image
 from lewm_model.runtime import Runtime
+from lewm_ros.goals import GoalError, GoalLibrary
 from lewm_ros.mailbox import Mailbox
-from lewm_ros.messages import ImageError, latent_to_message, message_to_rgb, nanoseconds
-from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Worker, run
+from lewm_ros.messages import ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
 from lewm_ros.parameters import Parameter
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -31,14 +34,16 @@ PARAMETERS = (
     *MODEL_PARAMETERS,
     Parameter("compressed", False, "Whether camera/image_raw has CompressedImage messages (JPEG, PNG) and not Image."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
+    Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty has none."),
 )
 
 
 class CameraNode(ManagedNode):
     """`camera/image_raw` -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
 
-    Encoding has a thread of its own and takes the newest frame only: frames that arrive while it is busy are dropped
-    and counted.
+    `~/capture_goal` makes the newest frame the goal, `goal_name` a picture of the folder goal_folder: both send it to
+    `goal_image`, where recorders and people see it too. Encoding has a thread of its own and takes the newest frame
+    only: frames that arrive while it is busy are dropped and counted.
     """
 
     def __init__(self) -> None:
@@ -55,9 +60,15 @@ class CameraNode(ManagedNode):
         self._size = bundle.model.image_size
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
+        try:
+            self._library = GoalLibrary(values["goal_folder"])
+        except GoalError as error:
+            raise Refusal(str(error)) from error
         self._runtime = self.load_runtime(bundle, values)
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
+        self._goals = self.create_publisher(Image, "goal_image", LATCHED)
+        self._capture = self.create_service(Trigger, "~/capture_goal", self._on_capture_goal)
         self.get_logger().info(f"loaded {bundle.folder} on {self._runtime.backend}")
 
     def activate(self) -> None:
@@ -65,11 +76,13 @@ class CameraNode(ManagedNode):
         self._received = self._encoded = self._dropped = self._unreadable = 0
         self._encode_ms, self._frame_age_ms = Milliseconds(), Milliseconds()
         self._last_received: float | None = None
-        self._problem = ""
+        self._newest: Image | CompressedImage | None = None
+        self._problem = self._goal_problem = ""
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
             self.create_subscription(self._frame_type, "camera/image_raw", self._on_image, NEWEST_FRAME),
             self.create_subscription(Image, "goal_image", self._on_goal, LATCHED),
+            self.create_subscription(String, "goal_name", self._on_goal_name, 1),
         ]
 
     def deactivate(self) -> None:
@@ -86,16 +99,52 @@ class CameraNode(ManagedNode):
             self._runtime = None
             self.destroy_publisher(self._latents)
             self.destroy_publisher(self._goal_latents)
+            self.destroy_publisher(self._goals)
+            self.destroy_service(self._capture)
 
     # ---- the executor's thread ---------------------------------------------------------------------------------------
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         self._received += 1
         self._last_received = time.monotonic()
+        self._newest = message
         self._dropped += self._mailbox.put("frame", message)
 
     def _on_goal(self, message: Image) -> None:
         self._mailbox.put("goal", message)
+
+    def _on_goal_name(self, message: String) -> None:
+        try:
+            picture = self._library.picture(message.data)
+        except GoalError as error:
+            self.get_logger().error(f"goal_name: {error}")
+            self._goal_problem = str(error)
+            return
+        self._goal_problem = ""
+        self._goals.publish(rgb_to_message(picture, self.get_clock().now().nanoseconds))
+
+    def _on_capture_goal(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = self._capture_goal()
+        self.get_logger().info(f"capture_goal: {response.message}")
+        return response
+
+    def _capture_goal(self) -> tuple[bool, str]:
+        """Whether the newest frame is the goal now, and a sentence."""
+        if self._worker is None:
+            return False, "the node is not active; activate it first"
+        if self._newest is None or self._last_received is None:
+            return False, "no frame has arrived on camera/image_raw yet"
+        age_s = time.monotonic() - self._last_received
+        if age_s > self._frame_timeout_s:
+            return False, f"the newest frame came {age_s:.1f} s ago; look at the camera"
+        try:
+            picture = message_to_rgb(self._newest)
+            name = self._library.save(picture)
+        except (ImageError, GoalError) as error:
+            return False, str(error)
+        header = self._newest.header
+        self._goals.publish(rgb_to_message(picture, nanoseconds(header.stamp), header.frame_id))
+        return True, f"the newest frame is the goal{f', kept as {name}' if name else ''}"
 
     # ---- the encoding thread -----------------------------------------------------------------------------------------
 
@@ -146,12 +195,14 @@ class CameraNode(ManagedNode):
             return ERROR, self._problem, values
         if age_s > self._frame_timeout_s:
             return WARN, f"no frame for {age_s:.1f} s", values
+        if self._goal_problem:
+            return WARN, self._goal_problem, values
         return OK, "encoding", values
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node."""
-    run(CameraNode, arguments)
+    run(CameraNode, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Parameter:
     :param low: least allowed number, and
     :param high: greatest; both or neither.
     :param choices: allowed texts.
+    :param needed: whether somebody must give a value where `default` is a type; otherwise it is an empty array.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    needed: bool = True
 
     @property
     def descriptor(self) -> ParameterDescriptor:
@@ -64,7 +66,9 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
     for row in table:
         parameter = node.get_parameter_or(row.name)
         value = parameter.value
-        if parameter.type_ == RosParameter.Type.NOT_SET:
+        if parameter.type_ == RosParameter.Type.NOT_SET and not row.needed:
+            value = ()  # an empty array has no type that rclpy could check
+        elif parameter.type_ == RosParameter.Type.NOT_SET:
             raise ParameterError(f"parameter {row.name!r} is not set ({row.description}); give it in the params file")
         if row.choices and value not in row.choices:
             raise ParameterError(f"parameter {row.name!r} is {value!r}; it must be one of {', '.join(row.choices)}")

@@ -12,17 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.bundle import Bundle, load_bundle
 from lewm_model.config import ConfigError, PlanConfig
-from lewm_model.limits import JointLimits
+from lewm_model.kinematics import Chain, Workspace
+from lewm_model.limits import limits_from_parameters
 from lewm_model.planning.controller import Controller, Decision
 from lewm_model.planning.motion import Trajectory
+from lewm_model.planning.surprise import Vigilance
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED, MODEL_PARAMETERS
 from lewm_ros.mailbox import Mailbox
@@ -39,6 +43,7 @@ from lewm_ros.parameters import Parameter
 from lewm_ros.safety import Shield, ShieldConfig, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being made
+COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
 
 # Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
@@ -51,6 +56,7 @@ PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
     "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
     "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
     "deadline_s": ("Seconds after which the best plan so far is taken.", 0.001, 10.0),
+    "while_moving": ("Plan the next block while one is executed; otherwise stop, look and plan.", None, None),
 }
 SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
@@ -58,6 +64,7 @@ SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
     "start_tolerance_rad": ("Farthest that a motion from rest may start from the measured position, rad.", 0.001, 0.5),
     "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
+    "deadman_timeout_s": ("Seconds after which a dead-man button counts as released without a new message.", 0.05, 5.0),
     "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
 }
 
@@ -76,16 +83,25 @@ def _settings(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix + "."): value for name, value in values.items() if name.startswith(prefix + ".")}
 
 
+DOUBLES = RosParameter.Type.DOUBLE_ARRAY
 PARAMETERS = (
     *MODEL_PARAMETERS,
     Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
     Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
+    Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
+    Parameter(
+        "urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."
+    ),
     Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
-    Parameter("limits.lower", RosParameter.Type.DOUBLE_ARRAY, "Least position of each joint, rad."),
-    Parameter("limits.upper", RosParameter.Type.DOUBLE_ARRAY, "Greatest position of each joint, rad."),
-    Parameter("limits.velocity", RosParameter.Type.DOUBLE_ARRAY, "Greatest speed of each joint, rad/s."),
-    Parameter("limits.acceleration", RosParameter.Type.DOUBLE_ARRAY, "Greatest acceleration of each joint, rad/s^2."),
-    Parameter("limits.jerk", RosParameter.Type.DOUBLE_ARRAY, "Greatest jerk of each joint, rad/s^3."),
+    Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),
+    Parameter("limits.upper", DOUBLES, "Greatest position of each joint, rad; by default the URDF's.", needed=False),
+    Parameter("limits.velocity", DOUBLES, "Greatest speed of each joint, rad/s; by default the URDF's.", needed=False),
+    Parameter("limits.acceleration", DOUBLES, "Greatest acceleration of each joint, rad/s^2."),
+    Parameter("limits.jerk", DOUBLES, "Greatest jerk of each joint, rad/s^3."),
+    Parameter("workspace.lower", DOUBLES, "Least x, y, z that links may reach, m in the base's frame.", needed=False),
+    Parameter("workspace.upper", DOUBLES, "Greatest x, y, z that links may reach, m.", needed=False),
+    Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
+    Parameter("workspace.tip", "tool0", "Last link of the URDF that must stay in the workspace."),
     *_rows("plan", PlanConfig(), PLAN_FIELDS),
     *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
 )
@@ -96,17 +112,22 @@ class PlanLog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._plans = self._late = self._sent = 0
+        self._plans = self._late = self._sent = self._reached = 0
         self._last: Decision | None = None
+        self._goal_reached = False
+        self._surprise: float | None = None
         self._plan_ms, self._command_ms = Milliseconds(), Milliseconds()
 
-    def planned(self, decision: Decision) -> None:
-        """Counts a plan."""
+    def planned(self, decision: Decision, reached: bool) -> None:
+        """Counts a plan, and a goal that it finds reached."""
         with self._lock:
-            self._plans += 1
-            self._late += decision.late
+            self._reached += reached and not self._goal_reached
+            self._goal_reached = reached
             self._last = decision
-            self._plan_ms.add(decision.plan_s)
+            if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
+                self._plans += 1
+                self._late += decision.late
+                self._plan_ms.add(decision.plan_s)
 
     def commanded(self, frame_to_command_s: float) -> None:
         """Counts a trajectory that was sent, so long after its frame's stamp."""
@@ -114,14 +135,28 @@ class PlanLog:
             self._sent += 1
             self._command_ms.add(frame_to_command_s)
 
+    def surprised(self, score: float) -> None:
+        """Notes how unlike the newest frame is to what was imagined."""
+        with self._lock:
+            self._surprise = score
+
     def values(self) -> dict[str, str]:
         """As diagnostic values."""
         with self._lock:
-            values = {"plans": str(self._plans), "plans_late": str(self._late), "trajectories_sent": str(self._sent)}
+            values = {
+                "plans": str(self._plans),
+                "plans_late": str(self._late),
+                "trajectories_sent": str(self._sent),
+                "goals_reached": str(self._reached),
+                "reached": "yes" if self._goal_reached else "no",
+            }
             if self._last is not None:
                 values["cost"] = f"{self._last.cost:.4g}"
                 values["distance"] = f"{self._last.distance:.4g}"
                 values["iterations"] = str(self._last.iterations)
+                values["saturation"] = f"{self._last.saturation:.2f}"
+            if self._surprise is not None:
+                values["surprise"] = f"{self._surprise:.4g}"
             values |= self._plan_ms.percentiles("plan")
             values |= self._command_ms.percentiles("frame_to_command")
             return values
@@ -130,8 +165,10 @@ class PlanLog:
 class PlannerNode(ManagedNode):
     """`latent`, `goal_latent`, `joint_states` -> `arm_controller/joint_trajectory`.
 
-    Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch.
-    `~/plan` shows where the newest plan would move the joints, for people and pictures: nobody must execute it.
+    Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch,
+    `~/cancel` forgets the goal. `~/status` says at every plan and every change what the node does and why not more,
+    `surprise` how unlike each frame is to what was imagined for it, `~/plan` where the newest plan would move the
+    joints, for people and pictures: nobody must execute it.
     The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
     """
 
@@ -147,7 +184,8 @@ class PlannerNode(ManagedNode):
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
         try:
-            self._limits = JointLimits(**_settings("limits", values))
+            self._limits = limits_from_parameters(**_settings("limits", values), urdf=values["urdf"])
+            self._workspace = _workspace(values)
             self._plan_config = PlanConfig(**_settings("plan", values))
             self._shield_config = ShieldConfig(**_settings("shield", values))
         except (ValueError, ConfigError) as error:
@@ -159,6 +197,7 @@ class PlannerNode(ManagedNode):
                 f"{', '.join(self._limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
             )
         self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
+        self._deadman_button = values["deadman_button"]
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
@@ -168,30 +207,46 @@ class PlannerNode(ManagedNode):
             raise Refusal(str(error)) from error
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
+        self._surprises = self.create_publisher(Float32, "surprise", qos_profile_sensor_data)
+        self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self._services_made = [
             self.create_service(SetBool, "~/enable", self._on_enable),
             self.create_service(Trigger, "~/stop", self._on_stop),
             self.create_service(Trigger, "~/reset", self._on_reset),
+            self.create_service(Trigger, "~/cancel", self._on_cancel),
         ]
         self._runtime = runtime
+        if bundle.calibration is None:
+            self.get_logger().warning(
+                "the bundle is not calibrated: no goal counts as reached and no frame as surprising; "
+                "run `lewm calibrate` with a recording"
+            )
         self.get_logger().info(f"loaded {bundle.folder} on {runtime.backend}; disarmed until ~/enable")
 
     def activate(self) -> None:
         assert self._runtime is not None
         self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
-        self._shield = Shield(self._limits, self._shield_config, self._now_s, time.monotonic)
+        needs_deadman = self._deadman_button >= 0
+        self._shield = Shield(
+            self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
+        )
+        calibration = self._runtime.bundle.calibration
+        self._vigilance = None if calibration is None else Vigilance(calibration.surprise)
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
         self._arm_when_ready = self._enable_on_start
         self._goal_known = False
-        self._complaint = ""
+        self._complaint, self._complained_s = "", -np.inf
+        self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = -np.inf
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
             self.create_subscription(Image, "goal_latent", self._on_goal, LATCHED),
-            self.create_subscription(JointState, "joint_states", self._on_joint_state, 10),
+            self.create_subscription(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data),
         ]
+        if needs_deadman:
+            self._subscriptions_made.append(self.create_subscription(Joy, "joy", self._on_joy, qos_profile_sensor_data))
 
     def deactivate(self) -> None:
         if self._worker is not None:
@@ -205,8 +260,8 @@ class PlannerNode(ManagedNode):
     def cleanup(self) -> None:
         if self._runtime is not None:
             self._runtime = None
-            self.destroy_publisher(self._commands)
-            self.destroy_publisher(self._plans)
+            for publisher in (self._commands, self._plans, self._surprises, self._status):
+                self.destroy_publisher(publisher)
             for service in self._services_made:
                 self.destroy_service(service)
 
@@ -251,11 +306,20 @@ class PlannerNode(ManagedNode):
             return
         self._shield.joints(positions, self._seconds(message.header.stamp))
 
+    def _on_joy(self, message: Joy) -> None:
+        pressed = self._deadman_button < len(message.buttons) and message.buttons[self._deadman_button] != 0
+        if self._deadman_button >= len(message.buttons):
+            self._complain(
+                f"joy has {len(message.buttons)} buttons, deadman_button is {self._deadman_button}; "
+                "set it to a button that there is"
+            )
+        self._shield.deadman(pressed)
+
     def _complain(self, text: str) -> None:
-        """Logs a problem with the input, once while it stays the same; diagnostics show the last."""
+        """Logs a problem with the input, once while it stays the same; diagnostics show it for a while."""
         if text != self._complaint:
             self.get_logger().error(text)
-        self._complaint = text
+        self._complaint, self._complained_s = text, time.monotonic()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if self._worker is None:
@@ -285,6 +349,14 @@ class PlannerNode(ManagedNode):
         response.success, response.message = True, "disarmed; enable to go on"
         return response
 
+    def _on_cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is not None:
+            self._goal_known = False
+            self._mailbox.put("goal", None)
+        response.success, response.message = True, "the goal is forgotten; the arm comes to rest, and stays armed"
+        self.get_logger().info("the goal was cancelled")
+        return response
+
     # ---- the planning thread -----------------------------------------------------------------------------------------
 
     def _step(self) -> None:
@@ -298,11 +370,21 @@ class PlannerNode(ManagedNode):
             self._controller.observe(stamp_s, latent)
         for goal in items.get("goal", ())[-1:]:
             self._controller.set_goal(goal)
+        if "latent" in items:
+            self._look_for_surprise()
 
         if self._arm_when_ready and self._shield.arm() is None:
             self._arm_when_ready = False
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
+        self._act()
+        shown = (self._shield.state, self._goal_known, self._controller.reached)
+        if shown != self._shown:
+            self._publish_status()
+        self._shown = shown
+
+    def _act(self) -> None:
+        """Plans and commands where the arm may move, else brings it to rest."""
         if self._shield.state is not State.ARMED:
             self._bring_to_rest()
             return
@@ -313,8 +395,22 @@ class PlannerNode(ManagedNode):
             self._controller.start(start)
         decision = self._controller.plan()
         if decision is not None:
-            self._log.planned(decision)
+            self._log.planned(decision, self._controller.reached)
             self._command(decision)
+            self._publish_status()
+
+    def _look_for_surprise(self) -> None:
+        """Slows or holds the arm when frames do not show what was imagined for them."""
+        score = self._controller.surprise()
+        if score is None:
+            return
+        self._log.surprised(score)
+        self._surprises.publish(Float32(data=score))
+        if self._vigilance is not None:
+            now_s = time.monotonic()
+            self._vigilance.see(score, now_s)
+            self._controller.slow = self._vigilance.slow(now_s)
+            self._shield.surprise(self._vigilance.alarm)
 
     def _command(self, decision: Decision) -> None:
         """Sends a plan that came in time and passes the shield."""
@@ -364,12 +460,32 @@ class PlannerNode(ManagedNode):
             return ERROR, self._shield.message, values
         if state is State.HOLDING:
             return WARN, self._shield.message, values
-        if self._complaint:
-            complaint, self._complaint = self._complaint, ""
-            return WARN, complaint, values
-        if state is State.ARMED and not self._goal_known:
-            return OK, "armed; no goal yet", values
+        if time.monotonic() - self._complained_s < COMPLAINT_S:
+            return WARN, self._complaint, values
+        if state is State.ARMED:
+            doing = "moving" if self._goal_known else "no goal yet"
+            return OK, f"armed; {'goal reached' if self._controller.reached else doing}", values
         return OK, self._shield.message, values
+
+    def _publish_status(self) -> None:
+        level, message, values = self.diagnose()
+        pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+        name = self.get_fully_qualified_name().lstrip("/")
+        self._status.publish(DiagnosticStatus(level=level, name=name, message=message, values=pairs))
+
+
+def _workspace(values: Mapping[str, Any]) -> Workspace | None:
+    """The box that the parameters workspace.* describe; None where they describe none.
+
+    :raises ValueError: they do not fit together, or not to the URDF.
+    """
+    box = _settings("workspace", values)
+    if not box["lower"] and not box["upper"]:
+        return None
+    if not values["urdf"]:
+        raise ValueError("workspace.lower and workspace.upper need a urdf, which says where the links are")
+    chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], values["limits.names"])
+    return Workspace(chain, box["lower"], box["upper"])
 
 
 def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
@@ -389,7 +505,7 @@ def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node."""
-    run(PlannerNode, arguments)
+    run(PlannerNode, arguments=arguments)
 
 
 if __name__ == "__main__":

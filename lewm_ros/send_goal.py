@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
@@ -16,20 +14,10 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
 from lewm_ros.camera_node import LATCHED
+from lewm_ros.goals import GoalError, read_picture
 from lewm_ros.messages import rgb_to_message
 
 REMIND_S = 10.0
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture file as (H, W, 3) uint8 RGB.
-
-    :raises ValueError: not there, or not a picture.
-    """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise ValueError(f"cannot read a picture from {path}; give a PNG or JPEG file of what the camera should see")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("usage: send_goal PICTURE [--ros-args -r goal_image:=OTHER_TOPIC]")
     try:
         picture = read_picture(Path(files[0]))
-    except ValueError as error:
+    except GoalError as error:
         sys.exit(f"send_goal: {error}")
     rclpy.init(args=arguments)
     node = rclpy.create_node("send_goal")

@@ -5,6 +5,7 @@ import dataclasses
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,13 +19,21 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from sensor_msgs.msg import Image, JointState
-from std_srvs.srv import SetBool
+from sensor_msgs.msg import Image, JointState, Joy
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
 from lewm_model.config import PlanConfig
+from lewm_model.resources import resource
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
-from lewm_ros.messages import joint_state_message, latent_to_message, message_to_latent, rgb_to_message
+from lewm_ros.messages import (
+    joint_state_message,
+    latent_to_message,
+    message_to_latent,
+    message_to_rgb,
+    rgb_to_message,
+)
 from lewm_ros.node import Milliseconds, Worker
 from lewm_ros.planner_node import PLAN_FIELDS, SHIELD_FIELDS, PlannerNode
 from lewm_ros.safety import ShieldConfig
@@ -155,6 +164,39 @@ def test_a_setting_that_cannot_work_is_refused_with_the_reason(bench, bundle, ca
     assert node.state_label == "unconfigured"
 
 
+def test_limits_that_are_not_given_come_from_the_urdf_and_none_may_be_wider(bench, bundle, capfd):
+    urdf = str(resource("config", "arms", "tabletop.urdf"))
+    node = bench.add(PlannerNode(), model=str(bundle.folder), urdf=urdf)
+    for name in ("names", "acceleration", "jerk"):
+        bench.set(node, f"limits.{name}", LIMITS[f"limits.{name}"])
+    assert node.trigger_configure() == SUCCESS
+    np.testing.assert_array_equal(node._limits.upper, [2.6, 2.2])
+    assert node.trigger_cleanup() == SUCCESS
+    bench.set(node, "limits.upper", [2.6, 3.0])
+    assert node.trigger_configure() == FAILURE
+    assert "a limit may only be narrower than the arm's own" in capfd.readouterr().err
+
+
+def test_a_workspace_needs_a_urdf_and_keeps_the_links_inside(bench, bundle, capfd):
+    box = {"workspace.lower": [-0.6, -0.6, 0.0], "workspace.upper": [0.4, 0.6, 1.0]}
+    node = planner(bench, bundle, **box)
+    assert node.trigger_configure() == FAILURE
+    assert "need a urdf" in capfd.readouterr().err
+    bench.set(node, "urdf", str(resource("config", "arms", "tabletop.urdf")))
+    assert node.trigger_configure() == FAILURE
+    assert "has no base link 'base_link'" in capfd.readouterr().err
+    bench.set(node, "workspace.base", "base")
+    bench.set(node, "workspace.tip", "end_effector")
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    feed(node, (0.0, 0.0))  # stretched out along x, beyond 0.4 m
+    response = node._on_enable(SetBool.Request(data=True), SetBool.Response())
+    assert not response.success
+    assert "0.4" in response.message
+    feed(node, (1.5, 0.0))
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+
 def test_a_number_outside_its_range_never_becomes_a_parameter(bench):
     node = bench.add(PlannerNode())
     result = node.set_parameters([RosParameter("plan.deadline_s", value=-1.0)])[0]
@@ -276,6 +318,50 @@ def test_frames_that_come_faster_than_they_are_encoded_are_dropped_and_counted(b
     assert stamps[-1] == 40, "the newest frame is never the one that is dropped"
 
 
+def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_path, capfd):
+    cv2.imwrite(str(tmp_path / "tidy.png"), PICTURE[..., ::-1])
+    node = bench.add(CameraNode(), model=str(bundle.folder), goal_folder=str(tmp_path))
+    node.trigger_configure()
+    goals, latents = [], []
+    bench.node.create_subscription(Image, "goal_image", goals.append, LATCHED)
+    bench.node.create_subscription(Image, "goal_latent", latents.append, LATCHED)
+
+    def capture():
+        return node._on_capture_goal(Trigger.Request(), Trigger.Response())
+
+    assert "activate it first" in capture().message
+    node.trigger_activate()
+    assert "no frame has arrived" in capture().message
+    frame = PICTURE[::-1].copy()
+    node._on_image(rgb_to_message(frame, time.time_ns(), "optical"))
+    answer = capture()
+    assert answer.success, answer.message
+    assert bench.spin_until(lambda: goals and latents), "the goal and its latent"
+    np.testing.assert_array_equal(message_to_rgb(goals[-1]), frame)
+    np.testing.assert_allclose(message_to_latent(latents[-1], 8), node._runtime.encode(frame), atol=1e-6)
+    kept = answer.message.rpartition(" ")[2]
+
+    names = bench.node.create_publisher(String, "goal_name", 1)
+    assert bench.spin_until(names.get_subscription_count)
+    for name, picture in (("tidy", PICTURE), (kept, frame)):
+        seen = len(latents)
+        names.publish(String(data=name))
+        assert bench.spin_until(lambda seen=seen: len(latents) > seen)
+        np.testing.assert_array_equal(message_to_rgb(goals[-1]), picture)
+    names.publish(String(data="../tidy"))
+    assert bench.spin_until(lambda: "there is no goal" in node.diagnose()[1])
+    assert f"there are {kept}, tidy" in node.diagnose()[1]
+    assert "goal_name: there is no goal" in capfd.readouterr().err
+
+    node._last_received -= 60.0
+    assert "the newest frame came 60" in capture().message
+
+
+def test_a_goal_folder_that_is_not_there_is_refused(bench, bundle, capfd):
+    assert bench.add(CameraNode(), model=str(bundle.folder), goal_folder="/nowhere").trigger_configure() == FAILURE
+    assert "goal_folder /nowhere is no folder" in capfd.readouterr().err
+
+
 # ---- planner node ----------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +413,68 @@ def test_a_bug_while_planning_latches_the_stop_and_the_node_lives(bench, bundle,
     assert node.trigger_deactivate() == SUCCESS
     assert node.trigger_activate() == SUCCESS
     assert node.diagnose()[0] == DiagnosticStatus.OK
+
+
+def feed(node, position=(0.1, 0.2)):
+    """A frame and a joint state, now."""
+    now = time.time_ns()
+    node._on_latent(latent_to_message(np.zeros(8, np.float32), now))
+    node._on_joint_state(joint_state_message(("shoulder", "elbow"), np.array(position), np.zeros(2), now))
+
+
+def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    said = []
+    bench.node.create_subscription(DiagnosticStatus, "/planner_node/status", said.append, LATCHED)
+
+    def hears(message, **values):
+        def heard():
+            feed(node)
+            found = {pair.key: pair.value for pair in said[-1].values} if said else {}
+            return said and message in said[-1].message and values.items() <= found.items()
+
+        return bench.spin_until(heard)
+
+    assert hears("disarmed", state="disarmed", goal="no")
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert hears("armed; no goal yet")
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
+    assert hears("armed; moving", goal="yes", reached="no")
+    assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
+    assert hears("armed; no goal yet", goal="no")
+    assert node._controller.goal is None
+
+
+def test_without_its_dead_man_button_the_arm_holds(bench, bundle):
+    node = planner(bench, bundle, deadman_button=2)
+    node.trigger_configure()
+    node.trigger_activate()
+    joy = bench.node.create_publisher(Joy, "joy", 1)
+    assert bench.spin_until(joy.get_subscription_count)
+    pressed = [False]
+
+    def said(text):
+        def heard():
+            feed(node)
+            joy.publish(Joy(buttons=[0, 0, int(pressed[0])]))
+            return text in node.diagnose()[1]
+
+        return bench.spin_until(heard)
+
+    feed(node)
+    pressed[0] = True
+    assert said("disarmed")
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert said("armed; no goal yet")
+    pressed[0] = False
+    assert said("holding")
+    pressed[0] = True
+    assert said("armed; no goal yet")
+    node._on_joy(Joy(buttons=[1]))
+    assert "joy has 1 buttons, deadman_button is 2" in node._complaint
 
 
 def test_a_clock_that_goes_backwards_latches_the_stop(bench, bundle):

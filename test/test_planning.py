@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import tiny_model
 
-from lewm_model.bundle import ActionSpec, Bundle
+from lewm_model.bundle import ActionSpec, Bundle, Calibration
 from lewm_model.config import ConfigError, PlanConfig, from_dict
 from lewm_model.limits import JointLimits
 from lewm_model.planning import samplers
@@ -147,6 +147,63 @@ def test_a_plan_that_comes_too_late_is_not_executed() -> None:
     controller.runtime.rollout = rollout  # type: ignore[method-assign]
     late = [decision for decision in run(controller, arm, 0.5) if decision.late]
     assert late and all(decision.trajectory is None for decision in late)
+
+
+def calibrated(runtime: PerfectModel) -> PerfectModel:
+    runtime.bundle = dataclasses.replace(runtime.bundle, calibration=Calibration(0.5, 1.0, 0.1, 0.001, 1000))
+    return runtime
+
+
+def test_a_goal_that_is_reached_is_held_without_planning_until_the_arm_is_pushed_away() -> None:
+    arm, goal = Arm(np.array([0.5, 0.5])), np.array([0.6, 0.3], np.float32)
+    controller = controller_for(arm, calibrated(PerfectModel()))
+    controller.set_goal(goal)
+    run(controller, arm, 3.0)
+    assert controller.reached
+    assert np.abs(arm.position - goal).max() < 0.5 * 0.075
+    held = run(controller, arm, 1.0)
+    assert held and all(d.iterations == 0 and d.trajectory is None and not d.late for d in held)
+
+    arm.decision = None  # nothing is commanded: it stays where it is pushed
+    arm.position = arm.position + 0.03  # less than what counts as left
+    assert all(decision.iterations == 0 for decision in run(controller, arm, 0.5)) and controller.reached
+    arm.position = arm.position + 0.2
+    assert run(controller, arm, 0.5)[-1].iterations > 0 and not controller.reached
+
+    controller.set_goal(np.zeros(2, np.float32))
+    assert not controller.reached
+    controller.set_goal(None)
+    assert run(controller, arm, 0.5) == []
+
+
+def test_without_calibration_no_goal_counts_as_reached() -> None:
+    arm = Arm(np.array([0.5, 0.5]))
+    controller = controller_for(arm)
+    controller.set_goal(np.array([0.6, 0.3], np.float32))
+    assert all(decision.iterations > 0 for decision in run(controller, arm, 3.0)) and not controller.reached
+
+
+def test_a_slow_controller_moves_at_half_speed() -> None:
+    speeds = {}
+    for slow in (False, True):
+        arm = Arm(np.array([-2.0, 2.0]))
+        controller = controller_for(arm)
+        controller.slow = slow
+        controller.set_goal(np.array([2.0, -2.0], np.float32))
+        motions = [d.trajectory.velocities for d in run(controller, arm, 1.5) if d.trajectory is not None]
+        speeds[slow] = max(np.abs(velocities).max() for velocities in motions)
+    assert speeds[False] == pytest.approx(1.5, rel=0.05) and speeds[True] == pytest.approx(0.75, rel=0.05)
+
+
+def test_an_arm_that_stops_to_plan_executes_each_plan_to_its_end() -> None:
+    arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0], np.float32)
+    controller = controller_for(arm, while_moving=False)
+    controller.set_goal(goal)
+    trajectories = [d.trajectory for d in run(controller, arm, 6.0) if d.trajectory is not None]
+    assert len(trajectories) >= 2
+    for before, after in pairwise(trajectories):
+        assert after.times_s[0] >= before.times_s[-2] - 0.05, "it was planned while the arm still moved"
+    assert np.abs(arm.position - goal).max() < 0.05
 
 
 @pytest.mark.parametrize(("deadline_s", "iterations"), [(0.1, 5), (0.01, 1), (0.0, 1), (100.0, 8)])

@@ -18,6 +18,7 @@ from lewm_model.config import PlanConfig
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.planning.samplers import search
+from lewm_model.planning.surprise import SLOW
 from lewm_model.runtime import Runtime
 
 # The search is as wide as the way that is left: full width from this share of the farthest way in a horizon on.
@@ -27,12 +28,13 @@ FAR_STEPS = 100.0  # a time to go so long that a proposal is not clipped, and sa
 EFFORT = (
     0.1  # cost of moving a joint for one control step at full speed; what is imagined to be better must be worth it
 )
+RESTING = 0.02  # share of full speed: an arm that is slower, and told to stay so, rests
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One plan. `trajectory` is None when it came too late for its hand-over and must not be executed."""
+    """One plan. `trajectory` is None when nothing must be executed: the goal is reached, or the plan came too late."""
 
     trajectory: Trajectory | None
     frame_s: float  # stamp of the frame that was planned from
@@ -44,10 +46,8 @@ class Decision:
     )
     imagined: np.ndarray  # (H, D) latents that the plan is expected to lead to, one block apart
     joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
-
-    @property
-    def late(self) -> bool:
-        return self.trajectory is None
+    late: bool  # for its hand-over
+    saturation: float  # share of the plan's joint velocities that are at their limit
 
 
 class Controller:
@@ -64,21 +64,23 @@ class Controller:
         within_data = np.minimum(
             np.abs(self.spec.low), np.abs(self.spec.high)
         )  # plans stay where the model has seen data
-        self.knot_limits = KnotLimits(
-            JointLimits(
-                limits.names,
-                limits.lower,
-                limits.upper,
-                np.minimum(limits.velocity, within_data),
-                limits.acceleration,
-                limits.jerk,
-            ),
-            self.block_s,
+        full_speed = np.minimum(limits.velocity, within_data)
+        self.knot_limits, self._slow_limits = (
+            KnotLimits(
+                JointLimits(
+                    limits.names, limits.lower, limits.upper, share * full_speed, limits.acceleration, limits.jerk
+                ),
+                self.block_s,
+            )
+            for share in (1.0, SLOW)
         )
         self.mean, self.std = np.asarray(self.spec.mean), np.asarray(self.spec.std)
         self.rng = np.random.default_rng(seed)
         self.goal: np.ndarray | None = None
+        self.reached = False  # the goal: the arm rests there, and nothing is planned until it is left
+        self.slow = False  # plan with a share of full speed
         self.timeline: Timeline | None = None
+        self._since_s = -np.inf  # since when the arm's motion is known
         self._planned = -1  # newest hand-over knot that was planned for
         self._warm: tuple[int, np.ndarray] | None = None  # (hand-over knot, knots (K, A) rad/s) of the plan before
         self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=256)
@@ -93,21 +95,20 @@ class Controller:
         # The grid is laid so that the first plan, made now, has its hand-over as early as it can.
         start_s = self.clock() + self.config.deadline_s + HANDOVER_MARGIN_S - self.block_s
         self.timeline = Timeline(start_s, np.asarray(joint_positions, float), self.knot_limits)
-        self._planned, self._warm = -1, None
+        self._planned, self._warm, self.reached = -1, None, False
+        self._since_s = self.clock()
 
     def stop(self) -> Trajectory | None:
         """Disarms; returns the smooth stop to execute, or None when the arm was not armed."""
         if self.timeline is None:
             return None
         now, timeline = self.clock(), self.timeline
-        knot = timeline.knot_at_or_after(now + HANDOVER_MARGIN_S)
-        timeline.splice(knot, np.zeros((0, len(self.mean))))
         self.timeline = None
-        return self._sampled(timeline, now)
+        return timeline.stop(now, now + HANDOVER_MARGIN_S)
 
     def set_goal(self, latent: np.ndarray | None) -> None:
         """The latent (D,) to reach; None holds position."""
-        self.goal, self._warm = latent, None
+        self.goal, self._warm, self.reached = latent, None, False
 
     def observe(self, stamp_s: float, latent: np.ndarray) -> None:
         """Takes the latent (D,) of a frame; frames that are not newer than the last one are dropped."""
@@ -125,11 +126,14 @@ class Controller:
         knot = timeline.knot_at_or_after(now + needed)
         if knot <= self._planned or timeline.knot_time(knot) - (now + self._frame_period()) > needed:
             return None
+        if not self.config.while_moving and frame_s < timeline.end_s:
+            return None
         handover_s = timeline.knot_time(knot)
         if handover_s - frame_s > (self.config.horizon - 1) * self.block_s:
             return None  # the frame is so old that nothing of the plan would be imagined
         self._planned = knot
 
+        limits = self._slow_limits if self.slow else self.knot_limits
         grid = frame_s + self.spec.control_dt_s * np.arange(self.config.horizon * self.spec.frameskip + 1)
         committed = timeline.sample(np.minimum(grid, handover_s)).positions  # (N, A)
         weights = _path_weights(np.maximum(grid - handover_s, 0.0) / self.block_s, self.config.horizon, self.block_s)
@@ -153,7 +157,7 @@ class Controller:
             return self.runtime.rollout(context, past, blocks, goal)
 
         def feasible(scores: np.ndarray) -> np.ndarray:
-            return (self.knot_limits.project(position, velocity, scores * self.std) / self.std).astype(np.float64)
+            return (limits.project(position, velocity, scores * self.std) / self.std).astype(np.float64)
 
         def cost(scores: np.ndarray) -> np.ndarray:
             raw = actions(scores * self.std)
@@ -163,31 +167,66 @@ class Controller:
                 costs = costs + EFFORT * (np.abs(raw) / self.knot_limits.velocity).sum((1, 2))
             return costs
 
+        def decision(knots: np.ndarray, cost: float, iterations: int, late: bool, send: bool) -> Decision:
+            """The plan with knots (K, A) rad/s."""
+            distances, imagined = imagine(actions(knots[None]))
+            return Decision(
+                trajectory=self._sampled(timeline, frame_s) if send else None,
+                frame_s=frame_s,
+                plan_s=time.monotonic() - begin,
+                iterations=iterations,
+                cost=cost,
+                distance=float(distances[0, 0]),
+                imagined=imagined[0],
+                joint_path=paths(knots[None])[0],
+                late=late,
+                saturation=float((np.abs(knots) > 0.99 * limits.velocity).mean()),
+            )
+
+        still = np.zeros((self.config.horizon, len(self.mean)))
+        calibration = self.runtime.bundle.calibration
+        if self.reached and calibration is not None:
+            rest = decision(still, 0.0, iterations=0, late=False, send=False)
+            if rest.distance <= calibration.left:
+                return rest
         warm = self._warm_start(knot)
-        start = self._proposal(context[-1], goal, committed[0], position, velocity, otherwise=warm) / self.std
-        still = np.zeros((1, *start.shape))
+        start = self._proposal(context[-1], goal, committed[0], position, velocity, limits, otherwise=warm) / self.std
         width = self.config.initial_std
         if in_steps:
             whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
-            width *= float(np.clip(imagine(actions(still))[0][0, 0] / whole_way, NARROWEST, 1.0))
-        guesses = np.concatenate([still, warm[None] / self.std])
+            width *= float(np.clip(imagine(actions(still[None]))[0][0, 0] / whole_way, NARROWEST, 1.0))
+        guesses = np.stack([still, warm / self.std])
         found = search(self.config, start, width, guesses, feasible, cost, self.rng, self.config.deadline_s)
         knots = found.knots * self.std
-        distances, imagined = imagine(actions(knots[None]))
         self._warm = (knot, knots)
         late = self.clock() > handover_s - HANDOVER_MARGIN_S
         if not late:
-            timeline.splice(knot, knots[:1])
-        return Decision(
-            trajectory=None if late else self._sampled(timeline, frame_s),
-            frame_s=frame_s,
-            plan_s=time.monotonic() - begin,
-            iterations=found.iterations,
-            cost=found.cost,
-            distance=float(distances[0, 0]),
-            imagined=imagined[0],
-            joint_path=paths(knots[None])[0],
-        )
+            timeline.splice(knot, knots[:1] if self.config.while_moving else knots)
+        plan = decision(knots, found.cost, found.iterations, late, send=not late)
+        rests = bool((np.maximum(np.abs(velocity), np.abs(knots[0])) <= RESTING * self.knot_limits.velocity).all())
+        self.reached = calibration is not None and rests and plan.distance <= calibration.reached
+        return plan
+
+    def surprise(self) -> float | None:
+        """How unlike the newest frame is to what was imagined for it one block before: mean squared error of latents.
+
+        None where the arm has not been commanded for a block, or no frame lies that far back.
+        """
+        if not self._seen:
+            return None
+        frame_s, latent = self._seen[-1]
+        stamps = np.array([stamp for stamp, _ in self._seen])
+        base_s = float(stamps[np.abs(stamps - (frame_s - self.block_s)).argmin()])
+        if abs(frame_s - self.block_s - base_s) > 0.5 * self.spec.control_dt_s or base_s < self._since_s:
+            return None
+        # The way that was commanded from one frame to the other, spread over the steps of a block.
+        grid = np.linspace(base_s, frame_s, self.spec.frameskip + 1)
+        blocks = np.repeat(self.spec.still[None, None], self.config.horizon, axis=1)
+        if self.timeline is not None:
+            raw = np.diff(self.timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
+            blocks[0, 0] = self.spec.normalise(raw).reshape(-1)
+        _, imagined = self.runtime.rollout(*self._context(base_s, self.timeline), blocks, latent)
+        return float(np.square(imagined[0, 0] - latent).mean())
 
     def _proposal(
         self,
@@ -196,6 +235,7 @@ class Controller:
         now: np.ndarray,
         position: np.ndarray,
         velocity: np.ndarray,
+        limits: KnotLimits,
         otherwise: np.ndarray,
     ) -> np.ndarray:
         """Knots (K, A) rad/s that go straight to the goal and stop there; `otherwise` where the bundle has no proposal.
@@ -210,7 +250,7 @@ class Controller:
         for _ in range(self.config.horizon):
             # The speed from which a stop in one more block ends at the goal.
             wanted = left / self.block_s - 0.5 * velocity
-            knot = self.knot_limits.project(position, velocity, wanted[None, None])[0, 0]
+            knot = limits.project(position, velocity, wanted[None, None])[0, 0]
             step = 0.5 * self.block_s * (velocity + knot)
             position, left, velocity = position + step, left - step, knot
             knots.append(knot)
@@ -229,10 +269,11 @@ class Controller:
             mean[: len(shifted)] = shifted
         return mean
 
-    def _context(self, frame_s: float, timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+    def _context(self, frame_s: float, timeline: Timeline | None) -> tuple[np.ndarray, np.ndarray]:
         """Latents (h, D) one block apart up to the frame, and the z-scored blocks (h - 1, E) commanded between them.
 
-        Where no frame lies that far back, the oldest one stands in: the arm was at rest before it started.
+        Where no frame lies that far back, the oldest one stands in: the arm was at rest before it started. Without a
+        timeline it rests.
         """
         history = self.runtime.bundle.model.history
         stamps = np.array([stamp for stamp, _ in self._seen])
@@ -240,7 +281,9 @@ class Controller:
         nearest = np.abs(stamps[:, None] - wanted).argmin(0)
         context = np.stack([self._seen[i][1] for i in nearest])
         grid = frame_s - self.spec.control_dt_s * np.arange((history - 1) * self.spec.frameskip, -1, -1)
-        actions = np.diff(timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
+        actions: np.ndarray = np.zeros((len(grid) - 1, len(self.mean)))
+        if timeline is not None:
+            actions = np.diff(timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
         return context, self.spec.normalise(actions).reshape(history - 1, self.runtime.bundle.model.block_dim)
 
     def _sampled(self, timeline: Timeline, start_s: float) -> Trajectory:

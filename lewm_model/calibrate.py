@@ -1,0 +1,117 @@
+"""When is a goal reached, and when is a frame surprising? Measured on episodes that the model was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
+from lewm_model.data.clips import DataError, Episodes
+from lewm_model.graphs import RolloutGraph
+from lewm_model.model import LeWM
+from lewm_model.train import encode_all
+
+USUAL = 0.999  # share of the frames whose surprise is usual
+MARGIN = 2.0  # a robot under way to a goal moves faster than a recording: so many times the usual is surprising
+SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
+REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
+FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
+LEFT = 1.5  # times the distance of a goal that counts as reached is one that was left
+
+
+def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
+    """Writes the calibration into the bundle.
+
+    Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them.
+
+    :raises DataError: the recording does not fit the model, or has too few frames.
+    """
+    size, names = bundle.model.image_size, bundle.actions.names
+    if data.image_size != size or data.action_names != names:
+        raise DataError(
+            f"{data.source}: pictures of {data.image_size} pixels and actions {', '.join(data.action_names)} do not "
+            f"fit the bundle's {size} pixels and {', '.join(names)}"
+        )
+    episodes = np.arange(len(data.lengths))
+    training = bundle.training
+    if training.get("data", {}).get("sha256") == data.sha256:
+        _, episodes = data.split(training["config"]["validation_fraction"], training["config"]["seed"])
+    model, heads = load_model(bundle), load_heads(bundle)
+    latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
+    rows = data.rows(episodes)
+    latents[rows] = encode_all(model, data.pixels[rows])
+    errors = prediction_errors(model, data, episodes, latents, bundle.actions)
+    if len(errors) * (1 - USUAL) < 1:
+        raise DataError(
+            f"{data.source}: {len(errors)} frames are too few to find the one in {1 / (1 - USUAL):.0f} that "
+            "is most surprising; record more episodes"
+        )
+    graph = RolloutGraph(model, heads.get("steps_to_go"))
+    distances = same_place_distances(graph, data, episodes, latents, bundle.actions)
+    reached = float(np.quantile(distances, REACHED_SHARE))
+    surprise = MARGIN * float(np.quantile(errors, USUAL))
+    found = Calibration(
+        reached=reached,
+        left=LEFT * reached,
+        surprise=surprise,
+        false_positive_rate=float((errors > surprise).mean()),
+        frames=len(errors),
+    )
+    return save_description(replace(bundle, calibration=found))
+
+
+@torch.no_grad()
+def prediction_errors(
+    model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
+) -> np.ndarray:
+    """Mean squared errors (M,) of the latents that are imagined one block ahead, with the drift of rest taken out.
+
+    `latents` (N, D) of all rows; those of other episodes are not read.
+    """
+    history, frameskip = model.config.history, model.config.frameskip
+    span = history * frameskip  # control steps from the oldest frame of the context to the one that is imagined
+    errors = []
+    for episode in episodes:
+        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
+        starts = offset + np.arange(length - span)
+        if len(starts) < 1:
+            continue
+        actions = data.actions[starts[:, None] + np.arange(span)]
+        blocks = torch.from_numpy(spec.normalise(actions)).reshape(len(starts), history, -1)
+        context = latents[starts[:, None] + frameskip * np.arange(history)]
+        still = torch.from_numpy(spec.still).expand(len(starts), 1, -1)
+        past, now = blocks[:, :-1], context[:, -1]
+        imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
+        drift = model.rollout(context, past, still)[:, 0] - now
+        errors.append((imagined - drift - latents[starts + span]).square().mean(-1).numpy())
+    return np.concatenate(errors) if errors else np.zeros(0)
+
+
+@torch.no_grad()
+def same_place_distances(
+    graph: RolloutGraph, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
+) -> np.ndarray:
+    """Distances (M,), as the planner measures them, between frames of an episode that show the arm in the same place.
+
+    :raises DataError: there are fewer than FEWEST_PAIRS of them.
+    """
+    full_speed = np.abs([spec.low, spec.high]).max(0) * spec.control_dt_s  # rad in one control step
+    distances = []
+    for episode in episodes:
+        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
+        steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / full_speed
+        travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
+        apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)
+        first, second = np.nonzero(np.triu(apart < SAME_PLACE_STEPS, k=1))
+        if len(first):
+            distances.append(graph.distance(latents[offset + first], latents[offset + second]).numpy())
+    found = np.concatenate(distances) if distances else np.zeros(0)
+    if len(found) < FEWEST_PAIRS:
+        raise DataError(
+            f"{data.source}: only {len(found)} pairs of frames show the arm in the same place; record episodes in "
+            "which it rests, or comes back, now and then"
+        )
+    return found

@@ -1,0 +1,45 @@
+"""What to do about frames that do not show what was imagined: slow down, hold, and go on when the world is calm."""
+
+from __future__ import annotations
+
+HOLD_FRAMES = 3  # surprising frames in a row that hold the arm; fewer only slow it down
+CALM_S = 1.0  # s without a surprising frame after which the arm goes on at full speed
+SLOW = 0.5  # share of full speed that a plan may use until then
+
+
+class Vigilance:
+    """Turns the surprise of one frame after the other into a mood. Used from one thread; times in s, any clock."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.score = 0.0  # of the newest frame
+        self._in_a_row = 0
+        self._last_s: float | None = None  # when the last surprising frame was
+        self._holds = False
+
+    def see(self, score: float, now_s: float) -> None:
+        """Takes the surprise of a new frame."""
+        self.score = score
+        if score > self.threshold:
+            self._in_a_row += 1
+            self._last_s = now_s
+        else:
+            self._in_a_row = 0
+        if self._in_a_row >= HOLD_FRAMES:
+            self._holds = True
+        elif not self.slow(now_s):
+            self._holds = False
+
+    def slow(self, now_s: float) -> bool:
+        """Whether a surprising frame was seen a short while ago."""
+        return self._last_s is not None and now_s - self._last_s < CALM_S
+
+    @property
+    def alarm(self) -> str | None:
+        """Why the arm must hold, for people; None when it need not."""
+        if not self._holds:
+            return None
+        return (
+            f"the picture is not what was imagined (surprise {self.score:.3g}, {self.threshold:.3g} is usual at most); "
+            "look for something moved, covered or lit otherwise"
+        )

@@ -1,0 +1,89 @@
+"""What counts as reached and as surprising is measured on episodes that the model was not trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import dot_recording, tiny_bundle
+
+from lewm_model import calibrate as c
+from lewm_model.bundle import BundleError, Calibration, load_bundle, load_heads, load_model
+from lewm_model.data.clips import DataError, load_episodes
+from lewm_model.graphs import RolloutGraph
+from lewm_model.runtime.torch_backend import TorchRuntime
+from lewm_model.train import encode_all
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("calibrate"), steps=20, head_steps=50)
+
+
+def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(trained, monkeypatch):
+    monkeypatch.setattr(c, "USUAL", 0.95)
+    monkeypatch.setattr(c, "MARGIN", 1.0)
+    data = load_episodes(trained.folder.parent / "dots.h5")
+    found = c.calibrate(trained, data).calibration
+    assert load_bundle(trained.folder).calibration == found
+    _, held_out = data.split(trained.training["config"]["validation_fraction"], trained.training["config"]["seed"])
+    assert found.frames == sum(int(length) - trained.actions.frameskip for length in data.lengths[held_out])
+    assert 0 < found.reached < found.left
+
+    # A recording that the model has never seen is used as a whole, and so many of its frames are above the threshold.
+    other = load_episodes(dot_recording(trained.folder.parent / "other.h5", episodes=6, seed=9))
+    found = c.calibrate(trained, other).calibration
+    assert found.frames == int((other.lengths - trained.actions.frameskip).sum())
+    model = load_model(trained)
+    latents = encode_all(model, other.pixels)
+    errors = c.prediction_errors(model, other, np.arange(6), latents, trained.actions)
+    assert np.mean(errors > found.surprise) == found.false_positive_rate == pytest.approx(0.05, abs=0.01)
+
+
+def test_errors_and_distances_are_what_the_robot_will_measure(trained):
+    data = load_episodes(trained.folder.parent / "dots.h5")
+    model, heads, runtime = load_model(trained), load_heads(trained), TorchRuntime(trained)
+    latents = encode_all(model, data.pixels)
+    errors = c.prediction_errors(model, data, np.array([2]), latents, trained.actions)
+    first = int(data.offsets[2])
+    for row in (0, 7, 30):
+        actions = data.actions[first + row : first + row + trained.actions.frameskip]
+        block = trained.actions.normalise(actions).reshape(1, 1, -1)
+        candidates = np.concatenate([block, np.repeat(trained.actions.still[None, None], 4, 1)], 1)
+        now, then = (latents[first + row + ahead].numpy() for ahead in (0, trained.actions.frameskip))
+        distances, imagined = runtime.rollout(
+            now[None], np.zeros((0, candidates.shape[2]), np.float32), candidates, then
+        )
+        assert errors[row] == pytest.approx(np.square(imagined[0, 0] - then).mean(), rel=1e-3)
+        graph = RolloutGraph(model, heads["steps_to_go"])
+        with torch.no_grad():
+            distance = graph.distance(latents[first + row], latents[first + row + trained.actions.frameskip])
+        assert float(distance) == pytest.approx(float(distances[0, 0]), rel=1e-4)
+
+
+def test_too_little_data_and_another_robot_s_are_refused(trained):
+    data = load_episodes(trained.folder.parent / "dots.h5")
+    with pytest.raises(DataError, match=r"\d+ frames are too few to find the one in 1000"):
+        c.calibrate(trained, data)
+    with pytest.raises(DataError, match="actions left, right do not fit"):
+        c.calibrate(trained, dataclasses.replace(data, action_names=("left", "right")))
+
+
+@pytest.mark.parametrize("change", [{"reached": -1.0}, {"surprise": float("nan")}, {"left": 0.1}, {"reached": "near"}])
+def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):
+    import shutil
+
+    folder = tmp_path / "bundle"
+    shutil.copytree(trained.folder, folder)
+    description = json.loads((folder / "model.json").read_text())
+    good = dataclasses.asdict(Calibration(0.5, 1.0, 0.1, 0.001, 5000))
+    description["calibration"] = {**good, **change}
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(BundleError, match=r"calibration|not describe"):
+        load_bundle(folder)
+    description["calibration"] = good
+    (folder / "model.json").write_text(json.dumps(description))
+    assert load_bundle(folder).calibration == Calibration(**good)

@@ -1,0 +1,77 @@
+"""Frames that do not show what was imagined slow the arm, hold it, and let it go on when the world is calm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_planning import Arm, PerfectModel, controller_for, run
+
+from lewm_model.planning.surprise import CALM_S, HOLD_FRAMES, Vigilance
+
+
+def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is_calm() -> None:
+    vigilance = Vigilance(threshold=1.0)
+    vigilance.see(0.9, 0.0)
+    assert not vigilance.slow(0.0) and vigilance.alarm is None
+    vigilance.see(1.1, 0.05)
+    assert vigilance.slow(0.05) and vigilance.alarm is None
+    vigilance.see(0.5, 0.10)
+    assert vigilance.slow(0.10) and not vigilance.slow(0.05 + CALM_S)
+    for frame in range(HOLD_FRAMES):
+        vigilance.see(3.0, 1.0 + 0.05 * frame)
+    assert vigilance.alarm is not None and "surprise 3, 1 is usual" in vigilance.alarm
+    last_s = 1.0 + 0.05 * (HOLD_FRAMES - 1)
+    vigilance.see(0.1, last_s + 0.9 * CALM_S)
+    assert vigilance.alarm is not None
+    vigilance.see(0.1, last_s + 1.1 * CALM_S)
+    assert vigilance.alarm is None and not vigilance.slow(last_s + 1.1 * CALM_S)
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_not_does(history: int) -> None:
+    arm = Arm(np.array([-1.5, 0.5]))
+    controller = controller_for(arm, PerfectModel(history))
+    assert controller.surprise() is None, "there is no frame yet"
+    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    scores = []
+    for _ in range(30):
+        run(controller, arm, 0.05)
+        score = controller.surprise()
+        if score is not None:
+            scores.append(score)
+    assert len(scores) > 15
+    assert np.abs(arm.position - [-1.5, 0.5]).max() > 0.5, "the arm has not moved"
+    assert max(scores) < 1e-4
+
+    controller.set_goal(np.array([-1.5, 1.0], np.float32))
+    frozen = arm.position.astype(np.float32)
+    late = []
+    for _ in range(12):  # the arm goes on, the picture does not
+        controller.observe(arm.now_s, frozen)
+        late.append(controller.surprise())
+        arm.decision = controller.plan() or arm.decision
+        arm.advance(0.05)
+    assert max(score or 0.0 for score in late) > 100 * max(scores)
+
+
+def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
+    arm = Arm(np.zeros(2))
+    controller = controller_for(arm)
+    for _ in range(8):  # moved by hand: the timeline knows nothing of it
+        controller.observe(arm.now_s, (arm.position + arm.now_s).astype(np.float32))
+        arm.now_s += 0.05
+    controller.start(arm.position)
+    controller.observe(arm.now_s + 0.01, arm.position.astype(np.float32))
+    assert controller.surprise() is None
+
+
+def test_without_a_motion_an_arm_that_rests_is_expected() -> None:
+    arm = Arm(np.ones(2))
+    controller = controller_for(arm)
+    run(controller, arm, 0.5)
+    controller.stop()
+    for place in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0):
+        controller.observe(arm.now_s, np.full(2, place, np.float32))
+        score = controller.surprise()
+        assert score is not None and (score > 0.9) == (place == 2.0)
+        arm.now_s += 0.05
