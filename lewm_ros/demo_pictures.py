@@ -14,6 +14,7 @@ import numpy as np
 from lewm_model.evaluate.tasks import HELD_S, Outcome, Rate, Task
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_model.sim.pinhole import Pinhole
+from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film
 BAR = 64  # pixels: the line of text above
@@ -29,11 +30,16 @@ class Episode:
     goal_picture: np.ndarray  # (H, W, 3) uint8 RGB
     times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
     errors_m: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    latencies_ms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # camera frame to command, of each command
+    commands: list[Command] = field(default_factory=list)  # that arrived
     outcome: Outcome | None = None
     note: str = ""  # what went wrong outside of planning
     frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture)
     plans: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, joint path (T, A))
+
+    @property
+    def latencies_ms(self) -> np.ndarray:
+        """From camera frame to command, of each command, ms."""
+        return np.array([1e3 * (command.received_s - command.trajectory.times_s[0]) for command in self.commands])
 
     @property
     def title(self) -> str:
@@ -147,6 +153,29 @@ def save_summary(
         axes[-1].hist(frame_to_command_ms, bins=40, color=COLOURS["planner"])
     axes[-1].axvline(150, color="k", lw=1, ls="--")
     axes[-1].set(title="camera frame to command", xlabel="ms", ylabel="commands")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def save_velocities(path: Path, titles: Sequence[str], episodes: Sequence[Episode], names: Sequence[str]) -> None:
+    """The commanded velocity of each joint over time, an episode below the other, of the same start and goal."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(episodes), 1, figsize=(10, 3 * len(episodes)), sharex=True, layout="constrained")
+    for axis, title, episode in zip(axes, titles, episodes, strict=True):
+        if episode.commands:
+            times = np.arange(0.0, episode.task.budget_s, GRID_S)
+            _, velocities = stitch(episode.commands, times)
+            for name, values in zip(names, velocities.T, strict=True):
+                axis.plot(times, values, label=name, lw=1.2)
+            for command in episode.commands:
+                axis.axvline(command.received_s, color="k", lw=0.5, alpha=0.15)
+        axis.set(title=title, ylabel="rad/s")
+        axis.legend(frameon=False, loc="upper right")
+    axes[-1].set_xlabel("s since the first command; a line where a command arrived")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

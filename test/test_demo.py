@@ -31,7 +31,11 @@ def test_the_demo_leaves_figures_a_film_a_summary_and_a_picture_of_every_failure
     assert 10 < figures["demo.camera_rate_hz"] < 21
     assert figures["demo.plans"] > 10
     assert figures["demo.first_command_s"] > 0
-    for name in ("success_held_near", "success_held", "success_held_random", "success_first_hit", "dropped_frames"):
+    assert figures["demo.goals_per_minute_goals"] == 1
+    assert figures["demo.longest_command_gap_ms"] >= 0
+    assert figures["demo.jerk_violations"] == 0
+    names = ("success_held_near", "success_held", "success_held_random", "success_first_hit", "dropped_frames")
+    for name in (*names, "goals_per_minute_ratio"):
         assert f"demo.{name}" in figures
 
     not_held = 2 - (figures["demo.success_held"] + figures["demo.success_held_near"]) / 100
@@ -41,6 +45,7 @@ def test_the_demo_leaves_figures_a_film_a_summary_and_a_picture_of_every_failure
         assert failure["least_error_m"] <= failure["final_error_m"]
         assert cv2.imread(str(out / failure["picture"])) is not None
     assert cv2.imread(str(out / "summary.png")) is not None
+    assert cv2.imread(str(out / "velocity.png")) is not None
 
     film = cv2.VideoCapture(str(out / "demo.mp4"))
     frames = 0

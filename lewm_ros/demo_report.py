@@ -1,0 +1,220 @@
+"""The demo's tables, figures and pictures, from what happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lewm_model.evaluate import tasks as t
+from lewm_model.limits import JointLimits
+from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
+from lewm_ros.demo_pictures import Episode, save_failure, save_summary, save_velocities
+from lewm_ros.safety import ShieldConfig
+
+
+@dataclass
+class Results:
+    """What happened in a run of the demo."""
+
+    episodes: list[Episode]
+    stopped: list[Episode]  # the first goals anywhere once more, by a planner that stops to plan
+    outcomes: Mapping[tuple[str, str], Sequence[t.Outcome]]  # by (kind of goal, policy)
+    limits: JointLimits
+    tolerance_m: float
+    diameter_m: float
+    planner: Mapping[str, str]  # last diagnostics of the nodes
+    camera: Mapping[str, str]
+    camera_rate_hz: float
+    first_command_s: float
+    resets: int
+
+    @property
+    def interventions(self) -> int:
+        """Of the shield."""
+        return sum(int(value) for key, value in self.planner.items() if key.startswith("interventions"))
+
+
+def report(results: Results, console: Console, out: Path, command: str) -> dict[str, Any]:
+    """Prints the tables, writes summary.json and the pictures; returns what summary.json holds."""
+    latencies_ms = np.concatenate([episode.latencies_ms for episode in results.episodes])
+    rates = {key: t.held(found) for key, found in results.outcomes.items()}
+    found = [*_success(results), *_latency(results, latencies_ms), *_motion(results)]
+    figures = [
+        {"name": f"demo.{name}", "value": round(float(value), 4), "unit": unit, "command": command}
+        for name, value, unit in found
+    ]
+    values = {name: value for name, value, _ in found}
+    console.print(_success_table(results, rates))
+    console.print(_latency_table(results, latencies_ms))
+    failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
+    summary = {"figures": figures, "failures": failures}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    save_summary(out / "summary.png", results.episodes, rates, latencies_ms, results.tolerance_m)
+    pair = [next(e for e in results.episodes if e.task is results.stopped[0].task), results.stopped[0]]
+    titles = ("planning while the arm moves", "stopping to plan")
+    save_velocities(out / "velocity.png", titles, pair, results.limits.names)
+    console.print(
+        f"first command {results.first_command_s:.1f} s after the start; camera {results.camera_rate_hz:.1f} Hz, "
+        f"{results.camera.get('frames_dropped', '?')} frames dropped; {results.interventions} interventions of the "
+        f"shield; longest gap between commands {values['longest_command_gap_ms']:.0f} ms; "
+        f"{values['jerk_violations']:.0f} violations of limits; {values['goals_per_minute_ratio']:.2f} times the goals "
+        "per minute of an arm that stops to plan"
+    )
+    console.print(
+        f"{len(failures)} goals were not held; see {out}/summary.json, summary.png, velocity.png, demo.mp4, failures/"
+    )
+    return summary
+
+
+Figures = list[tuple[str, float, str]]  # name, value, unit
+
+
+def _of(episode: Episode) -> t.Outcome:
+    assert episode.outcome is not None
+    return episode.outcome
+
+
+def _success(results: Results) -> Figures:
+    figures: Figures = []
+    for suffix, kind in (("", "anywhere"), ("_near", "near")):
+        found = results.outcomes[kind, "planner"]
+        rate = t.held(found)
+        errors_m = np.array([outcome.final_error_m for outcome in found])
+        figures += [
+            (f"success_held{suffix}", rate.percent, "%"),
+            (f"success_held{suffix}_low", rate.interval[0], "%, 95 % Wilson interval"),
+            (f"success_held{suffix}_high", rate.interval[1], "%, 95 % Wilson interval"),
+            (f"success_held_random{suffix}", t.held(results.outcomes[kind, "random"]).percent, "%"),
+            (f"success_held_hold{suffix}", t.held(results.outcomes[kind, "hold"]).percent, "%"),
+            (f"success_first_hit{suffix}", t.first_hit(found).percent, "%"),
+            (f"final_error_mm_p50{suffix}", 1e3 * float(np.median(errors_m)), "mm"),
+            (
+                f"final_error_percent_p50{suffix}",
+                100 * float(np.median(errors_m)) / results.diameter_m,
+                "% of diameter",
+            ),
+            (f"goals{suffix}", len(errors_m), "goals"),
+        ]
+    return figures
+
+
+def _latency(results: Results, latencies_ms: np.ndarray) -> Figures:
+    figures: Figures = []
+    for percent in (50, 95):
+        value = float(np.percentile(latencies_ms, percent)) if len(latencies_ms) else np.nan
+        figures.append((f"frame_to_command_ms_p{percent}", value, "ms"))
+        for name, values in (("encode", results.camera), ("plan", results.planner)):
+            figures.append((f"{name}_ms_p{percent}", float(values.get(f"{name}_ms_p{percent}", "nan")), "ms"))
+    return [
+        *figures,
+        ("first_command_s", results.first_command_s, "s"),
+        ("camera_rate_hz", results.camera_rate_hz, "Hz"),
+        ("dropped_frames", int(results.camera.get("frames_dropped", 0)), "frames"),
+        ("plans", int(results.planner.get("plans", 0)), "plans"),
+        ("plans_late", int(results.planner.get("plans_late", 0)), "plans"),
+        ("shield_interventions", results.interventions, "interventions"),
+        ("stop_resets", results.resets, "resets"),
+    ]
+
+
+def _motion(results: Results) -> Figures:
+    """Whether the arm stuttered: gaps, broken limits, and goals per minute beside an arm that stops to plan.
+
+    A gap is a time in which the arm still followed an old command though the new one had turned away from it, or in
+    which it was commanded to rest between two motions before it had first been at the goal.
+    """
+    gap_s, violations = 0.0, 0
+    for episode in results.episodes:
+        if not episode.commands:
+            continue
+        gap_s = max(gap_s, latest_arrival_s(episode.commands, ShieldConfig()))
+        violations += count_violations(episode.commands, results.limits)
+        hits = np.flatnonzero(episode.errors_m <= results.tolerance_m)
+        until_s = float(episode.times_s[hits[0]]) if len(hits) else episode.task.budget_s
+        _, velocities = stitch(episode.commands, np.arange(0.0, until_s, GRID_S))
+        gap_s = max(gap_s, longest_pause_s(velocities, results.limits))
+    again = [next(e for e in results.episodes if e.task is episode.task) for episode in results.stopped]
+    ours, theirs = (_goals_per_minute(some, results.tolerance_m) for some in (again, results.stopped))
+    return [
+        ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
+        ("jerk_violations", violations, "commands and moments"),
+        ("goals_per_minute", ours, "goals/min, moving"),
+        ("goals_per_minute_stopping", theirs, "goals/min, stopping to plan"),
+        ("goals_per_minute_ratio", ours / theirs if theirs else np.nan, "times"),
+        ("goals_per_minute_goals", len(again), "goals"),
+    ]
+
+
+def _goals_per_minute(episodes: Sequence[Episode], tolerance_m: float) -> float:
+    """Goals that were reached to stay, per minute until then; what was not reached costs its whole budget."""
+    reached, spent_s = 0, 0.0
+    for episode in episodes:
+        inside = (episode.times_s >= 0) & (episode.times_s <= episode.task.budget_s)
+        times, bad = episode.times_s[inside], np.flatnonzero(episode.errors_m[inside] > tolerance_m)
+        if _of(episode).held and len(times):
+            reached += 1
+            spent_s += float(times[bad[-1]]) if len(bad) else 0.0
+        else:
+            spent_s += episode.task.budget_s
+    return 60 * reached / spent_s if spent_s else 0.0
+
+
+def _success_table(results: Results, rates: Mapping[tuple[str, str], t.Rate]) -> Table:
+    title = (
+        f"{len(results.episodes)} goals, held within {1e3 * results.tolerance_m:.1f} mm "
+        f"(2.5 % of {results.diameter_m:.2f} m)"
+    )
+    table = Table(title=title)
+    for heading in ("goals", "policy", "held (95 %)", "hit ever", "final error, p50 / p90"):
+        table.add_column(heading, no_wrap=True)
+    kinds = list(dict.fromkeys(episode.task.kind for episode in results.episodes))
+    for (kind, policy), found in sorted(results.outcomes.items(), key=lambda item: kinds.index(item[0][0])):
+        p50, p90 = np.percentile([outcome.final_error_m for outcome in found], (50, 90))
+        table.add_row(
+            kind,
+            policy,
+            str(rates[kind, policy]),
+            f"{t.first_hit(found).percent:.1f} %",
+            f"{1e3 * p50:.0f} / {1e3 * p90:.0f} mm ({100 * p50 / results.diameter_m:.1f} %)",
+        )
+    return table
+
+
+def _latency_table(results: Results, latencies_ms: np.ndarray) -> Table:
+    planner, camera = results.planner, results.camera
+    stages = Table(title=f"{planner.get('plans', 0)} plans, {planner.get('plans_late', 0)} late")
+    for heading in ("stage", "p50 ms", "p95 ms"):
+        stages.add_column(heading)
+    for label, values, name in (
+        ("encode a frame", camera, "encode"),
+        ("camera frame to latent", camera, "frame_to_latent"),
+        ("plan", planner, "plan"),
+        ("camera frame to command sent", planner, "frame_to_command"),
+    ):
+        stages.add_row(label, values.get(f"{name}_ms_p50", "-"), values.get(f"{name}_ms_p95", "-"))
+    p50, p95 = np.percentile(latencies_ms, (50, 95)) if len(latencies_ms) else (np.nan, np.nan)
+    stages.add_row("camera frame to command received", f"{p50:.2f}", f"{p95:.2f}")
+    return stages
+
+
+def _failure(episode: Episode, results: Results, out: Path) -> dict[str, Any]:
+    outcome = _of(episode)
+    return {
+        "kind": episode.task.kind,
+        "number": episode.number,
+        "start": episode.task.start.tolist(),
+        "goal": episode.task.goal.tolist(),
+        "final_error_m": outcome.final_error_m,
+        "final_error_percent": 100 * outcome.final_error_m / results.diameter_m,
+        "least_error_m": float(episode.errors_m.min()) if len(episode.errors_m) else None,
+        "first_hit": outcome.first_hit,
+        "note": episode.note,
+        "picture": str(save_failure(out / "failures", episode).relative_to(out)),
+    }
