@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.signals import SignalHandlerOptions
 
 from lewm_model.bundle import Bundle, BundleError
@@ -68,6 +71,7 @@ class ManagedNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics)
         self._backend: dict[str, str] = {}  # diagnostic values: what runs the model, and why nothing before it does
+        self._unconnected: list[str] = []  # who is on a topic of this node and does not reach it, as last told
         self._built_s = 0.0  # when the progress of a build was last told, steady clock
         self._refuse_impossible_transitions()
 
@@ -188,18 +192,62 @@ class ManagedNode(LifecycleNode):
         values: dict[str, str] = {}
         if self.state_label == "active":
             level, message, values = self.diagnose()
+        unconnected = find_unconnected(self)
+        for text in unconnected:
+            level = max(level, WARN)
+            message = f"{message}; {text}"
+            if text not in self._unconnected:
+                self.get_logger().warning(text)
+        self._unconnected = unconnected
         self._send_diagnostics(level, message, values | self._backend)
 
     def _send_diagnostics(self, level: bytes, message: str, values: Mapping[str, str]) -> None:
-        status = DiagnosticStatus(
-            level=level,
-            name=self.get_fully_qualified_name().lstrip("/"),
-            message=message,
-            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+        self._diagnostics.publish(diagnostics_message(self, level, message, values))
+
+
+def diagnostics_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticArray:
+    """One status under the node's full name."""
+    status = DiagnosticStatus(
+        level=level,
+        name=node.get_fully_qualified_name().lstrip("/"),
+        message=message,
+        values=[KeyValue(key=key, value=value) for key, value in values.items()],
+    )
+    array = DiagnosticArray(status=[status])
+    array.header.stamp = node.get_clock().now().to_msg()
+    return array
+
+
+def find_unconnected(node: Node) -> list[str]:
+    """A sentence for each publisher and subscription of others that is on a topic of the node and does not reach it.
+
+    Their message type is another one, or their quality of service does not fit: in ROS 2 nothing then arrives.
+    """
+
+    def is_own(end: Any) -> bool:
+        return (end.node_name, end.node_namespace) == (node.get_name(), node.get_namespace())
+
+    found = set()
+    for topic in {end.topic_name for end in (*node.publishers, *node.subscriptions)}:
+        publishers, subscriptions = (
+            node.get_publishers_info_by_topic(topic),
+            node.get_subscriptions_info_by_topic(topic),
         )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+        for publisher, subscription in itertools.product(publishers, subscriptions):
+            why = _mismatch(publisher, subscription)
+            if why and is_own(subscription):
+                found.add(f"nothing arrives on {topic} from {publisher.node_name}: {why}")
+            elif why and is_own(publisher):
+                found.add(f"{subscription.node_name} gets nothing on {topic}: {why}")
+    return sorted(found)
+
+
+def _mismatch(publisher: Any, subscription: Any) -> str:
+    """Why two ends of a topic are not connected; empty when they are."""
+    if publisher.topic_type != subscription.topic_type:
+        return f"{publisher.topic_type} is sent, {subscription.topic_type} is expected"
+    compatibility, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
+    return reason.removeprefix("ERROR: ").rstrip(";") if compatibility == QoSCompatibility.ERROR else ""
 
 
 class Worker:
@@ -230,31 +278,37 @@ class Worker:
         return not self._thread.is_alive()
 
 
-def run(make_node: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
-    """Runs a node until it is shut down or told to end (SIGINT, SIGTERM); then it ends its work in order.
+def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
+    """Runs nodes in one process, in one thread, until one is shut down or the process is told to end (SIGINT, SIGTERM).
 
-    An exception in a callback is logged and does not end the node.
+    Then they end their work in order, the last one first. An exception in a callback is logged and ends nothing.
     """
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        node = make_node()
+        nodes = [make() for make in makers]
     except (InvalidParameterValueException, InvalidParameterTypeException) as error:
         rclpy.shutdown()
         sys.exit(f"a parameter cannot be used: {error}")
     executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while rclpy.ok() and not ended.is_set() and node.state_label != "finalized":
+    for node in nodes:
+        executor.add_node(node)
+    while rclpy.ok() and not ended.is_set() and all(node.state_label != "finalized" for node in nodes):
         try:
             executor.spin_once(timeout_sec=0.2)
         except (KeyboardInterrupt, ExternalShutdownException):
             break
         except Exception:
-            node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
-    if rclpy.ok() and node.state_label in ("unconfigured", "inactive", "active"):
-        node.trigger_shutdown()
+            nodes[0].get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+    for node in reversed(nodes):
+        if rclpy.ok() and node.state_label in ("unconfigured", "inactive", "active"):
+            node.trigger_shutdown()
     executor.shutdown()
-    node.destroy_node()
+    for node in nodes:
+        node.destroy_node()
     rclpy.try_shutdown()

@@ -209,7 +209,7 @@ class SimNode(ManagedNode):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node."""
-    run(SimNode, arguments)
+    run(SimNode, arguments=arguments)
 
 
 if __name__ == "__main__":
