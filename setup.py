@@ -53,6 +53,8 @@ setup(
             "lewm = lewm_model.cli:main",
             "camera_node = lewm_ros.camera_node:main",
             "planner_node = lewm_ros.planner_node:main",
+            "composed = lewm_ros.composed:main",
+            "lifecycle_manager = lewm_ros.lifecycle_manager:main",
             "sim_node = lewm_ros.sim_node:main",
             "send_goal = lewm_ros.send_goal:main",
             "gazebo_commands = lewm_ros.gazebo_commands:main",

@@ -59,10 +59,24 @@ def test_only_the_planner_may_command_the_arm() -> None:
 
 
 def test_only_the_operator_may_enable_and_everything_needed_for_it_is_answered() -> None:
-    for service in ("enable", "stop", "reset"):
-        askers = [node for node, rights in PROFILES.items() if f"/planner_node/{service}" in rights["request"]]
+    asked = [f"planner_node/{service}" for service in ("enable", "stop", "reset", "cancel")]
+    for service in (*asked, "camera_node/capture_goal"):
+        askers = [node for node, rights in PROFILES.items() if f"/{service}" in rights["request"]]
         assert askers == ["operator"]
-        assert f"/planner_node/{service}" in PROFILES["planner_node"]["reply"]
+        assert f"/{service}" in PROFILES[service.partition("/")[0]]["reply"]
+
+
+def test_a_service_that_one_may_ask_for_another_answers() -> None:
+    answered = set().union(*(rights["reply"] for rights in PROFILES.values()))
+    for node, rights in PROFILES.items():
+        assert rights["request"] <= answered, f"{node} asks for {rights['request'] - answered}, which nobody answers"
+
+
+def test_the_lifecycle_manager_may_bring_up_every_lifecycle_node_and_nothing_else() -> None:
+    lifecycle = {name for rights in PROFILES.values() for name in rights["reply"] if name.endswith("/change_state")}
+    states = {name.replace("change_state", "get_state") for name in lifecycle}
+    assert PROFILES["lifecycle_manager"]["request"] == lifecycle | states
+    assert len(lifecycle) == 2
 
 
 def test_what_one_listens_to_another_may_say() -> None:
@@ -71,9 +85,9 @@ def test_what_one_listens_to_another_may_say() -> None:
         assert rights["subscribe"] <= said, f"{node} waits for {rights['subscribe'] - said}, which nobody may publish"
 
 
-@pytest.mark.parametrize("node", ["camera_node", "planner_node", "recorder"])
+@pytest.mark.parametrize("node", ["camera_node", "planner_node", "recorder", "lifecycle_manager"])
 def test_the_policy_allows_every_topic_and_service_that_a_node_makes(node: str) -> None:
-    files = {"recorder": ["record"]}.get(node, [node, "node"])
+    files = {"recorder": ["record"], "lifecycle_manager": ["lifecycle_manager"]}.get(node, [node, "node"])
     rights = {"create_publisher": "publish", "create_subscription": "subscribe", "create_service": "reply"}
     rights |= {"_keep": "subscribe"}
     found = 0
@@ -87,4 +101,4 @@ def test_the_policy_allows_every_topic_and_service_that_a_node_makes(node: str) 
             name, right = full_name(names[-1], node), rights[call.func.attr]
             assert name in PROFILES[node][right], f"config/sros2/policy.xml does not let {node} {right} {name}"
             found += 1
-    assert found >= 4
+    assert found >= (1 if node == "lifecycle_manager" else 4)

@@ -1,0 +1,253 @@
+"""Brings lifecycle nodes up in order, watches them, and brings one up again after its process died and was restarted.
+
+    ros2 run lewm_ros lifecycle_manager --ros-args -p "nodes:=[camera_node, planner_node]"
+
+It starts no process: launch (respawn) or systemd does. It never touches a node whose process lives on: what a person
+does with `ros2 lifecycle set` stays done. A node that refuses to be brought up ends it, with exit status 1; SIGINT and
+SIGTERM end it after it has deactivated the nodes, the last one first.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.signals import SignalHandlerOptions
+
+from lewm_ros.node import ERROR, OK, WARN, diagnostics_message
+from lewm_ros.parameters import Parameter, ParameterError, declare, read
+
+PARAMETERS = (
+    Parameter("nodes", RosParameter.Type.STRING_ARRAY, "Lifecycle nodes, in the order in which they are brought up."),
+    Parameter("watch_period", 0.5, "Seconds between two questions to a node for its state.", 0.05, 10.0),
+    Parameter("dead_after", 5.0, "Seconds without an answer after which a node counts as dead.", 0.5, 600.0),
+)
+# The way up: the state that a step starts from, its transition, and the word for it.
+STEPS = {
+    "unconfigured": (Transition.TRANSITION_CONFIGURE, "configured"),
+    "inactive": (Transition.TRANSITION_ACTIVATE, "activated"),
+}
+FRESH_S = 1.0  # an answer that is older says nothing about the state of now
+LOST_S = 2.0  # a question without an answer for so long is asked again: the process it went to may be gone
+LOST_ANSWERS = 4  # so many answers later, a transition that was asked for must have ended: nodes do one thing at a time
+TAKE_DOWN_S = 8.0  # for all nodes together; less than launch gives before it kills
+
+
+@dataclass
+class Managed:
+    """What is known of one node."""
+
+    name: str
+    get_state: Any  # service clients
+    change_state: Any
+    state: str = "not started"  # as it said last
+    answered_s: float | None = None  # steady clock, when it said so
+    question: Any = None  # future of its answer
+    asked_s: float = 0.0
+    transition: Any = None  # future of the transition that it was asked for
+    answers: int = 0  # while that is pending
+    refused: str = ""  # the state in which it refused a step
+    owed: bool = True  # whether it is to be made active; no longer, once it was
+    processes: set[bytes] = field(default_factory=set)  # that were active: identities of their endpoints
+    dead: bool = False
+    restarts: int = 0
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since its last answer; 0 before the first."""
+        return 0.0 if self.answered_s is None else time.monotonic() - self.answered_s
+
+
+class LifecycleManager(Node):
+    """See the module. `failure` is empty until a node cannot be brought up."""
+
+    def __init__(self) -> None:
+        """
+        :raises ParameterError: no nodes are given.
+        """
+        super().__init__("lifecycle_manager")
+        declare(self, PARAMETERS)
+        values = read(self, PARAMETERS)
+        if not values["nodes"]:
+            raise ParameterError("parameter 'nodes' is empty; name the lifecycle nodes to bring up")
+        self.failure = ""
+        self._ending = False
+        self._dead_after_s = values["dead_after"]
+        self._nodes = [
+            Managed(
+                name,
+                self.create_client(GetState, f"{name}/get_state"),
+                self.create_client(ChangeState, f"{name}/change_state"),
+            )
+            for name in values["nodes"]
+        ]
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still until a simulator is active
+        self.create_timer(values["watch_period"], self._watch, clock=steady)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+
+    # ---- watching ----------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        # A node does not answer while it changes its state, which takes minutes where engines are built, and neither
+        # does another one in the same process. Then it is its service that says whether it is there.
+        busy = any(node.transition is not None for node in self._nodes)
+        for node in self._nodes:
+            dead = node.silent_s > self._dead_after_s and not (busy and node.get_state.service_is_ready())
+            if dead and not node.dead:
+                self.get_logger().error(f"{node.name} has not answered for {node.silent_s:.0f} s")
+                node.transition = None
+            node.dead = dead
+            self._ask(node)
+        self._advance()
+
+    def _ask(self, node: Managed) -> None:
+        if node.question is not None:
+            if time.monotonic() - node.asked_s < LOST_S:
+                return
+            node.get_state.remove_pending_request(node.question)
+            node.question = None
+        if node.get_state.service_is_ready():
+            node.question, node.asked_s = node.get_state.call_async(GetState.Request()), time.monotonic()
+            node.question.add_done_callback(partial(self._on_state, node, self._processes(node)))
+
+    def _processes(self, node: Managed) -> set[bytes]:
+        """Identities of the processes that have a node of this name: new ones when it is started anew. One that was
+        killed stays among them until the middleware misses it."""
+        publishers = self.get_publishers_info_by_topic(f"{node.name}/transition_event")
+        return {bytes(publisher.endpoint_gid) for publisher in publishers}
+
+    def _on_state(self, node: Managed, processes: set[bytes], question: Any) -> None:
+        if question is not node.question:
+            return
+        node.question = None
+        state = node.state = question.result().current_state.label
+        node.answered_s = time.monotonic()
+        if node.dead:
+            self.get_logger().info(f"{node.name} answers again: {state}")
+            node.dead = False
+
+        if node.transition is not None and (state in STEPS or state == "active"):
+            node.answers += 1
+            if node.answers >= LOST_ANSWERS:
+                node.change_state.remove_pending_request(node.transition)
+                node.transition = None
+        if node.refused:
+            start, node.refused = node.refused, ""
+            if state in (start, "unconfigured"):
+                self._fail(f"{node.name} could not be {STEPS[start][1]}; its message above says what to do")
+        if state == "finalized":
+            self._fail(f"{node.name} is finalized; only a new process of it can be brought up")
+        elif state == "active":
+            node.processes |= processes
+            if node.owed:
+                node.owed = False
+                self.get_logger().info(f"{node.name} is active")
+        elif state == "unconfigured" and not node.owed and processes - node.processes:
+            node.owed = True
+            node.restarts += 1
+            self.get_logger().warning(f"{node.name} was started anew and is brought up again")
+        self._advance()
+
+    def _fail(self, text: str) -> None:
+        if not self.failure:
+            self.get_logger().error(text)
+        self.failure = self.failure or text
+
+    # ---- bringing up -------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Asks for the next step: every node is configured, in order, and then every one activated, one at a time.
+
+        A dead node does not keep the others waiting; one that has never been there does, at the start.
+        """
+        owed = [node for node in self._nodes if node.owed and not node.dead]
+        if self.failure or self._ending or any(node.transition is not None for node in owed):
+            return
+        waiting = [node for node in owed if node.state not in ("inactive", "active")] or owed
+        if waiting and waiting[0].state in STEPS and waiting[0].silent_s < FRESH_S:
+            node = waiting[0]
+            request = ChangeState.Request(transition=Transition(id=STEPS[node.state][0]))
+            if node.change_state.service_is_ready():
+                node.transition, node.answers = node.change_state.call_async(request), 0
+                node.transition.add_done_callback(partial(self._on_changed, node, node.state))
+
+    def _on_changed(self, node: Managed, start: str, transition: Any) -> None:
+        if transition is not node.transition:
+            return
+        node.transition = None
+        node.refused = "" if transition.result().success else start
+        if node.question is not None:  # it may be from before the step
+            node.get_state.remove_pending_request(node.question)
+            node.question = None
+        self._ask(node)
+
+    def take_down(self, executor: SingleThreadedExecutor) -> None:
+        """Deactivates what is active, the last node first."""
+        self._ending = True
+        end = time.monotonic() + TAKE_DOWN_S
+        for node in reversed(self._nodes):
+            if node.state != "active" or node.dead or not node.change_state.service_is_ready():
+                continue
+            request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+            future = node.change_state.call_async(request)
+            while not future.done() and node.change_state.service_is_ready() and time.monotonic() < end:
+                executor.spin_once(timeout_sec=0.05)
+
+    # ---- diagnostics -------------------------------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        level, said, values = OK, [], {}
+        for node in self._nodes:
+            values[node.name] = "dead" if node.dead else node.state
+            values[f"{node.name} restarts"] = str(node.restarts)
+            if node.dead:
+                level = ERROR
+                since = time.strftime("%H:%M:%S", time.localtime(time.time() - node.silent_s))
+                values[f"{node.name} dead since"] = since
+                said.append(f"{node.name} is dead since {since}; it is brought up when it is back")
+            elif node.state != "active":
+                level = max(level, WARN)
+                said.append(f"{node.name} is {node.state}")
+        self._diagnostics.publish(diagnostics_message(self, level, "; ".join(said) or "every node is active", values))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the manager."""
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        manager = LifecycleManager()
+    except (ParameterError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+        rclpy.shutdown()
+        sys.exit(f"the nodes cannot be managed: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(manager)
+    while not ended.is_set() and not manager.failure:
+        executor.spin_once(timeout_sec=0.2)
+    manager.take_down(executor)
+    executor.shutdown()
+    manager.destroy_node()
+    rclpy.shutdown()
+    sys.exit(1 if manager.failure else 0)
+
+
+if __name__ == "__main__":
+    main()
