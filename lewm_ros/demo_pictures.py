@@ -191,7 +191,7 @@ def _bars(axis: Any, kinds: Sequence[str], rates: dict[tuple[str, str], Rate]) -
                 0.25,
                 color=colour,
                 label=policy if position == 0 else None,
-                yerr=[[rate.percent - low], [high - rate.percent]],
+                yerr=[[max(0.0, rate.percent - low)], [max(0.0, high - rate.percent)]],  # rounding
                 capsize=3,
             )
     axis.set(title="goals held, with 95 % intervals", ylabel="%", ylim=(0, 105))

@@ -393,6 +393,9 @@ class PlannerNode(ManagedNode):
             if start is None:
                 return
             self._controller.start(start)
+            if self._vigilance is not None:
+                self._vigilance.forget()  # what was moved before is no surprise to this motion
+                self._controller.slow = False
         decision = self._controller.plan()
         if decision is not None:
             self._log.planned(decision, self._controller.reached)
@@ -406,11 +409,15 @@ class PlannerNode(ManagedNode):
             return
         self._log.surprised(score)
         self._surprises.publish(Float32(data=score))
-        if self._vigilance is not None:
-            now_s = time.monotonic()
+        if self._vigilance is None:
+            return
+        now_s = time.monotonic()
+        if self._shield.state in (State.DISARMED, State.STOPPED):
+            self._vigilance.forget()
+        else:
             self._vigilance.see(score, now_s)
-            self._controller.slow = self._vigilance.slow(now_s)
-            self._shield.surprise(self._vigilance.alarm)
+        self._controller.slow = self._vigilance.slow(now_s)
+        self._shield.surprise(self._vigilance.alarm)
 
     def _command(self, decision: Decision) -> None:
         """Sends a plan that came in time and passes the shield."""

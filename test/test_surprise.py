@@ -20,6 +20,10 @@ def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 1.0 + 0.05 * frame)
     assert vigilance.alarm is not None and "surprise 3, 1 is usual" in vigilance.alarm
+    vigilance.forget()
+    assert vigilance.alarm is None and not vigilance.slow(1.2)
+    for frame in range(HOLD_FRAMES):
+        vigilance.see(3.0, 1.0 + 0.05 * frame)
     last_s = 1.0 + 0.05 * (HOLD_FRAMES - 1)
     vigilance.see(0.1, last_s + 0.9 * CALM_S)
     assert vigilance.alarm is not None

@@ -12,6 +12,10 @@ class Vigilance:
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
+        self.forget()
+
+    def forget(self) -> None:
+        """Is calm again at once: who moves the arm by hand surprises nobody."""
         self.score = 0.0  # of the newest frame
         self._in_a_row = 0
         self._last_s: float | None = None  # when the last surprising frame was
