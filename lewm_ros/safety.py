@@ -228,6 +228,7 @@ class Shield:
         self._plan_end_s = -np.inf  # when the last plan that was sent ends
         self._frame: float | None = None  # when the last good frame came, steady
         self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
+        self._still = False  # whether the last two joint states agree
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
         self._surprise: str | None = None  # what is surprising
 
@@ -307,6 +308,8 @@ class Shield:
             if positions.shape != (len(self.limits.names),) or not np.isfinite([*positions, stamp_s]).all():
                 self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions} at {stamp_s} s"))
                 return
+            moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
+            self._still = bool(moved <= self.config.start_tolerance_rad)
             self._joints = (self._steady(), np.array(positions, float))
             if not self._armed or self._sent is None:
                 return
@@ -355,14 +358,13 @@ class Shield:
             return causes[0] if causes else None
 
     def restart(self) -> np.ndarray | None:
-        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves.
-
-        From here on the arm counts as commanded to rest there.
+        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves, or
+        one joint state says something else than the next. From here on the arm counts as commanded to rest there.
         """
         with self._lock:
             now = self._now()
             ready = self.state is State.ARMED and not self._causes_to_hold() and self.at_rest()
-            if not ready or self._joints is None:
+            if not (ready and self._still) or self._joints is None:
                 return None
             start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
             self._plan_end_s = now
@@ -397,6 +399,11 @@ class Shield:
             return violation
         if self._sent is None or self._joints is None:
             return Intervention(Reason.NOT_ARMED, "the motion has no start; call restart first")
+        if trajectory.times_s[0] > now + TRANSPORT_S:
+            wait_s = trajectory.times_s[0] - now
+            return Intervention(
+                Reason.TIMES, f"the motion begins in {wait_s:.3g} s; what the arm does until then is open"
+            )
         if self.at_rest():
             gap = float(np.abs(state_at(trajectory, now)[0] - self._joints[1]).max())
             if gap > self.config.start_tolerance_rad:
