@@ -88,21 +88,38 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is near and what is surprising for this model, from episodes that it was not trained on."""
+    """What is near and what is surprising for this model, from episodes that it was not trained on.
+
+    What is imagined one block ahead is never quite what is seen, and the more is imagined to change, the less so:
+    `errors` are the greatest usual mean squared errors of a latent, for each of `changes`, mean squared changes that
+    were imagined.
+    """
 
     reached: float  # distance to the goal up to which an arm that the plan leaves at rest has reached it
     left: float  # distance beyond which a goal that was reached counts as left
-    surprise: float  # mean squared error of a latent imagined one block ahead, beyond which a frame is surprising
-    false_positive_rate: float  # measured share of the frames that exceed `surprise` though nothing is wrong
+    changes: tuple[float, ...]  # ascending
+    errors: tuple[float, ...]
+    false_positive_rate: float  # measured share of frames that are surprising though nothing is wrong
     frames: int  # that it was measured on
 
     def __post_init__(self) -> None:
-        values = (self.reached, self.left, self.surprise)
-        if not (all(np.isfinite(value) and value > 0 for value in values) and self.reached < self.left):
+        values = np.array([self.reached, self.left, *self.errors], float)
+        changes = np.array(self.changes, float)
+        if not (
+            (np.isfinite(values) & (values > 0)).all()
+            and self.reached < self.left
+            and len(changes) == len(self.errors) > 0
+            and np.isfinite(changes).all()
+            and (np.diff(changes) > 0).all()
+        ):
             raise BundleError(
-                f"the calibration is {self}; its limits must be finite and above 0, and `left` above `reached`; "
-                "run `lewm calibrate` again"
+                f"the calibration is {self}; its limits must be finite and above 0, `left` above `reached`, and "
+                "`changes` ascending; run `lewm calibrate` again"
             )
+
+    def surprise(self, error: Any, change: Any) -> Any:
+        """How many times as great as usual an error is, for the change that was imagined; both (…)."""
+        return error / np.interp(change, self.changes, self.errors)
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,13 @@ def load_bundle(folder: Path | str) -> Bundle:
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         heads = tuple(str(name) for name in data["heads"])
         limits = data.get("calibration")  # bundles of earlier versions have none
-        calibration = None if limits is None else Calibration(**limits)
+        calibration = (
+            None
+            if limits is None
+            else Calibration(
+                **{key: tuple(value) if isinstance(value, list) else value for key, value in limits.items()}
+            )
+        )
         bundle = Bundle(
             folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration
         )

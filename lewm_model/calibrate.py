@@ -12,10 +12,12 @@ from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
+from lewm_model.planning.surprise import SURPRISING
 from lewm_model.train import encode_all
 
-USUAL = 0.999  # share of the frames whose surprise is usual
-MARGIN = 2.0  # a robot under way to a goal moves faster than a recording: so many times the usual is surprising
+FEWEST_FRAMES = 500  # that an error can be called usual from
+GROUPS = 6  # of frames, by the change that was imagined
+LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise, and nothing is usual at rest
 SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
 REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
 FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
@@ -43,37 +45,43 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
     rows = data.rows(episodes)
     latents[rows] = encode_all(model, data.pixels[rows])
-    errors = prediction_errors(model, data, episodes, latents, bundle.actions)
-    if len(errors) * (1 - USUAL) < 1:
+    errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
+    if len(errors) < FEWEST_FRAMES:
         raise DataError(
-            f"{data.source}: {len(errors)} frames are too few to find the one in {1 / (1 - USUAL):.0f} that "
-            "is most surprising; record more episodes"
+            f"{data.source}: {len(errors)} frames are too few to know what is usual; {FEWEST_FRAMES} are needed, "
+            "record more episodes"
         )
     graph = RolloutGraph(model, heads.get("steps_to_go"))
     distances = same_place_distances(graph, data, episodes, latents, bundle.actions)
     reached = float(np.quantile(distances, REACHED_SHARE))
-    surprise = MARGIN * float(np.quantile(errors, USUAL))
-    found = Calibration(
-        reached=reached,
-        left=LEFT * reached,
-        surprise=surprise,
-        false_positive_rate=float((errors > surprise).mean()),
-        frames=len(errors),
-    )
+    usual_changes, usual_errors = _usual(errors, changes)
+    found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors))
+    surprising = found.surprise(errors, changes) > SURPRISING
+    found = replace(found, false_positive_rate=float(surprising.mean()))
     return save_description(replace(bundle, calibration=found))
+
+
+def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The changes and errors of a `Calibration` from those (M,) of frames: the greatest error of each group of them."""
+    usual: dict[float, float] = {}
+    greatest = LEAST_ERROR * float(errors.max())
+    for group in np.array_split(np.argsort(changes), GROUPS):
+        greatest = max(greatest, float(errors[group].max()))  # more change never makes an error less usual
+        usual[float(np.median(changes[group]))] = greatest
+    return tuple(usual), tuple(usual.values())
 
 
 @torch.no_grad()
 def prediction_errors(
     model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
-) -> np.ndarray:
-    """Mean squared errors (M,) of the latents that are imagined one block ahead, with the drift of rest taken out.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squared errors (M,) of the latents imagined one block ahead, and the mean squared changes (M,) imagined.
 
-    `latents` (N, D) of all rows; those of other episodes are not read.
+    The drift of an arm at rest is taken out. `latents` (N, D) of all rows; those of other episodes are not read.
     """
     history, frameskip = model.config.history, model.config.frameskip
     span = history * frameskip  # control steps from the oldest frame of the context to the one that is imagined
-    errors = []
+    errors, changes = [np.zeros(0)], [np.zeros(0)]
     for episode in episodes:
         offset, length = int(data.offsets[episode]), int(data.lengths[episode])
         starts = offset + np.arange(length - span)
@@ -86,8 +94,10 @@ def prediction_errors(
         past, now = blocks[:, :-1], context[:, -1]
         imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
         drift = model.rollout(context, past, still)[:, 0] - now
-        errors.append((imagined - drift - latents[starts + span]).square().mean(-1).numpy())
-    return np.concatenate(errors) if errors else np.zeros(0)
+        imagined = imagined - drift
+        errors.append((imagined - latents[starts + span]).square().mean(-1).numpy())
+        changes.append((imagined - now).square().mean(-1).numpy())
+    return np.concatenate(errors), np.concatenate(changes)
 
 
 @torch.no_grad()

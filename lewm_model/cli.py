@@ -143,7 +143,7 @@ def calibrate(
     found = run(load_bundle(bundle), load_episodes(data)).calibration
     assert found is not None
     typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
-    typer.echo(f"surprising beyond {found.surprise:.3g}: {found.false_positive_rate:.2%} of {found.frames} frames")
+    typer.echo(f"{found.false_positive_rate:.2%} of {found.frames} frames are surprising")
 
 
 @app.command()

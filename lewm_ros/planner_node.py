@@ -231,7 +231,7 @@ class PlannerNode(ManagedNode):
             self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
         )
         calibration = self._runtime.bundle.calibration
-        self._vigilance = None if calibration is None else Vigilance(calibration.surprise)
+        self._vigilance = None if calibration is None else Vigilance()
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
         self._arm_when_ready = self._enable_on_start

@@ -24,8 +24,8 @@ def trained(tmp_path_factory):
 
 
 def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(trained, monkeypatch):
-    monkeypatch.setattr(c, "USUAL", 0.95)
-    monkeypatch.setattr(c, "MARGIN", 1.0)
+    monkeypatch.setattr(c, "FEWEST_FRAMES", 30)
+    monkeypatch.setattr(c, "SURPRISING", 0.5)
     data = load_episodes(trained.folder.parent / "dots.h5")
     found = c.calibrate(trained, data).calibration
     assert load_bundle(trained.folder).calibration == found
@@ -39,15 +39,17 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     assert found.frames == int((other.lengths - trained.actions.frameskip).sum())
     model = load_model(trained)
     latents = encode_all(model, other.pixels)
-    errors = c.prediction_errors(model, other, np.arange(6), latents, trained.actions)
-    assert np.mean(errors > found.surprise) == found.false_positive_rate == pytest.approx(0.05, abs=0.01)
+    errors, changes = c.prediction_errors(model, other, np.arange(6), latents, trained.actions)
+    scores = found.surprise(errors, changes)
+    assert 0 < found.false_positive_rate == np.mean(scores > 0.5) < 0.5
+    assert (np.diff(found.errors) >= 0).all() and max(found.errors) == errors.max()
 
 
 def test_errors_and_distances_are_what_the_robot_will_measure(trained):
     data = load_episodes(trained.folder.parent / "dots.h5")
     model, heads, runtime = load_model(trained), load_heads(trained), TorchRuntime(trained)
     latents = encode_all(model, data.pixels)
-    errors = c.prediction_errors(model, data, np.array([2]), latents, trained.actions)
+    errors, changes = c.prediction_errors(model, data, np.array([2]), latents, trained.actions)
     first = int(data.offsets[2])
     for row in (0, 7, 30):
         actions = data.actions[first + row : first + row + trained.actions.frameskip]
@@ -58,6 +60,7 @@ def test_errors_and_distances_are_what_the_robot_will_measure(trained):
             now[None], np.zeros((0, candidates.shape[2]), np.float32), candidates, then
         )
         assert errors[row] == pytest.approx(np.square(imagined[0, 0] - then).mean(), rel=1e-3)
+        assert changes[row] == pytest.approx(np.square(imagined[0, 0] - now).mean(), rel=1e-3)
         graph = RolloutGraph(model, heads["steps_to_go"])
         with torch.no_grad():
             distance = graph.distance(latents[first + row], latents[first + row + trained.actions.frameskip])
@@ -66,24 +69,26 @@ def test_errors_and_distances_are_what_the_robot_will_measure(trained):
 
 def test_too_little_data_and_another_robot_s_are_refused(trained):
     data = load_episodes(trained.folder.parent / "dots.h5")
-    with pytest.raises(DataError, match=r"\d+ frames are too few to find the one in 1000"):
+    with pytest.raises(DataError, match=r"\d+ frames are too few to know what is usual"):
         c.calibrate(trained, data)
     with pytest.raises(DataError, match="actions left, right do not fit"):
         c.calibrate(trained, dataclasses.replace(data, action_names=("left", "right")))
 
 
-@pytest.mark.parametrize("change", [{"reached": -1.0}, {"surprise": float("nan")}, {"left": 0.1}, {"reached": "near"}])
+@pytest.mark.parametrize(
+    "change", [{"reached": -1.0}, {"errors": [float("nan")]}, {"errors": []}, {"left": 0.1}, {"reached": "near"}]
+)
 def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):
     import shutil
 
     folder = tmp_path / "bundle"
     shutil.copytree(trained.folder, folder)
     description = json.loads((folder / "model.json").read_text())
-    good = dataclasses.asdict(Calibration(0.5, 1.0, 0.1, 0.001, 5000))
+    good = dataclasses.asdict(Calibration(0.5, 1.0, (0.1,), (0.2,), 0.0, 5000))
     description["calibration"] = {**good, **change}
     (folder / "model.json").write_text(json.dumps(description))
     with pytest.raises(BundleError, match=r"calibration|not describe"):
         load_bundle(folder)
     description["calibration"] = good
     (folder / "model.json").write_text(json.dumps(description))
-    assert load_bundle(folder).calibration == Calibration(**good)
+    assert load_bundle(folder).calibration == Calibration(0.5, 1.0, (0.1,), (0.2,), 0.0, 5000)

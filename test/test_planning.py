@@ -150,7 +150,7 @@ def test_a_plan_that_comes_too_late_is_not_executed() -> None:
 
 
 def calibrated(runtime: PerfectModel) -> PerfectModel:
-    runtime.bundle = dataclasses.replace(runtime.bundle, calibration=Calibration(0.5, 1.0, 0.1, 0.001, 1000))
+    runtime.bundle = dataclasses.replace(runtime.bundle, calibration=Calibration(0.5, 1.0, (0.0,), (1e-4,), 0.0, 1000))
     return runtime
 
 

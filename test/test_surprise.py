@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_planning import Arm, PerfectModel, controller_for, run
+from test_planning import Arm, PerfectModel, calibrated, controller_for, run
 
+from lewm_model.bundle import Calibration
 from lewm_model.planning.surprise import CALM_S, HOLD_FRAMES, Vigilance
 
 
 def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is_calm() -> None:
-    vigilance = Vigilance(threshold=1.0)
-    vigilance.see(0.9, 0.0)
+    vigilance = Vigilance()
+    vigilance.see(1.9, 0.0)
     assert not vigilance.slow(0.0) and vigilance.alarm is None
-    vigilance.see(1.1, 0.05)
+    vigilance.see(2.1, 0.05)
     assert vigilance.slow(0.05) and vigilance.alarm is None
     vigilance.see(0.5, 0.10)
     assert vigilance.slow(0.10) and not vigilance.slow(0.05 + CALM_S)
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 1.0 + 0.05 * frame)
-    assert vigilance.alarm is not None and "surprise 3, 1 is usual" in vigilance.alarm
+    assert vigilance.alarm is not None and "3.0 times as unlike" in vigilance.alarm
     vigilance.forget()
     assert vigilance.alarm is None and not vigilance.slow(1.2)
     for frame in range(HOLD_FRAMES):
@@ -34,7 +35,7 @@ def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is
 @pytest.mark.parametrize("history", [1, 3])
 def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_not_does(history: int) -> None:
     arm = Arm(np.array([-1.5, 0.5]))
-    controller = controller_for(arm, PerfectModel(history))
+    controller = controller_for(arm, calibrated(PerfectModel(history)))
     assert controller.surprise() is None, "there is no frame yet"
     controller.set_goal(np.array([1.0, -1.0], np.float32))
     scores = []
@@ -45,7 +46,7 @@ def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_
             scores.append(score)
     assert len(scores) > 15
     assert np.abs(arm.position - [-1.5, 0.5]).max() > 0.5, "the arm has not moved"
-    assert max(scores) < 1e-4
+    assert max(scores) < 1.0
 
     controller.set_goal(np.array([-1.5, 1.0], np.float32))
     frozen = arm.position.astype(np.float32)
@@ -60,7 +61,7 @@ def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_
 
 def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm)
+    controller = controller_for(arm, calibrated(PerfectModel()))
     for _ in range(8):  # moved by hand: the timeline knows nothing of it
         controller.observe(arm.now_s, (arm.position + arm.now_s).astype(np.float32))
         arm.now_s += 0.05
@@ -71,11 +72,27 @@ def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
 
 def test_without_a_motion_an_arm_that_rests_is_expected() -> None:
     arm = Arm(np.ones(2))
-    controller = controller_for(arm)
+    controller = controller_for(arm, calibrated(PerfectModel()))
     run(controller, arm, 0.5)
     controller.stop()
     for place in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0):
         controller.observe(arm.now_s, np.full(2, place, np.float32))
         score = controller.surprise()
-        assert score is not None and (score > 0.9) == (place == 2.0)
+        assert score is not None and (score > 2.0) == (place == 2.0)
         arm.now_s += 0.05
+
+
+def test_more_error_is_usual_where_more_change_is_imagined() -> None:
+    calibration = Calibration(0.5, 1.0, (0.0, 1.0), (0.01, 0.11), 0.0, 1000)
+    assert calibration.surprise(0.02, 0.0) == pytest.approx(2.0)
+    assert calibration.surprise(0.02, 0.5) == pytest.approx(1 / 3)
+    assert calibration.surprise(0.22, 5.0) == pytest.approx(2.0)
+
+
+def test_a_bundle_that_is_not_calibrated_is_never_surprised() -> None:
+    arm = Arm(np.zeros(2))
+    controller = controller_for(arm)
+    for _ in range(10):
+        controller.observe(arm.now_s, np.full(2, arm.now_s, np.float32))
+        arm.advance(0.05)
+    assert controller.surprise() is None

@@ -208,11 +208,12 @@ class Controller:
         return plan
 
     def surprise(self) -> float | None:
-        """How unlike the newest frame is to what was imagined for it one block before: mean squared error of latents.
+        """How many times as unlike as usual the newest frame is to what was imagined for it one block before.
 
-        None where the arm has not been commanded for a block, or no frame lies that far back.
+        None where the bundle is not calibrated, the arm was not commanded for a block, or no frame lies that far back.
         """
-        if not self._seen:
+        calibration = self.runtime.bundle.calibration
+        if not self._seen or calibration is None:
             return None
         frame_s, latent = self._seen[-1]
         stamps = np.array([stamp for stamp, _ in self._seen])
@@ -225,8 +226,10 @@ class Controller:
         if self.timeline is not None:
             raw = np.diff(self.timeline.sample(grid).positions, axis=0) / self.spec.control_dt_s
             blocks[0, 0] = self.spec.normalise(raw).reshape(-1)
-        _, imagined = self.runtime.rollout(*self._context(base_s, self.timeline), blocks, latent)
-        return float(np.square(imagined[0, 0] - latent).mean())
+        context, past = self._context(base_s, self.timeline)
+        _, imagined = self.runtime.rollout(context, past, blocks, latent)
+        error, change = (np.square(imagined[0, 0] - other).mean() for other in (latent, context[-1]))
+        return float(calibration.surprise(error, change))
 
     def _proposal(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+SURPRISING = 2.0  # times the usual error; a robot under way to a goal moves faster than a recording
 HOLD_FRAMES = 3  # surprising frames in a row that hold the arm; fewer only slow it down
 CALM_S = 1.0  # s without a surprising frame after which the arm goes on at full speed
 SLOW = 0.5  # share of full speed that a plan may use until then
@@ -10,8 +11,7 @@ SLOW = 0.5  # share of full speed that a plan may use until then
 class Vigilance:
     """Turns the surprise of one frame after the other into a mood. Used from one thread; times in s, any clock."""
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
@@ -22,9 +22,9 @@ class Vigilance:
         self._holds = False
 
     def see(self, score: float, now_s: float) -> None:
-        """Takes the surprise of a new frame."""
+        """Takes the surprise of a new frame, in times the usual."""
         self.score = score
-        if score > self.threshold:
+        if score > SURPRISING:
             self._in_a_row += 1
             self._last_s = now_s
         else:
@@ -44,6 +44,6 @@ class Vigilance:
         if not self._holds:
             return None
         return (
-            f"the picture is not what was imagined (surprise {self.score:.3g}, {self.threshold:.3g} is usual at most); "
+            f"surprise: the picture is {self.score:.1f} times as unlike what was imagined as usual at most; "
             "look for something moved, covered or lit otherwise"
         )

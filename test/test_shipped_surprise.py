@@ -1,0 +1,99 @@
+"""The shipped model under way to a goal: nothing is surprising while nothing is wrong, and a wrong picture soon is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from lewm_model.bundle import load_bundle
+from lewm_model.config import PlanConfig
+from lewm_model.evaluate.closed_loop import picture
+from lewm_model.evaluate.tasks import Task, draw_tasks
+from lewm_model.imaging import to_model_image
+from lewm_model.planning.controller import Controller
+from lewm_model.planning.surprise import Vigilance
+from lewm_model.resources import resource
+from lewm_model.runtime import Runtime
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.sim.arm_sim import ArmSim
+
+WRONG_S = 0.6  # since the start: the arm is in full motion
+DETECTED_S = 0.5  # a picture that is wrong holds the arm within this, as a missing one does
+
+Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]  # picture now, picture when it went wrong -> what is seen
+
+
+def covered(now: np.ndarray, _: np.ndarray) -> np.ndarray:
+    seen, side = now.copy(), len(now) // 4
+    seen[side:-side, side:-side] = 30
+    return seen
+
+
+SPOILT: dict[str, Spoil] = {
+    "frozen": lambda now, then: then,
+    "covered": covered,
+    "recoloured": lambda now, then: now[..., ::-1].copy(),
+    "dark": lambda now, then: now // 2,
+    "another camera's": lambda now, then: np.rot90(now).copy(),
+}
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return OnnxRuntime(load_bundle(resource("models", "reach")))
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[ArmSim]:
+    with ArmSim() as sim:
+        yield sim
+
+
+def first_alarm_s(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float) -> float | None:
+    """When the arm on its way to a goal would be held, s since the start; None: never."""
+    size = runtime.bundle.model.image_size
+    goal = runtime.encode(picture(sim, task.goal, size))
+    sim.reset(joint_positions=task.start)
+    controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
+    controller.set_goal(goal)
+    controller.start(sim.joint_positions())
+    vigilance, then = Vigilance(), None
+    while sim.time_s < until_s:
+        seen = sim.render().copy()
+        if spoil is not None and sim.time_s >= WRONG_S:
+            then = seen if then is None else then
+            seen = spoil(seen, then)
+        controller.observe(sim.time_s, runtime.encode(to_model_image(seen, size)))
+        score = controller.surprise()
+        if score is not None:
+            vigilance.see(score, sim.time_s)
+        if vigilance.alarm is not None:
+            return sim.time_s
+        decision = controller.plan()
+        if decision is not None and decision.trajectory is not None:
+            motion = decision.trajectory
+            sim.set_trajectory(
+                motion.times_s - motion.times_s[0], motion.positions, motion.velocities, motion.times_s[0]
+            )
+        sim.step(sim.control_dt_s)
+    return None
+
+
+def far_tasks(sim: ArmSim) -> list[Task]:
+    """On the way to these the arm still moves when the picture goes wrong."""
+    tasks = [task for task in draw_tasks("anywhere", 12, 5, sim) if np.abs(task.goal - task.start).max() > 1.5]
+    assert len(tasks) >= 4
+    return tasks[:4]
+
+
+def test_while_nothing_is_wrong_nothing_is_surprising(sim: ArmSim, runtime: Runtime) -> None:
+    assert [first_alarm_s(task, sim, runtime, None, 3.0) for task in far_tasks(sim)] == [None] * 4
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_wrong_picture_holds_an_arm_that_moves(sim: ArmSim, runtime: Runtime, what: str) -> None:
+    for task in far_tasks(sim):
+        alarm_s = first_alarm_s(task, sim, runtime, SPOILT[what], WRONG_S + 1.0)
+        assert alarm_s is not None and WRONG_S < alarm_s < WRONG_S + DETECTED_S
