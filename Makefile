@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -48,6 +48,15 @@ train-demo: setup  ## record, train and try the demo's model from nothing, into 
 
 bench: setup  ## time the planner on this machine
 	$(BIN)/lewm bench
+
+faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED
+	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed)
+
+soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED
+	$(BIN)/python tools/soak.py $(call option,MINUTES,minutes) $(call option,SEED,seed)
+
+fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
+	$(BIN)/python tools/fuzz.py $(call option,INPUTS,inputs) $(call option,SEED,seed)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import os
 import random
 import signal
@@ -65,7 +66,7 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In a child process: Linux sends it SIGTERM when this process ends, however it ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
@@ -73,12 +74,14 @@ def _end_with_parent() -> None:
 class Graph:
     """Processes of nodes, and a node in this process, `node`, to talk to them. A context manager that ends them all.
 
-    Callbacks of `node` run in `spin_until` and `call`, in the thread that calls those.
+    A node goes by the name of its module, with the namespace before it where it has one: "camera_node",
+    "left/camera_node". Callbacks of `node` run in `spin_until` and `call`, in the thread that calls those.
     """
 
     def __init__(self, name: str, logs: Path) -> None:
         self.logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}  # what starts each node
         self._clients: dict[str, Any] = {}
         logs.mkdir(parents=True, exist_ok=True)
         rclpy.init()
@@ -104,19 +107,41 @@ class Graph:
         self.node.destroy_node()
         rclpy.try_shutdown()
 
-    def start(self, name: str, parameters: Mapping[str, Any], base: Path | None = None) -> None:
-        """Starts `lewm_ros.<name>` as a process; its output goes to `<logs>/<name>.log`.
+    def start(
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        base: Path | None = None,
+        remappings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Starts the node as a process; its output goes to `<logs>/<name>.log`.
 
         :param parameters: by full name, laid over those of the params file `base`.
+        :param remappings: topics and services by the name that the node's code has for them.
         """
+        namespace, _, module = name.rpartition("/")
         file = self.logs / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, default_flow_style=None))
         files = [argument for path in (base, file) if path for argument in ("--params-file", str(path))]
-        command = [sys.executable, "-m", f"lewm_ros.{name}", "--ros-args", *files]
-        with (self.logs / f"{name}.log").open("wb") as log:
+        names = {"__ns": f"/{namespace}", **(remappings or {})}
+        remaps = [argument for old, new in names.items() for argument in ("--remap", f"{old}:={new}")]
+        self._commands[name] = [sys.executable, "-m", f"lewm_ros.{module}", "--ros-args", *files, *remaps]
+        (self.logs / f"{name}.log").unlink(missing_ok=True)
+        self.start_again(name)
+
+    def start_again(self, name: str) -> None:
+        """Starts a node that has ended as it was started before; its log goes on."""
+        with (self.logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+                self._commands[name], stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
             )
+
+    def kill(self, name: str) -> None:
+        """Ends a node's process at once, without a chance to end in order (SIGKILL)."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+        self.forget(name)
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """The process of a node that was started."""
@@ -150,14 +175,31 @@ class Graph:
         end = time.monotonic() + duration_s
         self.spin_until(lambda: time.monotonic() >= end, duration_s + 60.0, "time to pass")
 
-    def call(self, kind: Any, services: Mapping[str, Any], timeout_s: float = 30.0) -> dict[str, Any]:
-        """Calls services of one type at once: requests by service name -> responses by service name."""
+    def call(
+        self, kind: Any, services: Mapping[str, Any], timeout_s: float = 30.0, again_s: float = math.inf
+    ) -> dict[str, Any]:
+        """Calls services of one type at once: requests by service name -> responses by service name.
+
+        :param again_s: asks again after so long without an answer, where asking twice does no harm: a node that was
+            killed leaves services behind for a while that nobody serves, and what its successor does not see is lost.
+        :raises GraphError: no answer within `timeout_s`.
+        """
         for name in services:
             self.spin_until(self._client(kind, name).service_is_ready, timeout_s, f"the service {name}")
-        futures = {name: self._client(kind, name).call_async(request) for name, request in services.items()}
-        for name, future in futures.items():
-            self.spin_until(future.done, timeout_s, f"an answer of {name}")
-        return {name: future.result() for name, future in futures.items()}
+        answers: dict[str, Any] = {}
+        asked_s = -math.inf
+
+        def answered() -> bool:
+            nonlocal asked_s
+            if time.monotonic() - asked_s > again_s or asked_s == -math.inf:
+                asked_s = time.monotonic()
+                for name in services.keys() - answers.keys():
+                    future = self._client(kind, name).call_async(services[name])
+                    future.add_done_callback(lambda done, name=name: answers.setdefault(name, done.result()))
+            return len(answers) == len(services)
+
+        self.spin_until(answered, timeout_s, f"an answer of {', '.join(services)}")
+        return answers
 
     def _client(self, kind: Any, name: str) -> Any:
         if name not in self._clients:
