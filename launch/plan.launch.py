@@ -6,28 +6,26 @@
 `ros2 launch lewm_ros plan.launch.py --show-args` describes every argument.
 """
 
+import time
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     IncludeLaunchDescription,
     OpaqueFunction,
-    RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.events import matches_action
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
+from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 BOOLEAN = ["true", "false"]
+RESPAWN_DELAY_S = 1.0
+MOST_DEATHS, DEATHS_WITHIN_S = 3, 60.0  # a process that dies more often than this will not come to life by itself
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -74,7 +72,29 @@ ARGUMENTS = [
         "autostart",
         default_value="true",
         choices=BOOLEAN,
-        description="Configure and activate the nodes; otherwise `ros2 lifecycle set` does.",
+        description="Configure and activate the nodes; otherwise `ros2 lifecycle set` does, and none is started again.",
+    ),
+    DeclareLaunchArgument(
+        "respawn",
+        default_value="true",
+        choices=BOOLEAN,
+        description="Start a node again that died; otherwise the end of one ends all. A new planner is disarmed.",
+    ),
+    DeclareLaunchArgument(
+        "composed",
+        default_value="false",
+        choices=BOOLEAN,
+        description="Run camera_node and planner_node in one process, which takes less memory.",
+    ),
+    DeclareLaunchArgument(
+        "deadman_button",
+        default_value="",
+        description="Button on the topic joy that must be held for the arm to move; empty is as in params_file.",
+    ),
+    DeclareLaunchArgument(
+        "goal_folder",
+        default_value="",
+        description="Folder of goal pictures, chosen by name on the topic goal_name; empty is as in params_file.",
     ),
     DeclareLaunchArgument(
         "enable",
@@ -93,23 +113,27 @@ def start(context: LaunchContext) -> list[Action]:
     """The actions that the arguments' values ask for."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     gazebo_clock = values["use_sim_time"] == "auto" and values["sim"] == "gazebo"
-    use_sim_time = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
+    use_sim_time: dict[str, Any] = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
     model = {"model": values["model"], "backend": values["backend"], **use_sim_time}
-    planner = {**model, "enable_on_start": values["enable"] == "true"}
-
-    nodes = {
-        "camera_node": lifecycle_node("camera_node", model, values),
-        "planner_node": lifecycle_node("planner_node", planner, values),
-    }
-    if values["sim"] == "mujoco":
-        nodes["sim_node"] = lifecycle_node("sim_node", use_sim_time, values)
+    camera, planner = dict(model), {**model, "enable_on_start": values["enable"] == "true"}
+    if values["goal_folder"]:
+        camera["goal_folder"] = values["goal_folder"]
+    if values["deadman_button"]:
+        planner["deadman_button"] = button(values["deadman_button"])
 
     actions = fast_dds_profiles()
     if values["sim"] == "gazebo":  # before the nodes: where it is not installed, nothing has been started
         actions.append(gazebo(values["namespace"]))
-    actions += nodes.values()
+    names = ["camera_node", "planner_node"]
+    if values["composed"] == "true":
+        actions.append(process("composed", {**camera, **planner}, values))
+    else:
+        actions += [process("camera_node", camera, values), process("planner_node", planner, values)]
+    if values["sim"] == "mujoco":
+        actions.append(process("sim_node", use_sim_time, values))
+        names.insert(0, "sim_node")
     if values["autostart"] == "true":
-        actions += [action for name, node in nodes.items() for action in bring_up(name, node)]
+        actions.append(lifecycle_manager(names, values))
     if values["goal_image"]:
         actions.append(
             Node(
@@ -132,12 +156,14 @@ def fast_dds_profiles() -> list[Action]:
     ]
 
 
-def lifecycle_node(name: str, parameters: dict[str, str | bool], values: dict[str, str]) -> LifecycleNode:
-    """One of our nodes, unconfigured. Its end is everyone's: an arm without its camera must not go on."""
-    return LifecycleNode(
+def process(executable: str, parameters: dict[str, Any], values: dict[str, str]) -> Node:
+    """One of our executables; its nodes come up unconfigured."""
+    respawn = values["respawn"] == values["autostart"] == "true"  # nobody would bring up what is started again
+    return Node(
         package="lewm_ros",
-        executable=name,
-        name=name,
+        executable=executable,
+        # A name is given to every node of a process, so that of two nodes gets none.
+        name=None if executable == "composed" else executable,
         namespace=values["namespace"],
         parameters=[values["params_file"], parameters],
         remappings=[
@@ -146,30 +172,24 @@ def lifecycle_node(name: str, parameters: dict[str, str | bool], values: dict[st
         ],
         output="screen",
         sigterm_timeout="15",  # s to bring the arm to rest and free the model, also on a busy machine
-        on_exit=fail(f"{name} has ended; the others end with it"),
+        respawn=respawn,
+        respawn_delay=RESPAWN_DELAY_S,
+        on_exit=end_if_it_dies_again(executable) if respawn else fail(f"{executable} has ended"),
     )
 
 
-def bring_up(name: str, node: LifecycleNode) -> list[Action]:
-    """Configures the node, then activates it. A refusal ends the launch; the node has said why."""
-    configure, activate = (
-        EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+def lifecycle_manager(names: list[str], values: dict[str, str]) -> Node:
+    """Configures and activates the nodes, again when one was restarted. It ends where one refuses: then all end."""
+    return Node(
+        package="lewm_ros",
+        executable="lifecycle_manager",
+        name="lifecycle_manager",
+        namespace=values["namespace"],
+        parameters=[{"nodes": names}],
+        output="screen",
+        sigterm_timeout="15",
+        on_exit=fail("the lifecycle manager has ended; its last message says why"),
     )
-
-    def on(start_state: str, goal_state: str, *actions: Action) -> RegisterEventHandler:
-        return RegisterEventHandler(
-            OnStateTransition(
-                target_lifecycle_node=node, start_state=start_state, goal_state=goal_state, entities=list(actions)
-            )
-        )
-
-    return [
-        on("configuring", "inactive", activate),
-        on("configuring", "unconfigured", fail(f"{name} could not be configured; its message above says what to do")),
-        on("activating", "inactive", fail(f"{name} could not be activated; its message above says what to do")),
-        configure,
-    ]
 
 
 def fail(message: str) -> Action:
@@ -177,9 +197,33 @@ def fail(message: str) -> Action:
 
     def end(context: LaunchContext) -> None:
         if not context.is_shutdown:
-            raise RuntimeError(message)
+            raise RuntimeError(f"{message}; the others end with it")
 
     return OpaqueFunction(function=end)
+
+
+def end_if_it_dies_again(name: str) -> Action:
+    """Ends the launch when a process dies again and again, MOST_DEATHS times within DEATHS_WITHIN_S."""
+    deaths_s: list[float] = []
+
+    def count(context: LaunchContext) -> list[Action]:
+        deaths_s.append(time.monotonic())
+        recent = [death_s for death_s in deaths_s if death_s > deaths_s[-1] - DEATHS_WITHIN_S]
+        if len(recent) < MOST_DEATHS:
+            return []
+        return [fail(f"{name} has ended {len(recent)} times within {DEATHS_WITHIN_S:.0f} s")]
+
+    return OpaqueFunction(function=count)
+
+
+def button(text: str) -> int:
+    """The number of a joystick's button.
+
+    :raises RuntimeError: it is none.
+    """
+    if not text.isdecimal():
+        raise RuntimeError(f"deadman_button is {text!r}; it must be the number of a button, 0 or greater")
+    return int(text)
 
 
 def gazebo(namespace: str) -> Action:

@@ -45,7 +45,7 @@ STEPS = {
 FRESH_S = 1.0  # an answer that is older says nothing about the state of now
 LOST_S = 2.0  # a question without an answer for so long is asked again: the process it went to may be gone
 LOST_ANSWERS = 4  # so many answers later, a transition that was asked for must have ended: nodes do one thing at a time
-TAKE_DOWN_S = 8.0  # for all nodes together; less than launch gives before it kills
+DEACTIVATE_S = 2.0  # that the end waits for one node: more than any needs, and all together less than launch allows
 
 
 @dataclass
@@ -200,12 +200,11 @@ class LifecycleManager(Node):
     def take_down(self, executor: SingleThreadedExecutor) -> None:
         """Deactivates what is active, the last node first."""
         self._ending = True
-        end = time.monotonic() + TAKE_DOWN_S
         for node in reversed(self._nodes):
             if node.state != "active" or node.dead or not node.change_state.service_is_ready():
                 continue
             request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-            future = node.change_state.call_async(request)
+            future, end = node.change_state.call_async(request), time.monotonic() + DEACTIVATE_S
             while not future.done() and node.change_state.service_is_ready() and time.monotonic() < end:
                 executor.spin_once(timeout_sec=0.05)
 

@@ -141,7 +141,7 @@ def test_a_goal_moves_nothing_before_the_planner_is_enabled_and_the_arm_afterwar
 
 @pytest.mark.launch(fixture=plan, shutdown=True)
 def test_every_node_ends_in_order():
-    assert exit_codes == {"sim_node": 0, "camera_node": 0, "planner_node": 0}
+    assert exit_codes == {"sim_node": 0, "camera_node": 0, "planner_node": 0, "lifecycle_manager": 0}
 
 
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="the ros2 command is not installed")

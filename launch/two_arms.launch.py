@@ -1,0 +1,50 @@
+"""Brings up two arms side by side, each with a camera, a planner and a lifecycle manager of its own, disarmed.
+
+    ros2 launch lewm_ros two_arms.launch.py                                    two simulated arms
+    ros2 service call /left/planner_node/enable std_srvs/srv/SetBool "{data: true}"
+
+Nodes, topics and services are in the namespaces left and right; /diagnostics has both. Two real arms are two calls of
+real_arm.launch.py with namespace:=left and namespace:=right.
+"""
+
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+
+SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
+ARMS = ("left", "right")
+
+MODEL, PARAMS = str(SHARE / "models" / "reach"), str(SHARE / "config" / "plan.yaml")
+
+ARGUMENTS = [
+    DeclareLaunchArgument("left_model", default_value=MODEL, description="Folder of the left arm's model bundle."),
+    DeclareLaunchArgument("right_model", default_value=MODEL, description="Folder of the right arm's model bundle."),
+    DeclareLaunchArgument(
+        "left_params_file", default_value=PARAMS, description="Parameters of the left arm's nodes, as config/plan.yaml."
+    ),
+    DeclareLaunchArgument(
+        "right_params_file", default_value=PARAMS, description="Parameters of the right arm's nodes."
+    ),
+    DeclareLaunchArgument("left_goal_image", default_value="", description="Picture file of the left arm's goal."),
+    DeclareLaunchArgument("right_goal_image", default_value="", description="Picture file of the right arm's goal."),
+]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """plan.launch.py once for each arm. Its other arguments are passed on to both."""
+    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py"))
+
+    def plan(arm: str) -> Action:
+        own = {name.removeprefix(f"{arm}_"): value for name, value in values.items() if name.startswith(f"{arm}_")}
+        return GroupAction([IncludeLaunchDescription(source, launch_arguments={**own, "namespace": arm}.items())])
+
+    return [plan(arm) for arm in ARMS]
