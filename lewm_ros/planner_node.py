@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ from lewm_ros.parameters import Parameter
 from lewm_ros.safety import Shield, ShieldConfig, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being made
+LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
 
@@ -89,9 +91,7 @@ PARAMETERS = (
     Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
     Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
     Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
-    Parameter(
-        "urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."
-    ),
+    Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
     Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
     Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),
     Parameter("limits.upper", DOUBLES, "Greatest position of each joint, rad; by default the URDF's.", needed=False),
@@ -113,6 +113,7 @@ class PlanLog:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._plans = self._late = self._sent = self._reached = 0
+        self._lately: deque[bool] = deque(maxlen=LATELY)  # which of the newest plans were late
         self._last: Decision | None = None
         self._goal_reached = False
         self._surprise: float | None = None
@@ -127,6 +128,7 @@ class PlanLog:
             if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
                 self._plans += 1
                 self._late += decision.late
+                self._lately.append(decision.late)
                 self._plan_ms.add(decision.plan_s)
 
     def commanded(self, frame_to_command_s: float) -> None:
@@ -139,6 +141,14 @@ class PlanLog:
         """Notes how unlike the newest frame is to what was imagined."""
         with self._lock:
             self._surprise = score
+
+    def complaint(self) -> str | None:
+        """That too many plans come late; None when they do not."""
+        with self._lock:
+            late = sum(self._lately)
+        if late < TOO_LATE:
+            return None
+        return f"{late} of the last {LATELY} plans came too late: the machine is busy, or plan.deadline_s is too short"
 
     def values(self) -> dict[str, str]:
         """As diagnostic values."""
@@ -469,6 +479,8 @@ class PlannerNode(ManagedNode):
             return WARN, self._shield.message, values
         if time.monotonic() - self._complained_s < COMPLAINT_S:
             return WARN, self._complaint, values
+        if late := self._log.complaint():
+            return WARN, late, values
         if state is State.ARMED:
             doing = "moving" if self._goal_known else "no goal yet"
             return OK, f"armed; {'goal reached' if self._controller.reached else doing}", values

@@ -227,6 +227,7 @@ class Shield:
         self._sent: Trajectory | None = None  # what the arm executes since it was armed
         self._plan_end_s = -np.inf  # when the last plan that was sent ends
         self._frame: float | None = None  # when the last good frame came, steady
+        self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
         self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
         self._still = False  # whether the last two joint states agree
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
@@ -298,15 +299,16 @@ class Shield:
     def frame(self, stamp_s: float) -> None:
         """A latent of the frame with this stamp has arrived. One that is old when it arrives does not count."""
         with self._lock:
-            if abs(self._now() - stamp_s) <= self.config.frame_timeout_s:
+            if self._is_recent("camera frame", stamp_s, self.config.frame_timeout_s):
                 self._frame = self._steady()
 
     def joints(self, positions: np.ndarray, stamp_s: float) -> None:
-        """A measured position (A,) rad has arrived; one that is not finite does not count."""
+        """A measured position (A,) rad has arrived; one that is not finite, or old when it arrives, does not count."""
         with self._lock:
-            self._now()
             if positions.shape != (len(self.limits.names),) or not np.isfinite([*positions, stamp_s]).all():
                 self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions} at {stamp_s} s"))
+                return
+            if not self._is_recent("joint state", stamp_s, self.config.joint_timeout_s):
                 return
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
             self._still = bool(moved <= self.config.start_tolerance_rad)
@@ -476,18 +478,30 @@ class Shield:
 
     def _stale(self) -> list[Intervention]:
         """What of frames and joint states has not come for too long."""
-        now, stale = self._steady(), []
+        now, stale = self._steady(), list[Intervention]()
         checks = (
             (Reason.STALE_FRAME, "camera frame", self._frame, self.config.frame_timeout_s),
             (Reason.STALE_JOINTS, "joint state", self._joints and self._joints[0], self.config.joint_timeout_s),
         )
         for reason, what, seen, timeout in checks:
-            if seen is None:
-                stale.append(Intervention(reason, f"no fresh {what} has arrived yet"))
-            elif (age := now - seen) > timeout:
-                text = f"the last fresh {what} came {age:.2f} s ago, more than {timeout} s"
-                stale.append(Intervention(reason, text))
+            if seen is not None and now - seen <= timeout:
+                continue
+            text = f"no fresh {what} has arrived yet"
+            if seen is not None:
+                text = f"the last fresh {what} came {now - seen:.2f} s ago, more than {timeout} s"
+            if (age := self._age.get(what)) is not None:
+                text += f"; the newest has a stamp {abs(age):.2f} s {'old' if age > 0 else 'ahead'}: look at the clocks"
+            stale.append(Intervention(reason, text))
         return stale
+
+    def _is_recent(self, what: str, stamp_s: float, timeout_s: float) -> bool:
+        """Whether the stamp of what has just arrived is as old as it may be; remembers by how much it is not."""
+        age = self._now() - stamp_s
+        if abs(age) <= timeout_s:
+            self._age.pop(what, None)
+            return True
+        self._age[what] = age
+        return False
 
     def _outside(self, positions: np.ndarray) -> str | None:
         room = self.config.start_tolerance_rad

@@ -18,6 +18,7 @@ class Vigilance:
         """Is calm again at once: who moves the arm by hand surprises nobody."""
         self.score = 0.0  # of the newest frame
         self._in_a_row = 0
+        self._worst = 0.0  # score since the world was calm
         self._last_s: float | None = None  # when the last surprising frame was
         self._holds = False
 
@@ -29,10 +30,11 @@ class Vigilance:
             self._last_s = now_s
         else:
             self._in_a_row = 0
+        self._worst = max(self._worst, score)
         if self._in_a_row >= HOLD_FRAMES:
             self._holds = True
         elif not self.slow(now_s):
-            self._holds = False
+            self._holds, self._worst = False, score
 
     def slow(self, now_s: float) -> bool:
         """Whether a surprising frame was seen a short while ago."""
@@ -44,6 +46,6 @@ class Vigilance:
         if not self._holds:
             return None
         return (
-            f"surprise: the picture is {self.score:.1f} times as unlike what was imagined as usual at most; "
+            f"the picture was {self._worst:.1f} times as unlike what was imagined as usual at most; "
             "look for something moved, covered or lit otherwise"
         )
