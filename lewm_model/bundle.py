@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +200,10 @@ def load_bundle(folder: Path | str) -> Bundle:
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         heads = tuple(str(name) for name in data["heads"])
         limits = data.get("calibration")  # bundles of earlier versions have none
-        calibration = (
-            None
-            if limits is None
-            else Calibration(
-                **{key: tuple(value) if isinstance(value, list) else value for key, value in limits.items()}
-            )
-        )
+        calibration = None
+        if limits is not None:
+            numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in limits.items()}
+            calibration = Calibration(**numbers)
         bundle = Bundle(
             folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration
         )
@@ -259,7 +257,7 @@ def load_heads(bundle: Bundle) -> dict[str, Any]:
                 f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}"
             )
         own = {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
-        heads[name] = _with_weights(lambda make=KNOWN[name]: make(bundle.model), own, f"{name} in {HEADS}")
+        heads[name] = _with_weights(partial(KNOWN[name], bundle.model), own, f"{name} in {HEADS}")
     return heads
 
 
