@@ -84,7 +84,7 @@ ARGUMENTS = [
         "composed",
         default_value="false",
         choices=BOOLEAN,
-        description="Run camera_node and planner_node in one process, which takes less memory.",
+        description="Run camera_node and planner_node in one process: less memory, slower plans.",
     ),
     DeclareLaunchArgument(
         "deadman_button",

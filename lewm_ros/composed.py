@@ -1,4 +1,4 @@
-"""camera_node and planner_node in one process: one copy of the libraries in memory, one CUDA context, two nodes.
+"""camera_node and planner_node in one process: less memory, one CUDA context, and slower plans, as Python has one lock.
 
     ros2 launch lewm_ros plan.launch.py composed:=true
 

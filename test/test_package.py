@@ -178,6 +178,18 @@ def calls(file: Path, function: str) -> list[ast.Call]:
     ]
 
 
+def test_every_launch_argument_that_a_page_names_exists():
+    declared = {
+        ast.literal_eval(call.args[0])
+        for file in (ROOT / "launch").glob("*.launch.py")
+        for call in calls(file, "DeclareLaunchArgument")
+    }
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for command in re.findall(r"ros2 launch lewm_ros (?:[^`\n]|\\\n)*", page.read_text()):
+            named = set(re.findall(r"\b([a-z_]+):=", command))
+            assert named <= declared, f"{page.name}: {named - declared}"
+
+
 def test_every_launch_argument_is_described():
     described = {}
     for file in (ROOT / "launch").glob("*.launch.py"):
