@@ -31,8 +31,10 @@ def _require(condition: bool, owner: object, field: str, allowed: str) -> None:
 
 def _shown(value: object) -> str:
     """The value for a message, not longer than a line: YAML's aliases can make gigabytes of text out of a few bytes."""
+    shortened = reprlib.Repr()
+    shortened.maxlevel = 2
     try:
-        return reprlib.repr(value)
+        return shortened.repr(value)
     except ValueError:  # Python does not print integers of thousands of digits
         return "a number of thousands of digits"
 
@@ -70,7 +72,8 @@ class ModelConfig:
         for field in dataclasses.fields(self):
             if field.type == "int":
                 most = MOST_LAYERS if field.name.endswith("_depth") else MOST_SIZE
-                _require(1 <= getattr(self, field.name) <= most, self, field.name, f"from 1 to {most}")
+                _require(getattr(self, field.name) >= 1, self, field.name, "1 or more")
+                _require(getattr(self, field.name) <= most, self, field.name, f"{most} or less")
         _require(self.stem in ("patch", "conv"), self, "stem", "'patch' or 'conv'")
         _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
         stride = self.patch_size if self.stem == "patch" else 16

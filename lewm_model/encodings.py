@@ -39,6 +39,7 @@ _YUV422 = {  # two pixels share their colour; Jazzy calls them uyvy and yuyv
     "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
 }
 ENCODINGS: dict[str, tuple[int, int, int | None]] = {**_PLAIN, **_BAYER, **_YUV422}
+MOST_PIXELS = 1 << 26  # of a compressed picture: a few bytes can claim gigabytes
 
 
 class EncodingError(ValueError):
@@ -98,11 +99,18 @@ def compressed_to_rgb(data: bytes | bytearray | memoryview | np.ndarray, descrip
     """The picture of a sensor_msgs/CompressedImage, (H, W, 3) uint8 RGB.
 
     :param description: the message's `format`; depth pictures are refused, otherwise the bytes say what they are.
-    :raises EncodingError: no JPEG, PNG or other picture that OpenCV reads, or a damaged one.
+    :raises EncodingError: no JPEG or PNG, a damaged one, or one of more than MOST_PIXELS.
     """
     if "compressedDepth" in description:
         raise EncodingError(f"a compressed image of format {description!r} is a depth picture; send a colour picture")
     buffer = np.frombuffer(data, np.uint8)
+    pixels = _declared_pixels(buffer.tobytes())
+    if pixels is None:
+        raise EncodingError(
+            f"a compressed image of {len(buffer)} bytes and format {description!r} cannot be decoded: no JPEG or PNG"
+        )
+    if pixels > MOST_PIXELS:
+        raise EncodingError(f"a compressed image of {len(buffer)} bytes claims {pixels} pixels, {MOST_PIXELS} are read")
     if bytes(buffer[:2]) == b"\xff\xd8" and b"\xff\xd9" not in bytes(buffer[-256:]):
         raise EncodingError(f"a JPEG of {len(buffer)} bytes is cut off")  # OpenCV would fill the rest with grey
     try:
@@ -112,6 +120,29 @@ def compressed_to_rgb(data: bytes | bytearray | memoryview | np.ndarray, descrip
     if bgr is None:
         raise EncodingError(f"a compressed image of {len(buffer)} bytes and format {description!r} cannot be decoded")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _declared_pixels(data: bytes) -> int | None:
+    """Width x height in the header of a JPEG or PNG, 0 where a JPEG ends before it says; None for anything else.
+
+    OpenCV makes room for what the header says before it decodes anything.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
+        if marker == 0xDA:  # start of scan, without a frame
+            break
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # without a length
+            at += 1
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:

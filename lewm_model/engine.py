@@ -139,7 +139,8 @@ class Engines:
         files = {graph: onnx_file(graph, precision) for graph in self.signatures}
         missing = [name for name in files.values() if name not in self.bundle.files]
         if missing:
-            refused = self.bundle.evaluation.get(precision, {}).get("problem")
+            measured = self.bundle.evaluation.get(precision)
+            refused = measured.get("problem") if isinstance(measured, dict) else None
             why = f", its export was refused: {refused}" if refused else "; run `lewm export` where torch is installed"
             raise RuntimeLoadError(f"the bundle has no {missing[0]}{why}")
         return Manifest(
@@ -260,8 +261,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise EngineError(f"there are no engines in {folder}")
     try:
         manifest = Manifest(**json.loads(path.read_text()))
-        assert all({"graph", "samples", "sha256"} <= set(entry) for entry in manifest.plans.values())
-    except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        for name, entry in manifest.plans.items():
+            if not re.fullmatch(r"[a-z0-9-]{1,80}", name):
+                raise ValueError(f"{name!r} is no name of a plan")
+            str(entry["graph"]), int(entry["samples"]), str(entry["sha256"])
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise EngineError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     return manifest
 

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lewm_model.bundle import Bundle
+from lewm_model.bundle import Bundle, BundleError
+from lewm_model.runtime.signature import PROPOSAL
 
 GOLDEN = "onnx/golden.safetensors"
 CANDIDATES, ELITES = 300, 30  # of the golden rollout: the reference planner's population
@@ -152,12 +153,30 @@ def save_golden(bundle: Bundle, golden: Golden) -> None:
 
 
 def load_golden(bundle: Bundle) -> Golden:
-    """The golden inputs and answers of a bundle. Raises BundleError where it has none."""
+    """The golden inputs and answers of a bundle. Raises BundleError where it has none, or others than it needs."""
     from safetensors.numpy import load_file
 
-    tensors = load_file(bundle.path(GOLDEN))
-    frames, past_actions, candidates = (tensors.pop(name) for name in ("frames", "past_actions", "candidates"))
-    return Golden(frames, past_actions, candidates, Answers(**tensors))
+    path, model = bundle.path(GOLDEN), bundle.model
+    try:
+        tensors = load_file(path)
+        frames, past_actions, candidates = (tensors.pop(name) for name in ("frames", "past_actions", "candidates"))
+        golden = Golden(frames, past_actions, candidates, Answers(**tensors))
+        count, samples, horizon = len(frames), len(candidates), golden.horizon
+    except Exception as error:  # safetensors has its own; KeyError, TypeError, IndexError: other arrays
+        raise BundleError(f"{path} does not hold golden outputs ({type(error).__name__}: {error})") from error
+    found, size, latent = golden.answers, model.image_size, model.latent_dim
+    for name, array, shape in (
+        ("frames", golden.frames, (count, size, size, 3)),
+        ("past_actions", golden.past_actions, (model.history - 1, model.block_dim)),
+        ("candidates", golden.candidates, (samples, horizon, model.block_dim)),
+        ("latents", found.latents, (count, latent)),
+        ("distances", found.distances, (samples, horizon + 1)),
+        ("imagined", found.imagined, (samples, horizon, latent)),
+        ("blocks", found.blocks, (count - 1 if PROPOSAL in bundle.heads else 0, model.block_dim)),
+    ):
+        if array.shape != shape or array.dtype != (np.uint8 if name == "frames" else np.float32):
+            raise BundleError(f"{path} has {name} {array.shape} {array.dtype}, this bundle needs {shape}")
+    return golden
 
 
 def _cost(distances: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from lewm_model.sim.trajectory import JointTrajectory
 from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, nanoseconds, trajectory_to_message
 
 STEP_S = 0.01
+LONGEST_S = 60.0  # of what is left of a trajectory; every step of it becomes a point
 COMMAND = QoSProfile(depth=1)
 
 
@@ -73,6 +74,9 @@ class GazeboCommands(Node):
                 position_now=was,
                 velocity_now=np.zeros(len(names)),
             )
+            left_s = motion.at_s[-1] - now_s
+            if left_s > LONGEST_S:
+                raise MessageError(f"it lasts {left_s:.3g} s from now on, at most {LONGEST_S:.0f} s are sent on")
         except (MessageError, ValueError) as error:
             self.get_logger().error(f"trajectory not sent on: {error}", throttle_duration_sec=1.0)
             return

@@ -8,6 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lewm_model.encodings import EncodingError, compressed_to_rgb
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -20,10 +22,12 @@ def read_picture(path: Path) -> np.ndarray:
 
     :raises GoalError: not there, or not a picture.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise GoalError(f"cannot read a picture from {path}; give a PNG or JPEG file of what the camera should see")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    try:
+        return compressed_to_rgb(path.read_bytes())
+    except (OSError, EncodingError) as error:
+        raise GoalError(
+            f"cannot read a picture from {path} ({error}); give a PNG or JPEG file of what the camera should see"
+        ) from error
 
 
 class GoalLibrary:

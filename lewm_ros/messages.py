@@ -23,6 +23,7 @@ from lewm_model.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.planning.motion import Trajectory
 
 NANOSECONDS = 1_000_000_000
+LAST_STAMP_NS = 2**31 * NANOSECONDS - 1  # seconds of a stamp are int32
 LATENT_ENCODING = "32FC1"
 PIXEL_BYTES = {  # the encodings that cv_bridge converts, and how many bytes a pixel has
     "rgb8": 3,
@@ -53,8 +54,8 @@ def nanoseconds(time: Any) -> int:
 
 
 def time_message(stamp_ns: int) -> Any:
-    """A message's stamp of `stamp_ns` nanoseconds since the clock's epoch; stamps before it become 0."""
-    return Time(nanoseconds=max(0, stamp_ns)).to_msg()
+    """A message's stamp of `stamp_ns` nanoseconds since the clock's epoch; what a stamp cannot say becomes its end."""
+    return Time(nanoseconds=min(max(0, stamp_ns), LAST_STAMP_NS)).to_msg()
 
 
 # ---- pictures and latents --------------------------------------------------------------------------------------------

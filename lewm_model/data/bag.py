@@ -36,7 +36,7 @@ from lewm_model.data.clips import DataError
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.imaging import to_model_image
-from lewm_model.sim.trajectory import JointTrajectory
+from lewm_model.sim.trajectory import MOST, JointTrajectory
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STATE, COMMAND, MARKER = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/String"
@@ -44,6 +44,7 @@ LOST = "lost"  # in place of a message's type: messages were recorded here that 
 LONGEST_EPISODE = 2000  # frames; longer stretches are cut, so that memory does not depend on the recording
 CLOCK_RESET_S = 1.0  # image stamps that go back farther than this are a clock that was set back
 FOREVER_NS = 2**62
+MOST_JOINTS = 64
 _NS = 1_000_000_000
 _ROUNDING_S = 1e-9
 
@@ -258,9 +259,9 @@ def _first_joint_names(files: Sequence[Path], topics: Topics) -> tuple[str, ...]
     """Joint names of the first command; empty when there is none."""
     for message in _messages(files):
         if message.type == COMMAND and _matches(message.topic, topics.command):
-            decoded = _decode(message)
-            if decoded is not None and decoded.joint_names:
-                return tuple(decoded.joint_names)
+            found = getattr(_decode(message), "joint_names", None)
+            if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+                return tuple(found)
     return ()
 
 
@@ -284,9 +285,11 @@ def _scan(source: Path, files: Sequence[Path], topics: Topics, names: tuple[str,
         topic, kind, log_ns = message.topic, message.type, message.log_ns
         seen[kind].add(topic)
         if kind == LOST:
-            lost.append(_Command(log_ns, 0, np.empty(0), np.empty((0, len(names))), None))
+            lost.append(_Command(min(log_ns, FOREVER_NS), 0, np.empty(0), np.empty((0, len(names))), None))
         elif _is_image(message, topics):
             try:
+                if not 0 <= log_ns < FOREVER_NS:
+                    raise ValueError("no time of this age of the world")
                 frames[topic].append((log_ns, _stamp_ns(message.data)))
             except ValueError:
                 frames[topic].append((log_ns, -1))  # keeps the numbering
@@ -319,9 +322,12 @@ def _read(
     """What `convert(decoded, log_ns, names)` makes of a message: one value, or none and a reason."""
     decoded = _decode(message)
     try:
-        if decoded is None:
+        if decoded is None or not 0 <= message.log_ns < FOREVER_NS:
             raise ValueError("cannot be read")
-        return [convert(decoded, message.log_ns, names)]
+        try:
+            return [convert(decoded, message.log_ns, names)]
+        except (AttributeError, TypeError, OverflowError) as error:  # fields of other names or types
+            raise ValueError("with another definition than ROS's") from error
     except ValueError as error:
         left_out[f"{message.type.rpartition('/')[2]} messages: {error}"] += 1
         return []
@@ -332,7 +338,7 @@ def _state(decoded: Any, log_ns: int, names: tuple[str, ...]) -> _State:
     if not set(names) <= set(columns) or len(decoded.position) != len(columns):
         raise ValueError("of other joints, or without positions")
     positions = np.array([decoded.position[columns[name]] for name in names])
-    if not np.isfinite(positions).all():
+    if not (np.abs(positions) <= MOST).all():
         raise ValueError("positions that are not finite")
     return _State(log_ns, decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec, positions)
 
@@ -611,6 +617,8 @@ def convert_bag(
             f"{sources[0][0]} holds no command on a topic {topics.command!r}; name the topic, or the joints if another "
             "recording holds the commands"
         )
+    if len(set(names)) != len(names) or len(names) > MOST_JOINTS or not all(map(str.isprintable, names)):
+        raise DataError(f"the joints are {names[:8]!r}; give up to {MOST_JOINTS} names, each once")
     report = BagReport()
     command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out), "--joints", ",".join(names)]
     command += ["--control-dt-s", str(control_dt_s), "--tolerance-s", str(tolerance), "--image-size", str(image_size)]
@@ -672,8 +680,13 @@ def _picture(message: TopicMessage) -> np.ndarray:
     decoded = _decode(message)
     if decoded is None:
         raise EncodingError(f"a message on {message.topic} is not a {message.type}")
-    if message.type == COMPRESSED:
-        return compressed_to_rgb(decoded.data, decoded.format)
-    return raw_to_rgb(
-        decoded.encoding, decoded.width, decoded.height, decoded.step, bool(decoded.is_bigendian), decoded.data
-    )
+    try:
+        if message.type == COMPRESSED:
+            return compressed_to_rgb(decoded.data, decoded.format)
+        return raw_to_rgb(
+            decoded.encoding, decoded.width, decoded.height, decoded.step, bool(decoded.is_bigendian), decoded.data
+        )
+    except EncodingError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:  # fields of other names or types
+        raise EncodingError(f"{message.topic} has another definition of {message.type} than ROS") from error

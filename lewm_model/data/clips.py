@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+
+MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
 
 
 class DataError(ValueError):
@@ -61,37 +66,29 @@ def load_episodes(path: Path) -> Episodes:
         raise DataError(f"there is no recording at {path}; make one with `lewm collect {path}`")
     try:
         with h5py.File(path) as file:
-            missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
-            if missing:
-                raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
-            lengths, offsets = file["ep_len"][:].astype(np.int64), file["ep_offset"][:].astype(np.int64)
-            if len(lengths) == 0:
-                raise DataError(f"{path} holds no episode")
-            frames = int(offsets[-1] + lengths[-1])
-            for name in ("pixels", "action"):
-                if len(file[name]) < frames:
-                    raise DataError(f"{path}: {name!r} has {len(file[name])} rows, its episodes need {frames}")
-            if file["pixels"].dtype.kind == "f":
-                bad = "NaN" if np.isnan(file["pixels"][:]).any() else "float"
-                raise DataError(f"{path}: 'pixels' has {bad} values; frames must be uint8 RGB (N, H, W, 3)")
-            shape = file["pixels"].shape
-            if file["pixels"].dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-                raise DataError(f"{path}: 'pixels' is {shape} {file['pixels'].dtype}; it must be (N, S, S, 3) uint8")
-            pixels = np.empty((frames, *shape[1:]), np.uint8)
-            file["pixels"].read_direct(pixels, np.s_[:frames])
-            actions = file["action"][:frames].astype(np.float32)
-            proprio = file["proprio"][:frames].astype(np.float32) if "proprio" in file else None
-            attributes = dict(file.attrs)
-    except OSError as error:
+            arrays, attributes = _read(file, path)
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{path} does not fit into this machine's memory") from error
+    except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
         raise DataError(f"{path} cannot be read as HDF5 ({error}); record it again") from error
-    if actions.ndim != 2 or actions.shape[1] == 0:
-        raise DataError(f"{path}: 'action' is {actions.shape}; it must be (N, action_dim)")
-    last_rows = offsets + lengths - 1
-    inner = np.ones(frames, bool)
-    inner[last_rows] = False
-    if not np.isfinite(actions[inner]).all():
-        row = int(np.flatnonzero(inner & ~np.isfinite(actions).all(1))[0])
+    pixels, actions, proprio, lengths, offsets = arrays
+    ends = offsets + lengths
+    if (lengths < 1).any() or offsets[0] < 0 or (offsets[1:] < ends[:-1]).any():
+        raise DataError(f"{path}: the episodes of 'ep_offset' and 'ep_len' overlap or are empty; record it again")
+    inner = np.ones(len(pixels), bool)
+    inner[ends - 1] = False
+    if not (np.abs(actions[inner]) <= MOST).all():
+        row = int(np.flatnonzero(inner & ~(np.abs(actions) <= MOST).all(1))[0])
         raise DataError(f"{path}: the action in row {row} is not finite; only the last row of an episode may be NaN")
+    try:
+        names = json.loads(attributes.get("action_names", "[]"))
+        control_dt_s = float(attributes.get("control_dt_s", 0.0))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the attributes action_names and control_dt_s cannot be read: {error}") from error
+    if not isinstance(names, list) or (names and len(names) != actions.shape[1]):
+        raise DataError(f"{path}: action_names is {names!r}; it must name the {actions.shape[1]} columns of 'action'")
     digest = hashlib.sha256(np.ascontiguousarray(actions[inner]).tobytes() + lengths.tobytes())
     return Episodes(
         pixels=pixels,
@@ -99,12 +96,59 @@ def load_episodes(path: Path) -> Episodes:
         proprio=proprio,
         offsets=offsets,
         lengths=lengths,
-        control_dt_s=float(attributes.get("control_dt_s", 0.0)),
-        action_names=tuple(json.loads(attributes.get("action_names", "[]"))),
+        control_dt_s=control_dt_s,
+        action_names=tuple(map(str, names)),
         action_kind=str(attributes.get("action_kind", "")),
         sha256=digest.hexdigest(),
         source=str(attributes.get("command", path.name)),
     )
+
+
+def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Pixels, actions, proprio or None, lengths and offsets up to the last episode's end, and the attributes."""
+    missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
+    if missing:
+        raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
+    ep_len, ep_offset, pixels, action = (file[name] for name in ("ep_len", "ep_offset", "pixels", "action"))
+    for name, data in (("ep_len", ep_len), ("ep_offset", ep_offset)):
+        if data.ndim != 1 or data.dtype.kind not in "iu" or data.shape != ep_len.shape:
+            raise DataError(f"{path}: {name!r} is {data.shape} {data.dtype}; it must be (episodes,) integers")
+        _check_size(data.size * 8, path)
+    lengths, offsets = ep_len[:].astype(np.int64), ep_offset[:].astype(np.int64)
+    if len(lengths) == 0:
+        raise DataError(f"{path} holds no episode")
+    if (np.abs(lengths) > MOST).any() or (np.abs(offsets) > MOST).any():
+        raise DataError(f"{path}: 'ep_len' or 'ep_offset' holds a number beyond {MOST:.0e}; record it again")
+    frames = int(offsets[-1] + lengths[-1])
+    if frames < 1:
+        raise DataError(f"{path}: 'ep_offset' and 'ep_len' end at row {frames}; record it again")
+    for name, data in (("pixels", pixels), ("action", action)):
+        if len(data) < frames:
+            raise DataError(f"{path}: {name!r} has {len(data)} rows, its episodes need {frames}")
+    shape, dtype = pixels.shape, pixels.dtype
+    if action.ndim != 2 or action.shape[1] == 0 or action.dtype.kind not in "fiu":
+        raise DataError(f"{path}: 'action' is {action.shape} {action.dtype}; it must be (N, action_dim)")
+    proprio = file.get("proprio")
+    row = math.prod(shape[1:]) * dtype.itemsize + sum(
+        4 * math.prod(data.shape[1:]) for data in (action, proprio) if data is not None
+    )
+    _check_size(frames * row, path)
+    if dtype.kind == "f":
+        bad = "NaN" if np.isnan(pixels[:frames]).any() else "float"
+        raise DataError(f"{path}: 'pixels' has {bad} values; frames must be uint8 RGB (N, H, W, 3)")
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] < 1:
+        raise DataError(f"{path}: 'pixels' is {shape} {dtype}; it must be (N, S, S, 3) uint8")
+    frames_rgb = np.empty((frames, *shape[1:]), np.uint8)
+    pixels.read_direct(frames_rgb, np.s_[:frames])
+    measured = None if proprio is None else proprio[:frames].astype(np.float32)
+    return (frames_rgb, action[:frames].astype(np.float32), measured, lengths, offsets), dict(file.attrs)
+
+
+def _check_size(needed: int, path: Path) -> None:
+    """Data sets may say that they are larger than their file: what was never written reads as zeros."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise DataError(f"{path} needs {needed / 1e9:.3g} GB of memory, this machine has {there / 1e9:.3g} GB")
 
 
 class ClipSampler:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
-from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, onnx_file
+from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
+from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, TensorSpec, onnx_file, signatures
 
 
 class OnnxRuntime:
@@ -29,13 +31,38 @@ class OnnxRuntime:
                 path = bundle.path(onnx_file(graph, precision))
             except BundleError as error:
                 raise RuntimeLoadError(f"{error}; run `lewm export {bundle.folder}`") from error
-            self._sessions[graph] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            try:
+                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # a class of its own for each kind of fault
+                raise RuntimeLoadError(
+                    f"ONNX Runtime does not read {path}: {error}; run `lewm export {bundle.folder}`"
+                ) from error
+            self._sessions[graph] = session
         self.bundle = bundle
         self.notes: list[str] = []
-        self.horizon: int = self._sessions[ROLLOUT].get_inputs()[1].shape[1]
+        self.horizon = self._check_graphs()
+
+    def _check_graphs(self) -> int:
+        """The horizon of the rollout. Raises RuntimeLoadError unless each graph is one of the model in model.json."""
+        shapes = {value.name: value.shape for value in self._sessions[ROLLOUT].get_inputs()}
+        horizon = (shapes.get("candidates") or [None])[1:2]
+        steps = horizon[0] if horizon and isinstance(horizon[0], int) else 0
+        wanted = signatures(self.bundle.model, steps, self.bundle.heads)
+        for graph, session in self._sessions.items():
+            for kind, found, needed in (
+                ("inputs", session.get_inputs(), wanted[graph].inputs),
+                ("outputs", session.get_outputs(), wanted[graph].outputs),
+            ):
+                specs = {_spec(value) for value in found}
+                if specs != set(needed):
+                    raise RuntimeLoadError(
+                        f"the graph {graph} has the {kind} {', '.join(map(str, specs)) or 'none'}; this bundle needs "
+                        f"{', '.join(map(str, needed))}. It is of another model: run `lewm export {self.bundle.folder}`"
+                    )
+        return steps
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        return self._sessions[ENCODER].run(None, {"image": image[None]})[0][0]
+        return self._run(ENCODER, {"image": image[None]})[0][0]
 
     def rollout(
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
@@ -43,9 +70,24 @@ class OnnxRuntime:
         inputs = {"context": context, "candidates": np.ascontiguousarray(candidates, np.float32), "goal": goal}
         if len(past_actions):
             inputs["past_actions"] = past_actions
-        distances, latents = self._sessions[ROLLOUT].run(None, inputs)
+        distances, latents = self._run(ROLLOUT, inputs)
         return distances, latents
 
     def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
         inputs = {"latent": latent[None], "goal": goal[None], "steps_to_go": np.array([steps_to_go], np.float32)}
-        return self._sessions[PROPOSAL].run(None, inputs)[0][0]
+        return self._run(PROPOSAL, inputs)[0][0]
+
+    def _run(self, graph: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        try:
+            return self._sessions[graph].run(None, inputs)
+        except Exception as error:  # a class of its own for each kind of fault
+            raise InferenceError(
+                f"ONNX Runtime does not run the graph {graph}: {error}; run `lewm export {self.bundle.folder}`"
+            ) from error
+
+
+def _spec(value: Any) -> TensorSpec:
+    """An input or output of an ONNX Runtime session; a dimension with a name is the number of candidates."""
+    kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+    shape = tuple(size if isinstance(size, int) else SAMPLES for size in value.shape)
+    return TensorSpec(value.name, shape, kinds.get(value.type, value.type))

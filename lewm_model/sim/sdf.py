@@ -29,6 +29,15 @@ _PLUGINS = {
     "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name update_rate"),
 }
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
+MOST = 1e9  # of any number: what the simulation makes of greater ones is not finite any more
+SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable
+SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0  # of the camera
+MOST_PIXELS = 8192  # of a picture's side
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")
 
 
 class SdfError(ValueError):
@@ -59,7 +68,7 @@ class Element:
             if name not in attributes.split():
                 raise self.error(f"attribute '{name}' of <{self.tag}> is not supported; remove it")
         if self.children and self.text.strip():
-            raise self.error(f"<{self.tag}> holds stray text {self.text.strip()!r}")
+            raise self.error(f"<{self.tag}> holds stray text {_short(self.text)}")
 
     def all(self, tag: str) -> list[Element]:
         return [child for child in self.children if child.tag == tag]
@@ -94,7 +103,9 @@ class Element:
         except ValueError:
             values = np.array([])
         if values.shape != (count,) or not np.isfinite(values).all():
-            raise self.error(f"<{self.tag}> holds {self.text.strip()!r}; {count} finite number(s) expected")
+            raise self.error(f"<{self.tag}> holds {_short(self.text)}; {count} finite number(s) expected")
+        if (np.abs(values) > MOST).any():
+            raise self.error(f"<{self.tag}> holds {_short(self.text)}; no number may be beyond {MOST:.0e}")
         return values
 
     def number(self, tag: str, default: float | None = None, positive: bool = False) -> float:
@@ -170,6 +181,10 @@ def read_xml(path: Path) -> Element:
     def text(data: str) -> None:
         stack[-1].text += data
 
+    def refuse(name: str, *_: object) -> None:  # a few entities expand to gigabytes
+        raise SdfError(f"{path}:{parser.CurrentLineNumber}: write out the XML entity '{name}', none may be declared")
+
+    parser.EntityDeclHandler = refuse
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
@@ -179,6 +194,10 @@ def read_xml(path: Path) -> Element:
         raise SdfError(f"{path}: cannot be read: {error.strerror}; give the path of an SDF world") from error
     except xml.parsers.expat.ExpatError as error:
         raise SdfError(f"{path}:{error.lineno}: not well-formed XML: {error}") from error
+    except SdfError:
+        raise
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know, or has no table for
+        raise SdfError(f"{path}: its encoding is not supported: {error}; write UTF-8") from error
     return root[0]
 
 
@@ -383,8 +402,8 @@ def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tu
         if image.get("format") is not None and image.need("format").string() not in ("R8G8B8", "RGB_INT8"):
             raise image.error("the image format must be R8G8B8")
         width, height = image.number("width", positive=True), image.number("height", positive=True)
-        if width != int(width) or height != int(height):
-            raise image.error(f"a picture of {width} x {height} pixels does not exist; use whole numbers")
+        if width != int(width) or height != int(height) or max(width, height) > MOST_PIXELS:
+            raise image.error(f"a picture cannot have {width} x {height} pixels; use whole numbers up to {MOST_PIXELS}")
         clip = camera.need("clip")
         clip.allow("near far")
         near, far = clip.number("near", positive=True), clip.number("far", positive=True)
@@ -398,6 +417,8 @@ def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tu
         vertical = 2.0 * math.atan(math.tan(fov / 2.0) * height / width)
         body.add_camera(name="camera", pos=pose[:3, 3], quat=_quaternion(pose), fovy=math.degrees(vertical))
         rate = sensor.number("update_rate", positive=True)
+        if not SLOWEST_HZ <= rate <= FASTEST_HZ:
+            raise sensor.need("update_rate").error(f"<update_rate> is {rate}; write {SLOWEST_HZ} to {FASTEST_HZ} Hz")
         cameras.append((sensor, Camera(int(width), int(height), rate, near, far)))
     return cameras
 
@@ -608,7 +629,12 @@ class _Loader:
         physics = world.need("physics")
         physics.allow("max_step_size real_time_factor", "name type default")
         physics.number("real_time_factor", 1.0, positive=True)
-        option.timestep = physics.number("max_step_size", positive=True)
+        step_s = physics.number("max_step_size", positive=True)
+        if not SHORTEST_STEP_S <= step_s <= LONGEST_STEP_S:
+            raise physics.need("max_step_size").error(
+                f"<max_step_size> is {step_s}; write {SHORTEST_STEP_S} to {LONGEST_STEP_S} s"
+            )
+        option.timestep = step_s
         # Implicit in the servo's damping, so that stiff gains are stable at this step.
         option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         gravity = world.get("gravity")
@@ -665,7 +691,14 @@ def load_world(path: str | Path) -> World:
         raise root.error(f"SDF version {root.attribute('version')} is not supported; write version 1.9")
     loader = _Loader()
     world = root.need("world")
-    loader.world(world)
+    try:
+        loader.world(world)
+    except SdfError:
+        raise
+    except RecursionError as error:
+        raise world.error("frames, or links, hang from one another in a chain that is too long") from error
+    except ValueError as error:  # numpy's, of a matrix without an inverse; MuJoCo's
+        raise world.error(f"MuJoCo does not accept the world: {error}") from error
     if loader.arm is None:
         raise world.error(f"no model has the plugin {_JTC}; it marks the arm")
     if len(loader.cameras) != 1:

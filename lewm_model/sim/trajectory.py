@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+MOST = 1e10  # s, rad or rad/s: beyond it sums and products of finite numbers end in NaN, and the arm with them
+
 
 class JointTrajectory:
     """Points of a joint trajectory, and the desired state at any time.
@@ -32,7 +34,8 @@ class JointTrajectory:
         :param now_s: time of receipt, s.
         :param position_now: (A,) state at receipt, rad.
         :param velocity_now: (A,) state at receipt, rad/s.
-        :raises ValueError: wrong shape, not finite, times not increasing, or all points in the past.
+        :raises ValueError: wrong shape, not finite, beyond MOST, times not increasing (in the clock of `start_s`), or
+            all points in the past.
         """
         times = np.asarray(times_s, dtype=np.float64)
         position = np.asarray(positions, dtype=np.float64)
@@ -49,11 +52,13 @@ class JointTrajectory:
         for name, values in (("times_s", times), ("positions", position), ("velocities", velocity)):
             if values is not None and not np.isfinite(values).all():
                 raise ValueError(f"{name} hold NaN or infinity; every value must be finite")
+            if values is not None and (np.abs(values) > MOST).any():
+                raise ValueError(f"{name} hold {np.abs(values).max():.3g}; no joint moves beyond {MOST:.0e}")
         if not np.isfinite(start_s):
             raise ValueError(f"start_s is {start_s}; it must be finite")
-        if times[0] < 0.0 or (np.diff(times) <= 0.0).any():
-            raise ValueError("times_s must start at 0 or later and increase from point to point")
         at = start_s + times
+        if times[0] < 0.0 or (np.diff(times) <= 0.0).any() or (np.diff(at) <= 0.0).any():
+            raise ValueError("times_s must start at 0 or later and increase from point to point")
         if at[-1] < now_s - 1e-9:
             raise ValueError(
                 f"the trajectory ended at {at[-1]:.3f} s and it is {now_s:.3f} s; send one that ends later"
