@@ -7,7 +7,8 @@ fit is held back, counted and named; the arm then runs to the end of the traject
 A stop has to pass the same checks but for three. It needs no arming, and nothing holds it back. It may leave the
 workspace: what the arm would do otherwise is to go on with the plan, for longer. No joint then moves farther than it
 needs to stop; a plan takes each joint at least as far, but not all of them at the same time, so the links may leave the
-box where the plan would have turned along its side. For that a stop must not last: it ends no later than the plan.
+box where the plan would have turned along its side: by 25 mm at most in 43,000 stops of the arm on the table at full
+speed, from plans that just fit into their boxes. For that a stop must not last: it ends no later than the plan.
 
 This is software on a general-purpose computer: it reduces faults of the planner, it is not a safety function. A real
 arm needs its own emergency stop and the limits of its controller.
