@@ -78,6 +78,11 @@ class ActionSpec:
         return self.control_dt_s * self.frameskip
 
     @property
+    def full_step(self) -> np.ndarray:
+        """How far each joint moves in a control step at the greatest recorded speed, (A,): the unit of steps to go."""
+        return np.abs([self.low, self.high]).max(0) * self.control_dt_s
+
+    @property
     def still(self) -> np.ndarray:
         """The z-scored action block (frameskip * A,) float32 of an arm that stands still."""
         return self.normalise(np.zeros((self.frameskip, len(self.names)))).reshape(-1)

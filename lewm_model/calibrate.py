@@ -108,11 +108,10 @@ def same_place_distances(
 
     :raises DataError: there are fewer than FEWEST_PAIRS of them.
     """
-    full_speed = np.abs([spec.low, spec.high]).max(0) * spec.control_dt_s  # rad in one control step
     distances = []
     for episode in episodes:
         offset, length = int(data.offsets[episode]), int(data.lengths[episode])
-        steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / full_speed
+        steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / spec.full_step
         travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
         apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)
         first, second = np.nonzero(np.triu(apart < SAME_PLACE_STEPS, k=1))

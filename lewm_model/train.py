@@ -284,11 +284,12 @@ def train_heads(
     rows = data.rows(episodes)
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
     latents[rows] = encode_all(model, data.pixels[rows])
-    full_speed = np.abs([spec.low, spec.high]).max(0) * spec.control_dt_s  # rad in one control step
     travelled = np.zeros_like(data.actions)
     for episode in episodes:
         first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
-        travelled[first + 1 : last + 1] = np.cumsum(data.actions[first:last] * spec.control_dt_s / full_speed, axis=0)
+        travelled[first + 1 : last + 1] = np.cumsum(
+            data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
+        )
     head, metrics = train_steps_to_go(
         model.config,
         imagined_views(model, data, episodes, latents, spec),
@@ -301,7 +302,7 @@ def train_heads(
     proposal = ActionProposal(model.config).eval()
     proposal.net.load_state_dict(head.net.state_dict())
     std = torch.tensor(spec.std)
-    proposal.scale.copy_(torch.from_numpy(full_speed / spec.control_dt_s) / std)
+    proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
     proposal.shift.copy_(torch.tensor(spec.mean) / std)
     return {"steps_to_go": head, "proposal": proposal}, {"steps_to_go": metrics}
 

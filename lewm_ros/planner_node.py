@@ -424,8 +424,9 @@ class PlannerNode(ManagedNode):
         now_s = time.monotonic()
         if self._shield.state in (State.DISARMED, State.STOPPED):
             self._vigilance.forget()
+            self._controller.trust()
         else:
-            self._vigilance.see(score, now_s)
+            self._vigilance.see(score, now_s, self._controller.sees_the_arm)
         self._controller.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
 

@@ -96,3 +96,29 @@ def test_a_bundle_that_is_not_calibrated_is_never_surprised() -> None:
         controller.observe(arm.now_s, np.full(2, arm.now_s, np.float32))
         arm.advance(0.05)
     assert controller.surprise() is None
+
+
+def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
+    arm = Arm(np.array([-1.5, 0.5]))
+    controller = controller_for(arm, calibrated(PerfectModel()))
+    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    for _ in range(24):
+        run(controller, arm, 0.05)
+        controller.surprise()
+    frozen = arm.position.astype(np.float32)
+    assert controller.sees_the_arm(), "it has not been stopped: nothing can be told"
+    stop = controller.stop()
+    assert stop is not None and np.abs(stop.positions[-1] - frozen).max() > 0.15
+    arm.now_s = stop.times_s[-1] + 0.1
+    vigilance = Vigilance()
+    for frame in range(HOLD_FRAMES):
+        vigilance.see(3.0, 0.05 * frame)
+    for latent, sees in ((frozen, False), (stop.positions[-1], True), (frozen, False)):
+        controller.observe(arm.now_s, latent.astype(np.float32))
+        assert controller.sees_the_arm() is sees
+        arm.now_s += 0.05
+    vigilance.see(0.0, 5.0, controller.sees_the_arm)
+    assert vigilance.alarm is not None, "the world is calm, but the picture is an old one"
+    controller.trust()
+    vigilance.see(0.0, 5.1, controller.sees_the_arm)
+    assert vigilance.alarm is None

@@ -28,6 +28,9 @@ FAR_STEPS = 100.0  # a time to go so long that a proposal is not clipped, and sa
 EFFORT = (
     0.1  # cost of moving a joint for one control step at full speed; what is imagined to be better must be worth it
 )
+KNOWN_FRAMES = 6  # that showed a motion as imagined, to compare with after something did not
+LIVELY = 0.03  # mean squared change of the latent over a block: such a frame is from a camera that sees the arm move
+AGREES_STEPS = 1.0  # control steps at full speed, between where a picture shows the arm and where it was commanded
 RESTING = 0.02  # share of full speed: an arm that is slower, and told to stay so, rests
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
 
@@ -81,6 +84,8 @@ class Controller:
         self.slow = False  # plan with a share of full speed
         self.timeline: Timeline | None = None
         self._since_s = -np.inf  # since when the arm's motion is known
+        self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=KNOWN_FRAMES)  # stamp, latent, rad
+        self._rest: np.ndarray | None = None  # (A,) rad, where the last stop ends
         self._planned = -1  # newest hand-over knot that was planned for
         self._warm: tuple[int, np.ndarray] | None = None  # (hand-over knot, knots (K, A) rad/s) of the plan before
         self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=256)
@@ -97,6 +102,8 @@ class Controller:
         self.timeline = Timeline(start_s, np.asarray(joint_positions, float), self.knot_limits)
         self._planned, self._warm, self.reached = -1, None, False
         self._since_s = self.clock()
+        if not self._known and self._seen:
+            self._known.append((*self._seen[-1], np.asarray(joint_positions, float)))
 
     def stop(self) -> Trajectory | None:
         """Disarms; returns the smooth stop to execute, or None when the arm was not armed."""
@@ -104,7 +111,9 @@ class Controller:
             return None
         now, timeline = self.clock(), self.timeline
         self.timeline = None
-        return timeline.stop(now, now + HANDOVER_MARGIN_S)
+        stop = timeline.stop(now, now + HANDOVER_MARGIN_S)
+        self._rest = stop.positions[-1]
+        return stop
 
     def set_goal(self, latent: np.ndarray | None) -> None:
         """The latent (D,) to reach; None holds position."""
@@ -228,8 +237,33 @@ class Controller:
             blocks[0, 0] = self.spec.normalise(raw).reshape(-1)
         context, past = self._context(base_s, self.timeline)
         _, imagined = self.runtime.rollout(context, past, blocks, latent)
-        error, change = (np.square(imagined[0, 0] - other).mean() for other in (latent, context[-1]))
-        return float(calibration.surprise(error, change))
+        error, change = (float(np.square(imagined[0, 0] - other).mean()) for other in (latent, context[-1]))
+        surprise = float(calibration.surprise(error, change))
+        apart = not self._known or frame_s - self._known[-1][0] >= self.block_s
+        if self.timeline is not None and surprise <= 1.0 and change > LIVELY and apart:
+            self._known.append((frame_s, latent, self.timeline.sample(grid[-1:]).positions[0]))
+        return surprise
+
+    def sees_the_arm(self) -> bool:
+        """Whether the newest frame shows an arm at rest where it was commanded to be.
+
+        A frozen or covered camera surprises nobody once the arm rests. But frames from before, that showed a motion as
+        imagined, lie as many steps from this one as the joints have moved since. True where that cannot be told.
+        """
+        if "steps_to_go" not in self.runtime.bundle.heads or self._rest is None or not self._known:
+            return True
+        context, past = self._context(self._seen[-1][0], None)
+        still = np.repeat(self.spec.still[None, None], self.config.horizon, axis=1)
+        off = []
+        for _, known, position in self._known:
+            distances, _ = self.runtime.rollout(context, past, still, known)
+            way = np.linalg.norm((self._rest - position) / self.spec.full_step)
+            off.append(abs(float(distances[0, 0]) - way))
+        return max(off) <= AGREES_STEPS
+
+    def trust(self) -> None:
+        """A person vouches for what the camera sees from now on."""
+        self._known.clear()
 
     def _proposal(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 SURPRISING = 2.0  # times the usual error; a robot under way to a goal moves faster than a recording
 HOLD_FRAMES = 3  # surprising frames in a row that hold the arm; fewer only slow it down
 CALM_S = 1.0  # s without a surprising frame after which the arm goes on at full speed
@@ -22,8 +24,11 @@ class Vigilance:
         self._last_s: float | None = None  # when the last surprising frame was
         self._holds = False
 
-    def see(self, score: float, now_s: float) -> None:
-        """Takes the surprise of a new frame, in times the usual."""
+    def see(self, score: float, now_s: float, sees_the_arm: Callable[[], bool] = lambda: True) -> None:
+        """Takes the surprise of a new frame, in times the usual.
+
+        `sees_the_arm` is asked before a hold ends: whether the picture shows the arm where it is.
+        """
         self.score = score
         if score > SURPRISING:
             self._in_a_row += 1
@@ -33,7 +38,7 @@ class Vigilance:
         self._worst = max(self._worst, score)
         if self._in_a_row >= HOLD_FRAMES:
             self._holds = True
-        elif not self.slow(now_s):
+        elif not self.slow(now_s) and not (self._holds and not sees_the_arm()):
             self._holds, self._worst = False, score
 
     def slow(self, now_s: float) -> bool:
