@@ -259,7 +259,7 @@ class Controller:
             distances, _ = self.runtime.rollout(context, past, still, known)
             way = np.linalg.norm((self._rest - position) / self.spec.full_step)
             off.append(abs(float(distances[0, 0]) - way))
-        return max(off) <= AGREES_STEPS
+        return bool(max(off) <= AGREES_STEPS)
 
     def trust(self) -> None:
         """A person vouches for what the camera sees from now on."""
