@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import xml.parsers.expat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,8 +155,8 @@ def limits_from_yaml(path: str | Path) -> JointLimits:
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise LimitsError(f"{path} cannot be read as YAML: {error}") from error
+    except Exception as error:  # beside its own, PyYAML lets ValueError, KeyError, RecursionError and more out
+        raise LimitsError(f"{path} cannot be read as YAML: {error or type(error).__name__}") from error
     found: list[Mapping[str, Any]] = []
     for node, settings in (content if isinstance(content, dict) else {}).items():
         parameters = settings.get("ros__parameters") if isinstance(settings, dict) else None
@@ -176,7 +177,7 @@ def limits_from_yaml(path: str | Path) -> JointLimits:
             wrong = [entry for entry in numbers if not isinstance(entry, float)]
         if wrong:
             kind = "joint names" if field == "names" else "numbers with a decimal point"
-            raise LimitsError(f"limits.{field} in {path} holds {wrong[0]!r}; write {kind}")
+            raise LimitsError(f"limits.{field} in {path} holds {reprlib.repr(wrong[0])}; write {kind}")
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise LimitsError(f"limits.{unknown[0]} in {path} is unknown; there are {', '.join(fields)}")
@@ -224,7 +225,9 @@ def parse_xml(path: Path, root: str) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     try:
         parser.Parse(path.read_bytes(), True)
-    except (OSError, xml.parsers.expat.ExpatError) as error:
+    except LimitsError:
+        raise
+    except (OSError, xml.parsers.expat.ExpatError, LookupError, ValueError) as error:  # an encoding that is none
         raise LimitsError(f"{path} cannot be read as XML: {error}") from error
     element = builder.close()
     if element.tag != root:

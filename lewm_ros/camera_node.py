@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -65,6 +66,11 @@ class CameraNode(ManagedNode):
         except GoalError as error:
             raise Refusal(str(error)) from error
         self._runtime = self.load_runtime(bundle, values)
+        try:  # what does not run shows now, and the first frame is not slow
+            self._runtime.encode(np.zeros((self._size, self._size, 3), np.uint8))
+        except Exception as error:
+            self._runtime = None
+            raise Refusal(f"the bundle {bundle.folder} cannot encode a picture: {error}; export it again") from error
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
         self._goals = self.create_publisher(Image, "goal_image", LATCHED)

@@ -17,7 +17,7 @@ arm needs its own emergency stop and the limits of its controller.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -226,6 +226,7 @@ class Shield:
         self._stopped: str | None = None  # why the stop is latched
         self._holding: list[Intervention] = []  # what held when `watch` last looked
         self._sent: Trajectory | None = None  # what the arm executes since it was armed
+        self._earlier: deque[tuple[float, Trajectory]] = deque(maxlen=16)  # what it executed before, and until when
         self._plan_end_s = -np.inf  # when the last plan that was sent ends
         self._frame: float | None = None  # when the last good frame came, steady
         self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
@@ -316,7 +317,8 @@ class Shield:
             self._joints = (self._steady(), np.array(positions, float))
             if not self._armed or self._sent is None:
                 return
-            error = np.abs(state_at(self._sent, stamp_s)[0] - positions)
+            followed = next((earlier for until_s, earlier in self._earlier if stamp_s < until_s), self._sent)
+            error = np.abs(state_at(followed, stamp_s)[0] - positions)
             if (error > self.config.tracking_tolerance_rad).any():
                 j = int(error.argmax())
                 self.stop(
@@ -371,6 +373,7 @@ class Shield:
                 return None
             start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
             self._plan_end_s = now
+            self._earlier.clear()
             self._sent = Trajectory(np.array([now - 1.0, now]), np.stack([start, start]), np.zeros((2, len(start))))
             return start
 
@@ -382,6 +385,8 @@ class Shield:
         with self._lock:
             problem = self._refusal(trajectory, frame_s)
             if problem is None:
+                if self._sent is not None:
+                    self._earlier.append((self._now(), self._sent))
                 self._sent = trajectory
                 if frame_s is not None:
                     self._plan_end_s = float(trajectory.times_s[-1])
@@ -450,6 +455,7 @@ class Shield:
         jump = now - self._latest if now < self._latest - CLOCK_BACK_S else gained if gained > CLOCK_AHEAD_S else 0.0
         if jump:
             self._plan_end_s += jump
+            self._earlier.clear()
             if self._sent is not None:
                 self._sent = replace(self._sent, times_s=self._sent.times_s + jump)
             if self._armed:

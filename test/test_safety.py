@@ -361,6 +361,31 @@ def test_an_arm_that_does_not_follow_latches_the_stop():
     assert world.shield.interventions[Reason.TRACKING] == 1
 
 
+def test_a_joint_state_that_comes_late_is_compared_with_what_was_commanded_at_its_stamp():
+    world = World().armed()
+    motion = world.motion((1.5, 0.0), (1.5, 0.0), (1.5, 0.0))
+    assert world.send(motion) is None
+    world.live(0.6)
+    timeline = Timeline(motion.times_s[1], motion.positions[1], KnotLimits(LIMITS, BLOCK_S))
+    timeline.splice(0, np.array([(1.5, 0.0)] * 3))
+    stop = timeline.stop(world.now, world.now + 0.03)
+    assert world.shield.release(stop) is None
+    late_s = 0.2
+    world.shield.joints(state_at(motion, world.now - late_s)[0], world.now - late_s)
+    assert world.shield.state is State.ARMED, world.shield.message
+
+
+def test_joint_states_with_stamps_far_off_do_not_count_and_the_clocks_are_named():
+    world = World().armed()
+    for _ in range(20):
+        world.live(0.02, joints=False)
+        world.shield.joints(world.position, world.now + 100.0)
+    assert world.shield.state is State.HOLDING
+    assert "the newest has a stamp 100.00 s ahead: look at the clocks" in world.shield.message
+    world.live(0.1)
+    assert world.shield.state is State.ARMED
+
+
 def test_a_measured_position_that_is_not_a_number_does_not_count_as_fresh():
     world = World().armed()
     for _ in range(20):
