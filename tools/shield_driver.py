@@ -292,7 +292,9 @@ class Episode:
             wrong = [positions, np.append(good, 0.0), good[None], np.array(0.0), np.empty(0)]
             stamp = self.clock
             if kind == 2:
-                wrong, stamp = [good], float(rng.choice([np.nan, np.inf, -np.inf]))
+                off = self.config.joint_timeout_s + 0.1
+                stamps = [np.nan, np.inf, -np.inf, stamp - off, stamp + off, stamp - 1e6]
+                wrong, stamp = [good], float(rng.choice(stamps))
             self.shield.joints(wrong[rng.integers(len(wrong))], stamp)
 
     def hostile_plan(self) -> None:
