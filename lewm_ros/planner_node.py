@@ -178,7 +178,7 @@ class PlannerNode(ManagedNode):
     Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch,
     `~/cancel` forgets the goal. `~/status` says at every plan and every change what the node does and why not more,
     `surprise` how unlike each frame is to what was imagined for it, `~/plan` where the newest plan would move the
-    joints, for people and pictures: nobody must execute it.
+    joints, also of a disarmed arm, for people and pictures: nobody must execute it.
     The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
     """
 
@@ -248,7 +248,7 @@ class PlannerNode(ManagedNode):
         self._goal_known = False
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
-        self._last_stamp_s = -np.inf
+        self._last_stamp_s = self._preview_s = -np.inf
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
@@ -395,8 +395,11 @@ class PlannerNode(ManagedNode):
 
     def _act(self) -> None:
         """Plans and commands where the arm may move, else brings it to rest."""
-        if self._shield.state is not State.ARMED:
+        state = self._shield.state
+        if state is not State.ARMED:
             self._bring_to_rest()
+            if state is State.DISARMED:
+                self._preview()
             return
         if not self._controller.active:
             start = self._shield.restart()
@@ -411,6 +414,16 @@ class PlannerNode(ManagedNode):
             self._log.planned(decision, self._controller.reached)
             self._command(decision)
             self._publish_status()
+
+    def _preview(self) -> None:
+        """Shows what a disarmed arm would do, once a block: the dry run."""
+        measured, now_s = self._shield.measured, time.monotonic()
+        if measured is None or now_s < self._preview_s:
+            return
+        decision = self._controller.preview(measured)
+        if decision is not None:
+            self._preview_s = now_s + self._controller.block_s
+            self._show(decision)
 
     def _look_for_surprise(self) -> None:
         """Slows or holds the arm when frames do not show what was imagined for them."""
@@ -430,13 +443,17 @@ class PlannerNode(ManagedNode):
         self._controller.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
 
-    def _command(self, decision: Decision) -> None:
-        """Sends a plan that came in time and passes the shield."""
+    def _show(self, decision: Decision) -> None:
+        """Publishes where a plan would move the joints."""
         control_dt_s = self._controller.spec.control_dt_s
         path = decision.joint_path
         times_s = decision.frame_s + control_dt_s * np.arange(len(path))
         velocities = np.gradient(path, control_dt_s, axis=0)
         self._plans.publish(self._message(Trajectory(times_s, path, velocities)))
+
+    def _command(self, decision: Decision) -> None:
+        """Sends a plan that came in time and passes the shield."""
+        self._show(decision)
         if decision.trajectory is None:
             return
         if self._shield.state is not State.ARMED:  # disarmed while it was being planned

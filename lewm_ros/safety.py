@@ -327,6 +327,14 @@ class Shield:
                     Reason.TRACKING,
                 )
 
+    @property
+    def measured(self) -> np.ndarray | None:
+        """Where the arm is, (A,) rad; None when no joint state is fresh."""
+        with self._lock:
+            if self._joints is None or self._steady() - self._joints[0] > self.config.joint_timeout_s:
+                return None
+            return self._joints[1]
+
     def deadman(self, pressed: bool) -> None:
         """A message says whether the dead-man's button is pressed; one that comes too seldom counts as released."""
         with self._lock:

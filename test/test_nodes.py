@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter as RosParameter
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import PlanConfig
 from lewm_model.resources import resource
@@ -446,6 +447,25 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
     assert node._controller.goal is None
+
+
+def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    shown, sent = [], []
+    bench.node.create_subscription(JointTrajectory, "/planner_node/plan", shown.append, NEWEST_FRAME)
+    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", sent.append, 10)
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
+
+    def seen():
+        feed(node)
+        return len(shown) >= 3
+
+    assert bench.spin_until(seen)
+    np.testing.assert_allclose(shown[-1].points[0].positions, [0.1, 0.2], atol=1e-9)
+    assert not sent
+    assert not node._controller.active
 
 
 def test_without_its_dead_man_button_the_arm_holds(bench, bundle):

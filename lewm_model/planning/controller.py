@@ -32,6 +32,7 @@ KNOWN_FRAMES = 6  # that showed a motion as imagined, to compare with after some
 LIVELY = 0.03  # mean squared change of the latent over a block: such a frame is from a camera that sees the arm move
 AGREES_STEPS = 1.0  # control steps at full speed, between where a picture shows the arm and where it was commanded
 RESTING = 0.02  # share of full speed: an arm that is slower, and told to stay so, rests
+START_SLACK_S = 0.01  # between laying the grid and the first plan, on a clock that runs
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
 
 
@@ -98,7 +99,7 @@ class Controller:
     def start(self, joint_positions: np.ndarray) -> None:
         """Arms: from now on the commanded motion starts at rest at `joint_positions` (A,) rad."""
         # The grid is laid so that the first plan, made now, has its hand-over as early as it can.
-        start_s = self.clock() + self.config.deadline_s + HANDOVER_MARGIN_S - self.block_s
+        start_s = self.clock() + START_SLACK_S + self.config.deadline_s + HANDOVER_MARGIN_S - self.block_s
         self.timeline = Timeline(start_s, np.asarray(joint_positions, float), self.knot_limits)
         self._planned, self._warm, self.reached = -1, None, False
         self._since_s = self.clock()
@@ -114,6 +115,13 @@ class Controller:
         stop = timeline.stop(now, now + HANDOVER_MARGIN_S)
         self._rest = stop.positions[-1]
         return stop
+
+    def preview(self, joint_positions: np.ndarray) -> Decision | None:
+        """The plan that an arm at rest at `joint_positions` (A,) rad would begin with. It stays disarmed."""
+        self.start(joint_positions)
+        decision = self.plan()
+        self.timeline, self.reached = None, False
+        return decision
 
     def set_goal(self, latent: np.ndarray | None) -> None:
         """The latent (D,) to reach; None holds position."""
@@ -133,7 +141,7 @@ class Controller:
         now, frame_s = self.clock(), self._seen[-1][0]
         needed = self.config.deadline_s + HANDOVER_MARGIN_S
         knot = timeline.knot_at_or_after(now + needed)
-        if knot <= self._planned or timeline.knot_time(knot) - (now + self._frame_period()) > needed:
+        if knot <= self._planned or timeline.knot_time(knot) - (now + max(self._frame_period(), START_SLACK_S)) > needed:
             return None
         if not self.config.while_moving and frame_s < timeline.end_s:
             return None
