@@ -141,7 +141,8 @@ class Controller:
         now, frame_s = self.clock(), self._seen[-1][0]
         needed = self.config.deadline_s + HANDOVER_MARGIN_S
         knot = timeline.knot_at_or_after(now + needed)
-        if knot <= self._planned or timeline.knot_time(knot) - (now + max(self._frame_period(), START_SLACK_S)) > needed:
+        newer_s = now + max(self._frame_period(), START_SLACK_S)
+        if knot <= self._planned or timeline.knot_time(knot) - newer_s > needed:
             return None
         if not self.config.while_moving and frame_s < timeline.end_s:
             return None
