@@ -62,6 +62,16 @@ def test_a_command_that_breaks_a_limit_or_jumps_is_a_violation(limits):
     assert motion.add(command(0.3, motion_of(limits, (0.0, 0.0), start_s=0.3))).startswith("jump")
 
 
+def test_a_command_that_was_right_a_moment_ago_is_late_and_no_violation(limits):
+    motion = CommandedMotion(limits)
+    long, short = motion_of(limits, (1.0, 0.0), (1.0, 0.0)), motion_of(limits, (1.0, 0.0))
+    assert motion.add(command(0.0, long)) is None
+    assert motion.add(command(0.2, long)) is None
+    assert motion.late == 0
+    assert motion.add(command(0.36, short)) is None
+    assert motion.late == 1
+
+
 def test_two_motions_part_where_they_differ(limits):
     long, short = motion_of(limits, (1.0, 0.0), (1.0, 0.0)), motion_of(limits, (1.0, 0.0))
     assert parting_time_s(long, short, 0.7) == pytest.approx(0.25, abs=0.1)

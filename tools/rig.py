@@ -36,6 +36,7 @@ MODEL = resource("models", "reach")
 
 REST_RAD_S = 0.01  # a commanded motion slower than this is at rest
 STEP_S = 0.005  # between the times at which a commanded motion is looked at
+FITS_S = 0.15  # that a command may come late
 KEPT_S = 20.0  # of commands and reports
 # What the measured arm may exceed its limits by: the servo of the simulation swings about what it is commanded.
 OVER_RAD, OVER_SHARE = 0.02, 0.05
@@ -69,20 +70,29 @@ class CommandedMotion:
     def __init__(self, limits: JointLimits) -> None:
         self.limits = limits
         self.commands: list[Command] = []
+        self.late = 0  # commands that were sent after they had parted from the one before
 
     def add(self, command: Command) -> str | None:
-        """Takes a command; returns which limit it violates, by itself or by how it follows the one before."""
+        """Takes a command; returns which limit it violates, by itself or by how it follows the one before.
+
+        A command that was right a moment ago comes late, since its sender had to wait for a processor: it is counted.
+        One that fits at no moment jumps.
+        """
         before = self.commands[-1].trajectory if self.commands else None
         self.commands = [old for old in self.commands if old.sent_s > command.sent_s - KEPT_S] + [command]
         violation = find_violation(command.trajectory, self.limits)
         if violation is not None:
             return f"{violation.reason.value}: {violation.text}"
-        if before is not None:
-            (q0, v0), (q1, v1) = (state_at(motion, command.sent_s) for motion in (before, command.trajectory))
-            dq, dv = float(np.abs(q1 - q0).max()), float(np.abs(v1 - v0).max())
-            allowed = ShieldConfig()  # a motion from rest starts where the arm is measured, a little beside its orders
-            if dq > allowed.start_tolerance_rad or dv > allowed.jump_tolerance_rad_s:
-                return f"jump: the commanded motion jumps by {dq:.4f} rad and {dv:.3f} rad/s"
+        if before is None:
+            return None
+        times = command.sent_s - STEP_S * np.arange(round(FITS_S / STEP_S) + 1)
+        (q0, v0), (q1, v1) = state_at(before, times), state_at(command.trajectory, times)
+        dq, dv = np.abs(q1 - q0).max(1), np.abs(v1 - v0).max(1)
+        allowed = ShieldConfig()  # a motion from rest starts where the arm is measured, a little beside its orders
+        fits = (dq <= allowed.start_tolerance_rad) & (dv <= allowed.jump_tolerance_rad_s)
+        if not fits.any():
+            return f"jump: the commanded motion jumps by {dq[0]:.4f} rad and {dv[0]:.3f} rad/s"
+        self.late += not fits[0]
         return None
 
     def forget(self) -> None:
@@ -180,7 +190,9 @@ class Rig:
         self.positions = np.zeros(len(self.limits.names))  # measured, rad
         self.joints_seen = self.commands_seen = self.latent_size = 0
         self.on_command: Callable[[Command], None] = lambda command: None
+        self.on_report: Callable[[Report], None] = lambda report: None
         self.goal = 0
+        self.time_lost_s = 0.0  # by the simulation since it started
 
         node = graph.node
         joint_topic = remappings.get("joint_states", "joint_states")
@@ -280,7 +292,9 @@ class Rig:
     def _on_status(self, status: DiagnosticStatus) -> None:
         values = {pair.key: pair.value for pair in status.values}
         self.reports = [report for report in self.reports if report.time_s > self.now_s - KEPT_S]
+        self.time_lost_s = float(values.get("time_lost_s", self.time_lost_s))
         self.reports.append(Report(self.now_s, status.name, status.level[0], status.message, values))
+        self.on_report(self.reports[-1])
 
 
 @contextmanager

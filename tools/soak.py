@@ -8,7 +8,8 @@ commands of that window took from the stamp of their frame to their arrival, how
 command periods were missed: a command that came after the moment from which it differs from the one before, or none at
 all for a block. What has grown is told by two windows: the first begins when a fifteenth of the time is over (minutes 2
 to 7 of 30), so that what a process needs once does not count, the second ends with the run (the last 5 of 30). Of each
-the median counts. Memory is that of the process that has grown most, the latency is the median one.
+the median counts. Memory is that of the process that has grown most, the latency is the median one. Every time that the
+planner holds or stops is listed with its cause; a stop is reset.
 
 Leaves summary.json with every sample, soak.png, and the nodes' logs.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rig import AT_GOAL_RAD, MODEL, NODES, Command, Rig, parting_time_s, start_rig
+from rig import AT_GOAL_RAD, MODEL, NODES, Command, Report, Rig, parting_time_s, start_rig
 
 from lewm_model.bundle import load_bundle
 from lewm_model.sim.arm_sim import ArmSim
@@ -66,7 +67,16 @@ class Watch:
         self._latencies_ms: list[float] = []
         self._missed = 0
         self._frames = self._newest_frames()
-        rig.on_command = self._on_command
+        self._begin_s = rig.now_s
+        self.state = ""  # of the planner
+        self.holds: list[tuple[float, str]] = []  # (s since the beginning, message)
+        rig.on_command, rig.on_report = self._on_command, self._on_report
+
+    def _on_report(self, report: Report) -> None:
+        state = report.values.get("state", self.state)
+        if state != self.state and state in ("holding", "stopped"):
+            self.holds.append((round(report.time_s - self._begin_s, 2), report.message))
+        self.state = state
 
     def _on_command(self, command: Command) -> None:
         latency_s = command.received_s - float(command.trajectory.times_s[0])
@@ -120,7 +130,16 @@ def growth_percent(times_s: np.ndarray, values: np.ndarray) -> float:
     return float(100 * (np.nanmedian(values[last]) / np.nanmedian(values[first]) - 1))
 
 
-def measure(minutes: float, seed: int, out: Path, console: Console) -> list[Sample]:
+@dataclass(frozen=True)
+class Soak:
+    """What was seen."""
+
+    samples: list[Sample]
+    holds: list[tuple[float, str]]  # (s since the goals began, message)
+    violations: list[str]
+
+
+def measure(minutes: float, seed: int, out: Path, console: Console) -> Soak:
     """Lets the loop run and samples it.
 
     :raises GraphError: a node fails.
@@ -142,15 +161,17 @@ def measure(minutes: float, seed: int, out: Path, console: Console) -> list[Samp
                 if rig.now_s - shown_s > GOAL_S:
                     shown_s = rig.now_s
                     rig.show_goal(int((rig.goal + rng.integers(1, GOALS)) % GOALS))
+                if watch.state == "stopped":
+                    rig.trigger("reset")
+                    rig.arm()
                 rig.graph.spin_for(min(0.2, max(0.0, end_s - rig.now_s)))
             samples.append(watch.sample(rig.now_s - begin_s))
-        for violation in dict.fromkeys(rig.violations):
-            console.print(violation, style="red", highlight=False)
-    return samples
+    return Soak(samples, watch.holds, rig.violations)
 
 
-def summarise(samples: Sequence[Sample], minutes: float, command: str) -> dict[str, Any]:
+def summarise(soak: Soak, minutes: float, command: str) -> dict[str, Any]:
     """What summary.json holds."""
+    samples = soak.samples
     times = np.array([sample.time_s for sample in samples])
     latencies = np.array([sample.latency_ms_p50 for sample in samples], float)
     memory = {name: np.array([sample.rss_mib[name] for sample in samples]) for name in NODES}
@@ -167,16 +188,24 @@ def summarise(samples: Sequence[Sample], minutes: float, command: str) -> dict[s
         ("missed_periods", sum(sample.missed_periods for sample in samples), "periods"),
         ("frames", sum(sample.frames_in for sample in samples), "frames"),
         ("frames_dropped", sum(sample.frames_dropped for sample in samples), "frames"),
+        ("holds", len(soak.holds), "holds and stops"),
+        ("limit_violations", len(soak.violations), "violations"),
     )
     figures = [
-        {"name": f"soak.{name}", "value": round(value, 2), "unit": unit, "command": command}
+        {
+            "name": f"soak.{name}",
+            "value": None if np.isnan(value) else round(value, 2),
+            "unit": unit,
+            "command": command,
+        }
         for name, value, unit in values
     ]
-    return {"figures": figures, "samples": [asdict(sample) for sample in samples]}
+    return {"figures": figures, **asdict(soak)}
 
 
-def report(console: Console, samples: Sequence[Sample], summary: Mapping[str, Any]) -> None:
-    """Prints a table of at most 31 of the windows, and the figures."""
+def report(console: Console, soak: Soak, summary: Mapping[str, Any]) -> None:
+    """Prints a table of about 30 of the windows, what held the arm, and the figures."""
+    samples = soak.samples
     table = Table(title="windows; RSS in MiB, frame to command in ms")
     for column in ("min", *NODES, "p50", "p95", "commands", "missed", "frames", "dropped"):
         table.add_column(column, justify="right")
@@ -188,6 +217,10 @@ def report(console: Console, samples: Sequence[Sample], summary: Mapping[str, An
             *map(str, (sample.commands, sample.missed_periods, sample.frames_in, sample.frames_dropped)),
         )
     console.print(table)
+    for time_s, message in soak.holds:
+        console.print(f"{time_s / 60:.1f} min: {message}", highlight=False)
+    for violation in dict.fromkeys(soak.violations):
+        console.print(violation, style="red", highlight=False)
     for figure in summary["figures"]:
         console.print(f"{figure['name']} {figure['value']} {figure['unit']}", highlight=False)
 
@@ -227,15 +260,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--minutes must be 0.5 or more; a shorter run has no windows to compare")
     console = Console(width=None if sys.stdout.isatty() else 130)
     try:
-        samples = measure(options.minutes, options.seed, options.out, console)
+        soak = measure(options.minutes, options.seed, options.out, console)
     except GraphError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    summary = summarise(samples, options.minutes, f"make soak MINUTES={options.minutes:g} SEED={options.seed}")
+    summary = summarise(soak, options.minutes, f"make soak MINUTES={options.minutes:g} SEED={options.seed}")
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    report(console, samples, summary)
-    plot(options.out / "soak.png", samples)
+    report(console, soak, summary)
+    plot(options.out / "soak.png", soak.samples)
 
 
 if __name__ == "__main__":
