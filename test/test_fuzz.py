@@ -212,6 +212,38 @@ def test_a_world_that_nobody_can_simulate_is_refused(tmp_path: Path, old: str, n
         load_world(tmp_path / "world.sdf")
 
 
+def test_a_world_of_entities_or_without_an_end_is_refused(tmp_path: Path) -> None:
+    levels = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(9))
+    (tmp_path / "world.sdf").write_text(f'<!DOCTYPE sdf [<!ENTITY e0 "1">{levels}]><sdf version="1.9">&e9;</sdf>')
+    with pytest.raises(SdfError, match="write out the XML entity 'e0'"):
+        load_world(tmp_path / "world.sdf")
+    with pytest.raises(SdfError, match="is no file"):
+        load_world("/dev/zero")
+
+
+def test_a_trajectory_that_lasts_for_years_is_not_sent_on_to_gazebo() -> None:
+    import rclpy
+    from rclpy.serialization import serialize_message
+
+    from lewm_model.planning.motion import Trajectory
+    from lewm_ros.gazebo_commands import GazeboCommands
+    from lewm_ros.messages import trajectory_to_message
+
+    rclpy.init()
+    try:
+        node = GazeboCommands()
+        sent: list[bytes] = []
+        node._publisher.publish = lambda message: sent.append(serialize_message(message))
+        for seconds, count in ((2e9, 0), (1.0, 1)):
+            motion = Trajectory(np.array([0.0, seconds]), np.zeros((2, 2)), np.zeros((2, 2)))
+            now_ns = node.get_clock().now().nanoseconds
+            node._on_command(trajectory_to_message(motion, ("shoulder", "elbow"), now_ns))
+            assert len(sent) == count
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
 def test_a_chain_of_a_thousand_frames_is_refused(tmp_path: Path) -> None:
     text = resource("worlds", "tabletop.sdf").read_text()
     chain = "".join(f'<frame name="f{i}" attached_to="f{i + 1}"/>' for i in range(2000))

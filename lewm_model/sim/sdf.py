@@ -189,6 +189,8 @@ def read_xml(path: Path) -> Element:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     try:
+        if path.exists() and not path.is_file():  # a device has no end
+            raise SdfError(f"{path}: is no file; give the path of an SDF world")
         parser.Parse(path.read_bytes(), True)
     except OSError as error:
         raise SdfError(f"{path}: cannot be read: {error.strerror}; give the path of an SDF world") from error
