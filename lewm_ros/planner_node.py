@@ -341,6 +341,8 @@ class PlannerNode(ManagedNode):
         else:
             refusal = self._shield.arm()
             response.success, response.message = refusal is None, refusal or "armed"
+            if refusal is None and not self._commands.get_subscription_count():
+                response.message = f"armed, but nobody takes the commands on {self._commands.topic_name} yet"
         self.get_logger().info(f"enable({request.data}): {response.message}")
         return response
 
@@ -383,7 +385,7 @@ class PlannerNode(ManagedNode):
         if "latent" in items:
             self._look_for_surprise()
 
-        if self._arm_when_ready and self._shield.arm() is None:
+        if self._arm_when_ready and self._commands.get_subscription_count() and self._shield.arm() is None:
             self._arm_when_ready = False
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()

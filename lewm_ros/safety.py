@@ -323,7 +323,7 @@ class Shield:
                 j = int(error.argmax())
                 self.stop(
                     f"joint '{self.limits.names[j]}' is {error[j]:.3f} rad from where it was commanded; "
-                    "look whether something blocks the arm",
+                    "look whether something blocks the arm, and whether its controller takes the commands",
                     Reason.TRACKING,
                 )
 

@@ -440,7 +440,9 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
 
     assert hears("disarmed", state="disarmed", goal="no")
     feed(node)
-    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    answer = node._on_enable(SetBool.Request(data=True), SetBool.Response())
+    assert answer.success
+    assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
     assert hears("armed; moving", goal="yes", reached="no")
