@@ -185,10 +185,12 @@ def load_bundle(folder: Path | str) -> Bundle:
     """Reads and checks a bundle: schema, fields, and the hash of every listed file. Raises BundleError."""
     folder = Path(folder)
     path = folder / "model.json"
-    if not path.is_file():
-        raise BundleError(f"there is no model bundle at {folder} (no model.json); train one with `lewm train`")
     try:
+        if not path.is_file():
+            raise BundleError(f"there is no model bundle at {folder} (no model.json); train one with `lewm train`")
         data = json.loads(path.read_text())
+    except BundleError:
+        raise
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
     except RecursionError as error:

@@ -125,6 +125,11 @@ def test_a_description_that_is_no_description_is_refused_as_one(
         load_bundle(folder)
 
 
+def test_a_path_that_no_file_can_have_is_no_bundle() -> None:
+    with pytest.raises(BundleError):
+        load_bundle("x" * 300)
+
+
 def test_a_description_of_endless_depth_is_refused(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path / "bundle").folder
     (folder / "model.json").write_text("[" * 100_000)

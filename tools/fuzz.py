@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import json
 import mmap
@@ -58,6 +59,7 @@ def counts(inputs: int, names: list[str] | None = None) -> dict[str, int]:
 
 def work(seeds: Path, scratch: Path, seed: int) -> None:
     """Does jobs that arrive as lines of JSON on stdin; says what came of them on what was stdout."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a run that is killed leaves no worker behind
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print goes to the log
     faulthandler.enable()
