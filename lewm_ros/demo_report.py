@@ -47,7 +47,7 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     rates = {key: t.held(found) for key, found in results.outcomes.items()}
     found = [*_success(results), *_latency(results, latencies_ms), *_motion(results)]
     figures = [
-        {"name": f"demo.{name}", "value": round(float(value), 4), "unit": unit, "command": command}
+        {"name": f"demo.{name}", "value": _finite(value), "unit": unit, "command": command}
         for name, value, unit in found
     ]
     values = {name: value for name, value, _ in found}
@@ -64,8 +64,8 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
         f"first command {results.first_command_s:.1f} s after the start; camera {results.camera_rate_hz:.1f} Hz, "
         f"{results.camera.get('frames_dropped', '?')} frames dropped; {results.interventions} interventions of the "
         f"shield; longest gap between commands {values['longest_command_gap_ms']:.0f} ms; "
-        f"{values['jerk_violations']:.0f} violations of limits; {values['goals_per_minute_ratio']:.2f} times the goals "
-        "per minute of an arm that stops to plan"
+        f"{values['jerk_violations']:.0f} violations of limits; {values['goals_per_minute']:.1f} goals per minute, "
+        f"{values['goals_per_minute_stopping']:.1f} by stopping to plan"
     )
     console.print(
         f"{len(failures)} goals were not held; see {out}/summary.json, summary.png, velocity.png, demo.mp4, failures/"
@@ -74,6 +74,11 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
 
 
 Figures = list[tuple[str, float, str]]  # name, value, unit
+
+
+def _finite(value: float) -> float | None:
+    """For JSON, which knows no NaN: None where there is no number, as a ratio to nothing."""
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def _of(episode: Episode) -> t.Outcome:
