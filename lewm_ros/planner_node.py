@@ -5,7 +5,6 @@ The node starts disarmed: it listens, and moves nothing until `~/enable` (or `en
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Float32
@@ -22,14 +20,12 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.bundle import Bundle, load_bundle
-from lewm_model.config import ConfigError, PlanConfig
-from lewm_model.kinematics import Chain, Workspace
-from lewm_model.limits import limits_from_parameters
+from lewm_model.config import PlanConfig
 from lewm_model.planning.controller import Controller, Decision
 from lewm_model.planning.motion import Trajectory
 from lewm_model.planning.surprise import Vigilance
 from lewm_model.runtime import Runtime
-from lewm_ros.camera_node import LATCHED, MODEL_PARAMETERS
+from lewm_ros.camera_node import LATCHED
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
@@ -40,71 +36,13 @@ from lewm_ros.messages import (
     trajectory_to_message,
 )
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
-from lewm_ros.parameters import Parameter
-from lewm_ros.safety import Shield, ShieldConfig, State
+from lewm_ros.planner_parameters import PARAMETERS, settings
+from lewm_ros.safety import Shield, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being made
 LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
-
-# Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
-PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
-    "sampler": ("Search: cem (Gaussian, returns the mean) or icem (coloured noise, kept elites).", None, None),
-    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 1, 64),
-    "samples": ("Candidates in an iteration.", 1, 100_000),
-    "iterations": ("Iterations of the search.", 1, 1000),
-    "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
-    "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
-    "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
-    "deadline_s": ("Seconds after which the best plan so far is taken.", 0.001, 10.0),
-    "while_moving": ("Plan the next block while one is executed; otherwise stop, look and plan.", None, None),
-}
-SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
-    "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
-    "joint_timeout_s": ("Seconds without a joint state after which the arm holds.", 0.02, 10.0),
-    "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
-    "start_tolerance_rad": ("Farthest that a motion from rest may start from the measured position, rad.", 0.001, 0.5),
-    "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
-    "deadman_timeout_s": ("Seconds after which a dead-man button counts as released without a new message.", 0.05, 5.0),
-    "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
-}
-
-
-def _rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
-    """A table row for each field of a dataclass instance, which has the defaults."""
-    rows = []
-    for field in dataclasses.fields(settings):
-        description, low, high = fields.get(field.name, (field.name, None, None))
-        rows.append(Parameter(f"{prefix}.{field.name}", getattr(settings, field.name), description, low, high))
-    return rows
-
-
-def _settings(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values below a prefix, without it."""
-    return {name.removeprefix(prefix + "."): value for name, value in values.items() if name.startswith(prefix + ".")}
-
-
-DOUBLES = RosParameter.Type.DOUBLE_ARRAY
-PARAMETERS = (
-    *MODEL_PARAMETERS,
-    Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
-    Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
-    Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
-    Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
-    Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
-    Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),
-    Parameter("limits.upper", DOUBLES, "Greatest position of each joint, rad; by default the URDF's.", needed=False),
-    Parameter("limits.velocity", DOUBLES, "Greatest speed of each joint, rad/s; by default the URDF's.", needed=False),
-    Parameter("limits.acceleration", DOUBLES, "Greatest acceleration of each joint, rad/s^2."),
-    Parameter("limits.jerk", DOUBLES, "Greatest jerk of each joint, rad/s^3."),
-    Parameter("workspace.lower", DOUBLES, "Least x, y, z that links may reach, m in the base's frame.", needed=False),
-    Parameter("workspace.upper", DOUBLES, "Greatest x, y, z that links may reach, m.", needed=False),
-    Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
-    Parameter("workspace.tip", "tool0", "Last link of the URDF that must stay in the workspace."),
-    *_rows("plan", PlanConfig(), PLAN_FIELDS),
-    *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
-)
 
 
 class PlanLog:
@@ -193,13 +131,9 @@ class PlannerNode(ManagedNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
-        try:
-            self._limits = limits_from_parameters(**_settings("limits", values), urdf=values["urdf"])
-            self._workspace = _workspace(values)
-            self._plan_config = PlanConfig(**_settings("plan", values))
-            self._shield_config = ShieldConfig(**_settings("shield", values))
-        except (ValueError, ConfigError) as error:
-            raise Refusal(f"{error}; change it in the params file") from error
+        checked = settings(values)
+        self._limits, self._workspace = checked.limits, checked.workspace
+        self._plan_config, self._shield_config = checked.plan, checked.shield
         names = bundle.actions.names
         if self._limits.names != names:
             raise Refusal(
@@ -511,20 +445,6 @@ class PlannerNode(ManagedNode):
         pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
         name = self.get_fully_qualified_name().lstrip("/")
         self._status.publish(DiagnosticStatus(level=level, name=name, message=message, values=pairs))
-
-
-def _workspace(values: Mapping[str, Any]) -> Workspace | None:
-    """The box that the parameters workspace.* describe; None where they describe none.
-
-    :raises ValueError: they do not fit together, or not to the URDF.
-    """
-    box = _settings("workspace", values)
-    if not box["lower"] and not box["upper"]:
-        return None
-    if not values["urdf"]:
-        raise ValueError("workspace.lower and workspace.upper need a urdf, which says where the links are")
-    chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], values["limits.names"])
-    return Workspace(chain, box["lower"], box["upper"])
 
 
 def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:

@@ -36,7 +36,8 @@ from lewm_ros.messages import (
     rgb_to_message,
 )
 from lewm_ros.node import Milliseconds, Worker
-from lewm_ros.planner_node import PLAN_FIELDS, SHIELD_FIELDS, PlannerNode
+from lewm_ros.planner_node import PlannerNode
+from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS, SHIELD_FIELDS
 from lewm_ros.safety import ShieldConfig
 from lewm_ros.sim_node import SimNode
 
@@ -207,8 +208,6 @@ def test_a_number_outside_its_range_never_becomes_a_parameter(bench):
 
 
 def _row(name):
-    from lewm_ros.planner_node import PARAMETERS
-
     return next(row for row in PARAMETERS if row.name == name)
 
 

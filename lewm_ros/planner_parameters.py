@@ -1,0 +1,114 @@
+"""The parameters of planner_node: the limits of the arm, how a plan is searched, and when the shield intervenes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rclpy.parameter import Parameter as RosParameter
+
+from lewm_model.config import ConfigError, PlanConfig
+from lewm_model.kinematics import Chain, Workspace
+from lewm_model.limits import JointLimits, limits_from_parameters
+from lewm_ros.camera_node import MODEL_PARAMETERS
+from lewm_ros.parameters import Parameter, ParameterError
+from lewm_ros.safety import ShieldConfig
+
+# Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
+PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
+    "sampler": ("Search: cem (Gaussian, returns the mean) or icem (coloured noise, kept elites).", None, None),
+    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 1, 64),
+    "samples": ("Candidates in an iteration.", 1, 100_000),
+    "iterations": ("Iterations of the search.", 1, 1000),
+    "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
+    "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
+    "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
+    "deadline_s": ("Seconds after which the best plan so far is taken.", 0.001, 10.0),
+    "while_moving": ("Plan the next block while one is executed; otherwise stop, look and plan.", None, None),
+}
+SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
+    "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
+    "joint_timeout_s": ("Seconds without a joint state after which the arm holds.", 0.02, 10.0),
+    "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
+    "start_tolerance_rad": ("Farthest that a motion from rest may start from the measured position, rad.", 0.001, 0.5),
+    "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
+    "deadman_timeout_s": ("Seconds after which a dead-man button counts as released without a new message.", 0.05, 5.0),
+    "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
+}
+
+
+def _rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
+    """A table row for each field of a dataclass instance, which has the defaults."""
+    rows = []
+    for field in dataclasses.fields(settings):
+        description, low, high = fields.get(field.name, (field.name, None, None))
+        rows.append(Parameter(f"{prefix}.{field.name}", getattr(settings, field.name), description, low, high))
+    return rows
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values below a prefix, without it."""
+    return {name.removeprefix(prefix + "."): value for name, value in values.items() if name.startswith(prefix + ".")}
+
+
+DOUBLES = RosParameter.Type.DOUBLE_ARRAY
+PARAMETERS = (
+    *MODEL_PARAMETERS,
+    Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
+    Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
+    Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
+    Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
+    Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
+    Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),
+    Parameter("limits.upper", DOUBLES, "Greatest position of each joint, rad; by default the URDF's.", needed=False),
+    Parameter("limits.velocity", DOUBLES, "Greatest speed of each joint, rad/s; by default the URDF's.", needed=False),
+    Parameter("limits.acceleration", DOUBLES, "Greatest acceleration of each joint, rad/s^2."),
+    Parameter("limits.jerk", DOUBLES, "Greatest jerk of each joint, rad/s^3."),
+    Parameter("workspace.lower", DOUBLES, "Least x, y, z that links may reach, m in the base's frame.", needed=False),
+    Parameter("workspace.upper", DOUBLES, "Greatest x, y, z that links may reach, m.", needed=False),
+    Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
+    Parameter("workspace.tip", "tool0", "Last link of the URDF that must stay in the workspace."),
+    *_rows("plan", PlanConfig(), PLAN_FIELDS),
+    *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the parameters say, checked."""
+
+    limits: JointLimits
+    workspace: Workspace | None
+    plan: PlanConfig
+    shield: ShieldConfig
+
+
+def settings(values: Mapping[str, Any]) -> Settings:
+    """The settings that parameter values by name describe.
+
+    :raises ParameterError: they cannot be used, do not fit together, or not to the URDF.
+    """
+    try:
+        return Settings(
+            limits_from_parameters(**_below("limits", values), urdf=values["urdf"]),
+            _workspace(values),
+            PlanConfig(**_below("plan", values)),
+            ShieldConfig(**_below("shield", values)),
+        )
+    except (ValueError, ConfigError) as error:
+        raise ParameterError(f"{error}; change it in the params file") from error
+
+
+def _workspace(values: Mapping[str, Any]) -> Workspace | None:
+    """The box that the parameters workspace.* describe; None where they describe none.
+
+    :raises ValueError: they do not fit together, or not to the URDF.
+    """
+    box = _below("workspace", values)
+    if not box["lower"] and not box["upper"]:
+        return None
+    if not values["urdf"]:
+        raise ValueError("workspace.lower and workspace.upper need a urdf, which says where the links are")
+    chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], values["limits.names"])
+    return Workspace(chain, box["lower"], box["upper"])
