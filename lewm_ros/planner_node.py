@@ -433,12 +433,15 @@ class PlannerNode(ManagedNode):
             return WARN, self._shield.message, values
         if time.monotonic() - self._complained_s < COMPLAINT_S:
             return WARN, self._complaint, values
+        if state is not State.ARMED:
+            return OK, self._shield.message, values
+        if not self._goal_known:
+            return OK, "armed; no goal yet", values
+        if self._controller.reached:
+            return OK, "armed; goal reached", values
         if late := self._log.complaint():
             return WARN, late, values
-        if state is State.ARMED:
-            doing = "moving" if self._goal_known else "no goal yet"
-            return OK, f"armed; {'goal reached' if self._controller.reached else doing}", values
-        return OK, self._shield.message, values
+        return OK, "armed; moving", values
 
     def _publish_status(self) -> None:
         level, message, values = self.diagnose()
