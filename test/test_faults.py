@@ -43,32 +43,45 @@ def command(sent_s: float, trajectory: Trajectory) -> Command:
 def test_a_commanded_motion_is_at_rest_from_where_it_ends_and_only_if_it_stays_there(limits):
     motion = CommandedMotion(limits)
     assert motion.rest_since(0.0, 1.0) == 0.0
-    assert motion.add(command(0.0, motion_of(limits, (1.0, 0.0), (1.0, 0.0)))) is None
+    assert motion.add(command(0.0, motion_of(limits, (1.0, 0.0), (1.0, 0.0))), np.zeros(2)) is None
     assert motion.rest_since(0.2, 2.0) == pytest.approx(0.75, abs=0.03)
     assert motion.rest_since(0.2, 0.6) is None
     # It sets off again: what was a pause is no rest.
-    assert motion.add(command(1.5, motion_of(limits, (0.0, -1.0), start_s=1.5, position=[0.5, 0.0]))) is None
+    there = np.array([0.5, 0.0])
+    assert motion.add(command(1.5, motion_of(limits, (0.0, -1.0), start_s=1.5, position=there)), there) is None
     assert motion.rest_since(0.2, 1.4) == pytest.approx(0.75, abs=0.03)
     assert motion.rest_since(0.2, 1.8) is None
     assert motion.rest_since(0.2, 3.0) == pytest.approx(2.0, abs=0.03)
 
 
 def test_a_command_that_breaks_a_limit_or_jumps_is_a_violation(limits):
+    way = motion_of(limits, (1.0, 0.0), (1.0, 0.0))
+    fast = Trajectory(way.times_s, 3 * way.positions, 3 * way.velocities)
+    assert CommandedMotion(limits).add(command(0.0, fast), np.zeros(2)).startswith("velocity")
     motion = CommandedMotion(limits)
-    fast = motion_of(limits, (1.0, 0.0))
-    assert motion.add(command(0.0, Trajectory(fast.times_s, 3 * fast.positions, 3 * fast.velocities))).startswith("vel")
-    motion.forget()
-    assert motion.add(command(0.0, motion_of(limits, (1.0, 0.0), (1.0, 0.0)))) is None
-    assert motion.add(command(0.3, motion_of(limits, (0.0, 0.0), start_s=0.3))).startswith("jump")
+    assert motion.add(command(0.0, way), np.zeros(2)) is None
+    still = motion_of(limits, (0.0, 0.0), start_s=0.4)
+    assert motion.add(command(0.4, still), np.array([0.2, 0.0])).startswith("jump")
+
+
+def test_after_a_rest_a_motion_may_start_where_the_arm_is_measured_and_nowhere_else(limits):
+    motion = CommandedMotion(limits)
+    assert motion.add(command(0.0, motion_of(limits, (1.0, 0.0))), np.zeros(2)) is None
+    elsewhere = np.array([-1.0, 0.3])
+    again = motion_of(limits, (1.0, 0.0), start_s=5.0, position=elsewhere)
+    assert motion.add(command(5.0, again), elsewhere) is None
+    assert motion.late == 0
+    over = motion_of(limits, (1.0, 0.0), start_s=9.0, position=(1.0, 1.0))
+    assert motion.add(command(9.0, over), elsewhere).startswith("jump")
 
 
 def test_a_command_that_was_right_a_moment_ago_is_late_and_no_violation(limits):
     motion = CommandedMotion(limits)
     long, short = motion_of(limits, (1.0, 0.0), (1.0, 0.0)), motion_of(limits, (1.0, 0.0))
-    assert motion.add(command(0.0, long)) is None
-    assert motion.add(command(0.2, long)) is None
+    assert motion.add(command(0.0, long), np.zeros(2)) is None
+    assert motion.add(command(0.2, long), np.zeros(2)) is None
     assert motion.late == 0
-    assert motion.add(command(0.36, short)) is None
+    assert motion.add(command(0.36, short), np.zeros(2)) is None
     assert motion.late == 1
 
 

@@ -52,6 +52,7 @@ from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, ti
 POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
 LATE_MS = 1000.0
 RECOVERY_S = 10.0
+PERSON_S = 1.0  # that it takes a person to look and press a button
 LONGEST_S = 4.0  # that a fault lasts
 LOOK_S = 0.3  # that a hold is watched before the cause goes away
 MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
@@ -117,8 +118,7 @@ def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
         def end() -> None:
             rig.graph.start_again(name)
             rig.graph.bring_up(name)
-            if name == "sim_node":  # it comes back with the arm at zero, whatever it was told before
-                rig.motion.forget()
+            if name == "sim_node":  # it comes back with the arm at zero
                 seen = rig.joints_seen
                 rig.graph.spin_until(lambda: rig.joints_seen > seen + 2, 20.0, "joint states")
 
@@ -297,6 +297,11 @@ FAULTS = (
 )
 
 
+def said(rig: Rig, begin_s: float) -> list[tuple[float, str, int, str]]:
+    """What the nodes reported of late: (s since `begin_s`, node, level, text)."""
+    return [(round(r.time_s - begin_s, 2), r.node, r.level, r.message) for r in rig.reports]
+
+
 # ---- one run ---------------------------------------------------------------------------------------------------------
 
 
@@ -356,11 +361,11 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
 
     if rig.distance_rad() < FAR_RAD / 2:
         rig.show_goal(1 - rig.goal)
-    farthest, commands, asked_s = rig.distance_rad(), rig.commands_seen, 0.0
+    farthest, commands, asked_s = rig.distance_rad(), rig.commands_seen, rig.now_s
 
     def recovered() -> bool:
         nonlocal farthest, asked_s
-        if fault.person and rig.speed() == 0.0 and rig.now_s - asked_s > 0.5:
+        if fault.person and rig.speed() == 0.0 and rig.now_s - asked_s > PERSON_S:
             asked_s = rig.now_s
             refusal = rig.enable()
             if refusal and "reset" in refusal and fault.person == "reset":
@@ -377,7 +382,7 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
     run.violations = list(dict.fromkeys(rig.violations))
     run.late_commands = rig.motion.late - late
     run.time_lost_s = rig.time_lost_s - lost_s
-    run.messages = [(round(r.time_s - begin_s, 2), r.node, r.level, r.message) for r in rig.reports]
+    run.messages = said(rig, begin_s)
     return run
 
 
@@ -413,7 +418,7 @@ def measure(
                     try:
                         run = attempt(rig, fault, number, seed)
                     except GraphError as error:
-                        run = Run(fault.name, number, seed, note=str(error))
+                        run = Run(fault.name, number, seed, messages=said(rig, rig.now_s), note=str(error))
                     run.start = starts
                     done.append(run)
                     progress.advance(bar)
