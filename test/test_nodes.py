@@ -423,7 +423,7 @@ def feed(node, position=(0.1, 0.2)):
 
 
 def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(bench, bundle):
-    node = planner(bench, bundle)
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})  # the arm of this test stays where it is
     node.trigger_configure()
     node.trigger_activate()
     said = []
@@ -444,9 +444,7 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
-    assert hears(
-        "", state="armed", goal="yes", reached="no"
-    )  # "moving", or that plans are late where the machine is busy
+    assert hears("", state="armed", goal="yes", reached="no")  # "moving", or that plans come late
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
     assert node._controller.goal is None
