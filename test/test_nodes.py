@@ -78,7 +78,7 @@ class Bench:
     def set(node, name, value):
         assert node.set_parameters([RosParameter(name, value=value)])[0].successful
 
-    def spin_until(self, condition, timeout_s: float = 10.0) -> bool:
+    def spin_until(self, condition, timeout_s: float = 30.0) -> bool:
         end = time.monotonic() + timeout_s
         while not condition() and time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.02)
