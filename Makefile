@@ -50,7 +50,7 @@ bench: setup  ## time the planner on this machine
 	$(BIN)/lewm bench
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED
-	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed)
+	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
 soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED
 	$(BIN)/python tools/soak.py $(call option,MINUTES,minutes) $(call option,SEED,seed)

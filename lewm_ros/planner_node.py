@@ -248,7 +248,9 @@ class PlannerNode(ManagedNode):
         except MessageError as error:
             self._complain(str(error))
             return
-        self._shield.joints(positions, self._seconds(message.header.stamp))
+        stamp_s = self._seconds(message.header.stamp)
+        if self._shield.joints(positions, stamp_s):
+            self._mailbox.put("joints", (stamp_s, positions))
 
     def _on_joy(self, message: Joy) -> None:
         pressed = self._deadman_button < len(message.buttons) and message.buttons[self._deadman_button] != 0
@@ -312,6 +314,8 @@ class PlannerNode(ManagedNode):
             assert self._runtime is not None
             self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
             self._controller.set_goal(goal)
+        for stamp_s, positions in items.get("joints", ()):
+            self._controller.measure(stamp_s, positions)
         for stamp_s, latent in items.get("latent", ()):
             self._controller.observe(stamp_s, latent)
         for goal in items.get("goal", ())[-1:]:

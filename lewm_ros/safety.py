@@ -304,19 +304,22 @@ class Shield:
             if self._is_recent("camera frame", stamp_s, self.config.frame_timeout_s):
                 self._frame = self._steady()
 
-    def joints(self, positions: np.ndarray, stamp_s: float) -> None:
-        """A measured position (A,) rad has arrived; one that is not finite, or old when it arrives, does not count."""
+    def joints(self, positions: np.ndarray, stamp_s: float) -> bool:
+        """A measured position (A,) rad has arrived; one that is not finite, or old when it arrives, does not count.
+
+        Returns whether it counts.
+        """
         with self._lock:
             if positions.shape != (len(self.limits.names),) or not np.isfinite([*positions, stamp_s]).all():
                 self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions} at {stamp_s} s"))
-                return
+                return False
             if not self._is_recent("joint state", stamp_s, self.config.joint_timeout_s):
-                return
+                return False
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
             self._still = bool(moved <= self.config.start_tolerance_rad)
             self._joints = (self._steady(), np.array(positions, float))
             if not self._armed or self._sent is None:
-                return
+                return True
             followed = next((earlier for until_s, earlier in self._earlier if stamp_s < until_s), self._sent)
             error = np.abs(state_at(followed, stamp_s)[0] - positions)
             if (error > self.config.tracking_tolerance_rad).any():
@@ -326,6 +329,7 @@ class Shield:
                     "look whether something blocks the arm, and whether its controller takes the commands",
                     Reason.TRACKING,
                 )
+            return True
 
     @property
     def measured(self) -> np.ndarray | None:

@@ -64,6 +64,7 @@ class Arm:
 def run(controller: Controller, arm: Arm, seconds: float) -> list[Decision]:
     decisions = []
     for _ in range(round(seconds / 0.05)):
+        controller.measure(arm.now_s, arm.position)
         controller.observe(arm.now_s, arm.position.astype(np.float32))
         decision = controller.plan()
         if decision is not None:

@@ -75,6 +75,7 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
         if spoil is not None and sim.time_s >= WRONG_S:
             then = seen if then is None else then
             seen = spoil(seen, then)
+        controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(seen, size)))
         score = controller.surprise()
         if score is not None:
@@ -96,6 +97,7 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
     sim.step(1.0)
     answers = []
     for seen in (spoil(sim.render().copy(), then), sim.render()):
+        controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(seen, size)))
         answers.append(controller.sees_the_arm())
         sim.step(sim.control_dt_s)

@@ -106,7 +106,7 @@ def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
         run(controller, arm, 0.05)
         controller.surprise()
     frozen = arm.position.astype(np.float32)
-    assert controller.sees_the_arm(), "it has not been stopped: nothing can be told"
+    assert controller.sees_the_arm()
     stop = controller.stop()
     assert stop is not None and np.abs(stop.positions[-1] - frozen).max() > 0.15
     arm.now_s = stop.times_s[-1] + 0.1
@@ -114,6 +114,7 @@ def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 0.05 * frame)
     for latent, sees in ((frozen, False), (stop.positions[-1], True), (frozen, False)):
+        controller.measure(arm.now_s, stop.positions[-1])
         controller.observe(arm.now_s, latent.astype(np.float32))
         assert controller.sees_the_arm() is sees
         arm.now_s += 0.05

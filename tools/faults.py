@@ -19,7 +19,10 @@ then its cause goes away. What is counted, for each fault:
 - unnamed: no diagnostics and no ~/status told the cause while it lasted. Of a fault that needs no hold, only a warning
   is wanted, and only where it led to one. A killed planner has nobody left to speak for it.
 
-Leaves summary.json, runs.json, failures.json with every run that failed in one of these, and the nodes' logs.
+With --jobs 2 two graphs share the faults and run at the same time; overload comes last and alone.
+
+Leaves summary.json, runs.jsonl (a line as soon as a run has ended), failures.json with every run that failed in one of
+these, and the nodes' logs.
 """
 
 from __future__ import annotations
@@ -403,6 +406,8 @@ def measure(
     :raises GraphError: the nodes do not start.
     """
     jobs = [(fault, number) for fault in faults for number in range(runs)]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "runs.jsonl").unlink(missing_ok=True)
     done: list[Run] = []
     starts = 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -421,11 +426,44 @@ def measure(
                         run = Run(fault.name, number, seed, messages=said(rig, rig.now_s), note=str(error))
                     run.start = starts
                     done.append(run)
+                    with (out / "runs.jsonl").open("a") as file:
+                        file.write(json.dumps(asdict(run)) + "\n")
                     progress.advance(bar)
                     if run.failed:
                         console.print(f"{fault.name} {number}: {complaint(run)}", style="red", highlight=False)
                     if run.recovered_s is None:
                         break
+    return done
+
+
+def measure_side_by_side(
+    faults: Sequence[Fault], runs: int, seed: int, out: Path, console: Console, jobs: int
+) -> list[Run]:
+    """As `measure`, by `jobs` processes of this program, each with a graph of its own.
+
+    :raises GraphError: one of them did not come to its end.
+    """
+    loud = [fault for fault in faults if fault.inject is overload]  # it would overload the others, too
+    quiet = [fault for fault in faults if fault not in loud]
+    shares = [quiet[number::jobs] for number in range(jobs)]
+    done: list[Run] = []
+    for batch in ([share for share in shares if share], [loud] if loud else []):
+        folders = [out / f"job_{share[0].name}" for share in batch]
+        processes = []
+        for share, folder in zip(batch, folders, strict=True):
+            only = [argument for fault in share for argument in ("--only", fault.name)]
+            command = [sys.executable, __file__, "--runs", str(runs), "--seed", str(seed), "--out", str(folder), *only]
+            processes.append(subprocess.Popen(command, preexec_fn=end_with_parent))
+        for process in processes:
+            process.wait()
+        for share, folder in zip(batch, folders, strict=True):
+            file = folder / "runs.jsonl"
+            lines = file.read_text().splitlines() if file.is_file() else []
+            found = [Run(**json.loads(line)) for line in lines]
+            if len(found) != len(share) * runs:
+                raise GraphError(f"{folder} has {len(found)} of {len(share) * runs} runs; look at what it printed")
+            done += found
+    console.rule("together")
     return done
 
 
@@ -532,18 +570,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of injection and the planner (default 0)")
     names = [fault.name for fault in FAULTS]
     parser.add_argument("--only", action="append", choices=names, help="this fault; may be given again (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="graphs at the same time (default 1)")
     parser.add_argument("--out", type=Path, default=Path("out/faults"), help="folder for what it leaves")
     options = parser.parse_args(arguments)
-    if options.runs < 1:
-        parser.error("--runs must be 1 or more")
+    if options.runs < 1 or options.jobs < 1:
+        parser.error("--runs and --jobs must be 1 or more")
     faults = [fault for fault in FAULTS if not options.only or fault.name in options.only]
     command = f"make faults RUNS={options.runs} SEED={options.seed}"
+    if options.jobs > 1:
+        command += f" JOBS={options.jobs}"
     if options.only:
         only = " ".join(f"--only {name}" for name in options.only)
         command = f"python tools/faults.py --runs {options.runs} --seed {options.seed} {only}"
     console = Console(width=None if sys.stdout.isatty() else 130)
     try:
-        done = measure(faults, options.runs, options.seed, options.out, console)
+        if options.jobs > 1:
+            done = measure_side_by_side(faults, options.runs, options.seed, options.out, console, options.jobs)
+        else:
+            done = measure(faults, options.runs, options.seed, options.out, console)
     except GraphError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -552,12 +596,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         free_shared_memory()
     summary = summarise(faults, done, command)
     failures = [run for run in done if run.failed]
-    for name, content in (
-        ("summary", summary),
-        ("runs", [asdict(run) for run in done]),
-        ("failures", [asdict(run) for run in failures]),
-    ):
-        (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (options.out / "failures.json").write_text(json.dumps([asdict(run) for run in failures], indent=1) + "\n")
     report(console, summary)
     if failures:
         sys.exit(f"{len(failures)} runs failed; see {options.out}/failures.json")

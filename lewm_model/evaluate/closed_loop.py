@@ -49,6 +49,7 @@ def reach(task: Task, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: i
     began_s: float | None = None
     samples = round(sim.control_dt_s / SAMPLE_S) or 1
     for _ in range(1000):
+        controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
         decision = controller.plan()
         if decision is not None:

@@ -30,7 +30,7 @@ EFFORT = (
 )
 KNOWN_FRAMES = 6  # that showed a motion as imagined, to compare with after something did not
 LIVELY = 0.03  # mean squared change of the latent over a block: such a frame is from a camera that sees the arm move
-AGREES_STEPS = 1.0  # control steps at full speed, between where a picture shows the arm and where it was commanded
+AGREES_STEPS = 1.0  # control steps at full speed, between where a picture shows the arm and where the joints are
 RESTING = 0.02  # share of full speed: an arm that is slower, and told to stay so, rests
 START_SLACK_S = 0.01  # between laying the grid and the first plan, on a clock that runs
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
@@ -86,7 +86,7 @@ class Controller:
         self.timeline: Timeline | None = None
         self._since_s = -np.inf  # since when the arm's motion is known
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=KNOWN_FRAMES)  # stamp, latent, rad
-        self._rest: np.ndarray | None = None  # (A,) rad, where the last stop ends
+        self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=256)  # stamp, (A,) rad
         self._planned = -1  # newest hand-over knot that was planned for
         self._warm: tuple[int, np.ndarray] | None = None  # (hand-over knot, knots (K, A) rad/s) of the plan before
         self._seen: deque[tuple[float, np.ndarray]] = deque(maxlen=256)
@@ -112,9 +112,7 @@ class Controller:
             return None
         now, timeline = self.clock(), self.timeline
         self.timeline = None
-        stop = timeline.stop(now, now + HANDOVER_MARGIN_S)
-        self._rest = stop.positions[-1]
-        return stop
+        return timeline.stop(now, now + HANDOVER_MARGIN_S)
 
     def preview(self, joint_positions: np.ndarray) -> Decision | None:
         """The plan that an arm at rest at `joint_positions` (A,) rad would begin with. It stays disarmed."""
@@ -131,6 +129,11 @@ class Controller:
         """Takes the latent (D,) of a frame; frames that are not newer than the last one are dropped."""
         if not self._seen or stamp_s > self._seen[-1][0]:
             self._seen.append((stamp_s, latent))
+
+    def measure(self, stamp_s: float, joint_positions: np.ndarray) -> None:
+        """Takes measured joint positions (A,) rad; those that are not newer than the last ones are dropped."""
+        if not self._measured or stamp_s > self._measured[-1][0]:
+            self._measured.append((stamp_s, np.asarray(joint_positions, float)))
 
     def plan(self) -> Decision | None:
         """Plans from the newest frame; None when there is no goal, or when a newer frame will still be in time."""
@@ -249,26 +252,37 @@ class Controller:
         error, change = (float(np.square(imagined[0, 0] - other).mean()) for other in (latent, context[-1]))
         surprise = float(calibration.surprise(error, change))
         apart = not self._known or frame_s - self._known[-1][0] >= self.block_s
-        if self.timeline is not None and surprise <= 1.0 and change > LIVELY and apart:
-            self._known.append((frame_s, latent, self.timeline.sample(grid[-1:]).positions[0]))
+        position = self._measured_at(frame_s)
+        if position is not None and surprise <= 1.0 and change > LIVELY and apart:
+            self._known.append((frame_s, latent, position))
         return surprise
 
     def sees_the_arm(self) -> bool:
-        """Whether the newest frame shows an arm at rest where it was commanded to be.
+        """Whether the newest frame shows the arm where the joints are.
 
         A frozen or covered camera surprises nobody once the arm rests. But frames from before, that showed a motion as
         imagined, lie as many steps from this one as the joints have moved since. True where that cannot be told.
         """
-        if "steps_to_go" not in self.runtime.bundle.heads or self._rest is None or not self._known:
+        frame_s = self._seen[-1][0]
+        position = self._measured_at(frame_s)
+        if "steps_to_go" not in self.runtime.bundle.heads or position is None or not self._known:
             return True
-        context, past = self._context(self._seen[-1][0], None)
+        context, past = self._context(frame_s, None)
         still = np.repeat(self.spec.still[None, None], self.config.horizon, axis=1)
         off = []
-        for _, known, position in self._known:
+        for _, known, then in self._known:
             distances, _ = self.runtime.rollout(context, past, still, known)
-            way = np.linalg.norm((self._rest - position) / self.spec.full_step)
+            way = np.linalg.norm((position - then) / self.spec.full_step)
             off.append(abs(float(distances[0, 0]) - way))
         return bool(max(off) <= AGREES_STEPS)
+
+    def _measured_at(self, time_s: float) -> np.ndarray | None:
+        """Joint positions (A,) rad between those that were measured before and after; None where there are none."""
+        times = np.array([stamp for stamp, _ in self._measured])
+        if not len(times) or not times[0] <= time_s <= times[-1] + self.spec.control_dt_s:
+            return None
+        positions = np.stack([position for _, position in self._measured])
+        return np.array([np.interp(time_s, times, column) for column in positions.T])
 
     def trust(self) -> None:
         """A person vouches for what the camera sees from now on."""
