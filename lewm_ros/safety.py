@@ -38,6 +38,7 @@ MAX_STEP_S = 0.1  # what the arm does between sparser points would be its own gu
 LOOK_S = 0.0125  # how often on its way an arm is looked for outside the workspace; one of 1 m strays 1 mm in between
 START_ROOM_M = 0.01  # that an arm may be outside the workspace when it is armed: it sags, and it is measured
 CLOCK_BACK_S, CLOCK_AHEAD_S = 1e-3, 0.1  # a clock of the stamps that goes back or gains more than this has jumped
+FOLLOWING = 0.5  # share of the tracking tolerance, beyond which an arm that lags gets no new plan to catch up with
 TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
 
 
@@ -231,6 +232,7 @@ class Shield:
         self._frame: float | None = None  # when the last good frame came, steady
         self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
         self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
+        self._off = 0.0  # rad, of the newest joint state from where the arm was commanded
         self._still = False  # whether the last two joint states agree
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
         self._surprise: str | None = None  # what is surprising
@@ -322,6 +324,7 @@ class Shield:
                 return True
             followed = next((earlier for until_s, earlier in self._earlier if stamp_s < until_s), self._sent)
             error = np.abs(state_at(followed, stamp_s)[0] - positions)
+            self._off = float(error.max())
             if (error > self.config.tracking_tolerance_rad).any():
                 j = int(error.argmax())
                 self.stop(
@@ -384,7 +387,7 @@ class Shield:
             if not (ready and self._still) or self._joints is None:
                 return None
             start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
-            self._plan_end_s = now
+            self._plan_end_s, self._off = now, 0.0
             self._earlier.clear()
             self._sent = Trajectory(np.array([now - 1.0, now]), np.stack([start, start]), np.zeros((2, len(start))))
             return start
@@ -415,6 +418,11 @@ class Shield:
                 return causes[0]
             if not abs(now - frame_s) <= self.config.frame_timeout_s:
                 return Intervention(Reason.STALE_PLAN, f"the plan's frame is {now - frame_s:.2f} s old")
+            if self._off > FOLLOWING * self.config.tracking_tolerance_rad:
+                return Intervention(
+                    Reason.TRACKING,
+                    f"the arm is {self._off:.3f} rad from where it was commanded, too far to catch up",
+                )
         if violation := find_violation(trajectory, self.limits):
             return violation
         if self._sent is None or self._joints is None:
