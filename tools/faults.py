@@ -375,7 +375,8 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
                 rig.trigger("reset")
                 rig.enable()
         farthest = max(farthest, rig.distance_rad())
-        return rig.commands_seen >= commands + 2 and rig.distance_rad() < farthest - NEARER_RAD
+        nearer = rig.distance_rad() < farthest - NEARER_RAD
+        return nearer and rig.commands_seen >= commands + 2 and rig.planner_state == "armed"
 
     try:
         rig.graph.spin_until(recovered, RECOVERY_S - (rig.now_s - removed_s), "the arm to move again")

@@ -191,6 +191,7 @@ class Rig:
         self.on_command: Callable[[Command], None] = lambda command: None
         self.on_report: Callable[[Report], None] = lambda report: None
         self.goal = 0
+        self.planner_state = ""  # as it said last: "armed", "holding", ...
         self.time_lost_s = 0.0  # by the simulation since it started
 
         node = graph.node
@@ -291,6 +292,7 @@ class Rig:
     def _on_status(self, status: DiagnosticStatus) -> None:
         values = {pair.key: pair.value for pair in status.values}
         self.reports = [report for report in self.reports if report.time_s > self.now_s - KEPT_S]
+        self.planner_state = values.get("state", self.planner_state)
         self.time_lost_s = float(values.get("time_lost_s", self.time_lost_s))
         self.reports.append(Report(self.now_s, status.name, status.level[0], status.message, values))
         self.on_report(self.reports[-1])
