@@ -79,7 +79,7 @@ class SimNode(ManagedNode):
 
     def activate(self) -> None:
         self._mailbox = Mailbox(depth=8)
-        self._frames, self._taken, self._refused, self._lost_s = 0, 0, 0, 0.0
+        self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
         self._render_ms = Milliseconds()
         self._problem = ""
         self._started = False
@@ -139,7 +139,10 @@ class SimNode(ManagedNode):
             )
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
-            self._publish_frame(sim, stamp_ns)
+            if time.monotonic() - self._tick_time < self._frame_s:
+                self._publish_frame(sim, stamp_ns)
+            else:  # behind: pictures wait, the arm must not
+                self._skipped += 1
 
     @property
     def _elapsed_ns(self) -> int:
@@ -199,6 +202,7 @@ class SimNode(ManagedNode):
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         values = {
             "frames_published": str(self._frames),
+            "frames_skipped": str(self._skipped),
             "trajectories_taken": str(self._taken),
             "messages_refused": str(self._refused),
             "time_lost_s": f"{self._lost_s:.2f}",
