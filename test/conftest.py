@@ -1,8 +1,19 @@
-"""Gives every run of the suite a ROS domain of its own, so that nothing else on the machine talks into a test."""
+"""Gives every module of tests a ROS domain of its own: nothing on the machine talks into a test, and nothing that a
+process left behind which an earlier test has killed.
+"""
 
 import importlib.util
+from collections.abc import Iterator
+
+import pytest
 
 if importlib.util.find_spec("rclpy"):
-    from lewm_ros.graph import reserve_domain
+    from lewm_ros.graph import free_shared_memory, reserve_domain
 
-    _reserved = reserve_domain()  # for as long as this file is open
+    _reserved = reserve_domain()  # for what modules do while they are imported; as long as the file is open
+
+    @pytest.fixture(scope="module", autouse=True)
+    def ros_domain() -> Iterator[None]:
+        with reserve_domain():
+            yield
+        free_shared_memory()

@@ -30,8 +30,6 @@ from __future__ import annotations
 import argparse
 import array
 import json
-import os
-import shutil
 import subprocess
 import sys
 import zlib
@@ -49,7 +47,7 @@ from rig import AT_GOAL_RAD, Relay, Rig, start_rig
 from sensor_msgs.msg import Image
 
 from lewm_ros.camera_node import NEWEST_FRAME
-from lewm_ros.graph import GraphError, end_with_parent
+from lewm_ros.graph import GraphError, end_with_parent, free_shared_memory
 from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, time_message
 
 POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
@@ -466,13 +464,6 @@ def measure_side_by_side(
             done += found
     console.rule("together")
     return done
-
-
-def free_shared_memory() -> None:
-    """Removes what killed processes left in /dev/shm, several MB each; Fast DDS's own tool knows what is in use."""
-    tool = shutil.which("fastdds", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if tool:
-        subprocess.run([tool, "shm", "clean"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def complaint(run: Run) -> str:
