@@ -205,15 +205,19 @@ class ManagedNode(LifecycleNode):
         self._diagnostics.publish(diagnostics_message(self, level, message, values))
 
 
-def diagnostics_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticArray:
-    """One status under the node's full name."""
-    status = DiagnosticStatus(
+def status_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    """A status under the node's full name."""
+    return DiagnosticStatus(
         level=level,
         name=node.get_fully_qualified_name().lstrip("/"),
         message=message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
-    array = DiagnosticArray(status=[status])
+
+
+def diagnostics_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticArray:
+    """The same for /diagnostics, stamped now."""
+    array = DiagnosticArray(status=[status_message(node, level, message, values)])
     array.header.stamp = node.get_clock().now().to_msg()
     return array
 

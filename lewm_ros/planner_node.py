@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Float32
@@ -35,7 +35,7 @@ from lewm_ros.messages import (
     nanoseconds,
     trajectory_to_message,
 )
-from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run, status_message
 from lewm_ros.planner_parameters import PARAMETERS, settings
 from lewm_ros.safety import Shield, State
 
@@ -96,7 +96,6 @@ class PlanLog:
                 "plans_late": str(self._late),
                 "trajectories_sent": str(self._sent),
                 "goals_reached": str(self._reached),
-                "reached": "yes" if self._goal_reached else "no",
             }
             if self._last is not None:
                 values["cost"] = f"{self._last.cost:.4g}"
@@ -366,12 +365,7 @@ class PlannerNode(ManagedNode):
             self._show(decision)
 
     def _look_for_surprise(self) -> None:
-        """Slows or holds the arm when frames do not show what was imagined for them."""
-        score = self._controller.surprise()
-        if score is None:
-            return
-        self._log.surprised(score)
-        self._surprises.publish(Float32(data=score))
+        """Slows or holds the arm when frames do not show what was imagined. Who disarms it vouches for what is seen."""
         if self._vigilance is None:
             return
         now_s = time.monotonic()
@@ -379,6 +373,11 @@ class PlannerNode(ManagedNode):
             self._vigilance.forget()
             self._controller.trust()
         else:
+            score = self._controller.surprise()
+            if score is None:
+                return
+            self._log.surprised(score)
+            self._surprises.publish(Float32(data=score))
             self._vigilance.see(score, now_s, self._controller.sees_the_arm)
         self._controller.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
@@ -429,7 +428,12 @@ class PlannerNode(ManagedNode):
 
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         state = self._shield.state
-        values = {"state": state.value, "goal": "yes" if self._goal_known else "no", **self._log.values()}
+        values = {
+            "state": state.value,
+            "goal": "yes" if self._goal_known else "no",
+            "reached": "yes" if self._controller.reached else "no",
+            **self._log.values(),
+        }
         values |= {f"interventions {reason.value}": str(n) for reason, n in self._shield.interventions.items()}
         if state is State.STOPPED:
             return ERROR, self._shield.message, values
@@ -448,10 +452,7 @@ class PlannerNode(ManagedNode):
         return OK, "armed; moving", values
 
     def _publish_status(self) -> None:
-        level, message, values = self.diagnose()
-        pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
-        name = self.get_fully_qualified_name().lstrip("/")
-        self._status.publish(DiagnosticStatus(level=level, name=name, message=message, values=pairs))
+        self._status.publish(status_message(self, *self.diagnose()))
 
 
 def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:

@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import PlanConfig
+from lewm_model.planning.surprise import Vigilance
 from lewm_model.resources import resource
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
@@ -38,7 +39,7 @@ from lewm_ros.messages import (
 from lewm_ros.node import Milliseconds, Worker
 from lewm_ros.planner_node import PlannerNode
 from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS, SHIELD_FIELDS
-from lewm_ros.safety import ShieldConfig
+from lewm_ros.safety import ShieldConfig, State
 from lewm_ros.sim_node import SimNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -448,6 +449,33 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
     assert node._controller.goal is None
+
+
+def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bundle):
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
+    node.trigger_configure()
+    node.trigger_activate()
+    node._vigilance = Vigilance()  # as with a calibrated bundle
+    node._controller.surprise = lambda: 9.0
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))  # so that it shows what it would do
+
+    def state_is(state):
+        def said():
+            feed(node)
+            return node._shield.state is state
+
+        return bench.spin_until(said)
+
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert state_is(State.HOLDING)
+    assert "surprise" in node.diagnose()[1]
+    node._controller.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
+    assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
+    assert state_is(State.DISARMED)
+    assert bench.spin_until(lambda: feed(node) or node._vigilance.alarm is None)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert state_is(State.ARMED)
 
 
 def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, bundle):
