@@ -49,7 +49,7 @@ train-demo: setup  ## record, train and try the demo's model from nothing, into 
 bench: setup  ## time the planner on this machine
 	$(BIN)/lewm bench
 
-faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED
+faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
 soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED

@@ -9,9 +9,7 @@ SIGTERM end it after it has deactivated the nodes, the last one first.
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +27,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
-from lewm_ros.node import ERROR, OK, WARN, diagnostics_message
+from lewm_ros.node import ERROR, OK, WARN, diagnostics_message, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 PARAMETERS = (
@@ -229,9 +227,7 @@ class LifecycleManager(Node):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the manager."""
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = told_to_end()
     try:
         manager = LifecycleManager()
     except (ParameterError, InvalidParameterTypeException, InvalidParameterValueException) as error:

@@ -282,6 +282,14 @@ class Worker:
         return not self._thread.is_alive()
 
 
+def told_to_end() -> threading.Event:
+    """Is set from now on by SIGINT and SIGTERM, instead of what they would do otherwise."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    return told
+
+
 def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
     """Runs nodes in one process, in one thread, until one is shut down or the process is told to end (SIGINT, SIGTERM).
 
@@ -291,9 +299,7 @@ def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = No
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
         sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = told_to_end()
     try:
         nodes = [make() for make in makers]
     except (InvalidParameterValueException, InvalidParameterTypeException) as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import array
 import re
-import signal
 import sys
 import threading
 import time
@@ -38,6 +37,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.encodings import EncodingError, raw_to_rgb
+from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 FLUSH_S = 1.0
@@ -235,9 +235,7 @@ def _read_marks(recorder: Recorder) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Records until SIGINT or SIGTERM."""
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = told_to_end()
     try:
         recorder = Recorder()
     except (RecordError, ParameterError, InvalidParameterTypeException, InvalidParameterValueException) as error:

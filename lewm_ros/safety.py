@@ -219,7 +219,6 @@ class Shield:
         self.limits, self.config = limits, config
         self.workspace, self.needs_deadman = workspace, needs_deadman
         self.interventions: Counter[Reason] = Counter()
-        self.last_intervention: Intervention | None = None
         self._clock, self._steady = clock, steady
         self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
         self._lock = threading.RLock()
@@ -545,4 +544,3 @@ class Shield:
 
     def _count(self, intervention: Intervention) -> None:
         self.interventions[intervention.reason] += 1
-        self.last_intervention = intervention

@@ -232,6 +232,7 @@ class Controller:
         """How many times as unlike as usual the newest frame is to what was imagined for it one block before.
 
         None where the bundle is not calibrated, the arm was not commanded for a block, or no frame lies that far back.
+        Frames that show a motion as imagined are remembered for `sees_the_arm`.
         """
         calibration = self.runtime.bundle.calibration
         if not self._seen or calibration is None:
