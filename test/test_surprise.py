@@ -98,6 +98,23 @@ def test_a_bundle_that_is_not_calibrated_is_never_surprised() -> None:
     assert controller.surprise() is None
 
 
+@pytest.mark.parametrize("rate_hz", [8, 10, 15, 30])
+def test_frames_are_judged_at_every_rate_of_a_camera(rate_hz: int) -> None:
+    arm = Arm(np.array([-1.5, 0.5]))
+    controller = controller_for(arm, calibrated(PerfectModel()))
+    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    scores = []
+    for _ in range(2 * rate_hz):
+        controller.observe(arm.now_s, arm.position.astype(np.float32))
+        scores.append(controller.surprise())
+        for _ in range(10):
+            arm.decision = controller.plan() or arm.decision
+            arm.advance(0.1 / rate_hz)
+    judged = [score for score in scores if score is not None]
+    assert len(judged) > 1.5 * rate_hz
+    assert max(judged) < 2.0
+
+
 def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     arm = Arm(np.array([-1.5, 0.5]))
     controller = controller_for(arm, calibrated(PerfectModel()))

@@ -240,7 +240,7 @@ class Controller:
         frame_s, latent = self._seen[-1]
         stamps = np.array([stamp for stamp, _ in self._seen])
         base_s = float(stamps[np.abs(stamps - (frame_s - self.block_s)).argmin()])
-        if abs(frame_s - self.block_s - base_s) > 0.5 * self.spec.control_dt_s or base_s < self._since_s:
+        if abs(frame_s - self.block_s - base_s) > 0.25 * self.block_s or base_s < self._since_s:
             return None
         # The way that was commanded from one frame to the other, spread over the steps of a block.
         grid = np.linspace(base_s, frame_s, self.spec.frameskip + 1)
