@@ -43,6 +43,9 @@ WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being
 LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
+# From when this node came up, or somebody new listens to the commands, until a motion may begin: until all who listen
+# have found this node. A controller that misses the first command would jump into the second.
+SETTLE_S = 1.0
 
 
 class PlanLog:
@@ -182,6 +185,7 @@ class PlannerNode(ManagedNode):
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = self._preview_s = -np.inf
+        self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
@@ -322,7 +326,8 @@ class PlannerNode(ManagedNode):
         if "latent" in items:
             self._look_for_surprise()
 
-        if self._arm_when_ready and self._commands.get_subscription_count() and self._shield.arm() is None:
+        self._count_listeners()
+        if self._arm_when_ready and self._shield.arm() is None:
             self._arm_when_ready = False
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
@@ -331,6 +336,14 @@ class PlannerNode(ManagedNode):
         if shown != self._shown:
             self._publish_status()
         self._shown = shown
+
+    def _count_listeners(self) -> None:
+        """The arm holds while nobody takes its commands."""
+        count = self._commands.get_subscription_count()
+        if count > self._listeners:
+            self._settled_s = time.monotonic() + SETTLE_S
+        self._listeners = count
+        self._shield.unheard(None if count else f"nobody takes the commands on {self._commands.topic_name}")
 
     def _act(self) -> None:
         """Plans and commands where the arm may move, else brings it to rest."""
@@ -341,7 +354,7 @@ class PlannerNode(ManagedNode):
                 self._preview()
             return
         if not self._controller.active:
-            start = self._shield.restart()
+            start = self._shield.restart() if time.monotonic() >= self._settled_s else None
             if start is None:
                 return
             self._controller.start(start)

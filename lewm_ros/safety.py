@@ -58,6 +58,7 @@ class Reason(Enum):
     STALE_FRAME = "stale frame"
     STALE_JOINTS = "stale joint state"
     STALE_PLAN = "stale plan"
+    NO_CONTROLLER = "no controller"
     NOT_FINITE = "not finite"
     TIMES = "times"
     POSITION = "position limit"
@@ -235,6 +236,7 @@ class Shield:
         self._still = False  # whether the last two joint states agree
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
         self._surprise: str | None = None  # what is surprising
+        self._unheard: str | None = None  # that nobody takes the commands, and on which topic
 
     @property
     def state(self) -> State:
@@ -260,8 +262,9 @@ class Shield:
     def arm(self) -> str | None:
         """Arms; returns None, or why the shield refuses.
 
-        It needs to know where the arm is. A released dead-man's button and a surprise do not keep it from arming: it
-        then holds until they are gone. Whoever enables the arm first and presses the button then needs that.
+        It needs to know where the arm is. A released dead-man's button, a surprise and a controller that is not there
+        do not keep it from arming: it then holds until they are gone. Whoever enables the arm first and presses the
+        button then needs that.
         """
         with self._lock:
             if self._stopped is not None:
@@ -351,6 +354,12 @@ class Shield:
         """The world does not do what was imagined, and what shows it, for people; None: it does again."""
         with self._lock:
             self._surprise = text
+            self.watch()
+
+    def unheard(self, text: str | None) -> None:
+        """Nobody takes the commands, and where one should, for people; None: somebody does."""
+        with self._lock:
+            self._unheard = text
             self.watch()
 
     def at_rest(self) -> bool:
@@ -498,6 +507,8 @@ class Shield:
                         "let the joystick's driver repeat its message",
                     )
                 )
+        if self._unheard is not None:
+            causes.append(Intervention(Reason.NO_CONTROLLER, self._unheard))
         if self._surprise is not None:
             causes.append(Intervention(Reason.SURPRISE, f"surprise: {self._surprise}"))
         return causes

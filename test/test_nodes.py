@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 from lewm_model.config import PlanConfig
 from lewm_model.planning.surprise import Vigilance
 from lewm_model.resources import resource
+from lewm_ros import planner_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -423,6 +424,33 @@ def feed(node, position=(0.1, 0.2)):
     node._on_joint_state(joint_state_message(("shoulder", "elbow"), np.array(position), np.zeros(2), now))
 
 
+def listen_for_commands(bench):
+    """A controller that takes the commands; returns them."""
+    heard = []
+    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", heard.append, 10)
+    return heard
+
+
+def test_a_motion_begins_when_whoever_takes_the_commands_has_had_time_to_find_the_node(bench, bundle, monkeypatch):
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
+    node.trigger_configure()
+    node.trigger_activate()
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
+    monkeypatch.setattr(planner_node, "SETTLE_S", 1e6)
+    commands = listen_for_commands(bench)
+
+    def armed_or_moving(done):
+        feed(node)
+        node._on_enable(SetBool.Request(data=True), SetBool.Response())
+        return done()
+
+    assert bench.spin_until(lambda: armed_or_moving(lambda: node._shield.state is State.ARMED and node._listeners))
+    assert not bench.spin_until(lambda: armed_or_moving(lambda: commands), 1.0)
+    monkeypatch.setattr(planner_node, "SETTLE_S", 0.1)
+    listen_for_commands(bench)  # a recorder, say
+    assert bench.spin_until(lambda: armed_or_moving(lambda: commands))
+
+
 def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(bench, bundle):
     node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})  # the arm of this test stays where it is
     node.trigger_configure()
@@ -443,6 +471,8 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     answer = node._on_enable(SetBool.Request(data=True), SetBool.Response())
     assert answer.success
     assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
+    assert hears("holding: nobody takes the commands on /arm_controller/joint_trajectory")
+    listen_for_commands(bench)
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
     assert hears("", state="armed", goal="yes", reached="no")  # "moving", or that plans come late
@@ -455,6 +485,7 @@ def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bun
     node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
     node.trigger_configure()
     node.trigger_activate()
+    listen_for_commands(bench)
     node._vigilance = Vigilance()  # as with a calibrated bundle
     node._controller.surprise = lambda: 9.0
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))  # so that it shows what it would do
@@ -501,6 +532,7 @@ def test_without_its_dead_man_button_the_arm_holds(bench, bundle):
     node = planner(bench, bundle, deadman_button=2)
     node.trigger_configure()
     node.trigger_activate()
+    listen_for_commands(bench)
     joy = bench.node.create_publisher(Joy, "joy", 1)
     assert bench.spin_until(joy.get_subscription_count)
     pressed = [False]

@@ -122,7 +122,7 @@ class Episode:
         self.timeline: Timeline | None = None  # the honest planner's
         # Who watches: when what was fresh last, on the steady clock, what people said, and what the arm was told.
         self.frame = self.joint_state = self.pressed = -np.inf
-        self.surprised = self.armed = self.stopped = False
+        self.surprised = self.unheard = self.armed = self.stopped = False
         self.started = False  # whether the shield has said where a motion may start
         self.plan_end = -np.inf
         self.measured = self.really = self.position  # as the last joint state says, and as it was then
@@ -143,6 +143,7 @@ class Episode:
             self.person_stops: 0.2,
             self.person_and_button: 1.0,
             self.surprise: 0.5,
+            self.controller_leaves: 0.2,
             self.clock_jumps: 0.2,
             self.hand_moves_the_arm: 0.5,
         }
@@ -221,6 +222,8 @@ class Episode:
             self.button(True)
         if self.surprised and self.rng.random() < 0.9:
             self.say_surprise(False)
+        if self.unheard and self.rng.random() < 0.9:
+            self.say_unheard(False)
         self.planner_looks()
         if self.timeline is None:
             self.begin()
@@ -355,6 +358,14 @@ class Episode:
         self.shield.surprise("a hand" if surprised else None)
         self.surprised = surprised
 
+    def controller_leaves(self) -> None:
+        self.say_unheard(bool(self.rng.random() < 0.7))
+
+    def say_unheard(self, unheard: bool) -> None:
+        self.counts["inputs"] += 1
+        self.shield.unheard("nobody takes the commands" if unheard else None)
+        self.unheard = unheard
+
     def clock_jumps(self) -> None:
         """As far as a time daemon steps a clock (less it slews), or a simulation that begins again."""
         if self.slowness > 1.0:
@@ -434,6 +445,7 @@ class Episode:
             "it is stopped": self.stopped,
             "it is not armed": not self.armed,
             "it is surprised": self.surprised,
+            "nobody takes the commands": self.unheard,
             "no frame is fresh": steady - self.frame > config.frame_timeout_s,
             "no joint state is fresh": steady - self.joint_state > config.joint_timeout_s,
             "the button is released": self.needs_deadman and steady - self.pressed > config.deadman_timeout_s,

@@ -104,7 +104,10 @@ class Controller:
         self._planned, self._warm, self.reached = -1, None, False
         self._since_s = self.clock()
         if not self._known and self._seen:
-            self._known.append((*self._seen[-1], np.asarray(joint_positions, float)))
+            frame_s, latent = self._seen[-1]
+            position = self._measured_at(frame_s)
+            if position is not None:
+                self._known.append((frame_s, latent, position))
 
     def stop(self) -> Trajectory | None:
         """Disarms; returns the smooth stop to execute, or None when the arm was not armed."""
