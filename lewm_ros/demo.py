@@ -174,14 +174,17 @@ class Robot:
         """
         from std_srvs.srv import Trigger
 
-        before = len(self.commands)
+        before, end_s = len(self.commands), time.monotonic() + 10.0
         refusal = self.enable(True)
-        if refusal is not None and "reset" in refusal:
-            self.resets += 1
-            self.graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
+        while refusal is not None:
+            if time.monotonic() > end_s:
+                raise GraphError(f"the planner refuses to be enabled: {refusal}")
+            if "reset" in refusal:
+                self.resets += 1
+                self.graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
+            else:
+                self.graph.spin_for(0.1)  # a node that has just come up does not know all the others yet
             refusal = self.enable(True)
-        if refusal is not None:
-            raise GraphError(f"the planner refuses to be enabled: {refusal}")
         self.graph.spin_until(lambda: len(self.commands) > before, 10.0, "the first command")
         return self.commands[before][0]
 

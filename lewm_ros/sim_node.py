@@ -31,7 +31,9 @@ from lewm_ros.parameters import Parameter
 
 TICK_S = 0.01  # physics advances and commands are taken in steps of this
 JOINT_STATE_S = 0.02
-MOST_LAG_S = 0.25  # a simulation that is further behind lets go of the time that it lost
+# A simulation that is behind runs faster until it is not, so that the arm does not jump along its trajectory; one that
+# is further behind lets go of the time that it lost.
+MOST_LAG_S = 1.0
 FRAME_ID = "camera_link"
 
 PARAMETERS = (
@@ -45,13 +47,13 @@ class SimNode(ManagedNode):
 
     Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`,
     and puts the arm at rest wherever `~/set_joint_state` says, for experiments. With `use_sim_time` it is the clock.
-    One thread owns simulation and renderer.
+    One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
     """
 
     def __init__(self) -> None:
         super().__init__("sim_node", PARAMETERS)
         self._sim: ArmSim | None = None
-        self._worker: Worker | None = None
+        self._workers: list[Worker] = []
         self._subscriptions_made: list[Any] = []
         self._publishers_made: list[Any] = []
 
@@ -83,7 +85,11 @@ class SimNode(ManagedNode):
         self._render_ms = Milliseconds()
         self._problem = ""
         self._started = False
-        self._worker = Worker("simulate", self._step, self._on_failure, last=self._free_renderer)
+        self._outbox = Mailbox(depth=1)
+        self._workers = [
+            Worker("simulate", self._step, self._on_failure, last=self._free_renderer),
+            Worker("send", self._send, self._on_failure),
+        ]
         self._subscriptions_made = [
             self.create_subscription(
                 JointTrajectory,
@@ -97,9 +103,9 @@ class SimNode(ManagedNode):
         ]
 
     def deactivate(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made = []
@@ -140,7 +146,7 @@ class SimNode(ManagedNode):
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:
-                self._publish_frame(sim, stamp_ns)
+                self._render(sim, stamp_ns)
             else:  # behind: pictures wait, the arm must not
                 self._skipped += 1
 
@@ -178,16 +184,23 @@ class SimNode(ManagedNode):
         self._taken += 1
         self._problem = ""
 
-    def _publish_frame(self, sim: ArmSim, stamp_ns: int) -> None:
+    def _render(self, sim: ArmSim, stamp_ns: int) -> None:
         begin = time.monotonic()
         picture = sim.render()
         self._render_ms.add(time.monotonic() - begin)
         camera = self._camera
-        self._pictures.publish(rgb_to_message(picture, stamp_ns, FRAME_ID))
-        self._camera_infos.publish(
-            camera_info_message(camera.width, camera.height, camera.focal_px, stamp_ns, FRAME_ID)
+        frame = (
+            rgb_to_message(picture, stamp_ns, FRAME_ID),
+            camera_info_message(camera.width, camera.height, camera.focal_px, stamp_ns, FRAME_ID),
         )
-        self._frames += 1
+        self._skipped += self._outbox.put("frame", frame)
+
+    def _send(self) -> None:
+        """The other thread."""
+        for picture, camera_info in self._outbox.take(timeout_s=0.1).get("frame", ()):
+            self._pictures.publish(picture)
+            self._camera_infos.publish(camera_info)
+            self._frames += 1
 
     def _free_renderer(self) -> None:
         assert self._sim is not None

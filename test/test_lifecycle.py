@@ -13,6 +13,7 @@ from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter as RosParameter
+from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.resources import resource
 from lewm_ros.camera_node import CameraNode
@@ -186,6 +187,7 @@ def test_deactivating_a_moving_planner_sends_one_smooth_stop_and_then_nothing(be
     sent = []
     publish = node._commands.publish
     node._commands.publish = lambda message: (sent.append(message_to_trajectory(message, JOINTS)), publish(message))
+    bench.person.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", lambda message: None, 10)
     bench.ask("activate")
     rng = np.random.default_rng(0)
     node._on_goal(latent_to_message(rng.normal(size=8).astype(np.float32), time.time_ns()))
