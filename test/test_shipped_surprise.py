@@ -126,3 +126,31 @@ def test_a_wrong_picture_holds_an_arm_that_moves_until_it_is_right_again(
         # Covered in part, or in other colours, a picture may still show the arm where it is.
         assert not outcome.blind or what in ("covered", "recoloured"), "the arm would go on before a wrong picture"
         assert outcome.recovers, "the arm would be held though the picture is right again"
+
+
+def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_frozen_picture(
+    sim: ArmSim, runtime: Runtime
+) -> None:
+    rng, size = np.random.default_rng(1), runtime.bundle.model.image_size
+    inside = 0.95 * sim.limits.upper
+
+    def seen(pose: np.ndarray) -> np.ndarray:
+        return runtime.encode(picture(sim, pose, size))
+
+    for _ in range(60):
+        start, goal = rng.uniform(-inside, inside, (2, len(inside)))
+        way_s = np.abs(goal - start).max() / 1.4
+
+        def pose(time_s: float, start: np.ndarray = start, goal: np.ndarray = goal) -> np.ndarray:
+            return start + np.sign(goal - start) * np.minimum(np.abs(goal - start), 1.4 * max(time_s, 0.0))
+
+        if way_s < 0.8:
+            continue
+        frozen_s = float(rng.uniform(0.3, way_s - 0.1))
+        stop = pose(frozen_s + float(rng.uniform(0.25, 0.5)))
+        controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: 1.0)
+        controller._known.extend((0.0, seen(pose(t)), pose(t)) for t in frozen_s - 0.05 - 0.25 * np.arange(3))
+        for stamp_s, latent, sees in ((1.0, seen(pose(frozen_s)), False), (1.1, seen(stop), True)):
+            controller.measure(stamp_s, stop)
+            controller.observe(stamp_s, latent)
+            assert controller.sees_the_arm() is sees

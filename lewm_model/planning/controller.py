@@ -30,7 +30,9 @@ EFFORT = (
 )
 KNOWN_FRAMES = 6  # that showed a motion as imagined, to compare with after something did not
 LIVELY = 0.03  # mean squared change of the latent over a block: such a frame is from a camera that sees the arm move
-AGREES_STEPS = 1.0  # control steps at full speed, between where a picture shows the arm and where the joints are
+# Between where a picture shows the arm and where the joints are, control steps at full speed. Of 400 stops of the
+# demo's arm none was farther off with the shipped model; a picture frozen when the stop began was off by 1.9 at least.
+AGREES_STEPS = 1.5
 RESTING = 0.02  # share of full speed: an arm that is slower, and told to stay so, rests
 START_SLACK_S = 0.01  # between laying the grid and the first plan, on a clock that runs
 HANDOVER_MARGIN_S = 0.03  # between the end of a plan and its hand-over: publishing and transport
@@ -265,7 +267,8 @@ class Controller:
         """Whether the newest frame shows the arm where the joints are.
 
         A frozen or covered camera surprises nobody once the arm rests. But frames from before, that showed a motion as
-        imagined, lie as many steps from this one as the joints have moved since. True where that cannot be told.
+        imagined, lie as many steps from this one as the joints have moved since: at least most of them, since the model
+        errs now and then, and an arm at rest would be held by one error for ever. True where that cannot be told.
         """
         frame_s = self._seen[-1][0]
         position = self._measured_at(frame_s)
@@ -278,7 +281,7 @@ class Controller:
             distances, _ = self.runtime.rollout(context, past, still, known)
             way = np.linalg.norm((position - then) / self.spec.full_step)
             off.append(abs(float(distances[0, 0]) - way))
-        return bool(max(off) <= AGREES_STEPS)
+        return bool(np.median(off) <= AGREES_STEPS)
 
     def _measured_at(self, time_s: float) -> np.ndarray | None:
         """Joint positions (A,) rad between those that were measured before and after; None where there are none."""
