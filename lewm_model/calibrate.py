@@ -1,4 +1,4 @@
-"""When is a goal reached, and when is a frame surprising? Measured on episodes that the model was not trained on."""
+"""When is a goal reached, when is a frame surprising or new? Measured on episodes that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
+from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description, save_seen
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
+from lewm_model.novelty import Novelty, most_together, remember
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.train import encode_all
 
@@ -21,13 +22,15 @@ LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise,
 SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
 REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
 FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
+FEWEST_NEW = 2.0  # pixels; a simulated camera is without noise, and none is usual
 LEFT = 1.5  # times the distance of a goal that counts as reached is one that was left
 
 
 def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     """Writes the calibration into the bundle.
 
-    Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them.
+    Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them. Which
+    colours are new in a held-out episode is told by the others; of another recording a fifth is held out for that.
 
     :raises DataError: the recording does not fit the model, or has too few frames.
     """
@@ -37,10 +40,13 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
             f"{data.source}: pictures of {data.image_size} pixels and actions {', '.join(data.action_names)} do not "
             f"fit the bundle's {size} pixels and {', '.join(names)}"
         )
-    episodes = np.arange(len(data.lengths))
     training = bundle.training
     if training.get("data", {}).get("sha256") == data.sha256:
-        _, episodes = data.split(training["config"]["validation_fraction"], training["config"]["seed"])
+        others, held_out = data.split(training["config"]["validation_fraction"], training["config"]["seed"])
+        episodes = held_out
+    else:
+        others, held_out = data.split(0.2, 0)
+        episodes = np.arange(len(data.lengths))
     model, heads = load_model(bundle), load_heads(bundle)
     latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
     rows = data.rows(episodes)
@@ -55,7 +61,12 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     distances = same_place_distances(graph, data, episodes, latents, bundle.actions)
     reached = float(np.quantile(distances, REACHED_SHARE))
     usual_changes, usual_errors = _usual(errors, changes)
-    found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors))
+    seen = remember(data.pixels[data.rows(others)])
+    novelty = Novelty(seen, 1.0)
+    together = np.array([most_together(novelty.new_pixels(data.pixels[row])) for row in data.rows(held_out)])
+    new_pixels = max(FEWEST_NEW, float(together.max()))
+    save_seen(bundle, seen)
+    found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors), new_pixels)
     surprising = found.surprise(errors, changes) > SURPRISING
     found = replace(found, false_positive_rate=float(surprising.mean()))
     return save_description(replace(bundle, calibration=found))

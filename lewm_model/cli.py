@@ -139,11 +139,18 @@ def calibrate(
     from lewm_model.bundle import load_bundle
     from lewm_model.calibrate import calibrate as run
     from lewm_model.data.clips import load_episodes
+    from lewm_model.novelty import WINDOW
+    from lewm_model.planning.surprise import SURPRISING
 
     found = run(load_bundle(bundle), load_episodes(data)).calibration
-    assert found is not None
+    assert found is not None and found.new_pixels is not None
     typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
     typer.echo(f"{found.false_positive_rate:.2%} of {found.frames} frames are surprising")
+    least = SURPRISING * found.new_pixels
+    if least < WINDOW**2:
+        typer.echo(f"a new thing is noticed from more than {least:.0f} of the model's pixels on, lying together")
+    else:
+        typer.echo("the pictures differ so much that nothing new is noticed in them; record more episodes")
 
 
 @app.command()

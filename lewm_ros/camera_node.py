@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import String
+from std_msgs.msg import Float32, String
 from std_srvs.srv import Trigger
 
-from lewm_model.bundle import load_bundle
+from lewm_model.bundle import load_bundle, load_novelty
 from lewm_model.imaging import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_ros.goals import GoalError, GoalLibrary
 from lewm_ros.mailbox import Mailbox
-from lewm_ros.messages import ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
+from lewm_ros.messages import NANOSECONDS, ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
 from lewm_ros.parameters import Parameter
 
@@ -42,6 +42,8 @@ PARAMETERS = (
 class CameraNode(ManagedNode):
     """`camera/image_raw` -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
 
+    `novelty` is how much of each frame has colours that its place never had in the recordings, in times the usual.
+
     `~/capture_goal` makes the newest frame the goal, `goal_name` a picture of the folder goal_folder: both send it to
     `goal_image`, where recorders and people see it too. Encoding has a thread of its own and takes the newest frame
     only: frames that arrive while it is busy are dropped and counted.
@@ -58,6 +60,7 @@ class CameraNode(ManagedNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
+        self._novelty = load_novelty(bundle)
         self._size = bundle.model.image_size
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
@@ -71,6 +74,7 @@ class CameraNode(ManagedNode):
         except Exception as error:
             self._runtime = None
             raise Refusal(f"the bundle {bundle.folder} cannot encode a picture: {error}; export it again") from error
+        self._novelties = self.create_publisher(Float32, "novelty", qos_profile_sensor_data)
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
         self._goals = self.create_publisher(Image, "goal_image", LATCHED)
@@ -84,6 +88,9 @@ class CameraNode(ManagedNode):
         self._last_received: float | None = None
         self._newest: Image | CompressedImage | None = None
         self._problem = self._goal_problem = ""
+        self._newness = 0.0
+        if self._novelty is not None:
+            self._novelty.forget()
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
             self.create_subscription(self._frame_type, "camera/image_raw", self._on_image, NEWEST_FRAME),
@@ -103,6 +110,7 @@ class CameraNode(ManagedNode):
     def cleanup(self) -> None:
         if self._runtime is not None:
             self._runtime = None
+            self.destroy_publisher(self._novelties)
             self.destroy_publisher(self._latents)
             self.destroy_publisher(self._goal_latents)
             self.destroy_publisher(self._goals)
@@ -155,17 +163,22 @@ class CameraNode(ManagedNode):
     # ---- the encoding thread -----------------------------------------------------------------------------------------
 
     def _encode_newest(self) -> None:
+        assert self._runtime is not None
         for slot, (message,) in self._mailbox.take(timeout_s=0.1).items():
             begin = time.monotonic()
+            stamp_ns = nanoseconds(message.header.stamp)
             try:
-                latent = self._encode(message)
+                picture = to_model_image(message_to_rgb(message), self._size)
             except ImageError as error:
                 self._unreadable += 1
                 if str(error) != self._problem:
                     self.get_logger().error(f"{slot}: {error}")
                 self._problem = str(error)
                 continue
-            stamp_ns = nanoseconds(message.header.stamp)
+            if slot == "frame" and self._novelty is not None:
+                self._newness = self._novelty.look(picture, stamp_ns / NANOSECONDS)
+                self._novelties.publish(Float32(data=self._newness))
+            latent = self._runtime.encode(picture)
             publisher = self._goal_latents if slot == "goal" else self._latents
             publisher.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
             if slot == "frame":
@@ -173,10 +186,6 @@ class CameraNode(ManagedNode):
                 self._problem = ""
                 self._encode_ms.add(time.monotonic() - begin)
                 self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
-
-    def _encode(self, message: Image | CompressedImage) -> Any:
-        assert self._runtime is not None
-        return self._runtime.encode(to_model_image(message_to_rgb(message), self._size))
 
     def _on_failure(self, trace: str) -> None:
         self._problem = "encoding has ended; deactivate and activate the node to start it again"
@@ -193,6 +202,8 @@ class CameraNode(ManagedNode):
             **self._encode_ms.percentiles("encode"),
             **self._frame_age_ms.percentiles("frame_to_latent"),
         }
+        if self._novelty is not None:
+            values["novelty"] = f"{self._newness:.4g}"
         if self._last_received is None:
             return WARN, "no frame has arrived on camera/image_raw yet", values
         age_s = time.monotonic() - self._last_received

@@ -23,7 +23,7 @@ from lewm_model.bundle import Bundle, load_bundle
 from lewm_model.config import PlanConfig
 from lewm_model.planning.controller import Controller, Decision
 from lewm_model.planning.motion import Trajectory
-from lewm_model.planning.surprise import Vigilance
+from lewm_model.planning.surprise import SURPRISING, Vigilance
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.mailbox import Mailbox
@@ -58,6 +58,7 @@ class PlanLog:
         self._last: Decision | None = None
         self._goal_reached = False
         self._surprise: float | None = None
+        self._novelty = 0.0
         self._plan_ms, self._command_ms = Milliseconds(), Milliseconds()
 
     def planned(self, decision: Decision, reached: bool) -> None:
@@ -78,10 +79,10 @@ class PlanLog:
             self._sent += 1
             self._command_ms.add(frame_to_command_s)
 
-    def surprised(self, score: float) -> None:
-        """Notes how unlike the newest frame is to what was imagined."""
+    def surprised(self, score: float | None, novelty: float) -> None:
+        """Notes how unlike the newest frame is to what was imagined, where that is known, and how much in it is new."""
         with self._lock:
-            self._surprise = score
+            self._surprise, self._novelty = score, novelty
 
     def complaint(self) -> str | None:
         """That too many plans come late; None when they do not."""
@@ -107,6 +108,7 @@ class PlanLog:
                 values["saturation"] = f"{self._last.saturation:.2f}"
             if self._surprise is not None:
                 values["surprise"] = f"{self._surprise:.4g}"
+            values["novelty"] = f"{self._novelty:.4g}"
             values |= self._plan_ms.percentiles("plan")
             values |= self._command_ms.percentiles("frame_to_command")
             return values
@@ -117,7 +119,8 @@ class PlannerNode(ManagedNode):
 
     Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch,
     `~/cancel` forgets the goal. `~/status` says at every plan and every change what the node does and why not more,
-    `surprise` how unlike each frame is to what was imagined for it, `~/plan` where the newest plan would move the
+    `surprise` how unlike each frame is to what was imagined for it (`novelty` of the camera node, how much in it is
+    new, holds the arm in the same way), `~/plan` where the newest plan would move the
     joints, also of a disarmed arm, for people and pictures: nobody must execute it.
     The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
     """
@@ -185,11 +188,13 @@ class PlannerNode(ManagedNode):
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = self._preview_s = -np.inf
+        self._novelty = 0.0
         self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
             self.create_subscription(Image, "goal_latent", self._on_goal, LATCHED),
+            self.create_subscription(Float32, "novelty", self._on_novelty, qos_profile_sensor_data),
             self.create_subscription(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data),
         ]
         if needs_deadman:
@@ -234,6 +239,12 @@ class PlannerNode(ManagedNode):
         self._last_stamp_s = stamp_s
         self._shield.frame(stamp_s)
         self._mailbox.put("latent", (stamp_s, latent))
+
+    def _on_novelty(self, message: Float32) -> None:
+        if np.isfinite(message.data):
+            self._mailbox.put("novelty", message.data)
+        else:
+            self._complain(f"the novelty of a picture is {message.data}; look at camera_node")
 
     def _on_goal(self, message: Image) -> None:
         assert self._runtime is not None
@@ -323,6 +334,8 @@ class PlannerNode(ManagedNode):
             self._controller.observe(stamp_s, latent)
         for goal in items.get("goal", ())[-1:]:
             self._controller.set_goal(goal)
+        for novelty in items.get("novelty", ())[-1:]:
+            self._novelty = novelty
         if "latent" in items:
             self._look_for_surprise()
 
@@ -378,20 +391,25 @@ class PlannerNode(ManagedNode):
             self._show(decision)
 
     def _look_for_surprise(self) -> None:
-        """Slows or holds the arm when frames do not show what was imagined. Who disarms it vouches for what is seen."""
+        """Slows or holds the arm when frames do not show what was imagined, or something new.
+
+        Who disarms it vouches for what is seen.
+        """
         if self._vigilance is None:
             return
         now_s = time.monotonic()
         if self._shield.state in (State.DISARMED, State.STOPPED):
             self._vigilance.forget()
             self._controller.trust()
+            self._novelty = 0.0
         else:
-            score = self._controller.surprise()
-            if score is None:
+            surprise = self._controller.surprise()
+            self._log.surprised(surprise, self._novelty)
+            if surprise is not None:
+                self._surprises.publish(Float32(data=surprise))
+            elif self._novelty <= SURPRISING:
                 return
-            self._log.surprised(score)
-            self._surprises.publish(Float32(data=score))
-            self._vigilance.see(score, now_s, self._controller.sees_the_arm)
+            self._vigilance.see(max(surprise or 0.0, self._novelty), now_s, self._controller.sees_the_arm)
         self._controller.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
 

@@ -11,7 +11,16 @@ import torch
 from tiny import dot_recording, tiny_bundle
 
 from lewm_model import calibrate as c
-from lewm_model.bundle import BundleError, Calibration, load_bundle, load_heads, load_model
+from lewm_model.bundle import (
+    SEEN,
+    BundleError,
+    Calibration,
+    load_bundle,
+    load_heads,
+    load_model,
+    load_novelty,
+    save_description,
+)
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.graphs import RolloutGraph
 from lewm_model.runtime.torch_backend import TorchRuntime
@@ -32,6 +41,10 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     _, held_out = data.split(trained.training["config"]["validation_fraction"], trained.training["config"]["seed"])
     assert found.frames == sum(int(length) - trained.actions.frameskip for length in data.lengths[held_out])
     assert 0 < found.reached < found.left
+    assert found.new_pixels >= c.FEWEST_NEW
+    novelty = load_novelty(load_bundle(trained.folder))
+    training = data.rows(np.setdiff1d(np.arange(len(data.lengths)), held_out))
+    assert not any(novelty.new_pixels(picture).any() for picture in data.pixels[training])
 
     # A recording that the model has never seen is used as a whole, and so many of its frames are above the threshold.
     other = load_episodes(dot_recording(trained.folder.parent / "other.h5", episodes=6, seed=9))
@@ -92,3 +105,20 @@ def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):
     description["calibration"] = good
     (folder / "model.json").write_text(json.dumps(description))
     assert load_bundle(folder).calibration == Calibration(0.5, 1.0, (0.1,), (0.2,), 0.0, 5000)
+
+
+def test_a_bundle_that_does_not_know_what_was_seen_or_only_thinks_so(trained, monkeypatch, tmp_path):
+    monkeypatch.setattr(c, "FEWEST_FRAMES", 30)
+    found = c.calibrate(trained, load_episodes(trained.folder.parent / "dots.h5"))
+    limits = dataclasses.replace(found.calibration, new_pixels=None)
+    assert load_novelty(dataclasses.replace(found, calibration=limits)) is None
+    assert load_novelty(dataclasses.replace(found, calibration=None)) is None
+    whole = (found.folder / SEEN).read_bytes()
+    try:
+        (found.folder / SEEN).write_bytes(whole[:-5])
+        with pytest.raises(BundleError, match=r"does not hold colours.*run `lewm calibrate` again"):
+            load_novelty(save_description(found))
+    finally:
+        (found.folder / SEEN).write_bytes(whole)
+    with pytest.raises(BundleError, match="a bit for each colour of 4096 pixels is expected"):
+        load_novelty(dataclasses.replace(found, model=dataclasses.replace(found.model, image_size=64)))

@@ -20,11 +20,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
 from sensor_msgs.msg import Image, JointState, Joy
-from std_msgs.msg import String
+from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import PlanConfig
+from lewm_model.novelty import Novelty, remember
 from lewm_model.planning.surprise import Vigilance
 from lewm_model.resources import resource
 from lewm_ros import planner_node
@@ -271,6 +272,33 @@ def test_frames_and_goals_become_latents_with_their_stamps(bench, bundle):
     np.testing.assert_allclose(message_to_latent(goals[0], 8), expected, atol=1e-6)
 
 
+def test_what_is_new_in_a_frame_is_told_before_its_latent_and_forgotten_with_deactivation(bench, bundle):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    node.trigger_configure()
+    node._novelty = Novelty(remember(PICTURE[None]), 2.0)  # as with a calibrated bundle
+    node.trigger_activate()
+    told = []
+    bench.node.create_subscription(Float32, "novelty", lambda message: told.append(message.data), NEWEST_FRAME)
+    bench.node.create_subscription(Image, "latent", lambda message: told.append("latent"), NEWEST_FRAME)
+    assert bench.spin_until(lambda: node._novelties.get_subscription_count() and node._latents.get_subscription_count())
+    bench.spin_until(lambda: False, 0.3)
+    other = PICTURE.copy()
+    other[2:5, 2:5] = 255 - other[2:5, 2:5]
+    for picture, seconds in ((PICTURE, 1), (other, 2), (other, 4), (PICTURE, 5)):
+        before = len(told)
+        node._on_image(rgb_to_message(picture, seconds * 10**9))
+        assert bench.spin_until(lambda before=before: len(told) == before + 2)
+    assert told[1::2] == ["latent"] * 4
+    assert told[0] == told[4] == told[6] == 0.0
+    assert told[2] > 1.0
+    assert node.diagnose()[2]["novelty"] == "0"
+    node.trigger_deactivate()
+    node.trigger_activate()
+    node._on_image(rgb_to_message(other, 6 * 10**9))
+    assert bench.spin_until(lambda: len(told) == 10)
+    assert told[8] == told[2]
+
+
 def test_an_image_that_cannot_be_read_is_named_in_diagnostics_and_the_next_good_one_is_encoded(bench, bundle, capfd):
     node = bench.add(CameraNode(), model=str(bundle.folder))
     node.trigger_configure()
@@ -507,6 +535,36 @@ def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bun
     assert bench.spin_until(lambda: feed(node) or node._vigilance.alarm is None)
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
     assert state_is(State.ARMED)
+
+
+def test_something_new_in_the_picture_holds_the_arm_for_as_long_as_it_is_new(bench, bundle, capfd):
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
+    node.trigger_configure()
+    node.trigger_activate()
+    listen_for_commands(bench)
+    node._vigilance = Vigilance()  # as with a calibrated bundle
+    node._controller.surprise = lambda: 0.5
+
+    def state_is(state, novelty):
+        def said():
+            node._on_novelty(Float32(data=novelty))
+            feed(node)
+            return node._shield.state is state
+
+        return bench.spin_until(said)
+
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert state_is(State.ARMED, 1.9)
+    assert state_is(State.HOLDING, 4.5)
+    assert "4.5 times as strange as usual" in node.diagnose()[1]
+    assert node.diagnose()[2]["novelty"] == "4.5"
+    assert state_is(State.ARMED, 0.0)
+    node._on_novelty(Float32(data=float("nan")))
+    assert "the novelty of a picture is nan" in capfd.readouterr().err
+    assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
+    node._on_novelty(Float32(data=9.0))
+    assert bench.spin_until(lambda: feed(node) or node._novelty == 0.0), "who disarms it vouches for what is seen"
 
 
 def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, bundle):

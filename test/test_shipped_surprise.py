@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lewm_model.bundle import load_bundle
+from lewm_model.bundle import load_bundle, load_novelty
 from lewm_model.config import PlanConfig
 from lewm_model.evaluate.closed_loop import picture
 from lewm_model.evaluate.tasks import Task, draw_tasks
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.controller import Controller
-from lewm_model.planning.surprise import Vigilance
+from lewm_model.planning.surprise import SURPRISING, Vigilance
 from lewm_model.resources import resource
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -154,3 +154,21 @@ def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_
             controller.measure(stamp_s, stop)
             controller.observe(stamp_s, latent)
             assert controller.sees_the_arm() is sees
+
+
+def test_a_block_that_was_moved_is_noticed_wherever_it_lies_and_the_arm_alone_never(sim: ArmSim) -> None:
+    bundle = load_bundle(resource("models", "reach"))
+    novelty, rng = load_novelty(bundle), np.random.default_rng(2)
+    assert novelty is not None
+
+    def look(time_s: float) -> float:
+        return novelty.look(to_model_image(sim.render(), bundle.model.image_size), time_s)
+
+    for number in range(100):
+        sim.reset(seed=200_000 + number)
+        assert look(number) <= 0.5 * SURPRISING
+        block = sim.block_pose()
+        block[:2] = rng.uniform(-0.6, 0.6, 2)
+        sim.set_block_pose(block)
+        # At least where it was it is missed.
+        assert look(number + 0.05) > SURPRISING

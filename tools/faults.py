@@ -165,6 +165,19 @@ def camera_covered(relay: Relay, rng: np.random.Generator, number: int) -> None:
     relay.frames = frames
 
 
+def thing_appears(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Something green is put down where nothing was, as large as the block."""
+    row, column = rng.integers(10, 175, 2)
+
+    def frames(message: Image) -> list[Image]:
+        picture = message_to_rgb(message).copy()
+        picture[row : row + 8, column : column + 8] = (10, 150, 40)
+        message.data = array.array("B", picture.tobytes())
+        return [message]
+
+    relay.frames = frames
+
+
 def frame_loss(relay: Relay, rng: np.random.Generator, number: int) -> None:
     """30 % of the frames are lost."""
     relay.frames = lambda message: [message] if rng.random() >= 0.3 else []
@@ -285,6 +298,7 @@ FAULTS = (
     Fault("camera_stop", relayed(camera_stop), True, NO_FRAME),
     Fault("camera_freeze", relayed(camera_freeze), True, ("surprise",), lasts_s=2.5),  # would it set off again?
     Fault("camera_covered", relayed(camera_covered), True, ("surprise",), lasts_s=2.5),
+    Fault("thing_appears", relayed(thing_appears), True, ("surprise",)),
     Fault("frame_loss", relayed(frame_loss), False, lasts_s=2.0),
     Fault("frame_stalls", relayed(frame_stalls), False, lasts_s=2.0),
     Fault("image_corrupt", relayed(image_corrupt), True, ("bytes", "pixels")),

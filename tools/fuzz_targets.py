@@ -381,7 +381,7 @@ def image_message(encoding: str, channels: int, size: int = 8) -> Any:
 def good_messages() -> dict[Any, list[Any]]:
     """Good examples of every type of message that a node subscribes to."""
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
-    from std_msgs.msg import String
+    from std_msgs.msg import Float32, String
     from trajectory_msgs.msg import JointTrajectory
 
     from lewm_model.planning.motion import Trajectory
@@ -404,6 +404,7 @@ def good_messages() -> dict[Any, list[Any]]:
         JointTrajectory: [trajectory_to_message(motion, JOINTS, 0)],
         Joy: [Joy(axes=array.array("f", [0.0] * 4), buttons=array.array("i", [1] + [0] * 7))],
         String: [String(data="good")],
+        Float32: [Float32(data=0.5)],
         CameraInfo: [camera_info_message(64, 64, 60.0, 0)],
     }
 

@@ -1,4 +1,6 @@
-"""What to do about frames that do not show what was imagined: slow down, hold, and go on when the world is calm."""
+"""What to do about frames that do not show what was imagined, or something new: slow down, hold, and go on when the
+world is calm.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +53,6 @@ class Vigilance:
         if not self._holds:
             return None
         return (
-            f"the picture was {self._worst:.1f} times as unlike what was imagined as usual at most; "
+            f"the picture was {self._worst:.1f} times as strange as usual at most; "
             "look for something moved, covered or lit otherwise"
         )

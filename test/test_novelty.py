@@ -1,0 +1,69 @@
+"""What is new in a picture, and for how long."""
+
+import numpy as np
+import pytest
+
+from lewm_model.novelty import STAYS_S, WINDOW, Novelty, most_together, remember
+
+SIZE = 16
+GREY, GREEN, RED = (120, 120, 120), (10, 200, 10), (220, 20, 20)
+
+
+def table(*things: tuple[int, int, tuple[int, int, int]]) -> np.ndarray:
+    """A grey picture with things of 3 x 3 pixels, (row, column, colour)."""
+    picture = np.full((SIZE, SIZE, 3), GREY, np.uint8)
+    for row, column, colour in things:
+        picture[row : row + 3, column : column + 3] = colour
+    return picture
+
+
+@pytest.fixture
+def novelty() -> Novelty:
+    """It saw a red thing here and there, and a green one in a corner."""
+    corner = (12, 12, GREEN)
+    return Novelty(remember(np.stack([table(corner, (2, column, RED)) for column in range(12)])), usual=2.0)
+
+
+def test_what_was_seen_is_not_new_and_what_was_seen_elsewhere_is(novelty: Novelty) -> None:
+    assert novelty.look(table((12, 12, GREEN), (2, 5, RED)), 0.0) == 0.0
+    assert novelty.look(table((2, 5, RED)), 0.1) == 9 / 2, "what was taken away"
+    assert novelty.look(table((12, 12, GREEN), (7, 7, GREEN)), 0.2) == 9 / 2, "what was put down"
+    moved = novelty.new_pixels(table((12, 11, GREEN)))
+    assert moved.sum() == 6 and most_together(moved) == 6, "the column that it left and the one that it came to"
+
+
+def test_pixels_count_where_they_lie_together() -> None:
+    new = np.zeros((SIZE, SIZE), bool)
+    new[::WINDOW, ::WINDOW] = True
+    assert most_together(new) == 1
+    new[3:5, 3:5] = True
+    assert most_together(new) == 5
+
+
+def test_noise_and_slightly_other_light_are_not_new(novelty: Novelty) -> None:
+    rng = np.random.default_rng(0)
+    picture = table((12, 12, GREEN)).astype(int)
+    for change in (*rng.integers(-25, 26, (20, *picture.shape)), -25, 25):
+        assert novelty.look(np.clip(picture + change, 0, 255).astype(np.uint8), 0.0) == 0.0
+
+
+def test_what_stays_becomes_familiar_and_what_moves_does_not(novelty: Novelty) -> None:
+    stays = table((12, 12, GREEN), (7, 7, GREEN))
+    times = np.arange(0.0, STAYS_S + 0.2, 0.05)
+    scores = [novelty.look(stays, time) for time in times]
+    assert all(score == 4.5 for score, time in zip(scores, times, strict=True) if time < STAYS_S - 0.01)
+    assert scores[-1] == 0.0
+    assert novelty.look(table((12, 12, GREEN)), 1.2) == 0.0, "it may go again"
+    assert novelty.look(table((12, 12, GREEN), (8, 9, GREEN)), 1.3) > 2.0, "but not elsewhere"
+
+    for i, time in enumerate(np.arange(2.0, 5.0, 0.05)):  # a hand that waves
+        assert novelty.look(table((12, 12, GREEN), (5 + i % 2, 3 + i % 4, (250, 250, 10))), time) > 2.0
+
+    novelty.forget()
+    assert novelty.look(stays, 6.0) == 4.5
+
+
+def test_a_clock_that_jumps_back_does_not_make_anything_new_for_longer(novelty: Novelty) -> None:
+    stays = table((12, 12, GREEN), (7, 7, GREEN))
+    assert novelty.look(stays, 1000.0) == novelty.look(stays, 10.0) == 4.5
+    assert novelty.look(stays, 10.0 + STAYS_S) == 0.0
