@@ -233,6 +233,7 @@ class Shield:
         self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
         self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
         self._off = 0.0  # rad, of the newest joint state from where the arm was commanded
+        self._measured_s = -np.inf  # stamp of the last joint state
         self._still = False  # whether the last two joint states agree
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
         self._surprise: str | None = None  # what is surprising
@@ -321,7 +322,7 @@ class Shield:
                 return False
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
             self._still = bool(moved <= self.config.start_tolerance_rad)
-            self._joints = (self._steady(), np.array(positions, float))
+            self._joints, self._measured_s = (self._steady(), np.array(positions, float)), stamp_s
             if not self._armed or self._sent is None:
                 return True
             followed = next((earlier for until_s, earlier in self._earlier if stamp_s < until_s), self._sent)
@@ -386,13 +387,15 @@ class Shield:
             return causes[0] if causes else None
 
     def restart(self) -> np.ndarray | None:
-        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves, or
-        one joint state says something else than the next. From here on the arm counts as commanded to rest there.
+        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves, was
+        not measured since its last motion ended, or one joint state says something else than the next. From here on the
+        arm counts as commanded to rest there.
         """
         with self._lock:
             now = self._now()
             ready = self.state is State.ARMED and not self._causes_to_hold() and self.at_rest()
-            if not (ready and self._still) or self._joints is None:
+            seen_at_rest = self._sent is None or self._measured_s >= self._sent.times_s[-1]
+            if not (ready and seen_at_rest and self._still) or self._joints is None:
                 return None
             start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
             self._plan_end_s, self._off = now, 0.0
@@ -483,6 +486,7 @@ class Shield:
         jump = now - self._latest if now < self._latest - CLOCK_BACK_S else gained if gained > CLOCK_AHEAD_S else 0.0
         if jump:
             self._plan_end_s += jump
+            self._measured_s += jump
             self._earlier.clear()
             if self._sent is not None:
                 self._sent = replace(self._sent, times_s=self._sent.times_s + jump)

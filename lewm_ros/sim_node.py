@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,7 @@ class SimNode(ManagedNode):
 
     def activate(self) -> None:
         self._mailbox = Mailbox(depth=8)
+        self._arrived: deque[tuple[float, JointTrajectory]] = deque()  # and when, monotonic, s
         self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
         self._render_ms = Milliseconds()
         self._problem = ""
@@ -94,7 +96,7 @@ class SimNode(ManagedNode):
             self.create_subscription(
                 JointTrajectory,
                 "arm_controller/joint_trajectory",
-                lambda message: self._mailbox.put("trajectory", message),
+                lambda message: self._mailbox.put("trajectory", (time.monotonic(), message)),
                 QoSProfile(depth=1),
             ),
             self.create_subscription(
@@ -131,8 +133,12 @@ class SimNode(ManagedNode):
         items = self._mailbox.take(timeout_s=0.0)
         for message in items.get("set", ()):
             self._attempt_input(lambda message=message: self._put_arm(sim, message))
-        for message in items.get("trajectory", ())[-1:]:
-            self._attempt_input(lambda message=message: self._follow(sim, message))
+        self._arrived.extend(items.get("trajectory", ()))
+        due = None  # a simulation that is behind must not execute what has not been sent yet at its time
+        while self._arrived and self._arrived[0][0] <= self._tick_time + TICK_S:
+            due = self._arrived.popleft()[1]
+        if due is not None:
+            self._attempt_input(lambda: self._follow(sim, due))
         sim.step(TICK_S)
         self._ticks += 1
         stamp_ns, elapsed_s = self._start_ns + self._elapsed_ns, self._ticks * TICK_S + 1e-9

@@ -26,9 +26,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import PlanConfig
 from lewm_model.novelty import Novelty, remember
+from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.planning.surprise import Vigilance
 from lewm_model.resources import resource
-from lewm_ros import planner_node
+from lewm_ros import planner_node, sim_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -36,7 +37,9 @@ from lewm_ros.messages import (
     latent_to_message,
     message_to_latent,
     message_to_rgb,
+    nanoseconds,
     rgb_to_message,
+    trajectory_to_message,
 )
 from lewm_ros.node import Milliseconds, Worker
 from lewm_ros.planner_node import PlannerNode
@@ -687,3 +690,44 @@ def test_diagnostics_say_which_back_end_runs_why_no_other_and_how_far_a_build_is
     assert bench.spin_until(lambda: "backend" in backend(heard[-1]))
     assert backend(heard[-1])["backend"] == "onnxruntime"
     assert "misses the parity gate" in backend(heard[-1])["backend_notes"]
+
+
+# ---- simulation ------------------------------------------------------------------------------------------------------
+
+
+def test_a_simulation_that_is_behind_executes_a_command_when_it_was_sent_and_not_before(bench, monkeypatch):
+    monkeypatch.setattr(sim_node, "MOST_LAG_S", 10.0)
+    node = bench.add(SimNode())
+    node.trigger_configure()
+    node.trigger_activate()
+    seen = []
+    bench.node.create_subscription(JointState, "joint_states", seen.append, 50)
+    commands = bench.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
+    assert bench.spin_until(lambda: commands.get_subscription_count() and len(seen) > 5)
+    sim, epoch_ns = node._sim, time.time_ns()
+    limits, names = sim.limits, sim.names
+
+    def now_s():
+        return (time.time_ns() - epoch_ns) / 1e9
+
+    timeline = Timeline(now_s(), sim.joint_positions(), KnotLimits(limits, 0.25))
+    timeline.splice(0, np.array([[1.4, 0.0]] * 6))
+    motion = timeline.sample(np.arange(timeline.start_s, timeline.end_s + 0.1, 0.05))
+    commands.publish(trajectory_to_message(motion, names, epoch_ns))
+    bench.spin_until(lambda: node._taken)
+    render, stalls = sim.render, [1.8]
+
+    def slow_render():
+        if stalls:
+            time.sleep(stalls.pop())
+        return render()
+
+    sim.render = slow_render
+    assert bench.spin_until(lambda: now_s() > timeline.end_s + 0.05 and not stalls)
+    end = timeline.sample(np.array([timeline.end_s + 0.1, timeline.end_s + 0.2]))
+    commands.publish(trajectory_to_message(end, names, epoch_ns))  # it rests where it is: where it will be
+    assert bench.spin_until(lambda: nanoseconds(seen[-1].header.stamp) > epoch_ns + 3_000_000_000)
+    speeds = np.array([np.abs(message.velocity).max() for message in seen])
+    assert 1.3 < speeds.max() <= 1.05 * limits.velocity.max()
+    assert speeds[-1] < 0.05
+    np.testing.assert_allclose(seen[-1].position, end.positions[-1], atol=0.01)

@@ -544,6 +544,20 @@ def test_the_arm_holds_while_nobody_takes_its_commands():
     assert world.shield.restart() is not None
 
 
+def test_a_motion_starts_where_the_arm_was_measured_after_the_last_one_and_not_on_the_way():
+    world = World().armed()
+    assert world.send(world.motion((0.5, 0.0), (0.5, 0.0))) is None
+    world.live(0.4)
+    on_the_way = world.position
+    while not world.shield.at_rest():
+        world.live(0.02, joints=False)
+        world.shield.joints(on_the_way, world.now - 0.2)  # as old as it may be, again and again the same
+    assert world.shield.restart() is None
+    world.live(0.04)
+    np.testing.assert_array_equal(world.shield.restart(), world.position)
+    assert np.abs(world.position - on_the_way).max() > 0.1
+
+
 def test_every_cause_to_hold_is_named_and_counted():
     world = World(needs_deadman=True).armed_only()
     world.shield.surprise("a hand")
