@@ -45,7 +45,7 @@ COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
 # From when this node came up, or somebody new listens to the commands, until a motion may begin: until all who listen
 # have found this node. A controller that misses the first command would jump into the second.
-SETTLE_S = 1.0
+SETTLE_S = 2.0
 
 
 class PlanLog:

@@ -359,7 +359,8 @@ def messages_near(*goods: Any) -> Callable[[Random], Any]:
 def stamp(message: Any, offset_ns: int = 0) -> Any:
     from lewm_ros.messages import time_message
 
-    message.header.stamp = time_message(time.time_ns() + offset_ns)
+    if hasattr(message, "header"):
+        message.header.stamp = time_message(time.time_ns() + offset_ns)
     return message
 
 
