@@ -22,7 +22,7 @@ LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise,
 SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
 REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
 FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
-FEWEST_NEW = 2.0  # pixels; a simulated camera is without noise, and none is usual
+FEWEST_NEW = 1.5  # pixels; a simulated camera is without noise, and none is usual
 LEFT = 1.5  # times the distance of a goal that counts as reached is one that was left
 
 
