@@ -22,16 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file as load_numpy
-from safetensors.numpy import save_file as save_numpy
 
 from lewm_model.config import ModelConfig, from_dict
-from lewm_model.novelty import COLOURS, Novelty
 
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 HEADS = "heads.safetensors"
-SEEN = "seen.safetensors"
 MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
 
 
@@ -112,7 +108,7 @@ class Calibration:
     errors: tuple[float, ...]
     false_positive_rate: float  # measured share of frames that are surprising though nothing is wrong
     frames: int  # that it was measured on
-    new_pixels: float | None = None  # usual at most in a window of a frame (`Novelty`); None: SEEN was not recorded
+    new_pixels: float | None = None  # usual at most in a window of a frame (`Novelty`); None: not measured
 
     def __post_init__(self) -> None:
         new_pixels = () if self.new_pixels is None else (self.new_pixels,)
@@ -273,28 +269,6 @@ def load_heads(bundle: Bundle) -> dict[str, Any]:
         own = {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
         heads[name] = _with_weights(partial(KNOWN[name], bundle.model), own, f"{name} in {HEADS}")
     return heads
-
-
-def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
-    """Leaves what `lewm_model.novelty.remember` made, (S * S, COLOURS) bool, in the bundle's folder."""
-    save_numpy({"seen": np.packbits(seen, axis=1)}, bundle.folder / SEEN)
-
-
-def load_novelty(bundle: Bundle) -> Novelty | None:
-    """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
-    if bundle.calibration is None or bundle.calibration.new_pixels is None:
-        return None
-    path, pixels = bundle.path(SEEN), bundle.model.image_size**2
-    try:
-        bits = load_numpy(path)["seen"]
-    except Exception as error:  # safetensors has errors of its own
-        raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
-    if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
-        raise BundleError(
-            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
-            "run `lewm calibrate` again"
-        )
-    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels)
 
 
 def _tensors(bundle: Bundle, name: str) -> dict[str, Any]:

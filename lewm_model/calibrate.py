@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description, save_seen
+from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
-from lewm_model.novelty import Novelty, most_together, remember
+from lewm_model.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.train import encode_all
 
@@ -32,7 +32,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them. Which
     colours are new in a held-out episode is told by the others; of another recording a fifth is held out for that.
 
-    :raises DataError: the recording does not fit the model, or has too few frames.
+    :raises DataError: the recording does not fit the model, has too few frames, or only one episode.
     """
     size, names = bundle.model.image_size, bundle.actions.names
     if data.image_size != size or data.action_names != names:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
+from lewm_model.bundle import Bundle, BundleError
+
+SEEN = "seen.safetensors"
 SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
 WINDOW = 5  # pixels, square: new pixels count where they lie together
-STAYS_S = 1.0  # a new colour that stays for so long is no news any more
-
-
 COLOURS = SHADES**3
+STAYS_S = 1.0  # a new colour that stays for so long is no news any more
 
 
 def _shades(picture: np.ndarray) -> np.ndarray:
@@ -92,3 +94,25 @@ class Novelty:
             new &= ~stays
         self._since_s, self._shades = np.where(new, since_s, np.inf), shades
         return most_together(new.reshape(picture.shape[:2])) / self._usual
+
+
+def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
+    """Leaves what `remember` made, (S * S, COLOURS) bool, in the bundle's folder; `save_description` must follow."""
+    save_file({"seen": np.packbits(seen, axis=1)}, bundle.folder / SEEN)
+
+
+def load_novelty(bundle: Bundle) -> Novelty | None:
+    """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
+    if bundle.calibration is None or bundle.calibration.new_pixels is None:
+        return None
+    path, pixels = bundle.path(SEEN), bundle.model.image_size**2
+    try:
+        bits = load_file(path)["seen"]
+    except Exception as error:  # safetensors has errors of its own
+        raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
+    if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
+        raise BundleError(
+            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
+            "run `lewm calibrate` again"
+        )
+    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels)

@@ -290,9 +290,7 @@ class PlannerNode(ManagedNode):
             response.success, response.message = True, "disarmed"
         else:
             refusal = self._shield.arm()
-            response.success, response.message = refusal is None, refusal or "armed"
-            if refusal is None and not self._commands.get_subscription_count():
-                response.message = f"armed, but nobody takes the commands on {self._commands.topic_name} yet"
+            response.success, response.message = refusal is None, refusal or self._shield.message
         self.get_logger().info(f"enable({request.data}): {response.message}")
         return response
 

@@ -42,9 +42,6 @@ def nothing(*_: object) -> None:
     """A check that is switched off."""
 
 
-LIMITS = "'(position|velocity|acceleration|jerk)'"
-
-
 def without(reason: Reason) -> Callable[..., Intervention | None]:
     """`find_violation` that does not know one reason."""
     whole = safety.find_violation
@@ -60,12 +57,11 @@ def without(reason: Reason) -> Callable[..., Intervention | None]:
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
-        # A trajectory that breaks one limit often breaks the next one, too; the driver names one of them.
-        (Reason.POSITION, LIMITS),
-        (Reason.VELOCITY, LIMITS),
-        (Reason.ACCELERATION, LIMITS),
-        (Reason.JERK, LIMITS),
-        (Reason.NO_STOP, f"({LIMITS}|does not end at rest|IndexError)"),  # the shield looks for the end of a stop
+        (Reason.POSITION, "'position'"),
+        (Reason.VELOCITY, "'velocity'"),
+        (Reason.ACCELERATION, "'acceleration'"),
+        (Reason.JERK, "'jerk'"),
+        (Reason.NO_STOP, "(does not end at rest|IndexError)"),  # the shield looks for the end of a stop
         (Reason.NOT_FINITE, ""),  # the shield itself may fall over it
         (Reason.TIMES, ""),
     ],
@@ -74,8 +70,8 @@ def test_the_driver_sees_that_a_limit_is_not_checked(
     reason: Reason, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(safety, "find_violation", without(reason))
-    with pytest.raises(AssertionError, match=f"seed 3, episode .*{message}"):
-        shield_driver.drive(60_000, seed=3)
+    with pytest.raises(AssertionError, match=f"seed 2, episode .*{message}"):
+        shield_driver.drive(60_000, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +81,7 @@ def test_the_driver_sees_that_a_limit_is_not_checked(
         ("_lasting", "a stop that lasts"),
         ("deadman", "the button is released"),
         ("surprise", "it is surprised"),
+        ("unheard", "nobody takes the commands"),
         ("disarm", "it is not armed"),
         ("stop", "armed although stopped|and goes on|goes on after the clock jumped|it is stopped"),
     ],

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lewm_model.bundle import load_bundle, load_novelty
+from lewm_model.bundle import load_bundle
 from lewm_model.config import PlanConfig
 from lewm_model.evaluate.closed_loop import picture
 from lewm_model.evaluate.tasks import Task, draw_tasks
 from lewm_model.imaging import to_model_image
+from lewm_model.novelty import load_novelty
 from lewm_model.planning.controller import Controller
 from lewm_model.planning.surprise import SURPRISING, Vigilance
 from lewm_model.resources import resource

@@ -60,6 +60,7 @@ MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
 FAR_RAD = 1.2  # from the goal, at the injection
 NEARER_RAD = 0.1  # that the arm must have come nearer to count as moving towards its goal
 HOGS = 4  # busy processes
+THING_PIXELS = 8  # side of a thing in the camera's picture; the block's is as long
 
 End = Callable[[], None]
 
@@ -166,12 +167,13 @@ def camera_covered(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def thing_appears(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Something green is put down where nothing was, as large as the block."""
-    row, column = rng.integers(10, 175, 2)
+    """Something as large as the block and of another colour is put down anywhere in the picture."""
+    place = rng.random(2)
 
     def frames(message: Image) -> list[Image]:
         picture = message_to_rgb(message).copy()
-        picture[row : row + 8, column : column + 8] = (10, 150, 40)
+        row, column = (place * (np.array(picture.shape[:2]) - THING_PIXELS)).astype(int)
+        picture[row : row + THING_PIXELS, column : column + THING_PIXELS] = (200, 0, 200)
         message.data = array.array("B", picture.tobytes())
         return [message]
 

@@ -1236,10 +1236,14 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     from lewm_model.bundle import load_bundle
     from lewm_model.config import PlanConfig
     from lewm_model.limits import JointLimits
+    from lewm_model.novelty import load_novelty
     from lewm_model.planning.controller import Controller
     from lewm_model.runtime import load_runtime
 
     bundle = load_bundle(folder)
+    novelty = load_novelty(bundle)
+    if novelty is not None:
+        novelty.look(np.zeros((bundle.model.image_size, bundle.model.image_size, 3), np.uint8), 0.0)
     model, names = bundle.model, bundle.actions.names
     for backend in ("onnxruntime", "torch") if torch_too else ("onnxruntime",):
         runtime = load_runtime(bundle, backend)
@@ -1630,11 +1634,16 @@ def make_seeds(folder: Path) -> None:
     from bundles import TINY
     from tiny import dot_recording
 
-    from lewm_model.bundle import load_bundle, save_description
+    from lewm_model.bundle import Calibration, load_bundle, save_description
+    from lewm_model.novelty import remember, save_seen
 
     shutil.copytree(exported_folder(TINY), folder / "bundle")
     bundle = load_bundle(folder / "bundle")
-    save_description(replace(bundle, actions=replace(bundle.actions, names=JOINTS)))
+    size = bundle.model.image_size
+    save_seen(bundle, remember(np.zeros((1, size, size, 3), np.uint8)))
+    # An error never surprises: the model is untrained. Something new does.
+    calibration = Calibration(1e-3, 2e-3, (0.0,), (1e6,), 0.0, 1000, new_pixels=2.0)
+    save_description(replace(bundle, actions=replace(bundle.actions, names=JOINTS), calibration=calibration))
     dot_recording(folder / "dots.h5", episodes=3, steps=12, size=16)
     (folder / "goals").mkdir()
     (folder / "goals" / "good.png").write_bytes(encoded(".png", 64))
