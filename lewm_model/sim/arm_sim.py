@@ -15,6 +15,7 @@ from lewm_model.resources import resource
 from lewm_model.sim import sdf
 from lewm_model.sim.trajectory import JointTrajectory
 
+DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
 
 
@@ -22,7 +23,8 @@ class ArmSim:
     """The arm, the block and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
 
     A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
-    joints' position and velocity limits, whatever the trajectory says.
+    joints' position and velocity limits, nor the acceleration that its drives can do, whatever the trajectory says and
+    however late it comes: as with the joint limiter of ros2_control.
 
     Rendering belongs to the thread that first calls :meth:`render`.
 
@@ -86,7 +88,7 @@ class ArmSim:
         self._data.ctrl[:] = position
         self._left_over_s = 0.0
         self._trajectory = None
-        self._command = position.copy()
+        self._command = self._wanted = position.copy()
         self._command_velocity = np.zeros_like(position)
         mujoco.mj_forward(self._model, self._data)
 
@@ -131,6 +133,7 @@ class ArmSim:
         else:
             wanted = self._trajectory.sample(times)
         commands = self._limited(wanted, dt)
+        self._wanted = np.clip(wanted[-1], self.limits.lower, self.limits.upper)
         velocities = np.diff(commands, axis=0, prepend=self._command[None]) / dt
         controls = commands + self._arm.velocity_gain / self._arm.position_gain * velocities
         model, data, ctrl = self._model, self._data, self._data.ctrl
@@ -143,16 +146,29 @@ class ArmSim:
         mujoco.mj_camlight(model, data)
 
     def _limited(self, wanted: np.ndarray, dt: float) -> np.ndarray:
-        """Commands (N, A) that stay within position and velocity limits and go for `wanted` (N, A) as they can."""
-        wanted = np.clip(wanted, self.limits.lower, self.limits.upper)
-        most = self.limits.velocity * dt
+        """Commands (N, A) within position, velocity and acceleration limits that go for `wanted` (N, A) as they can.
+
+        What keeps the limits passes as it is. What does not (a command that comes late begins where the arm is not) is
+        caught up with: each joint goes for where it should be, no faster than it can still brake in time.
+        """
+        limits = self.limits
+        wanted = np.clip(wanted, limits.lower, limits.upper)
+        most, change = limits.velocity * dt, DRIVE_RESERVE * limits.acceleration * dt**2  # rad a step
         moves = np.diff(wanted, axis=0, prepend=self._command[None])
-        if (np.abs(moves) <= most * (1.0 + 1e-9)).all():
+        changes = np.diff(moves, axis=0, prepend=self._command_velocity[None] * dt)
+        if (np.abs(moves) <= most * (1.0 + 1e-9)).all() and (np.abs(changes) <= change).all():
             return wanted
         limited = np.empty_like(wanted)
-        command = self._command
-        for i, goal in enumerate(wanted):
-            command = command + np.clip(goal - command, -most, most)
+        command, move = self._command, self._command_velocity * dt
+        moves[0] = wanted[0] - self._wanted
+        for i in range(len(wanted)):
+            gap = wanted[i] - moves[i] - command  # of the step before
+            closing = np.sign(gap) * np.minimum(np.sqrt(change * np.abs(gap)), np.abs(gap))
+            move = move + np.clip(np.clip(moves[i] + closing, -most, most) - move, -change, change)
+            room = np.stack([command - limits.lower, limits.upper - command])
+            room = np.minimum(np.sqrt(2.0 * change * room), room)  # the way to the limit is left to brake
+            move = np.clip(move, -room[0], room[1])
+            command = command + move
             limited[i] = command
         return limited
 
