@@ -29,7 +29,9 @@ from __future__ import annotations
 
 import argparse
 import array
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -59,7 +61,7 @@ LOOK_S = 0.3  # that a hold is watched before the cause goes away
 MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
 FAR_RAD = 1.2  # from the goal, at the injection
 NEARER_RAD = 0.1  # that the arm must have come nearer to count as moving towards its goal
-HOGS = 4  # busy processes
+HOGS = 2  # busy processes beside the nodes
 THING_PIXELS = 8  # side of a thing in the camera's picture; the block's is as long
 
 End = Callable[[], None]
@@ -274,17 +276,34 @@ def goal_change(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def overload(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """Busy processes beside the nodes."""
+    """Busy processes on the one processor that camera and planner node are left with.
+
+    The simulated arm keeps the others: a real arm's controller does not run on the planner's processor.
+    """
+    processors = os.sched_getaffinity(0)
+    one = {min(processors)}
+    nodes = [rig.graph.process(name).pid for name in ("camera_node", "planner_node")]
     command = [sys.executable, "-S", "-c", "while True: pass"]
     hogs = [subprocess.Popen(command, preexec_fn=end_with_parent) for _ in range(HOGS)]
+    for pid in (*nodes, *(hog.pid for hog in hogs)):
+        run_on(pid, one)
 
     def end() -> None:
         for hog in hogs:
             hog.kill()
         for hog in hogs:
             hog.wait()
+        for pid in nodes:
+            run_on(pid, processors)
 
     return end
+
+
+def run_on(pid: int, processors: set[int]) -> None:
+    """Every thread of a process runs on these processors from now on."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), processors)
 
 
 def stop_pressed(rig: Rig, rng: np.random.Generator, number: int) -> End:
