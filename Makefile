@@ -77,10 +77,11 @@ endef
 EGL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
 DRAW := import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>"), 8, 8).render()
 
-$(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt requirements-dev.txt
+$(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt requirements-dev.txt requirements-reference.txt
 	$(if $(PYTHON),,$(error $(no_python)))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-reference.txt
 	@$(BIN)/python -c '$(DRAW)' 2> /dev/null || { \
 	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(EGL_PACKAGES); \
