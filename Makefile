@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -57,6 +57,12 @@ soak: setup  ## the loop for MINUTES with changing goals: memory, latency, misse
 
 fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
 	$(BIN)/python tools/fuzz.py $(call option,INPUTS,inputs) $(call option,SEED,seed)
+
+bench-data: setup  ## loading of clips against the reference's HDF5 reader, at 64 and 224 pixels: ROUNDS
+	$(BIN)/python tools/bench_data.py $(call option,ROUNDS,rounds)
+
+train-memory: setup  ## what training on a sparse data set of GB gigabytes holds in memory: STEPS
+	$(BIN)/python tools/train_memory.py $(call option,GB,gb) $(call option,STEPS,steps)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

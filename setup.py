@@ -46,7 +46,7 @@ setup(
     ],
     python_requires=">=3.10,<3.13",
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest"], "formats": ["rosbags", "hdf5plugin", "pyarrow", "av"]},
     zip_safe=False,
     entry_points={
         "console_scripts": [

@@ -50,7 +50,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     model, heads = load_model(bundle), load_heads(bundle)
     latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
     rows = data.rows(episodes)
-    latents[rows] = encode_all(model, data.pixels[rows])
+    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
     errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
     if len(errors) < FEWEST_FRAMES:
         raise DataError(
@@ -61,10 +61,10 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     distances = same_place_distances(graph, data, episodes, latents, bundle.actions)
     reached = float(np.quantile(distances, REACHED_SHARE))
     usual_changes, usual_errors = _usual(errors, changes)
-    seen = remember(data.pixels[data.rows(others)])
+    seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
     novelty = Novelty(seen, 1.0)
-    together = np.array([most_together(novelty.new_pixels(data.pixels[row])) for row in data.rows(held_out)])
-    new_pixels = max(FEWEST_NEW, float(together.max()))
+    held_out_frames = (picture for frames in data.batches(data.rows(held_out)) for picture in frames)
+    new_pixels = max(FEWEST_NEW, *(most_together(novelty.new_pixels(picture)) for picture in held_out_frames))
     save_seen(bundle, seen)
     found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors), new_pixels)
     surprising = found.surprise(errors, changes) > SURPRISING

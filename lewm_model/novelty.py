@@ -6,6 +6,9 @@ it, and may be moved unnoticed. What each pixel ever looked like is a simpler me
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -29,12 +32,13 @@ def _colours(shades: np.ndarray) -> np.ndarray:
     return shades @ np.array([SHADES**2, SHADES, 1])
 
 
-def remember(pictures: np.ndarray) -> np.ndarray:
-    """Which colours each pixel of pictures (N, S, S, 3) uint8 ever had, or nearly had: (S * S, COLOURS) bool."""
-    pixels = np.arange(pictures.shape[1] ** 2)
-    seen = np.zeros((len(pixels), COLOURS), bool)
-    for picture in pictures:
-        seen[pixels, _colours(_shades(picture))] = True
+def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Which colours each pixel of one or more pictures (S, S, 3) uint8 ever had, or nearly: (S * S, COLOURS) bool."""
+    colours = (_colours(_shades(picture)) for picture in pictures)
+    first = next(colours)
+    pixels, seen = np.arange(len(first)), np.zeros((len(first), COLOURS), bool)
+    for seen_now in itertools.chain([first], colours):
+        seen[pixels, seen_now] = True
     return _with_neighbours(seen)
 
 

@@ -283,7 +283,7 @@ def train_heads(
         return {}, {}
     rows = data.rows(episodes)
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
-    latents[rows] = encode_all(model, data.pixels[rows])
+    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
     travelled = np.zeros_like(data.actions)
     for episode in episodes:
         first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1

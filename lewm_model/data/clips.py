@@ -1,4 +1,4 @@
-"""Recorded episodes in memory, and the clips that training draws from them."""
+"""Recorded episodes, and the clips that training draws from them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from lewm_model.data.errors import DataError
+from lewm_model.data.frames import MappedFrames, decoded_frames
+
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
-
-
-class DataError(ValueError):
-    """A recording that cannot be used; the message says what is wrong with it and what to do."""
+IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
+_FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Episodes:
 
     pixels (N, H, W, 3) uint8 RGB; actions (N, A) float32, row i executes between frame i and frame i + 1 and is NaN in
     the last row of an episode; proprio (N, P) float32 or None, never used to train the world model;
-    offsets and lengths (E,) int64.
+    offsets and lengths (E,) int64. Frames of a large recording are a `MappedFrames`: pick rows with arrays of integers,
+    and not all at once.
     """
 
     pixels: np.ndarray
@@ -34,11 +38,12 @@ class Episodes:
     proprio: np.ndarray | None
     offsets: np.ndarray
     lengths: np.ndarray
-    control_dt_s: float
+    control_dt_s: float  # 0.0: the recording does not say
     action_names: tuple[str, ...]
     action_kind: str
     sha256: str  # of the actions and lengths: names the recording in a bundle's provenance
     source: str
+    stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: the recording does not say
 
     @property
     def image_size(self) -> int:
@@ -56,14 +61,28 @@ class Episodes:
         """Row numbers of all frames of these episodes."""
         return np.concatenate([np.arange(self.offsets[e], self.offsets[e] + self.lengths[e]) for e in episodes])
 
+    def batches(self, rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
+        """Frames of these rows (n,), up to `size` at a time, (…, S, S, 3): all of them need not fit into memory."""
+        return (self.pixels[rows[begin : begin + size]] for begin in range(0, len(rows), size))
 
-def load_episodes(path: Path) -> Episodes:
+
+def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
     """Reads a recording in the HDF5 layout of stable-worldmodel (`pixels`, `action`, `ep_len`, `ep_offset`).
 
-    Raises DataError for a file that is not such a recording, is empty, or whose numbers are not finite.
+    `proprio` is read where there is one, else `state`. More than `IN_MEMORY` bytes of frames stay on disk: where they
+    lie in one piece they are mapped, else they are decoded once, into a file that other processes find.
+
+    :param control_dt_s: time from row to row, s, of a file that does not say; where both say it they must agree.
+    :raises DataError: the file is not such a recording, is empty, or holds numbers that are not finite.
     """
     if not path.is_file():
-        raise DataError(f"there is no recording at {path}; make one with `lewm collect {path}`")
+        raise DataError(
+            f"{path} is a folder; `lewm convert {path} --out FILE.h5` reads recordings of ROS and of LeRobot"
+            if path.is_dir()
+            else f"there is no recording at {path}; make one with `lewm collect {path}`"
+        )
+    if find_spec("hdf5plugin"):
+        import hdf5plugin  # noqa: F401  registers its filters
     try:
         with h5py.File(path) as file:
             arrays, attributes = _read(file, path)
@@ -72,8 +91,11 @@ def load_episodes(path: Path) -> Episodes:
     except MemoryError as error:
         raise DataError(f"{path} does not fit into this machine's memory") from error
     except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
-        raise DataError(f"{path} cannot be read as HDF5 ({error}); record it again") from error
-    pixels, actions, proprio, lengths, offsets = arrays
+        raise DataError(
+            f"{path} cannot be read as HDF5 ({error}); if it was damaged or cut off, `lewm convert {path} --out FILE` "
+            "keeps what can be read"
+        ) from error
+    pixels, actions, proprio, stamps_s, lengths, offsets = arrays
     ends = offsets + lengths
     if (lengths < 1).any() or offsets[0] < 0 or (offsets[1:] < ends[:-1]).any():
         raise DataError(f"{path}: the episodes of 'ep_offset' and 'ep_len' overlap or are empty; record it again")
@@ -84,11 +106,15 @@ def load_episodes(path: Path) -> Episodes:
         raise DataError(f"{path}: the action in row {row} is not finite; only the last row of an episode may be NaN")
     try:
         names = json.loads(attributes.get("action_names", "[]"))
-        control_dt_s = float(attributes.get("control_dt_s", 0.0))
+        written_s = float(attributes.get("control_dt_s", 0.0))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: the attributes action_names and control_dt_s cannot be read: {error}") from error
     if not isinstance(names, list) or (names and len(names) != actions.shape[1]):
         raise DataError(f"{path}: action_names is {names!r}; it must name the {actions.shape[1]} columns of 'action'")
+    if control_dt_s is not None and not control_dt_s > 0.0:
+        raise DataError(f"control_dt_s is {control_dt_s}; it is the time from row to row, above 0 s")
+    if control_dt_s is not None and written_s and abs(control_dt_s - written_s) > 1e-6:
+        raise DataError(f"{path} was recorded every {written_s} s, not every {control_dt_s} s; leave control_dt_s out")
     digest = hashlib.sha256(np.ascontiguousarray(actions[inner]).tobytes() + lengths.tobytes())
     return Episodes(
         pixels=pixels,
@@ -96,16 +122,18 @@ def load_episodes(path: Path) -> Episodes:
         proprio=proprio,
         offsets=offsets,
         lengths=lengths,
-        control_dt_s=control_dt_s,
+        control_dt_s=control_dt_s or written_s,
         action_names=tuple(map(str, names)),
         action_kind=str(attributes.get("action_kind", "")),
         sha256=digest.hexdigest(),
         source=str(attributes.get("command", path.name)),
+        stamps_s=stamps_s,
     )
 
 
 def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Pixels, actions, proprio or None, lengths and offsets up to the last episode's end, and the attributes."""
+    """Pixels, actions, proprio, stamps (None where missing), lengths and offsets up to the last episode's end, and the
+    attributes."""
     missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
     if missing:
         raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
@@ -125,27 +153,76 @@ def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]
     for name, data in (("pixels", pixels), ("action", action)):
         if len(data) < frames:
             raise DataError(f"{path}: {name!r} has {len(data)} rows, its episodes need {frames}")
-    shape, dtype = pixels.shape, pixels.dtype
     if action.ndim != 2 or action.shape[1] == 0 or action.dtype.kind not in "fiu":
         raise DataError(f"{path}: 'action' is {action.shape} {action.dtype}; it must be (N, action_dim)")
-    proprio = file.get("proprio")
-    row = math.prod(shape[1:]) * dtype.itemsize + sum(
-        4 * math.prod(data.shape[1:]) for data in (action, proprio) if data is not None
-    )
-    _check_size(frames * row, path)
+    _check_written(pixels, frames, path)
+    proprio, stamps = file.get("proprio", file.get("state")), file.get("timestamp")
+    if stamps is not None and (stamps.ndim != 1 or stamps.dtype.kind != "f" or len(stamps) < frames):
+        stamps = None  # of somebody else's making; only the data report reads them
+    rest = [data for data in (action, proprio, stamps) if data is not None]
+    _check_size(frames * sum(8 * math.prod(data.shape[1:]) for data in rest), path)
+    for data in (pixels, *rest):
+        _check_filters(data, path)
+    shape, dtype = pixels.shape, pixels.dtype
     if dtype.kind == "f":
-        bad = "NaN" if np.isnan(pixels[:frames]).any() else "float"
+        bad = "NaN" if np.isnan(pixels[: min(frames, 1000)]).any() else "float"
         raise DataError(f"{path}: 'pixels' has {bad} values; frames must be uint8 RGB (N, H, W, 3)")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] < 1:
-        raise DataError(f"{path}: 'pixels' is {shape} {dtype}; it must be (N, S, S, 3) uint8")
-    frames_rgb = np.empty((frames, *shape[1:]), np.uint8)
-    pixels.read_direct(frames_rgb, np.s_[:frames])
+        raise DataError(
+            f"{path}: 'pixels' is {shape} {dtype}; it must be (N, S, S, 3) uint8. `lewm convert {path} --out FILE "
+            "--image-size S` crops frames to a square"
+        )
     measured = None if proprio is None else proprio[:frames].astype(np.float32)
-    return (frames_rgb, action[:frames].astype(np.float32), measured, lengths, offsets), dict(file.attrs)
+    taken_s = None if stamps is None else stamps[:frames].astype(np.float64)
+    actions = action[:frames].astype(np.float32)
+    frames_rgb = _frames(path, pixels, frames, hashlib.sha256(actions.tobytes() + lengths.tobytes()))
+    return (frames_rgb, actions, measured, taken_s, lengths, offsets), dict(file.attrs)
+
+
+def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.ndarray:
+    """The first `count` frames: in memory when they are few, else mapped, decoded before where they are not raw."""
+    shape = (count, *pixels.shape[1:])
+    if math.prod(shape) <= IN_MEMORY:
+        _check_size(math.prod(shape), path)
+        frames = np.empty(shape, np.uint8)
+        pixels.read_direct(frames, np.s_[:count])
+        return frames
+    start = pixels.id.get_offset() if pixels.chunks is None and not pixels.external else None
+    if start is not None:
+        return MappedFrames(path, shape, start)
+    # Names the decoded frames by the recording's content as far as it can be told without reading all of it. The time
+    # of the last change stands for the rest: what was edited is decoded anew.
+    there = path.stat()
+    sample = [pixels[row].tobytes() for row in np.linspace(0, count - 1, 16, dtype=int)]
+    digest.update(b"".join([repr((shape, there.st_size, there.st_mtime_ns)).encode(), *sample]))
+    return decoded_frames(path, pixels, count, digest.hexdigest()[:32])
+
+
+def _check_written(pixels: h5py.Dataset, count: int, path: Path) -> None:
+    """A data set may say that it is larger than its file: what was never written reads as one colour."""
+    size = count * math.prod(pixels.shape[1:]) * pixels.dtype.itemsize
+    if size > IN_MEMORY and pixels.chunks is not None:
+        counts = [-(-n // chunk) for n, chunk in zip((count, *pixels.shape[1:]), pixels.chunks, strict=True)]
+        if pixels.id.get_num_chunks() < math.prod(counts):
+            raise DataError(
+                f"{path} claims {size / 1e9:.3g} GB of frames, most of which were never written; record it again"
+            )
+
+
+def _check_filters(data: h5py.Dataset, path: Path) -> None:
+    """Refuses a data set whose compression this installation cannot undo."""
+    settings = data.id.get_create_plist()
+    for code in (settings.get_filter(i)[0] for i in range(settings.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            name = _FILTERS.get(code, "an unknown kind")
+            raise DataError(
+                f"{path}: {data.name[1:]!r} is compressed with {name} (HDF5 filter {code}), which needs a package: "
+                "pip install hdf5plugin"
+            )
 
 
 def _check_size(needed: int, path: Path) -> None:
-    """Data sets may say that they are larger than their file: what was never written reads as zeros."""
+    """What is read into memory must fit: a damaged file, or one with holes, may claim any size."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise DataError(f"{path} needs {needed / 1e9:.3g} GB of memory, this machine has {there / 1e9:.3g} GB")
