@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lewm_model.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
 from lewm_model.data.clips import DataError, Episodes
+from lewm_model.data.held_out import held_out_episodes
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
 from lewm_model.novelty import Novelty, most_together, remember, save_seen
@@ -34,19 +35,12 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
 
     :raises DataError: the recording does not fit the model, has too few frames, or only one episode.
     """
-    size, names = bundle.model.image_size, bundle.actions.names
-    if data.image_size != size or data.action_names != names:
-        raise DataError(
-            f"{data.source}: pictures of {data.image_size} pixels and actions {', '.join(data.action_names)} do not "
-            f"fit the bundle's {size} pixels and {', '.join(names)}"
-        )
-    training = bundle.training
-    if training.get("data", {}).get("sha256") == data.sha256:
-        others, held_out = data.split(training["config"]["validation_fraction"], training["config"]["seed"])
-        episodes = held_out
+    episodes = held_out_episodes(bundle, data)
+    others = np.setdiff1d(np.arange(len(data.lengths)), episodes)
+    if len(others):
+        held_out = episodes
     else:
         others, held_out = data.split(0.2, 0)
-        episodes = np.arange(len(data.lengths))
     model, heads = load_model(bundle), load_heads(bundle)
     latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
     rows = data.rows(episodes)
@@ -82,33 +76,43 @@ def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], 
     return tuple(usual), tuple(usual.values())
 
 
-@torch.no_grad()
 def prediction_errors(
     model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
 ) -> tuple[np.ndarray, np.ndarray]:
+    """`episode_errors` of these episodes, end to end. `latents` (N, D) of all rows; others' are not read."""
+    errors, changes = [np.zeros(0)], [np.zeros(0)]
+    for episode in episodes:
+        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
+        error, change = episode_errors(model, latents[first : last + 1], data.actions[first:last], spec)
+        errors.append(error)
+        changes.append(change)
+    return np.concatenate(errors), np.concatenate(changes)
+
+
+@torch.no_grad()
+def episode_errors(
+    model: LeWM, latents: Tensor, actions: np.ndarray, spec: ActionSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared errors (M,) of the latents imagined one block ahead, and the mean squared changes (M,) imagined.
 
-    The drift of an arm at rest is taken out. `latents` (N, D) of all rows; those of other episodes are not read.
+    The drift of an arm at rest is taken out. `latents` (T, D) of an episode's frames, `actions` (T - 1, A) raw between
+    them; number 0 is of frame history * frameskip, M is 0 where there is none.
     """
     history, frameskip = model.config.history, model.config.frameskip
     span = history * frameskip  # control steps from the oldest frame of the context to the one that is imagined
-    errors, changes = [np.zeros(0)], [np.zeros(0)]
-    for episode in episodes:
-        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
-        starts = offset + np.arange(length - span)
-        if len(starts) < 1:
-            continue
-        actions = data.actions[starts[:, None] + np.arange(span)]
-        blocks = torch.from_numpy(spec.normalise(actions)).reshape(len(starts), history, -1)
-        context = latents[starts[:, None] + frameskip * np.arange(history)]
-        still = torch.from_numpy(spec.still).expand(len(starts), 1, -1)
-        past, now = blocks[:, :-1], context[:, -1]
-        imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
-        drift = model.rollout(context, past, still)[:, 0] - now
-        imagined = imagined - drift
-        errors.append((imagined - latents[starts + span]).square().mean(-1).numpy())
-        changes.append((imagined - now).square().mean(-1).numpy())
-    return np.concatenate(errors), np.concatenate(changes)
+    starts = np.arange(len(latents) - span)
+    if len(starts) < 1:
+        return np.zeros(0), np.zeros(0)
+    blocks = torch.from_numpy(spec.normalise(actions[starts[:, None] + np.arange(span)]))
+    blocks = blocks.reshape(len(starts), history, -1)
+    context = latents[starts[:, None] + frameskip * np.arange(history)]
+    still = torch.from_numpy(spec.still).expand(len(starts), 1, -1)
+    past, now = blocks[:, :-1], context[:, -1]
+    imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
+    drift = model.rollout(context, past, still)[:, 0] - now
+    imagined = imagined - drift
+    errors = (imagined - latents[starts + span]).square().mean(-1).numpy()
+    return errors, (imagined - now).square().mean(-1).numpy()
 
 
 @torch.no_grad()

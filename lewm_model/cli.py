@@ -251,6 +251,88 @@ def bench(
     typer.echo(f"{results['iterations_done']:.1f} of {results['plan']['iterations']} iterations within the deadline")
 
 
+@app.command("eval")
+def evaluate(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); episodes the model was trained on are left out")],
+    task: Annotated[str, typer.Option(help="reach")] = "reach",
+    episodes: Annotated[int, typer.Option(help="tasks of each kind, near and anywhere")] = 200,
+    planner: Annotated[
+        list[str] | None, typer.Option(help="icem, cem or proposal; again for more. Default is icem and proposal")
+    ] = None,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    out: Annotated[Path, typer.Option(help="folder for reach.json and pictures of failures")] = Path("out/lewm-eval"),
+) -> None:
+    """Count how often the simulated arm reaches goals from held-out episodes, beside what needs no model."""
+    from rich.console import Console
+
+    from lewm_model.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluate.success import evaluate_reach, table
+    from lewm_model.runtime import load_runtime
+
+    if task != "reach":
+        raise ValueError(f"--task is {task!r}; it must be reach")
+    runtime = load_runtime(load_bundle(bundle), backend)
+    names = planner or ["icem", "proposal"]
+    for each in evaluate_reach(runtime, load_episodes(data), out, episodes, seed, names, world):
+        Console().print(table(each))
+        for pair in each.pairs:
+            typer.echo(str(pair))
+    typer.echo(f"every task, and pictures of failures: {out}")
+
+
+@app.command()
+def probe(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); episodes the model was trained on are left out")],
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
+) -> None:
+    """Measure what the latents know: joint angles, end effector, velocities and the block's pose."""
+    import json
+
+    from rich.console import Console
+
+    from lewm_model.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluate.probe import as_dict, probe_bundle, table
+
+    loaded, recording = load_bundle(bundle), load_episodes(data)
+    found = probe_bundle(loaded, recording, seed)
+    Console().print(table(found))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(as_dict(loaded, recording, found), indent=1) + "\n")
+
+
+@app.command()
+def surprise(
+    bundle: BundleArgument,
+    episodes: Annotated[int, typer.Option(help="episodes of each kind")] = 200,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),
+) -> None:
+    """Measure what the model notices: colours, teleports, occlusion, a frozen camera; and how often for nothing."""
+    import json
+
+    from rich.console import Console
+
+    from lewm_model.bundle import load_bundle
+    from lewm_model.evaluate import surprise as s
+
+    loaded = load_bundle(bundle)
+    scores = s.score_episodes(loaded, episodes, seed, world)
+    found, quiet = s.judge(scores, loaded.actions.frameskip), s.false_alarms(scores)
+    for table in s.tables(found, quiet):
+        Console().print(table)
+    s.plot(out / "surprise.png", scores)
+    (out / "surprise.json").write_text(json.dumps(s.as_dict(loaded, seed, found, quiet), indent=1) + "\n")
+
+
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr, not a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -20,12 +20,17 @@ from lewm_model.sim.arm_sim import ArmSim
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """One task's outcome, how long each plan took (s), and the error over time (N,) m, every SAMPLE_S."""
+    """One task's outcome, how long each plan took (s), and the error over time (N,) m, `samples_a_step` each step."""
 
     task: Task
     outcome: Outcome
     plan_s: list[float]
     errors_m: np.ndarray
+
+
+def samples_a_step(sim: ArmSim) -> int:
+    """How many samples of the error are taken in a control step."""
+    return round(sim.control_dt_s / SAMPLE_S) or 1
 
 
 def picture(sim: ArmSim, pose: np.ndarray, size: int) -> np.ndarray:
@@ -34,11 +39,17 @@ def picture(sim: ArmSim, pose: np.ndarray, size: int) -> np.ndarray:
     return to_model_image(sim.render(), size)
 
 
-def reach(task: Task, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int) -> ClosedLoop:
-    """Brings the arm to the picture of the task's goal; the budget begins with the first command."""
+def reach(
+    task: Task, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int, goal_picture: np.ndarray | None = None
+) -> ClosedLoop:
+    """Brings the arm to the picture of the task's goal; the budget begins with the first command.
+
+    `goal_picture` (S, S, 3) uint8 is a recorded one; None draws the arm at rest at the goal. The simulated arm is left
+    as it is at the end of the budget.
+    """
     size = runtime.bundle.model.image_size
-    goal = runtime.encode(picture(sim, task.goal, size))
-    goal_tip = sim.end_effector()
+    goal = runtime.encode(picture(sim, task.goal, size) if goal_picture is None else goal_picture)
+    goal_tip = sim.end_effector(task.goal)
     sim.reset(joint_positions=task.start)
     controller = Controller(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
     controller.set_goal(goal)
@@ -47,13 +58,14 @@ def reach(task: Task, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: i
     times: list[float] = []
     errors: list[float] = []
     began_s: float | None = None
-    samples = round(sim.control_dt_s / SAMPLE_S) or 1
+    samples = samples_a_step(sim)
     for _ in range(1000):
         controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
         decision = controller.plan()
         if decision is not None:
-            plan_s.append(decision.plan_s)
+            if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
+                plan_s.append(decision.plan_s)
             if decision.trajectory is not None:
                 motion = decision.trajectory
                 sim.set_trajectory(

@@ -160,6 +160,19 @@ def move_randomly(task: Task, sim: ArmSim, seed: int, number: int) -> Outcome:
     return _watch(task, sim)
 
 
+def follow(task: Task, sim: ArmSim, times_s: np.ndarray, positions: np.ndarray) -> Outcome:
+    """What a motion that does not look reaches: positions (T, A) rad at times (T,) s, and rest after them."""
+    sim.reset(joint_positions=task.start)
+    sim.set_trajectory(times_s, np.clip(positions, sim.limits.lower, sim.limits.upper))
+    return _watch(task, sim)
+
+
+def go_straight(task: Task, sim: ArmSim) -> Outcome:
+    """What straight-line interpolation of the joints at full speed reaches; it is told the goal's joint positions."""
+    duration = float(max(np.abs((task.goal - task.start) / sim.limits.velocity).max(), sim.control_dt_s))
+    return follow(task, sim, np.array([0.0, duration]), np.stack([task.start, task.goal]))
+
+
 def _watch(task: Task, sim: ArmSim) -> Outcome:
     goal = sim.end_effector(task.goal)
     count = round(task.budget_s / SAMPLE_S)

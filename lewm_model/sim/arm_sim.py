@@ -56,6 +56,7 @@ class ArmSim:
         )
         self.control_dt_s = 1.0 / loaded.camera.rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
+        self._colours = self._model.mat_rgba[:, :3].copy()
         self._draws = render
         self._renderer: mujoco.Renderer | None = None
         self._render_thread = 0
@@ -228,6 +229,24 @@ class ArmSim:
         velocity = self._block.dofadr[0]
         self._data.qvel[velocity : velocity + 6] = 0.0
         mujoco.mj_forward(self._model, self._data)
+
+    def recolour(self, what: str, channels: tuple[int, int, int] = (0, 1, 2)) -> None:
+        """Mixes the colours of the "arm" (what moves of it) or the "block" anew, until it is called again.
+
+        :param channels: which of its own red, green and blue is red, green and blue now; (0, 1, 2) are its own.
+        """
+        if what == "block":
+            self._block_address()  # says that there is none
+            assert self._block is not None
+            bodies = [int(self._block.id)]
+        elif what == "arm":
+            bodies = [int(self._model.jnt_bodyid[i]) for i in range(self._model.njnt)]
+            bodies = [body for body in bodies if self._block is None or body != self._block.id]
+        else:
+            raise ValueError(f"{what!r} cannot be recoloured; choose arm or block")
+        materials = np.unique(self._model.geom_matid[np.isin(self._model.geom_bodyid, bodies)])
+        materials = materials[materials >= 0]
+        self._model.mat_rgba[materials, :3] = self._colours[materials][:, list(channels)]
 
     def close(self) -> None:
         """Frees the renderer; call it from the thread that rendered."""
