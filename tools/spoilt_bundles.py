@@ -1,7 +1,7 @@
-"""Small models of the demo's world that are good, and such that have something wrong with them: what a preflight is for.
+"""Small models of the demo's world, good ones and such that have something wrong with them: what a preflight is for.
 
-They train for a few hundred steps, a minute or two each. Other seeds and lengths of training show that the limits of the
-preflight do not fit these few only.
+They train for a few hundred steps, a minute or two each. Other seeds and lengths of training show that the limits of
+the preflight do not fit these few only. They have no graphs: run them on the back end "torch".
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from lewm_model.calibrate import calibrate
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
-from lewm_model.export import export_onnx, sample_frames
 from lewm_model.resources import resource
 from lewm_model.train import train
 
@@ -84,7 +83,6 @@ def bundle(folder: Path, name: str) -> Bundle:
     settings = {"steps": STEPS, "batch": BATCH, "head_steps": HEAD_STEPS, "threads": 1, **kind.train}
     config = from_dict(TrainConfig, settings, TRAIN_SIZES["small"])
     part = folder / f"{name}.part"  # has the bundle's name when it is complete
-    made = calibrate(train(data, part, folder / "runs" / name, model, config), data)
-    export_onnx(made, frames=sample_frames(data, model))
+    calibrate(train(data, part, folder / "runs" / name, model, config), data)
     part.rename(folder / name)
     return load_bundle(folder / name)

@@ -108,8 +108,7 @@ def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.nda
     poses = np.empty((frames, 3))
     for frame in range(frames):
         rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, frame)))
-        seen = 0
-        while seen < BLOCK_PIXELS:
+        while True:
             sim.reset(seed=int(rng.integers(2**32)))
             block = sim.block_pose()
             block[0] = 10 * sim.reach_m  # out of the picture
@@ -120,8 +119,9 @@ def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.nda
             block[:2], block[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
             sim.set_block_pose(block)
             pictures[frame] = to_model_image(sim.render(), size)
-            seen = int((np.abs(pictures[frame] - without).max(2) > 32).sum())
-        poses[frame] = x, y, yaw
+            poses[frame] = x, y, yaw
+            if (np.abs(pictures[frame] - without).max(2) > 32).sum() >= BLOCK_PIXELS:
+                break
     return pictures, poses
 
 
@@ -180,9 +180,7 @@ def _judge(target: str, probe: str, got: np.ndarray, wanted: np.ndarray, episode
     squared = np.square(got - wanted)
     r2 = 1 - squared.sum(0) / np.square(wanted - wanted.mean(0)).sum(0)
     r = [0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1]) for a, b in zip(got.T, wanted.T, strict=True)]
-    return Probed(
-        target, probe, float(squared.mean()), float(np.mean(r)), float(r2.mean()), len(wanted), episodes
-    )
+    return Probed(target, probe, float(squared.mean()), float(np.mean(r)), float(r2.mean()), len(wanted), episodes)
 
 
 def as_dict(bundle: Bundle, data: Episodes, probes: list[Probed]) -> dict[str, Any]:

@@ -252,9 +252,7 @@ def as_dict(kind: str, tasks: Sequence[RecordedTask], results: Sequence[Results]
         "kind": kind,
         "tasks": [{"start_row": task.start_row, "goal_row": task.goal_row} for task in tasks],
         "policies": {each.name: one(each) for each in results},
-        "pairs": [
-            {**asdict(pair), "p_value": pair.p_value, "difference_percent": pair.difference} for pair in pairs
-        ],
+        "pairs": [{**asdict(pair), "p_value": pair.p_value, "difference_percent": pair.difference} for pair in pairs],
     }
 
 

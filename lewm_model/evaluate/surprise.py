@@ -22,8 +22,7 @@ from lewm_model.bundle import Bundle, BundleError, load_model
 from lewm_model.calibrate import episode_errors
 from lewm_model.collect import record_episode
 from lewm_model.imaging import to_model_image
-from lewm_model.model import LeWM
-from lewm_model.novelty import Novelty, load_novelty
+from lewm_model.novelty import load_novelty
 from lewm_model.planning.surprise import HOLD_FRAMES, SURPRISING
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_model.train import encode_all
@@ -37,8 +36,8 @@ MOVES = 0.25  # share of full speed: an arm that is faster over the first block 
 DETECTORS = ("imagination", "novelty", "combined")
 _SEED = 0x53555250  # of the episodes, which no recording has
 
+# Simulator, pictures (T, S, S, 3), joint positions (T, A), first frame -> what is seen from it on (WINDOW, S, S, 3).
 Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
-"""Simulator, pictures (T, S, S, 3), joint positions (T, A), first frame -> what is seen from it on, (WINDOW, S, S, 3)."""
 
 
 def _drawn(sim: ArmSim, poses: np.ndarray, size: int, block: np.ndarray | None = None) -> np.ndarray:
@@ -64,9 +63,7 @@ def _recoloured(what: str) -> Disturb:
     return disturb
 
 
-def _teleported_arm(
-    sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
-) -> np.ndarray:
+def _teleported_arm(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
     """It goes on with its motion from another pose."""
     there = rng.uniform(0.95 * sim.limits.lower, 0.95 * sim.limits.upper)
     return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1])
@@ -221,7 +218,7 @@ def judge(scores: Scores, block: int) -> list[Detection]:
             half = round(0.5 / scores.control_dt_s)
             beyond = positive > SURPRISING
             noticed = beyond.any(1)
-            in_a_row = np.lib.stride_tricks.sliding_window_view(beyond, HOLD_FRAMES, axis=1).all(2).any(1)
+            in_a_row = _in_a_row(beyond).any(1)
             delays = beyond.argmax(1)[noticed] * scores.control_dt_s
             found.append(
                 Detection(
@@ -236,6 +233,12 @@ def judge(scores: Scores, block: int) -> list[Detection]:
                 )
             )
     return found
+
+
+def _in_a_row(beyond: np.ndarray) -> np.ndarray:
+    """Where HOLD_FRAMES frames in a row are beyond the threshold: (E, T) bool -> (E, T - HOLD_FRAMES + 1) bool."""
+    length = beyond.shape[1] - HOLD_FRAMES + 1
+    return np.logical_and.reduce([beyond[:, i : i + length] for i in range(HOLD_FRAMES)])
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,8 @@ def false_alarms(scores: Scores) -> list[FalseAlarms]:
     for detector in DETECTORS:
         beyond = scores.undisturbed[detector] > SURPRISING
         hours = beyond.size * scores.control_dt_s / 3600
-        runs = np.lib.stride_tricks.sliding_window_view(beyond, HOLD_FRAMES, axis=1).all(2)
-        holds = int((runs[:, :1].sum() + (runs[:, 1:] & ~runs[:, :-1]).sum()))
+        runs = _in_a_row(beyond)
+        holds = int(runs[:, 0].sum() + (runs[:, 1:] & ~runs[:, :-1]).sum())
         count = int(beyond.sum())
         found.append(FalseAlarms(detector, hours, count / hours, _poisson_upper(count) / hours, holds / hours))
     return found
