@@ -144,6 +144,14 @@ class Bundle:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> SHA-256
     calibration: Calibration | None = None
 
+    @property
+    def no_go(self) -> str | None:
+        """Why no arm should move with it; None where its preflight (`lewm doctor model`) says GO, or none was made."""
+        found = self.evaluation.get("preflight")
+        if not isinstance(found, dict) or found.get("verdict") == "GO":
+            return None
+        return f"the preflight of the model in {self.folder} says NO-GO: {str(found.get('reason'))[:300]}"
+
     def path(self, name: str) -> Path:
         """The path of a file that the bundle lists."""
         if name not in self.files:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 app = typer.Typer(
     help="LeWorldModel for robot arms: record, train, export, check.",
@@ -16,6 +17,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class _MachineFirst(typer.core.TyperGroup):
+    """`lewm doctor` and `lewm doctor BUNDLE` check the machine; `lewm doctor model` is a command of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["machine", *args]
+        return super().parse_args(ctx, args)
+
+
+doctor = typer.Typer(
+    cls=_MachineFirst, help="Check that this machine, or a model, can move a robot; say what to do for each failure."
+)
+app.add_typer(doctor, name="doctor")
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")]
 
 
@@ -200,14 +216,14 @@ def engine(
     typer.echo("against the golden outputs: " + ", ".join(f"{k} {v:.6g}" for k, v in manifest.parity.items()))
 
 
-@app.command()
-def doctor(
+@doctor.command("machine")
+def doctor_machine(
     bundle: Annotated[Path, typer.Argument(help="bundle folder that is to run here")] = Path("models/reach"),
     image_topic: Annotated[str, typer.Option(help="the camera's topic")] = "camera/image_raw",
     joint_states_topic: Annotated[str, typer.Option(help="the arm's topic")] = "joint_states",
     topics: Annotated[bool, typer.Option(help="whether to listen to them")] = True,
 ) -> None:
-    """Check that this machine can run a model on a robot; say what to do for each failure."""
+    """Check that this machine can run a model on a robot; what `lewm doctor` does."""
     from lewm_model.doctor import FAIL, examine
 
     listen = {"camera": image_topic, "joint states": joint_states_topic} if topics else {}
@@ -220,6 +236,33 @@ def doctor(
     failed = sum(finding.state == FAIL for finding in findings)
     if failed:
         raise RuntimeError(f"{failed} of {len(findings)} checks failed")
+
+
+@doctor.command("model")
+def doctor_model(
+    bundle: BundleArgument,
+    data: Annotated[
+        Path | None, typer.Argument(help="recording (HDF5) of the camera it will see; default: recorded in simulation")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+) -> None:
+    """The preflight: can an arm be moved with this model? GO or NO-GO, with reasons, is written into the bundle."""
+    from lewm_model.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluate.plannability import GO, preflight, save_preflight, simulated
+    from lewm_model.runtime import load_runtime
+
+    runtime = load_runtime(load_bundle(bundle), backend)
+    found = preflight(runtime, simulated(runtime.bundle) if data is None else load_episodes(data))
+    for check in found.checks:
+        state = typer.style("ok   ", fg=typer.colors.GREEN) if check.good else typer.style("miss ", fg=typer.colors.RED)
+        typer.echo(f"{state}{check.name}: {check.found}")
+    ratios = ", ".join(f"{ratio:.3g}" for ratio in found.error_ratios)
+    typer.echo(f"error of the imagination to that of assuming that nothing changes, 1, 2, ... blocks ahead: {ratios}")
+    save_preflight(runtime.bundle, found)
+    if found.verdict != GO:
+        raise RuntimeError(f"{found.verdict}: {found.reason}")
+    typer.echo(typer.style(found.verdict, fg=typer.colors.GREEN))
 
 
 @app.command()

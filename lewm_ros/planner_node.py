@@ -147,6 +147,7 @@ class PlannerNode(ManagedNode):
             )
         self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
         self._deadman_button = values["deadman_button"]
+        self._no_go = None if values["allow_no_go"] else bundle.no_go
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
@@ -170,6 +171,8 @@ class PlannerNode(ManagedNode):
                 "the bundle is not calibrated: no goal counts as reached and no frame as surprising; "
                 "run `lewm calibrate` with a recording"
             )
+        if self._no_go is not None:
+            self.get_logger().error(f"{self._no_go}. It will not be armed")
         self.get_logger().info(f"loaded {bundle.folder} on {runtime.backend}; disarmed until ~/enable")
 
     def activate(self) -> None:
@@ -289,7 +292,7 @@ class PlannerNode(ManagedNode):
             self._shield.disarm()
             response.success, response.message = True, "disarmed"
         else:
-            refusal = self._shield.arm()
+            refusal = self._no_go or self._shield.arm()
             response.success, response.message = refusal is None, refusal or self._shield.message
         self.get_logger().info(f"enable({request.data}): {response.message}")
         return response
@@ -338,7 +341,7 @@ class PlannerNode(ManagedNode):
             self._look_for_surprise()
 
         self._count_listeners()
-        if self._arm_when_ready and self._shield.arm() is None:
+        if self._arm_when_ready and self._no_go is None and self._shield.arm() is None:
             self._arm_when_ready = False
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
@@ -471,7 +474,7 @@ class PlannerNode(ManagedNode):
         if time.monotonic() - self._complained_s < COMPLAINT_S:
             return WARN, self._complaint, values
         if state is not State.ARMED:
-            return OK, self._shield.message, values
+            return (OK, self._shield.message, values) if self._no_go is None else (WARN, self._no_go, values)
         if not self._goal_known:
             return OK, "armed; no goal yet", values
         if self._controller.reached:

@@ -57,6 +57,7 @@ PARAMETERS = (
     *MODEL_PARAMETERS,
     Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
     Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
+    Parameter("allow_no_go", False, "Arm although the model's preflight (`lewm doctor model`) says NO-GO."),
     Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
     Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
     Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),

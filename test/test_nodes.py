@@ -24,6 +24,7 @@ from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lewm_model.bundle import save_description
 from lewm_model.config import PlanConfig
 from lewm_model.novelty import Novelty, remember
 from lewm_model.planning.motion import Trajectory
@@ -419,6 +420,28 @@ def test_bad_latents_goals_and_joint_states_are_named_and_do_no_harm(bench, bund
     node._on_latent(latent_to_message(np.zeros(8, np.float32), now))
     node._on_joint_state(joint_state_message(("elbow", "shoulder"), np.array([0.1, 0.2]), np.zeros(2), now))
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+
+def test_a_model_whose_preflight_says_no_go_is_not_armed_unless_that_is_allowed(bench, tmp_path, capfd):
+    bundle = tiny_bundle(tmp_path / "no-go")
+    verdict = {"verdict": "NO-GO", "reason": "the latents have collapsed"}
+    save_description(dataclasses.replace(bundle, evaluation={"preflight": verdict}))
+    node = planner(bench, bundle, enable_on_start=True)
+    assert node.trigger_configure() == SUCCESS
+    assert "says NO-GO: the latents have collapsed" in capfd.readouterr().err
+    assert node.trigger_activate() == SUCCESS
+    feed(node)
+    response = node._on_enable(SetBool.Request(data=True), SetBool.Response())
+    assert not response.success and "NO-GO: the latents have collapsed" in response.message
+    bench.spin_until(lambda: False, 0.3)
+    assert node._shield.state is State.DISARMED, "nor on start"
+    level, message, _ = node.diagnose()
+    assert level == DiagnosticStatus.WARN and "the latents have collapsed" in message
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    bench.set(node, "allow_no_go", True)
+    assert node.trigger_configure() == node.trigger_activate() == SUCCESS
+    feed(node)
+    assert bench.spin_until(lambda: node._shield.state is not State.DISARMED)
 
 
 def test_enabling_a_node_that_is_not_active_is_refused(bench, bundle):

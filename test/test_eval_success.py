@@ -1,0 +1,120 @@
+"""`lewm eval`: tasks come from episodes the model never saw, baselines are what they say, comparisons are fair."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from bundles import tiny_bundle
+from sim_recording import sim_recording
+from tiny import dot_recording
+from tiny import tiny_bundle as dot_bundle
+from typer.testing import CliRunner
+
+from lewm_model.cli import app
+from lewm_model.data.clips import DataError, load_episodes
+from lewm_model.data.held_out import held_out_episodes
+from lewm_model.evaluate import success
+from lewm_model.evaluate.success import Pair, Results, compare, cut_tasks, run_baselines
+from lewm_model.evaluate.tasks import NEAR_STEPS, Outcome, tip_distance_m, tolerance_m
+from lewm_model.sim.arm_sim import ArmSim
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return sim_recording(tmp_path_factory.mktemp("recording") / "fresh.h5")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def test_only_episodes_that_the_model_was_not_trained_on_are_held_out(tmp_path):
+    trained = dot_bundle(tmp_path)
+    own = load_episodes(tmp_path / "dots.h5")
+    config = trained.training["config"]
+    training, held_out = own.split(config["validation_fraction"], config["seed"])
+    found = held_out_episodes(trained, own)
+    assert found.tolist() == held_out.tolist() and not set(found) & set(training)
+    other = load_episodes(dot_recording(tmp_path / "other.h5", episodes=3, seed=9))
+    assert held_out_episodes(trained, other).tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"an action takes 0\.1 s, the bundle's 0\.05 s"):
+        held_out_episodes(trained, dataclasses.replace(other, control_dt_s=0.1))
+
+
+def test_the_training_s_episodes_recorded_again_are_refused(bundle, data):
+    for seed, world, refused in ((77, "tabletop.sdf", True), (78, "tabletop.sdf", False), (77, "shelf.sdf", False)):
+        source = f"python -m lewm_model.collect other.h5 --episodes 9 --seed {seed} --world {world}"
+        trained = dataclasses.replace(bundle, training={"data": {"sha256": "another", "source": source}})
+        if refused:
+            with pytest.raises(DataError, match="those of the training, which had the same seed"):
+                held_out_episodes(trained, data)
+        else:
+            assert len(held_out_episodes(trained, data)) == 4
+
+
+def test_tasks_are_cut_from_the_given_episodes_and_the_same_for_a_seed(data):
+    episodes = np.array([1, 3])
+    owner = np.repeat(np.arange(4), data.lengths)
+    with ArmSim(render=False) as sim:
+        for kind in ("near", "anywhere"):
+            tasks, again, others = (cut_tasks(kind, 6, seed, data, episodes, sim) for seed in (0, 0, 1))
+            assert [t.start_row for t in tasks] == [t.start_row for t in again] != [t.start_row for t in others]
+            for task in tasks:
+                start, goal = owner[task.start_row], owner[task.goal_row]
+                assert {start, goal} <= {1, 3} and (start == goal) is (kind == "near")
+                np.testing.assert_array_equal(task.goal_picture, data.pixels[task.goal_row])
+                np.testing.assert_allclose(task.task.goal, data.proprio[task.goal_row], atol=1e-6)
+                assert tip_distance_m(sim, task.task.start, task.task.goal) > tolerance_m(sim)
+            assert all((t.goal_row - t.start_row == NEAR_STEPS) is (kind == "near") for t in tasks)
+        with pytest.raises(DataError, match="need recorded positions"):
+            cut_tasks("near", 1, 0, dataclasses.replace(data, proprio=None), episodes, sim)
+        with pytest.raises(DataError, match="1 held-out episodes have more than 25 frames"):
+            cut_tasks("near", 1, 0, data, episodes[:1], sim)
+
+
+def test_replay_and_the_straight_line_reach_what_holding_still_does_not(data):
+    with ArmSim(render=False) as sim:
+        tasks = cut_tasks("near", 6, 0, data, np.arange(4), sim)
+        results = {each.name: each for each in run_baselines(tasks, sim, seed=0)}
+        assert results["hold"].first_hit.successes == 0
+        assert results["straight"].held.successes == results["replay"].held.successes == 6
+        assert results["random"].held.successes < 6
+        far = cut_tasks("anywhere", 2, 0, data, np.arange(4), sim)
+        assert [each.name for each in run_baselines(far, sim, seed=0)] == ["hold", "random", "straight"]
+
+
+def test_planners_are_compared_pair_by_pair():
+    good, bad = Outcome(True, True, 0.0), Outcome(False, True, 0.1)
+    first, second = Results("a", [good] * 9 + [bad]), Results("b", [good] * 4 + [bad] * 5 + [good])
+    pair = compare(first, second)
+    assert (pair.only_first, pair.only_second, pair.tasks) == (5, 1, 10)
+    assert pair.p_value == pytest.approx(2 * (1 + 6) / 64)  # binomial, 6 pairs that differ
+    assert Pair("a", "b", 0, 0, 200).p_value == Pair("a", "b", 3, 3, 200).p_value == 1.0
+    value, low, high = Pair("a", "b", 40, 20, 200).difference
+    assert value == pytest.approx(10.0)
+    assert (low, high) == pytest.approx((2.5, 17.3), abs=0.3)  # Bonett and Price's adjusted Wald interval
+
+
+def test_the_command_writes_every_task_and_pictures_of_failures(bundle, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(success, "BUDGET_STEPS", {"near": 15, "anywhere": 15})
+    recording = sim_recording(tmp_path / "again.h5", episodes=2, steps=40, seed=78)
+    out = tmp_path / "out"
+    arguments = ["eval", str(bundle.folder), str(tmp_path / "again.h5"), "--episodes", "2", "--out", str(out)]
+    answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert answer.exit_code == 0 and "icem holds" in answer.stdout
+    facts = json.loads((out / "reach.json").read_text())
+    assert facts["data"]["sha256"] == recording.sha256
+    for kind in facts["tasks"]:
+        policies = kind["policies"]
+        assert {"icem", "proposal", "hold", "random", "straight"} <= set(policies)
+        assert [len(each["outcomes"]) for each in policies.values()] == [2] * len(policies)
+        assert policies["icem"]["plan_ms_median"] > 0
+    assert {path.name for path in out.glob("*.png")} == {
+        f"{kind}_{planner}.png" for kind in ("near", "anywhere") for planner in ("icem", "proposal")
+    }
+    for wrong, message in ((["--task", "fly"], "it must be reach"), (["--planner", "luck"], "no planner luck")):
+        assert message in str(CliRunner().invoke(app, [*arguments, *wrong]).exception)

@@ -1,0 +1,147 @@
+"""The preflight says GO for the shipped model and NO-GO, with the right reason, where something is wrong with it.
+
+Models that were trained wrongly are examined by `make eval`; here the shipped one is spoilt in ways that look the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from bundles import tiny_bundle
+from sim_recording import sim_recording
+from typer.testing import CliRunner
+
+from lewm_model.bundle import load_bundle, sha256
+from lewm_model.cli import app
+from lewm_model.data.clips import DataError
+from lewm_model.evaluate import plannability
+from lewm_model.evaluate.plannability import GO, NO_GO, preflight, save_preflight, simulated
+from lewm_model.resources import resource
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.runtime.torch_backend import TorchRuntime
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return OnnxRuntime(load_bundle(resource("models", "reach")))
+
+
+@pytest.fixture(scope="module")
+def data(runtime):
+    return simulated(runtime.bundle)
+
+
+@pytest.fixture(autouse=True)
+def steady_machine(monkeypatch):
+    """How busy the machine of the tests is says nothing about a model."""
+    monkeypatch.setattr(plannability, "bench", lambda *arguments, **options: {"plan_ms": {"p50": 30.0}})
+
+
+class Spoilt:
+    """The shipped model with something else in the place of its encoder or its imagination."""
+
+    def __init__(self, runtime, encode=lambda latent: latent, actions=lambda candidates: candidates):
+        self.runtime, self.bundle, self.backend = runtime, runtime.bundle, runtime.backend
+        self.change, self.actions = encode, actions
+
+    def encode(self, image):
+        return self.change(self.runtime.encode(image)).astype(np.float32)
+
+    def rollout(self, context, past, candidates, goal):
+        return self.runtime.rollout(context, past, self.actions(candidates), goal)
+
+
+def test_the_shipped_model_is_go_and_says_so_in_its_bundle(runtime, data):
+    found = preflight(runtime, data)
+    assert (found.verdict, found.reason) == (GO, ""), found
+    assert all(check.good and check.value is not None for check in found.checks)
+    assert len(found.error_ratios) == 5 and max(found.error_ratios) < 0.1
+    assert runtime.bundle.evaluation["preflight"]["verdict"] == GO and runtime.bundle.no_go is None
+
+
+def test_another_camera_is_named(runtime, data):
+    turned = dataclasses.replace(data, pixels=np.rot90(data.pixels, axes=(1, 2)).copy())
+    found = preflight(runtime, turned)
+    assert found.verdict == NO_GO and "not those of the camera" in found.reason
+
+
+def test_latents_that_hardly_differ_have_collapsed(runtime, data):
+    line = np.random.default_rng(0).standard_normal(12)
+    line /= np.linalg.norm(line)
+    for change in (lambda latent: 0.1 * latent, lambda latent: (latent @ line) * line):
+        found = preflight(Spoilt(runtime, encode=change), data)
+        assert found.verdict == NO_GO and "collapsed" in found.reason
+
+
+def test_an_imagination_that_does_not_follow_the_actions_is_found_out(runtime, data):
+    rng = np.random.default_rng(0)
+    found = preflight(Spoilt(runtime, actions=lambda candidates: rng.permutation(candidates)), data)
+    assert found.verdict == NO_GO and "does not follow the actions" in found.reason
+    ranked = {check.name: check.value for check in found.checks}["recorded action's rank"]
+    assert 0.35 < ranked < 0.65, "chance"
+
+
+def test_a_model_that_was_never_trained_is_called_so(tmp_path, data):
+    from safetensors.torch import save_file
+
+    from lewm_model.bundle import WEIGHTS, save_description
+    from lewm_model.model import LeWM
+
+    shipped = load_bundle(resource("models", "reach"))
+    torch.manual_seed(0)
+    (tmp_path / "new").mkdir()
+    save_file(LeWM(shipped.model).state_dict(), tmp_path / "new" / WEIGHTS)
+    new = dataclasses.replace(shipped, folder=tmp_path / "new", heads=(), calibration=None, training={})
+    found = preflight(TorchRuntime(save_description(new)), data)
+    assert found.verdict == NO_GO and "not trained" in found.reason
+    ranked = {check.name: check for check in found.checks}
+    assert ranked["recorded action's rank"].value == pytest.approx(0.5, abs=0.02)
+    assert ranked["pictures"].good and ranked["pictures"].value is None, "not known is no reason"
+
+
+def test_a_plan_that_takes_too_long_is_a_reason_of_its_own(runtime, data, monkeypatch):
+    monkeypatch.setattr(plannability, "bench", lambda *arguments, **options: {"plan_ms": {"p50": 250.0}})
+    found = preflight(runtime, data)
+    assert found.verdict == NO_GO and "longer than plan.deadline_s" in found.reason
+
+
+def test_the_verdict_is_kept_in_the_bundle_and_changes_nothing_else(tmp_path, runtime, data):
+    folder = tmp_path / "reach"
+    shutil.copytree(runtime.bundle.folder, folder)
+    before = {path: sha256(path) for path in folder.rglob("*") if path.is_file() and path.name != "model.json"}
+    description = json.loads((folder / "model.json").read_text())
+    flawed = preflight(Spoilt(runtime, encode=lambda latent: 0.1 * latent), data)
+    saved = save_preflight(load_bundle(folder), flawed)
+    again = load_bundle(folder)
+    assert again.no_go == saved.no_go and "NO-GO: the latents have collapsed" in again.no_go
+    assert {path: sha256(path) for path in before} == before
+    now = json.loads((folder / "model.json").read_text())
+    assert now["evaluation"].pop("preflight") != description["evaluation"].pop("preflight")
+    assert now == description
+
+
+@pytest.mark.parametrize("found", [None, "bad", [1], {"verdict": "GO"}, {}])
+def test_a_preflight_that_is_damaged_never_ends_a_node(runtime, found):
+    bundle = dataclasses.replace(runtime.bundle, evaluation={"preflight": found})
+    assert bundle.no_go is None or "NO-GO" in bundle.no_go
+
+
+def test_too_short_a_recording_and_another_arm_are_refused(tmp_path, runtime):
+    with pytest.raises(DataError, match="frames can be planned from, 150 are needed"):
+        preflight(runtime, sim_recording(tmp_path / "short.h5", episodes=2, steps=30))
+    spec = dataclasses.replace(runtime.bundle.actions, names=("left", "right"))
+    with pytest.raises(DataError, match="give a recording of its own arm and camera"):
+        simulated(dataclasses.replace(runtime.bundle, actions=spec))
+
+
+def test_the_command_says_what_is_missed_and_fails(tmp_path):
+    bundle = tiny_bundle(tmp_path / "tiny")
+    answer = CliRunner().invoke(app, ["doctor", "model", str(bundle.folder)])
+    assert "ok   latency: a plan takes 30 ms" in answer.stdout and "miss " in answer.stdout
+    assert "NO-GO" in str(answer.exception)
+    assert load_bundle(bundle.folder).no_go is not None

@@ -1,0 +1,170 @@
+"""`make eval`: what the shipped model can do and knows, measured; writes out/eval/summary.json.
+
+Success from held-out episodes, probes, surprise, and whether the preflight tells five bundles apart. Recordings and
+bundles that are made for it stay in the folder, and are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from spoilt_bundles import KINDS, bundle, recording
+
+from lewm_model.bundle import Bundle, load_bundle
+from lewm_model.data.clips import Episodes
+from lewm_model.evaluate import probe, success, surprise
+from lewm_model.evaluate.plannability import GO, preflight
+from lewm_model.resources import resource
+from lewm_model.runtime import load_runtime
+
+FRESH_SEED = 1000  # of the recording that nothing was trained on
+FRESH_EPISODES = 200
+# The five bundles that the preflight must tell apart, and a phrase of the right reason; the first is the shipped one.
+FIVE = {
+    "models/reach": "",
+    "untrained": "not trained",
+    "collapsed": "collapsed",
+    "shuffled": "does not follow the actions",
+    "camera": "not those of the camera",
+}
+# Others: other seeds and lengths of training, and the model of the other camera before its own camera.
+MORE = {
+    "good": "",
+    "short": None,  # may be either, and is told what it lacks
+    "untrained-seed1": "not trained",
+    "collapsed-seed1": "collapsed",
+    "shuffled-seed1": "does not follow the actions",
+}
+
+Figures = dict[str, tuple[float | None, str]]
+
+
+def succeed(shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int, console: Console) -> Figures:
+    """Closed loop, beside the baselines."""
+    figures: Figures = {}
+    for found in success.evaluate_reach(load_runtime(shipped), data, out / "reach", episodes, seed):
+        console.print(success.table(found))
+        for pair in found.pairs:
+            console.print(str(pair), highlight=False)
+            figures[f"success_{found.kind}_{pair.first}_minus_{pair.second}"] = (pair.difference[0], "points")
+        for each in found.results:
+            figures[f"success_held_{found.kind}_{each.name}"] = (each.held.percent, "%")
+            figures[f"success_hit_{found.kind}_{each.name}"] = (each.first_hit.percent, "%")
+            figures[f"final_error_{found.kind}_{each.name}"] = (each.final_error_mm, "mm, median")
+    return figures
+
+
+def know(shipped: Bundle, data: Episodes, out: Path, seed: int, console: Console) -> Figures:
+    """Probes."""
+    probes = probe.probe_bundle(shipped, data, seed)
+    console.print(probe.table(probes))
+    (out / "probe.json").write_text(json.dumps(probe.as_dict(shipped, data, probes), indent=1) + "\n")
+    figures: Figures = {}
+    for each in probes:
+        figures[f"probe_r2_{each.target.replace(',', '').replace(' ', '_')}_{each.probe}"] = (each.r2, "R^2")
+        if (each.target, each.probe) == ("end effector", "mlp"):
+            figures["reach_probe_r2"] = (each.r2, "R^2, MLP probe of the end effector's position")
+    return figures
+
+
+def notice(shipped: Bundle, out: Path, episodes: int, seed: int, console: Console) -> Figures:
+    """Surprise."""
+    scores = surprise.score_episodes(shipped, episodes, seed)
+    found, quiet = surprise.judge(scores, shipped.actions.frameskip), surprise.false_alarms(scores)
+    for table in surprise.tables(found, quiet):
+        console.print(table)
+    surprise.plot(out / "surprise.png", scores)
+    described = surprise.as_dict(shipped, seed, found, quiet)
+    (out / "surprise.json").write_text(json.dumps(described, indent=1) + "\n")
+    figures: Figures = {}
+    for each in found:
+        name = each.kind.replace(",", "").replace(" ", "_").replace("-", "_")
+        figures[f"surprise_auroc_{name}_{each.detector}"] = (each.auroc, "AUROC of single frames")
+        if each.detector == "combined":
+            if each.kind in surprise.GROUPS:
+                what = "imagination and pixel novelty combined, arm and block"
+                figures[f"surprise_auroc_{name}"] = (each.auroc, f"AUROC of single frames, {what}")
+            figures[f"surprise_noticed_{name}"] = (each.noticed_percent, "% within 0.5 s")
+            figures[f"surprise_delay_{name}"] = (each.delay_s, "s, median")
+    for alarms in quiet:
+        figures[f"surprise_false_per_hour_{alarms.detector}"] = (alarms.frames_per_hour, "frames an hour")
+        figures[f"surprise_false_holds_per_hour_{alarms.detector}"] = (alarms.holds_per_hour, "holds an hour")
+    return figures
+
+
+def examine(shipped: Bundle, out: Path, more: bool, console: Console) -> Figures:
+    """The preflight of five bundles, and of others, before the camera of the demo's world."""
+    folder = out / "bundles"
+    data = recording(folder, other_camera=False, episodes=40, seed=FRESH_SEED + 1)
+    table = Table(title="preflights")
+    for heading in ("bundle", "verdict", "reason", "missed", "right"):
+        table.add_column(heading)
+    right = {}
+    for name, phrase in {**FIVE, **(MORE if more else {})}.items():
+        ready = shipped if name not in KINDS else bundle(folder, name)
+        found = preflight(load_runtime(ready, "auto" if name not in KINDS else "torch"), data)
+        if phrase is not None:
+            right[name] = found.verdict == GO if not phrase else found.verdict != GO and phrase in found.reason
+        missed = ", ".join(f"{check.name} {check.value:.2g}" for check in found.checks if not check.good)
+        table.add_row(name, found.verdict, found.reason, missed, {True: "yes", False: "NO"}.get(right.get(name), "-"))
+    console.print(table)
+    figures: Figures = {"preflight_right": (sum(right[name] for name in FIVE), f"of {len(FIVE)}")}
+    if more:
+        others = [name for name in MORE if name in right]
+        figures["preflight_right_others"] = (sum(right[name] for name in others), f"of {len(others)}")
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=200, help="of each kind of task and disturbance (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of tasks, probes and disturbances (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("out/eval"), help="folder for what it leaves")
+    parser.add_argument(
+        "--only", choices=("success", "probe", "surprise", "preflight"), action="append", help="parts; default is all"
+    )
+    parser.add_argument("--more", action="store_true", help="preflights of other seeds and lengths of training, too")
+    options = parser.parse_args(arguments)
+    if options.episodes < 2:
+        parser.error("--episodes must be 2 or more")
+    out, seed, console = options.out, options.seed, Console(width=None if sys.stdout.isatty() else 150)
+    shipped = load_bundle(resource("models", "reach"))
+    parts = options.only or ("success", "probe", "surprise", "preflight")
+    command = f"make eval EPISODES={options.episodes} SEED={seed}"
+    figures: Figures = {}
+    if "success" in parts or "probe" in parts:
+        data = recording(out, other_camera=False, episodes=FRESH_EPISODES, seed=FRESH_SEED)
+        if "success" in parts:
+            figures |= succeed(shipped, data, out, options.episodes, seed, console)
+        if "probe" in parts:
+            figures |= know(shipped, data, out, seed, console)
+    if "surprise" in parts:
+        figures |= notice(shipped, out, options.episodes, seed, console)
+    if "preflight" in parts:
+        figures |= examine(shipped, out, options.more, console)
+    rows = [
+        {
+            "name": f"eval.{name}",
+            "value": None if value is None else round(value, 4),
+            "unit": unit,
+            "command": command,
+        }
+        for name, (value, unit) in figures.items()
+    ]
+    path = out / "summary.json"
+    kept = json.loads(path.read_text())["figures"] if path.is_file() and options.only else []
+    names = {row["name"] for row in rows}
+    path.write_text(json.dumps({"figures": [*(r for r in kept if r["name"] not in names), *rows]}, indent=1) + "\n")
+    for row in rows:
+        console.print(f"{row['name']} {row['value']} {row['unit']}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()
