@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +63,9 @@ bench-data: setup  ## loading of clips against the reference's HDF5 reader, at 6
 
 train-memory: setup  ## what training on a sparse data set of GB gigabytes holds in memory: STEPS
 	$(BIN)/python tools/train_memory.py $(call option,GB,gb) $(call option,STEPS,steps)
+
+viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of turns, and pictures of it: SEED
+	$(BIN)/python tools/viewer.py $(call option,PAIRS,pairs) $(call option,SEED,seed)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -53,6 +53,7 @@ setup(
             "lewm = lewm_model.cli:main",
             "camera_node = lewm_ros.camera_node:main",
             "planner_node = lewm_ros.planner_node:main",
+            "viewer_node = lewm_ros.viewer_node:main",
             "composed = lewm_ros.composed:main",
             "lifecycle_manager = lewm_ros.lifecycle_manager:main",
             "sim_node = lewm_ros.sim_node:main",

@@ -1,6 +1,7 @@
 """Brings up camera_node and planner_node, and the simulated arm where one is asked for.
 
     ros2 launch lewm_ros plan.launch.py goal_image:=goal.png enable:=true      the simulated arm goes to the picture
+    ros2 launch lewm_ros plan.launch.py viewer:=true                           with debug_image and markers to look at
     ros2 launch lewm_ros plan.launch.py sim:=none params_file:=my_arm.yaml     a real arm; disarmed until ~/enable
 
 `ros2 launch lewm_ros plan.launch.py --show-args` describes every argument.
@@ -97,6 +98,18 @@ ARGUMENTS = [
         description="Folder of goal pictures, chosen by name on the topic goal_name; empty is as in params_file.",
     ),
     DeclareLaunchArgument(
+        "viewer",
+        default_value="false",
+        choices=BOOLEAN,
+        description="Start viewer_node: debug_image and plan_markers, drawn only while somebody looks.",
+    ),
+    DeclareLaunchArgument(
+        "rviz",
+        default_value="false",
+        choices=BOOLEAN,
+        description="Start RViz with config/lewm.rviz, which shows what the viewer draws; needs rviz2 on this machine.",
+    ),
+    DeclareLaunchArgument(
         "enable",
         default_value="false",
         choices=BOOLEAN,
@@ -134,6 +147,10 @@ def start(context: LaunchContext) -> list[Action]:
         names.insert(0, "sim_node")
     if values["autostart"] == "true":
         actions.append(lifecycle_manager(names, values))
+    if values["viewer"] == "true" or values["rviz"] == "true":
+        actions.append(viewer(use_sim_time, values))
+    if values["rviz"] == "true":
+        actions.append(rviz(values))
     if values["goal_image"]:
         actions.append(
             Node(
@@ -175,6 +192,33 @@ def process(executable: str, parameters: dict[str, Any], values: dict[str, str])
         respawn=respawn,
         respawn_delay=RESPAWN_DELAY_S,
         on_exit=end_if_it_dies_again(executable) if respawn else fail(f"{executable} has ended"),
+    )
+
+
+def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
+    """Only looks, and nothing ends with it. The simulated arm's URDF is known; a params file says a real one's."""
+    arm = {"urdf": str(SHARE / "config" / "arms" / "tabletop.urdf"), "workspace.base": "base"}
+    simulated = {**arm, "workspace.tip": "end_effector"} if values["sim"] != "none" else {}
+    return Node(
+        package="lewm_ros",
+        executable="viewer_node",
+        name="viewer_node",
+        namespace=values["namespace"],
+        parameters=[simulated, values["params_file"], {"model": values["model"], **use_sim_time}],
+        remappings=[("camera/image_raw", values["image_topic"])],
+        output="screen",
+    )
+
+
+def rviz(values: dict[str, str]) -> Node:
+    """RViz shows topics that are relative in its file, so it goes by the namespace as the nodes do."""
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        name="rviz2",
+        namespace=values["namespace"],
+        arguments=["-d", str(SHARE / "config" / "lewm.rviz")],
+        output="screen",
     )
 
 

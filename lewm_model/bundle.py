@@ -3,6 +3,7 @@
     model.json            schema version, architecture, image, actions, training provenance, evaluation, file hashes
     weights.safetensors   the world model
     heads.safetensors     optional heads on frozen latents
+    decoder.safetensors   optional network that draws latents, see `lewm_model.decoder`
     seen.safetensors      which colours each pixel had in the recordings, a bit each; from the calibration
     onnx/*.onnx           graphs made by `lewm export`
     engines/...           TensorRT engines built on the target; outside the hashes, they carry a manifest of their own

@@ -32,6 +32,7 @@ doctor = typer.Typer(
     cls=_MachineFirst, help="Check that this machine, or a model, can move a robot; say what to do for each failure."
 )
 app.add_typer(doctor, name="doctor")
+DECODER_STEPS = 2500
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")]
 
 
@@ -101,11 +102,13 @@ def train(
         Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
     from lewm_model.calibrate import calibrate as run_calibration
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.decoder import add_decoder
     from lewm_model.export import export_onnx, sample_frames
     from lewm_model.runtime import RuntimeLoadError, load_runtime
     from lewm_model.train import train as run_training
@@ -126,6 +129,8 @@ def train(
     except DataError as error:
         typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
     bundle = export_onnx(bundle, frames=sample_frames(episodes, model_config))
+    if decoder:
+        bundle = add_decoder(bundle, episodes, DECODER_STEPS)
     typer.echo(f"bundle written to {out}")
     try:
         for note in load_runtime(bundle, "tensorrt").notes:
@@ -374,6 +379,25 @@ def surprise(
         Console().print(table)
     s.plot(out / "surprise.png", scores)
     (out / "surprise.json").write_text(json.dumps(s.as_dict(loaded, seed, found, quiet), indent=1) + "\n")
+
+
+@app.command()
+def decoder(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5), best the one that the bundle was trained on")],
+    steps: Annotated[int, typer.Option(help="optimiser steps")] = DECODER_STEPS,
+    seed: int = 0,
+) -> None:
+    """Train what draws the futures that a bundle imagines, on its frozen latents; nothing else in it changes."""
+    from lewm_model.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.decoder import add_decoder
+
+    found = add_decoder(load_bundle(bundle), load_episodes(data), steps, seed).evaluation["decoder"]
+    typer.echo(
+        f"{found['psnr_encoded_db']:.1f} dB on {found['frames']} held-out frames, "
+        f"{found['share_of_mean_picture']:.1%} of the mean picture's squared error"
+    )
 
 
 def main() -> None:

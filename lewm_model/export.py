@@ -4,6 +4,7 @@
     onnx/rollout.onnx   context (h, D), candidates (samples, H, E), goal (D,) [, past_actions (h - 1, E)]
                         -> distances (samples, H + 1), latents (samples, H, D)
     onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head "proposal" only
+    onnx/decoder.onnx   latents (N, D) -> pictures (N, S, S, 3); with a decoder only, see `lewm_model.decoder`
     onnx/*.fp16.onnx    the same graphs with fp16 inside and the same inputs and outputs
     onnx/golden.safetensors  sample frames, candidates, and what ONNX Runtime makes of them in fp32
 
@@ -29,7 +30,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from lewm_model import parity
+from lewm_model import decoder, parity
 from lewm_model.bundle import Bundle, BundleError, load_heads, load_model, save_description
 from lewm_model.config import ModelConfig, PlanConfig
 from lewm_model.data.clips import Episodes
@@ -68,6 +69,8 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
         export_graph(module, wanted[name], path)
         for inputs in (example_inputs(wanted[name], 64, seed=1), _with_frame(wanted[name], frames)):
             _check_against_torch(module, path, inputs)
+    if decoder.WEIGHTS in bundle.files:
+        export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
     golden = parity.golden_inputs(bundle, horizon, frames)
     golden = replace(golden, answers=parity.answer(OnnxRuntime(bundle), golden, propose=PROPOSAL in bundle.heads))
@@ -83,6 +86,14 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
             (bundle.folder / onnx_file(name, "fp16")).unlink()
     evaluation = {**bundle.evaluation, "fp16": {**found.as_dict(), "problem": found.problem}}
     return save_description(replace(bundle, evaluation=evaluation))
+
+
+def export_decoder(bundle: Bundle, network: nn.Module) -> None:
+    """Writes the decoder's graph into the bundle, checked; `save_description` must follow."""
+    path, wanted = bundle.folder / onnx_file(decoder.GRAPH), decoder.signature(bundle)
+    path.parent.mkdir(exist_ok=True)
+    export_graph(network, wanted, path)
+    _check_against_torch(network, path, example_inputs(wanted, 5, seed=1))
 
 
 def graph_modules(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lewm_model.config import ModelConfig
 
 BATCH = 1024  # pairs of frames in an optimiser step
+PICTURES = 32  # that the decoder draws in an optimiser step
+SQUARED = 4.0  # weight of the decoder's squared error beside the absolute one, of pictures in [0, 1]
+CHANNELS = 32  # of the pictures inside the decoder
+BACKGROUND_FRAMES = 500  # whose median is the background
 
 
 class StepsToGo(nn.Module):
@@ -88,6 +94,62 @@ class ActionProposal(nn.Module):
         """latent (1, D), goal (1, D), steps_to_go (1,) in control steps -> z-scored block (1, frameskip * A)."""
         speed = (self.net(goal) - self.net(latent)) / steps_to_go.unsqueeze(-1)  # share of full speed
         return (speed.clamp(-1.0, 1.0) * self.scale - self.shift).repeat(1, self.frameskip)
+
+
+class Decoder(nn.Module):
+    """Latents to pictures, so that people can look at what is imagined; nothing is planned with it.
+
+    A latent becomes a few pixels with many channels, which convolutions turn into pictures of twice the side again and
+    again (sub-pixel convolution, arXiv 1609.05158), and that is what is added to the background: the median of the
+    recorded frames. What the latent does not hold, a block that never moved, say, is not in the picture.
+    """
+
+    background: Tensor  # (S, S, 3) in [0, 1]
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.side = c.image_size
+        doublings = max(1, math.ceil(math.log2(c.image_size / 7)))
+        self.first = math.ceil(c.image_size / 2**doublings)  # side of the smallest picture, 4 to 7 pixels
+        self.expand = nn.Sequential(
+            nn.Linear(c.latent_dim, 128), nn.ReLU(), nn.Linear(128, CHANNELS * self.first**2), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        for _ in range(doublings - 1):
+            layers += [nn.Conv2d(CHANNELS, 4 * CHANNELS, 3, 1, 1), nn.PixelShuffle(2), nn.ReLU()]
+        self.enlarge = nn.Sequential(*layers, nn.Conv2d(CHANNELS, 4 * 3, 3, 1, 1), nn.PixelShuffle(2))
+        self.register_buffer("background", torch.zeros(c.image_size, c.image_size, 3))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents (N, D) -> pictures (N, S, S, 3), RGB; [0, 1] but for what an untrained network does."""
+        small = self.expand(latents).reshape(-1, CHANNELS, self.first, self.first)
+        large = self.enlarge(small)[:, :, : self.side, : self.side]
+        return self.background + large.permute(0, 2, 3, 1)
+
+
+def train_decoder(c: ModelConfig, views: Tensor, pixels: Tensor, steps: int, seed: int) -> Decoder:
+    """Trains a decoder on frozen latents.
+
+    The absolute error keeps edges sharp, the squared error pulls the arm out of the background at the start.
+
+    `views` (V, N, D) as for `train_steps_to_go`, so that it draws what is imagined as well as what is seen;
+    `pixels` (N, S, S, 3) uint8 are the frames.
+    """
+    torch.manual_seed(seed)
+    decoder = Decoder(c)
+    some = pixels[torch.randperm(len(pixels))[:BACKGROUND_FRAMES]]
+    decoder.background.copy_(some.float().median(0).values / 255)
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps, pct_start=0.1)
+    for _ in tqdm(range(steps), "decoder", unit="step", mininterval=2):
+        row, view = torch.randint(len(pixels), (PICTURES,)), torch.randint(len(views), (PICTURES,))
+        error = decoder(views[view, row]) - pixels[row].float() / 255
+        loss = error.abs().mean() + SQUARED * error.square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return decoder.eval()
 
 
 HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {"steps_to_go": StepsToGo, "proposal": ActionProposal}

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
+from lewm_model.decoder import WEIGHTS as DECODER
 from lewm_model.heads import ActionProposal, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
 from lewm_model.sigreg import SIGReg
@@ -175,6 +176,7 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("onnx", "engines"):
         shutil.rmtree(out / stale, ignore_errors=True)
+    (out / DECODER).unlink(missing_ok=True)
     save_file(model.state_dict(), out / WEIGHTS)
     heads, head_metrics = train_heads(model, data, training, spec, config)
     if heads:

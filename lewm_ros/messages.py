@@ -145,6 +145,44 @@ def message_to_latent(message: Image, size: int) -> np.ndarray:
     return latent
 
 
+def array_to_message(values: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
+    """Numbers (H, W) or (H, W, C), none of them 0, as a float image of C channels (32FC1, 32FC2, ...)."""
+    floats = np.ascontiguousarray(values, "<f4")
+    if floats.ndim not in (2, 3) or floats.size == 0:
+        raise ValueError(f"numbers must be (H, W) or (H, W, C) and not empty, these are {floats.shape}")
+    height, width = floats.shape[:2]
+    channels = floats.shape[2] if floats.ndim == 3 else 1
+    return Image(
+        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
+        height=height,
+        width=width,
+        encoding=f"32FC{channels}",
+        step=4 * channels * width,
+        data=array.array("B", floats.tobytes()),
+    )
+
+
+def message_to_array(message: Image, width: int | None = None, channels: int = 1) -> np.ndarray:
+    """The numbers of a float image, (H, W, C) float32.
+
+    :param width: that it must have; None takes any.
+    :raises ImageError: another encoding, width or layout, or numbers that are not finite.
+    """
+    if message.encoding != f"32FC{channels}" or (width is not None and message.width != width):
+        raise ImageError(
+            f"{width or 'any number of'} columns of 32FC{channels} are expected, these are {message.width} of "
+            f"{message.encoding!r}; give every node the same bundle"
+        )
+    row = 4 * channels * message.width
+    _check_layout(message, row)
+    rows = np.frombuffer(message.data, np.uint8, count=message.step * message.height).reshape(message.height, -1)
+    order = ">f4" if message.is_bigendian else "<f4"
+    values = np.ascontiguousarray(rows[:, :row]).view(order).reshape(message.height, message.width, channels)
+    if not np.isfinite(values).all():
+        raise ImageError("the numbers hold NaN or infinity; look at the bundle of planner_node")
+    return values.astype(np.float32)
+
+
 def _check_layout(message: Image, row: int) -> None:
     """Raises ImageError unless height rows of `row` bytes lie in the data."""
     size = f"{message.width} x {message.height} {message.encoding} image"

@@ -30,6 +30,7 @@ from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
     MessageError,
+    array_to_message,
     message_to_joint_positions,
     message_to_latent,
     nanoseconds,
@@ -105,6 +106,7 @@ class PlanLog:
                 values["cost"] = f"{self._last.cost:.4g}"
                 values["distance"] = f"{self._last.distance:.4g}"
                 values["iterations"] = str(self._last.iterations)
+                values["plan_ms"] = f"{1e3 * self._last.plan_s:.2f}"
                 values["saturation"] = f"{self._last.saturation:.2f}"
             if self._surprise is not None:
                 values["surprise"] = f"{self._surprise:.4g}"
@@ -121,7 +123,10 @@ class PlannerNode(ManagedNode):
     `~/cancel` forgets the goal. `~/status` says at every plan and every change what the node does and why not more,
     `surprise` how unlike each frame is to what was imagined for it (`novelty` of the camera node, how much in it is
     new, holds the arm in the same way), `~/plan` where the newest plan would move the
-    joints, also of a disarmed arm, for people and pictures: nobody must execute it.
+    joints, also of a disarmed arm, for people and pictures: nobody must execute it. How it was found is told to who
+    subscribes, as float images with the stamp of the plan's frame: `~/imagined` (blocks, D) the latents that it leads
+    to, `~/elites` (elites, steps, A) the joint paths of the best candidates in rad, the best first, and `~/costs`
+    (1, iterations) of the best candidate of each iteration.
     The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
     """
 
@@ -157,6 +162,10 @@ class PlannerNode(ManagedNode):
             raise Refusal(str(error)) from error
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
+        self._thoughts = {
+            name: self.create_publisher(Image, f"~/{name}", qos_profile_sensor_data)
+            for name in ("imagined", "elites", "costs")
+        }
         self._surprises = self.create_publisher(Float32, "surprise", qos_profile_sensor_data)
         self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self._services_made = [
@@ -215,7 +224,7 @@ class PlannerNode(ManagedNode):
     def cleanup(self) -> None:
         if self._runtime is not None:
             self._runtime = None
-            for publisher in (self._commands, self._plans, self._surprises, self._status):
+            for publisher in (self._commands, self._plans, *self._thoughts.values(), self._surprises, self._status):
                 self.destroy_publisher(publisher)
             for service in self._services_made:
                 self.destroy_service(service)
@@ -380,6 +389,7 @@ class PlannerNode(ManagedNode):
             self._log.planned(decision, self._controller.reached)
             self._command(decision)
             self._publish_status()
+            self._tell(decision)
 
     def _preview(self) -> None:
         """Shows what a disarmed arm would do, once a block: the dry run."""
@@ -390,6 +400,7 @@ class PlannerNode(ManagedNode):
         if decision is not None:
             self._preview_s = now_s + self._controller.block_s
             self._show(decision)
+            self._tell(decision)
 
     def _look_for_surprise(self) -> None:
         """Slows or holds the arm when frames do not show what was imagined, or something new.
@@ -421,6 +432,14 @@ class PlannerNode(ManagedNode):
         times_s = decision.frame_s + control_dt_s * np.arange(len(path))
         velocities = np.gradient(path, control_dt_s, axis=0)
         self._plans.publish(self._message(Trajectory(times_s, path, velocities)))
+
+    def _tell(self, decision: Decision) -> None:
+        """Publishes how a plan was found, to who asks: most of the time nobody looks."""
+        stamp_ns = self._epoch_ns + round(NANOSECONDS * decision.frame_s)
+        thoughts = {"imagined": decision.imagined, "elites": decision.elite_paths, "costs": decision.costs[None]}
+        for name, values in thoughts.items():
+            if values.size and self._thoughts[name].get_subscription_count():
+                self._thoughts[name].publish(array_to_message(values, stamp_ns))
 
     def _command(self, decision: Decision) -> None:
         """Sends a plan that came in time and passes the shield."""

@@ -17,7 +17,7 @@ import numpy as np
 from lewm_model.config import PlanConfig
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
-from lewm_model.planning.samplers import search
+from lewm_model.planning.samplers import Search, search
 from lewm_model.planning.surprise import SLOW
 from lewm_model.runtime import Runtime
 
@@ -54,6 +54,8 @@ class Decision:
     joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
     late: bool  # for its hand-over
     saturation: float  # share of the plan's joint velocities that are at their limit
+    elite_paths: np.ndarray  # (E, H * frameskip + 1, A) rad, as joint_path, of the best candidates; the best first
+    costs: np.ndarray  # (iterations,) of the best candidate of each iteration
 
 
 class Controller:
@@ -193,26 +195,29 @@ class Controller:
                 costs = costs + EFFORT * (np.abs(raw) / self.knot_limits.velocity).sum((1, 2))
             return costs
 
-        def decision(knots: np.ndarray, cost: float, iterations: int, late: bool, send: bool) -> Decision:
+        def decision(knots: np.ndarray, found: Search, late: bool, send: bool) -> Decision:
             """The plan with knots (K, A) rad/s."""
             distances, imagined = imagine(actions(knots[None]))
             return Decision(
                 trajectory=self._sampled(timeline, frame_s) if send else None,
                 frame_s=frame_s,
                 plan_s=time.monotonic() - begin,
-                iterations=iterations,
-                cost=cost,
+                iterations=found.iterations,
+                cost=found.cost,
                 distance=float(distances[0, 0]),
                 imagined=imagined[0],
                 joint_path=paths(knots[None])[0],
                 late=late,
                 saturation=float((np.abs(knots) > 0.99 * limits.velocity).mean()),
+                elite_paths=paths(found.elites * self.std),
+                costs=found.costs,
             )
 
         still = np.zeros((self.config.horizon, len(self.mean)))
         calibration = self.runtime.bundle.calibration
         if self.reached and calibration is not None:
-            rest = decision(still, 0.0, iterations=0, late=False, send=False)
+            none = Search(still, 0.0, 0, elites=still[None][:0], costs=np.zeros(0))
+            rest = decision(still, none, late=False, send=False)
             if rest.distance <= calibration.left:
                 return rest
         warm = self._warm_start(knot)
@@ -228,7 +233,7 @@ class Controller:
         late = self.clock() > handover_s - HANDOVER_MARGIN_S
         if not late:
             timeline.splice(knot, knots[:1] if self.config.while_moving else knots)
-        plan = decision(knots, found.cost, found.iterations, late, send=not late)
+        plan = decision(knots, found, late, send=not late)
         rests = bool((np.maximum(np.abs(velocity), np.abs(knots[0])) <= RESTING * self.knot_limits.velocity).all())
         self.reached = calibration is not None and rests and plan.distance <= calibration.reached
         return plan

@@ -21,6 +21,8 @@ class Search:
     knots: np.ndarray
     cost: float
     iterations: int
+    elites: np.ndarray  # (E, K, A) of the last iteration, the best first
+    costs: np.ndarray  # (iterations,) of the best candidate of each
 
 
 def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour: float) -> np.ndarray:
@@ -66,6 +68,7 @@ def search(
     mean, std = start, np.full_like(start, initial_std)
     kept = extra
     best, best_cost, done = start, np.inf, 0
+    elites, found = start[None], []
     for iteration in range(config.iterations):
         if done and time.monotonic() - begin >= deadline_s:
             break
@@ -87,8 +90,9 @@ def search(
         kept = elites[: max(1, int(KEPT_ELITES * config.elites))] if config.sampler == "icem" else extra[:0]
         if costs[order[0]] < best_cost:
             best, best_cost = elites[0], float(costs[order[0]])
+        found.append(float(costs[order[0]]))
         done += 1
     if config.sampler == "cem":
         final = feasible(mean[None])
-        return Search(final[0], float(cost(final)[0]), done)
-    return Search(best, best_cost, done)
+        return Search(final[0], float(cost(final)[0]), done, elites, np.array(found))
+    return Search(best, best_cost, done, elites, np.array(found))

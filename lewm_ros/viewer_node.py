@@ -1,0 +1,300 @@
+"""What the robot sees, wants and imagines, for people: `debug_image` and `plan_markers`.
+
+    ros2 run lewm_ros viewer_node --ros-args -p model:=models/reach -p urdf:=config/arms/tabletop.urdf
+
+It only listens, so it is a plain node that nobody has to bring up and that may end at any time. It listens and draws
+only while somebody subscribes to what it publishes, with a lower priority than the nodes that work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float32
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from lewm_model.bundle import BundleError, load_bundle
+from lewm_model.decoder import load_decoder
+from lewm_model.kinematics import Chain, Workspace
+from lewm_model.limits import LimitsError
+from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+from lewm_ros.debug_picture import HISTORY_S, Scene, draw
+from lewm_ros.markers import plan_markers
+from lewm_ros.messages import (
+    MessageError,
+    message_to_array,
+    message_to_joint_positions,
+    message_to_latent,
+    message_to_rgb,
+    message_to_trajectory,
+    nanoseconds,
+    rgb_to_message,
+)
+from lewm_ros.node import told_to_end
+from lewm_ros.parameters import Parameter, ParameterError, declare, read
+from lewm_ros.planner_parameters import DOUBLES
+
+NICENESS = 10  # the planner comes first
+LOOK_S = 0.25  # how often it looks whether somebody watches
+STALE_S = 1.0  # after which a surprise or a plan is no longer shown
+PARAMETERS = (
+    Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
+    Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
+    Parameter("compressed", False, "Whether camera/image_raw has CompressedImage messages (JPEG, PNG) and not Image."),
+    Parameter("rate", 10.0, "Pictures and markers per second, at most.", 0.1, 60.0),
+    Parameter("threads", 1, "CPU threads that decode what is imagined.", 1, 64),
+    Parameter("urdf", "", "URDF file of the arm, expanded; empty publishes no markers."),
+    Parameter("workspace.lower", DOUBLES, "Least x, y, z of the planner's workspace, m, to be drawn.", needed=False),
+    Parameter("workspace.upper", DOUBLES, "Greatest x, y, z of the planner's workspace, m.", needed=False),
+    Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the markers are."),
+    Parameter("workspace.tip", "tool0", "Link of the URDF whose path is drawn: the end effector."),
+)
+
+
+class ViewerNode(Node):
+    """See the module.
+
+    :raises ParameterError, BundleError, RuntimeLoadError, LimitsError: what it cannot work with, and what to do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("viewer_node")
+        declare(self, PARAMETERS)
+        values = read(self, PARAMETERS)
+        bundle = load_bundle(values["model"])
+        self._decoder = load_decoder(bundle, values["threads"])
+        self._latent_dim, self._names = bundle.model.latent_dim, bundle.actions.names
+        self._block_s = bundle.actions.block_s
+        self._unit = "steps" if "steps_to_go" in bundle.heads else "squared latent distance"
+        self._values, self._period_s = values, 1.0 / values["rate"]
+        self._chain, self._box = _arm(values, self._names)
+
+        self._known: dict[str, tuple[float, Any]] = {}  # newest of each input, and when it came, steady s
+        self._history: deque[tuple[float, float]] = deque(maxlen=1000)  # when, and distance to the goal
+        self._drawn: tuple[Any, Any] = (None, None)  # latents message, and the pictures of it
+        self._problem = ""
+        self._inputs: list[Any] = []
+        self._pictures = self.create_publisher(Image, "debug_image", qos_profile_sensor_data)
+        self._markers = self.create_publisher(MarkerArray, "plan_markers", QoSProfile(depth=1))
+        # A goal picture is sent once, perhaps long before somebody looks.
+        self._subscribe(Image, "goal_image", LATCHED)
+        self._subscribe(Image, "goal_latent", LATCHED)
+        self.create_timer(LOOK_S, self._look)
+        self.create_timer(self._period_s, self._show)
+        if self._decoder is None:
+            self.get_logger().warning(f"{self._no_decoder}; everything else is shown")
+        if self._chain is None:
+            self.get_logger().info("no urdf is given: no markers")
+
+    @property
+    def _no_decoder(self) -> str:
+        return "the bundle has no decoder to draw what is imagined: run `lewm decoder BUNDLE DATA`"
+
+    # ---- inputs ------------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, kind: Any, topic: str, quality: Any) -> Any:
+        name = topic.rpartition("/")[2]
+        return self.create_subscription(kind, topic, lambda message: self._take(name, message), quality)
+
+    def _take(self, name: str, message: Any) -> None:
+        self._known[name] = (time.monotonic(), message)
+        if name == "status":
+            values = {pair.key: pair.value for pair in message.values}
+            if "distance" in values:
+                self._history.append((time.monotonic(), _number(values["distance"])))
+
+    def _look(self) -> None:
+        """Listens only while somebody watches: the planner tells how it plans only to who asks."""
+        watched = self._pictures.get_subscription_count() or self._markers.get_subscription_count()
+        if watched and not self._inputs:
+            planner, camera = self._values["planner"], CompressedImage if self._values["compressed"] else Image
+            self._inputs = [
+                self._subscribe(camera, "camera/image_raw", NEWEST_FRAME),
+                self._subscribe(JointState, "joint_states", NEWEST_FRAME),
+                self._subscribe(Float32, "surprise", NEWEST_FRAME),
+                self._subscribe(Float32, "novelty", NEWEST_FRAME),
+                self._subscribe(Image, f"{planner}/imagined", NEWEST_FRAME),
+                self._subscribe(Image, f"{planner}/elites", NEWEST_FRAME),
+                self._subscribe(Image, f"{planner}/costs", NEWEST_FRAME),
+                self._subscribe(JointTrajectory, f"{planner}/plan", NEWEST_FRAME),
+                self._subscribe(DiagnosticStatus, f"{planner}/status", LATCHED),
+            ]
+        elif not watched and self._inputs:
+            for subscription in self._inputs:
+                self.destroy_subscription(subscription)
+            self._inputs = []
+            self._known = {name: known for name, known in self._known.items() if name.startswith("goal_")}
+            self._history.clear()
+
+    def _newest(self, name: str, newer_than_s: float = np.inf) -> Any:
+        """The newest message of an input; None where there is none, or only an older one."""
+        came_s, message = self._known.get(name, (-np.inf, None))
+        return message if time.monotonic() - came_s <= newer_than_s else None
+
+    def _read(self, name: str, convert: Any, newer_than_s: float = np.inf) -> Any:
+        """The newest of an input, converted; None where there is none or it cannot be read, which is logged."""
+        message = self._newest(name, newer_than_s)
+        if message is None:
+            return None
+        try:
+            return convert(message)
+        except MessageError as error:
+            if str(error) != self._problem:
+                self.get_logger().error(f"{name}: {error}")
+            self._problem = str(error)
+            return None
+
+    # ---- outputs -----------------------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        if not self._inputs:
+            return
+        frame = self._newest("image_raw")
+        if self._pictures.get_subscription_count():
+            header = frame.header if frame is not None else None
+            stamp_ns = self.get_clock().now().nanoseconds if header is None else nanoseconds(header.stamp)
+            picture = rgb_to_message(draw(self._scene()), stamp_ns, header.frame_id if header else "")
+            self._pictures.publish(picture)
+        if self._chain is not None and self._markers.get_subscription_count():
+            self._markers.publish(self._marker_array(self._chain))
+
+    def _scene(self) -> Scene:
+        now_s = time.monotonic()
+        level = self._newest("status")
+        said = {} if level is None else {pair.key: pair.value for pair in level.values}
+        goal, caption = self._read("goal_image", message_to_rgb), "goal"
+        if goal is None and self._decoder is not None:
+            latent = self._read("goal_latent", lambda message: message_to_latent(message, self._latent_dim))
+            if latent is not None:
+                goal, caption = self._decoder.draw(latent[None])[0], "goal, drawn from its latent"
+        costs = self._read("costs", message_to_array)
+        surprise, novelty = self._newest("surprise", STALE_S), self._newest("novelty", STALE_S)
+        latency = [
+            f"{label} {_number(said[key]):.0f} ms"
+            for label, key in (("plan", "plan_ms"), ("frame to command", "frame_to_command_ms_p50"))
+            if key in said
+        ]
+        imagined = self._imagined()
+        return Scene(
+            camera=self._read("image_raw", message_to_rgb),
+            goal=goal,
+            goal_caption=caption,
+            imagined=imagined,
+            missing=self._no_decoder if self._decoder is None else "nothing is imagined: there is no plan yet",
+            block_s=self._block_s,
+            costs=np.zeros(0) if costs is None else costs.reshape(-1),
+            history=[(now_s - at_s, value) for at_s, value in self._history if now_s - at_s <= HISTORY_S],
+            distance_unit=self._unit,
+            surprise=None if surprise is None else float(surprise.data),
+            novelty=None if novelty is None else float(novelty.data),
+            state=said.get("state", "no planner"),
+            message="nothing was heard of the planner" if level is None else level.message,
+            latency="   ".join(latency),
+        )
+
+    def _imagined(self) -> np.ndarray | None:
+        """Pictures (blocks, S, S, 3) of where the newest plan leads, drawn once for each plan."""
+        message = self._newest("imagined")
+        if message is None or self._decoder is None:
+            return None
+        if self._drawn[0] is not message:
+            latents = self._read("imagined", lambda found: message_to_array(found, self._latent_dim)[..., 0])
+            self._drawn = (message, None if latents is None else self._decoder.draw(latents))
+        pictures: np.ndarray | None = self._drawn[1]
+        return pictures
+
+    def _marker_array(self, chain: Chain) -> MarkerArray:
+        plan = self._read("plan", lambda message: message_to_trajectory(message, self._names).positions, STALE_S)
+        elites = self._read("elites", lambda message: message_to_array(message, channels=len(self._names)), STALE_S)
+        joints = self._read("joint_states", lambda message: message_to_joint_positions(message, self._names), STALE_S)
+        level = self._newest("status")
+        said = {} if level is None else {pair.key: pair.value for pair in level.values}
+        newest = self._newest("plan", STALE_S) or self._newest("joint_states")
+        stamp = self.get_clock().now().to_msg() if newest is None else newest.header.stamp
+        frame, state, reached = (
+            self._values["workspace.base"],
+            said.get("state", "no planner"),
+            said.get("reached") == "yes",
+        )
+        return plan_markers(chain, frame, stamp, elites, plan, joints, state, reached, self._box)
+
+
+def _arm(values: Mapping[str, Any], names: Sequence[str]) -> tuple[Chain | None, tuple[np.ndarray, np.ndarray] | None]:
+    """The chain and the box that the parameters describe; None where they do not.
+
+    :raises ParameterError: they cannot be used.
+    """
+    if not values["urdf"]:
+        return None, None
+    try:
+        chain = Chain.from_urdf(values["urdf"], values["workspace.base"], values["workspace.tip"], names)
+        lower, upper = values["workspace.lower"], values["workspace.upper"]
+        if not lower and not upper:
+            return chain, None
+        workspace = Workspace(chain, lower, upper)
+        return chain, (workspace.lower, workspace.upper)
+    except (ValueError, OSError) as error:
+        raise ParameterError(f"{error}; change urdf and workspace.* of viewer_node") from error
+
+
+def _number(text: str) -> float:
+    """NaN for what is none: a picture must not fail for a word."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the node until the process is told to end (SIGINT, SIGTERM)."""
+    os.nice(NICENESS)
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
+    ended = told_to_end()
+    try:
+        node = ViewerNode()
+    except (
+        InvalidParameterValueException,
+        InvalidParameterTypeException,
+        ParameterError,
+        BundleError,
+        RuntimeLoadError,
+        LimitsError,
+    ) as error:
+        rclpy.try_shutdown()
+        sys.exit(f"viewer_node: {error}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok() and not ended.is_set():
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+        except Exception:
+            node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()
