@@ -45,12 +45,13 @@ def collect(
     world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
     image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
+    play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
 ) -> None:
-    """Record episodes of smooth random motion in the simulator."""
+    """Record episodes of smooth random motion in the simulator, or of play with the block."""
     from lewm_model.collect import collect as record
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    record(out, episodes, steps, seed, world, image_size, workers)
+    record(out, episodes, steps, seed, world, image_size, workers, play)
 
 
 @app.command()

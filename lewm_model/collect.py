@@ -96,18 +96,34 @@ def record_episode(
     return pixels, action.astype(np.float32), proprio
 
 
-_worker: tuple[ArmSim, int, int, int] | None = None
+def record_play(
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode."""
+    from lewm_model.play import play
+
+    pixels, proprio = [], []
+
+    def look() -> None:
+        pixels.append(to_model_image(sim.render(), image_size))
+        proprio.append(sim.joint_positions().copy())
+
+    action = play(sim, np.random.default_rng(np.random.SeedSequence((seed, episode))), steps, look)
+    return np.array(pixels), action.astype(np.float32), np.array(proprio, np.float32)
 
 
-def _start_worker(world: str, seed: int, steps: int, image_size: int) -> None:
+_worker: tuple[ArmSim, int, int, int, bool] | None = None
+
+
+def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool) -> None:
     global _worker
-    _worker = (ArmSim(world), seed, steps, image_size)
+    _worker = (ArmSim(world), seed, steps, image_size, play)
 
 
 def _record(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     assert _worker is not None
-    sim, seed, steps, image_size = _worker
-    return record_episode(sim, seed, episode, steps, image_size)
+    sim, seed, steps, image_size, play = _worker
+    return (record_play if play else record_episode)(sim, seed, episode, steps, image_size)
 
 
 def collect(
@@ -118,6 +134,7 @@ def collect(
     world: str | Path | None = None,
     image_size: int = 64,
     workers: int = 2,
+    play: bool = False,
 ) -> None:
     """Records episodes to an HDF5 file. The same arguments give the same data, with any number of workers.
 
@@ -126,6 +143,7 @@ def collect(
     :param world: SDF file; None is the packaged `worlds/tabletop.sdf`.
     :param image_size: pixels, square.
     :param workers: processes that simulate and render.
+    :param play: the arm plays with the block (`lewm_model.play`) instead of moving at random.
     :raises ValueError: a count is below 1.
     """
     for name, value in (
@@ -137,12 +155,13 @@ def collect(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
-    arguments = (str(path), seed, steps, image_size)
+    arguments = (str(path), seed, steps, image_size, play)
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
         names, dt = sim.names, sim.control_dt_s
     command = shlex.join(
         ["python", "-m", "lewm_model.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
         + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
+        + ["--play"] * play
     )
     attributes: dict[str, str | int | float] = {"seed": seed, "world": path.name, "command": command}
     context = multiprocessing.get_context("spawn")
@@ -167,6 +186,7 @@ def main() -> None:
     parser.add_argument("--world", help="SDF file (default: worlds/tabletop.sdf)")
     parser.add_argument("--image-size", type=int, default=64, help="pixels, square (default 64)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--play", action="store_true", help="play with the block instead of moving at random")
     collect(**vars(parser.parse_args()))
 
 

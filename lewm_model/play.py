@@ -1,0 +1,214 @@
+"""Play with the block, as a person who moves the arm by hand would: wander, go behind the block, push it, back off.
+
+The player sees where the block is (a person does); what is recorded are pictures and actions alone. It knows no goal
+picture and gets no reward: where it pushes to is drawn at random, and it strays from its way now and then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from lewm_model.collect import BLOCK_STEPS, random_velocities
+from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.sim.arm_sim import ArmSim
+
+# Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
+RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)
+PUSH_M = (0.08, 0.30)  # how far it is pushed
+BLOCK_HEIGHT_M = 0.025  # of its middle, on the table
+CONTACT_M = 0.042 + 0.025  # from the tip's axis to the block's middle when they touch face on
+ROUND_M = 0.115  # from the block's middle, where the tip goes round it
+TIP_RADII = (0.262, 0.545)  # that the tip reaches, with a little to spare
+TIP_ANGLES = (-1.8, 1.8)  # of poses that the arm starts from and goes to between pushes
+MIDDLE_M = 0.4  # between them
+REACH_SPEED, PUSH_SPEED = 0.40, 0.16  # m/s of the tip
+BESIDE_M = (0.015, 0.032)  # beside the line through block and target: less begins a push, more ends it
+NEAR_M = 0.012  # from the target: the push is over
+STRAY = 0.05  # probability, each block, that the player strays while it goes or pushes
+
+
+def random_block(rng: np.random.Generator) -> np.ndarray:
+    """A position (2,) m for the block's middle, evenly over the part of the table that is played on."""
+    radius, angle = math.sqrt(rng.uniform(RADII[0] ** 2, RADII[1] ** 2)), rng.uniform(*ANGLES)
+    return radius * np.array([math.cos(angle), math.sin(angle)])
+
+
+def place_block(sim: ArmSim, position: np.ndarray, yaw: float) -> None:
+    """Puts the block at (2,) m on the table, turned by `yaw` rad."""
+    sim.set_block_pose([*position, BLOCK_HEIGHT_M, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)])
+
+
+class Player:
+    """Chooses the next velocity knot from where arm and block are. For a planar arm whose shoulder is the origin."""
+
+    def __init__(self, sim: ArmSim, rng: np.random.Generator, wander: bool = True) -> None:
+        self.sim, self.rng = sim, rng
+        self.block_s = BLOCK_STEPS * sim.control_dt_s
+        self.limits = KnotLimits(sim.limits, self.block_s)
+        self.upper_m, self.lower_m = sim.end_effector([0.0, 0.5 * math.pi])[:2]  # the two links
+        self.stray, self.stray_left = np.zeros(2), 0
+        self.pushing, self.turn = False, 0.0
+        self.target: np.ndarray | None = None
+        self.pose = np.zeros(2)
+        self.wandering = np.zeros((0, 2))
+        self.phase, self.left = "wander" if wander and rng.random() < 0.35 else "push", 0
+
+    def joints_for(self, tip: np.ndarray) -> np.ndarray:
+        """Joint positions (2,) rad with the tip at (2,) m or as near as it reaches, the elbow always on one side."""
+        radius = float(np.clip(np.hypot(*tip), *TIP_RADII))
+        a, b = self.upper_m, self.lower_m
+        elbow = math.acos((radius**2 - a * a - b * b) / (2 * a * b))
+        inner = math.atan2(b * math.sin(elbow), a + b * math.cos(elbow))
+        return np.array([math.atan2(tip[1], tip[0]) - inner, elbow])
+
+    def random_pose(self, block: np.ndarray) -> np.ndarray:
+        """A pose (2,) rad whose tip is clear of the block."""
+        while True:
+            radius, angle = self.rng.uniform(*TIP_RADII), self.rng.uniform(*TIP_ANGLES)
+            tip = radius * np.array([math.cos(angle), math.sin(angle)])
+            if np.linalg.norm(tip - block) > ROUND_M:
+                return self.joints_for(tip)
+
+    def random_target(self, block: np.ndarray) -> np.ndarray:
+        """Where to push the block next (2,) m."""
+        while True:
+            target = random_block(self.rng)
+            if PUSH_M[0] < np.linalg.norm(target - block) < PUSH_M[1]:
+                return target
+
+    def knot(self, position: np.ndarray, velocity: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """The velocity (2,) rad/s at the next knot, from the commanded state at this one and the block's place (2,)."""
+        wanted = self._wanted(position, velocity, self.sim.end_effector(position)[:2], block)
+        return self.limits.project(position, velocity, wanted[None, None])[0, 0]
+
+    def _wanted(self, position: np.ndarray, velocity: np.ndarray, tip: np.ndarray, block: np.ndarray) -> np.ndarray:
+        if self.phase == "wander":
+            if self.left == 0 and len(self.wandering) == 0:
+                self.left = int(self.rng.integers(3, 9))
+                self.wandering = random_velocities(self.rng, position, self.left, self.limits)
+            self.left -= 1
+            if self.left == 0:
+                self.phase = "push"
+            return self.wandering[-1 - self.left]
+        if self.phase == "push":
+            if self.target is None:
+                self.target = self.random_target(block)
+            if np.linalg.norm(self.target - block) < NEAR_M:
+                self.phase, self.left = "back", 3
+            else:
+                return self._towards(position, tip + self.block_s * self._push(tip, block, self.target))
+        if self.phase == "back":
+            self.left -= 1
+            if self.left > 0:
+                away = tip - block
+                if np.linalg.norm(away) < ROUND_M:
+                    step = away / np.linalg.norm(away) * 0.05
+                    return self._towards(position, tip + step)
+            self.phase, self.left = "rest", int(self.rng.integers(2, 8))
+        if self.phase == "rest":
+            self.left -= 1
+            if self.left > 0:
+                return np.zeros(2)
+            self.phase = "reach" if self.rng.random() < 0.5 else "push"
+            self.target, self.pushing = None, False
+            self.pose = self.random_pose(block)
+            return np.zeros(2)
+        # reach: to a pose, the tip round the block
+        goal = self.sim.end_effector(self.pose)[:2]
+        if np.linalg.norm(goal - tip) < 0.02:
+            self.phase, self.left = "rest", int(self.rng.integers(2, 8))
+            return np.zeros(2)
+        return self._towards(position, tip + self.block_s * self._go(tip, goal, block))
+
+    def _towards(self, position: np.ndarray, tip: np.ndarray) -> np.ndarray:
+        return (self.joints_for(tip) - position) / self.block_s
+
+    def _push(self, tip: np.ndarray, block: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Velocity (2,) m/s of the tip that pushes the block towards `target`, or goes behind it to do so."""
+        if self.stray_left == 0 and self.rng.random() < STRAY:
+            self.stray_left = int(self.rng.integers(1, 4))
+            self.stray = self.rng.uniform(-0.2, 0.2, 2)
+        if self.stray_left:
+            self.stray_left -= 1
+            return self.stray
+        way = target - block
+        u = way / np.linalg.norm(way)
+        relative = tip - block
+        along = float(relative @ u)
+        across = relative - along * u
+        beside = BESIDE_M[1] if self.pushing else BESIDE_M[0]
+        self.pushing = bool(-0.13 < along < -0.045 and np.linalg.norm(across) < beside)
+        if self.pushing:
+            touching = along > -(CONTACT_M + 0.01)
+            left = float(np.linalg.norm(way)) if touching else -along - CONTACT_M + 0.03
+            return u * min(PUSH_SPEED, 0.03 + 1.5 * left) - 2.5 * across
+        return self._go(tip, block - u * (CONTACT_M + 0.025), block)
+
+    def _go(self, tip: np.ndarray, goal: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Velocity (2,) m/s of the tip that goes to `goal`, round the block where that is in the way.
+
+        Ways are planned in a plane of arc (at MIDDLE_M from the base) and radius, where what the tip reaches is a strip
+        without a hole.
+        """
+        tip_flat, goal_flat, block_flat = (_flat(point) for point in (tip, goal, block))
+        way = goal_flat - tip_flat
+        length = float(np.linalg.norm(way)) + 1e-9
+        along = float(np.clip((block_flat - tip_flat) @ way / length, 0.0, length))
+        clear = np.linalg.norm(tip_flat + way / length * along - block_flat) > 0.8 * ROUND_M
+        if clear or along in (0.0, length):
+            self.turn = 0.0
+            flat = way / length * min(REACH_SPEED, 0.02 + 3.0 * length)
+        else:
+            here, there = (math.atan2(*(point - block_flat)[::-1]) for point in (tip_flat, goal_flat))
+            if self.turn == 0.0:  # choose the side once: the shorter one that the tip reaches
+                ways = {sign: (sign * (there - here)) % (2 * math.pi) for sign in (1.0, -1.0)}
+                out = {sign: _outside(block_flat, here, sign * angle) for sign, angle in ways.items()}
+                self.turn = min(ways, key=lambda sign: ways[sign] + 20.0 * out[sign])
+            radius = max(ROUND_M, 0.5 * (ROUND_M + float(np.linalg.norm(tip_flat - block_flat))))
+            ahead = here + self.turn * 0.8
+            step = block_flat + radius * np.array([math.cos(ahead), math.sin(ahead)]) - tip_flat
+            flat = step / (np.linalg.norm(step) + 1e-9) * REACH_SPEED
+        outwards = tip / np.linalg.norm(tip)
+        sideways = np.array([-outwards[1], outwards[0]])
+        return flat[0] * np.linalg.norm(tip) / MIDDLE_M * sideways + flat[1] * outwards
+
+
+def _flat(point: np.ndarray) -> np.ndarray:
+    """(2,) m -> arc at MIDDLE_M and radius, (2,) m."""
+    return np.array([MIDDLE_M * math.atan2(point[1], point[0]), np.hypot(*point)])
+
+
+def _outside(block: np.ndarray, start: float, turn: float) -> float:
+    """How far, m, the tip would have to leave its reach on an arc round the block, all in the plane of `_flat`."""
+    radii = block[1] + ROUND_M * np.sin(start + turn * np.linspace(0.0, 1.0, 9))
+    return float(np.maximum(radii - TIP_RADII[1], TIP_RADII[0] - radii).clip(0.0).max())
+
+
+def play(
+    sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None], wander: bool = True
+) -> np.ndarray:
+    """Plays for `steps` control steps from a random start; `look` is called at the start and after every step.
+
+    :return: actions (steps, A) rad/s, mean commanded velocities.
+    """
+    player = Player(sim, rng, wander)
+    block = random_block(rng)
+    sim.reset(joint_positions=player.random_pose(block))
+    place_block(sim, block, rng.uniform(-math.pi, math.pi))
+    dt = sim.control_dt_s
+    timeline = Timeline(0.0, sim.joint_positions().copy(), player.limits)
+    look()
+    commanded = [timeline.state(0)[0]]
+    for step in range(steps):
+        if step % BLOCK_STEPS == 0:
+            knot = step // BLOCK_STEPS
+            timeline.splice(knot, player.knot(*timeline.state(knot), sim.block_pose()[:2])[None])
+            motion = timeline.sample(dt * (step + np.arange(2 * BLOCK_STEPS + 1)))
+            sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
+            commanded += list(motion.positions[1 : BLOCK_STEPS + 1])
+        sim.step(dt)
+        look()
+    return np.diff(np.array(commanded)[: steps + 1], axis=0) / dt
