@@ -56,6 +56,24 @@ class Player:
         self.wandering = np.zeros((0, 2))
         self.phase, self.left = "wander" if wander and rng.random() < 0.35 else "push", 0
 
+    def play(self, steps: int, look: Callable[[], None], until: Callable[[Player], bool]) -> np.ndarray:
+        """Plays from the simulation's state on; see `play`."""
+        sim, dt = self.sim, self.sim.control_dt_s
+        timeline = Timeline(0.0, sim.joint_positions().copy(), self.limits)
+        commanded = [timeline.state(0)[0]]
+        for step in range(steps):
+            if step % BLOCK_STEPS == 0:
+                if until(self):
+                    break
+                knot = step // BLOCK_STEPS
+                timeline.splice(knot, self.knot(*timeline.state(knot), sim.block_pose()[:2])[None])
+                motion = timeline.sample(dt * (step + np.arange(2 * BLOCK_STEPS + 1)))
+                sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
+                commanded += list(motion.positions[1 : BLOCK_STEPS + 1])
+            sim.step(dt)
+            look()
+        return np.diff(np.array(commanded)[: steps + 1], axis=0) / dt
+
     def joints_for(self, tip: np.ndarray) -> np.ndarray:
         """Joint positions (2,) rad with the tip at (2,) m or as near as it reaches, the elbow always on one side."""
         radius = float(np.clip(np.hypot(*tip), *TIP_RADII))
@@ -188,9 +206,16 @@ def _outside(block: np.ndarray, start: float, turn: float) -> float:
 
 
 def play(
-    sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None], wander: bool = True
+    sim: ArmSim,
+    rng: np.random.Generator,
+    steps: int,
+    look: Callable[[], None] = lambda: None,
+    wander: bool = True,
+    until: Callable[[Player], bool] = lambda player: False,
 ) -> np.ndarray:
-    """Plays for `steps` control steps from a random start; `look` is called at the start and after every step.
+    """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
+
+    `look` is called at the start and after every step.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
@@ -198,17 +223,5 @@ def play(
     block = random_block(rng)
     sim.reset(joint_positions=player.random_pose(block))
     place_block(sim, block, rng.uniform(-math.pi, math.pi))
-    dt = sim.control_dt_s
-    timeline = Timeline(0.0, sim.joint_positions().copy(), player.limits)
     look()
-    commanded = [timeline.state(0)[0]]
-    for step in range(steps):
-        if step % BLOCK_STEPS == 0:
-            knot = step // BLOCK_STEPS
-            timeline.splice(knot, player.knot(*timeline.state(knot), sim.block_pose()[:2])[None])
-            motion = timeline.sample(dt * (step + np.arange(2 * BLOCK_STEPS + 1)))
-            sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
-            commanded += list(motion.positions[1 : BLOCK_STEPS + 1])
-        sim.step(dt)
-        look()
-    return np.diff(np.array(commanded)[: steps + 1], axis=0) / dt
+    return player.play(steps, look, until)

@@ -51,6 +51,29 @@ def reach(
     goal = runtime.encode(picture(sim, task.goal, size) if goal_picture is None else goal_picture)
     goal_tip = sim.end_effector(task.goal)
     sim.reset(joint_positions=task.start)
+
+    def error_m() -> float:
+        return float(np.linalg.norm(sim.end_effector() - goal_tip))
+
+    times, errors, plan_s = drive(sim, runtime, config, seed, goal, error_m, task.budget_s)
+    return ClosedLoop(task, score(times, errors, task.budget_s, tolerance_m(sim)), plan_s, errors)
+
+
+def drive(
+    sim: ArmSim,
+    runtime: Runtime,
+    config: PlanConfig,
+    seed: int,
+    goal: np.ndarray,
+    error_m: Callable[[], float],
+    budget_s: float,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Runs the controller from the simulation's state towards a goal latent (D,).
+
+    The budget begins with the first command; returns times (N,) s since then, what `error_m` was at each of them, (N,)
+    m, and how long each plan took (s).
+    """
+    size = runtime.bundle.model.image_size
     controller = Controller(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
@@ -75,11 +98,10 @@ def reach(
         for _ in range(samples):
             if began_s is not None:
                 times.append(sim.time_s - began_s)
-                errors.append(float(np.linalg.norm(sim.end_effector() - goal_tip)))
+                errors.append(error_m())
             sim.step(sim.control_dt_s / samples)
-        if times and times[-1] >= task.budget_s:
-            outcome = score(np.array(times), np.array(errors), task.budget_s, tolerance_m(sim))
-            return ClosedLoop(task, outcome, plan_s, np.array(errors))
+        if times and times[-1] >= budget_s:
+            return np.array(times), np.array(errors), plan_s
     raise RuntimeError("the planner gave no command; is the frame period longer than its deadline allows?")
 
 
