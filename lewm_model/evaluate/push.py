@@ -80,7 +80,7 @@ def _draw(rng: np.random.Generator, sim: ArmSim) -> PushTask | None:
     if not rests[-1]:
         return None
     sim.step(BLOCK_STEPS * sim.control_dt_s)  # what still moves comes to rest
-    end = sim.joint_positions().copy(), sim.block_pose()
+    end = np.clip(sim.joint_positions(), sim.limits.lower, sim.limits.upper), sim.block_pose()
     task = PushTask(begin[0], begin[1], *end, BUDGET_STEPS * sim.control_dt_s)
     return task if task.way_m > MOVED_M else None
 
