@@ -16,6 +16,7 @@ from lewm_model.sim import sdf
 from lewm_model.sim.trajectory import JointTrajectory
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
+CATCH_UP = 0.93  # of the speed limit; the servo swings a little beyond what it is commanded when that changes quickly
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
 
 
@@ -159,6 +160,7 @@ class ArmSim:
         changes = np.diff(moves, axis=0, prepend=self._command_velocity[None] * dt)
         if (np.abs(moves) <= most * (1.0 + 1e-9)).all() and (np.abs(changes) <= change).all():
             return wanted
+        most *= CATCH_UP
         limited = np.empty_like(wanted)
         command, move = self._command, self._command_velocity * dt
         moves[0] = wanted[0] - self._wanted
