@@ -75,22 +75,36 @@ def record(
 
 @app.command()
 def convert(
-    recordings: Annotated[list[Path], typer.Argument(help="MCAP files, or folders of `ros2 bag record`")],
+    recordings: Annotated[
+        list[Path], typer.Argument(help="MCAP or SQLite recordings of ROS 2, or one LeRobot folder or HDF5 file")
+    ],
     out: Annotated[Path, typer.Option(help="HDF5 file to write")],
-    control_dt_s: Annotated[float, typer.Option(help="time of one action, s")] = 0.05,
-    tolerance_s: Annotated[float | None, typer.Option(help="of stamps, s; default is half of --control-dt-s")] = None,
-    image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
-    joints: Annotated[str, typer.Option(help="joints of the action, with commas; default: the first command's")] = "",
-    image_topic: Annotated[str, typer.Option(help="topic of the pictures")] = "camera/image_raw",
-    joint_states_topic: Annotated[str, typer.Option(help="topic of the joint states")] = "joint_states",
-    command_topic: Annotated[str, typer.Option(help="topic of the commands")] = "arm_controller/joint_trajectory",
+    control_dt_s: Annotated[
+        float | None, typer.Option(help="time of one action, s; default of ROS recordings is 0.05, others say it")
+    ] = None,
+    tolerance_s: Annotated[
+        float | None, typer.Option(help="ROS: of stamps, s; default is half of --control-dt-s")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="pixels, square; default is 64, of HDF5 its own size")] = None,
+    joints: Annotated[
+        str, typer.Option(help="ROS: joints of the action, with commas; default: the first command's")
+    ] = "",
+    image_topic: Annotated[str, typer.Option(help="ROS: topic of the pictures")] = "camera/image_raw",
+    joint_states_topic: Annotated[str, typer.Option(help="ROS: topic of the joint states")] = "joint_states",
+    command_topic: Annotated[str, typer.Option(help="ROS: topic of the commands")] = "arm_controller/joint_trajectory",
+    camera: Annotated[str, typer.Option(help="LeRobot: key of the camera, where there are several")] = "",
+    action: Annotated[str, typer.Option(help="LeRobot: key of the action")] = "action",
+    actions_are: Annotated[
+        str, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad, which become velocities")
+    ] = "recorded",
 ) -> None:
-    """Turn recordings of a real arm (MCAP) into episodes that `lewm train` reads."""
-    from lewm_model.data.bag import Topics, convert_bag
+    """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
+    from lewm_model.data.bag import Topics
+    from lewm_model.data.convert import convert as run
 
     names = [name.strip() for name in joints.split(",") if name.strip()]
     topics = Topics(image_topic, joint_states_topic, command_topic)
-    typer.echo(convert_bag(recordings, out, control_dt_s, tolerance_s, image_size, names, topics))
+    typer.echo(run(recordings, out, control_dt_s, tolerance_s, image_size, names, topics, camera, action, actions_are))
 
 
 @app.command()
@@ -104,6 +118,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
     decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
+    control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of a file that lacks it")] = None,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
     from lewm_model.calibrate import calibrate as run_calibration
@@ -123,7 +138,9 @@ def train(
     seeded = {} if seed is None else {"seed": seed}
     model_config = from_dict(ModelConfig, values.get("model", {}), MODEL_SIZES[size])
     train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
-    episodes = load_episodes(data)
+    episodes = load_episodes(data, control_dt_s)
+    if not episodes.control_dt_s > 0.0:
+        raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
     bundle = run_training(episodes, out, run or Path("runs") / out.name, model_config, train_config)
     try:
         bundle = run_calibration(bundle, episodes)

@@ -22,7 +22,7 @@ import shlex
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +32,9 @@ from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap_ros2.decoder import DecoderFactory
 
-from lewm_model.data.clips import DataError
+from lewm_model.data.conversion import LONGEST_EPISODE, Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.data.errors import DataError
 from lewm_model.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.imaging import to_model_image
 from lewm_model.sim.trajectory import MOST, JointTrajectory
@@ -41,7 +42,6 @@ from lewm_model.sim.trajectory import MOST, JointTrajectory
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STATE, COMMAND, MARKER = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/String"
 LOST = "lost"  # in place of a message's type: messages were recorded here that cannot be read any more
-LONGEST_EPISODE = 2000  # frames; longer stretches are cut, so that memory does not depend on the recording
 CLOCK_RESET_S = 1.0  # image stamps that go back farther than this are a clock that was set back
 FOREVER_NS = 2**62
 MOST_JOINTS = 64
@@ -70,29 +70,19 @@ class Topics:
 
 
 @dataclass
-class BagReport:
-    """What a conversion found, used and left out."""
+class BagReport(Conversion):
+    """What a conversion found, used and left out, and how well the clocks and the arm did."""
 
-    episodes: list[str] = field(default_factory=list)  # one line each
-    frames_recorded: int = 0
-    frames_used: int = 0
-    gaps: list[str] = field(default_factory=list)  # where an episode was cut, and why
-    left_out: Counter[str] = field(default_factory=Counter)  # reason -> frames or messages
-    problems: list[str] = field(default_factory=list)  # damaged files and the like
     offset_s: float = 0.0  # worst distance between a frame and its time on the grid of control steps
     tracking_rad: float = 0.0  # farthest that the arm was from where it was commanded
 
-    def __str__(self) -> str:
-        lines = [f"{len(self.episodes)} episodes, {self.frames_used} of {self.frames_recorded} recorded frames used"]
-        lines += [f"  {episode}" for episode in self.episodes]
-        lines.append(f"frames lie at most {1e3 * self.offset_s:.1f} ms beside the control steps")
-        lines.append(f"the arm was at most {self.tracking_rad:.3f} rad from where it was commanded")
-        lines += [f"left out: {count} x {reason}" for reason, count in sorted(self.left_out.items())]
-        lines += [f"gap: {gap}" for gap in self.gaps[:20]]
-        if len(self.gaps) > 20:
-            lines.append(f"... and {len(self.gaps) - 20} gaps more")
-        lines += [f"problem: {problem}" for problem in self.problems]
-        return "\n".join(lines)
+    def finish(self) -> BagReport:
+        """Puts that into words."""
+        self.notes = [
+            f"frames lie at most {1e3 * self.offset_s:.1f} ms beside the control steps",
+            f"the arm was at most {self.tracking_rad:.3f} rad from where it was commanded",
+        ]
+        return self
 
 
 # ---- reading MCAP ----------------------------------------------------------------------------------------------------
@@ -435,13 +425,14 @@ def _grid_runs(stamps_s: np.ndarray, control_dt_s: float, tolerance_s: float) ->
 
 @dataclass
 class _Plan:
-    """One episode before its pictures are read: numbers of its frames, actions (n - 1, A), positions (n, A)."""
+    """One episode before its pictures are read: numbers of its frames, actions (n - 1, A), positions (n, A), and the
+    stamps of the frames (n,), s from the first frame on this clock."""
 
     frames: list[int]
     action: np.ndarray
     proprio: np.ndarray
     name: str
-    begin_s: float
+    stamps_s: np.ndarray
 
 
 def _segments(markers: Sequence[tuple[int, str]], report: BagReport) -> list[tuple[int, int, str]]:
@@ -504,6 +495,7 @@ def _plan_episodes(
         commands = [command for command in streams.commands if begin <= command.log_ns < end]
         epoch_ns, log_ns = streams.frames[section[0]][1], joints[0].log_ns
         times_s = np.array([streams.frames[n][1] - epoch_ns for n in section]) / _NS
+        report.intervals_s += np.diff(times_s).tolist()
         joints_s = np.array([state.stamp_ns - epoch_ns for state in joints]) / _NS
         measured = np.array([state.positions for state in joints])
         received_s = _between_clocks(
@@ -536,7 +528,7 @@ def _plan_episodes(
                     )
                 if not told[rows].all():
                     report.left_out["frames without a known command"] += int((~told[rows]).sum())
-                for piece in _stretches(told[rows] & known[rows]):
+                for piece in stretches(told[rows] & known[rows], LONGEST_EPISODE):
                     kept = rows[piece]
                     beside_s = np.abs(times_s[kept] - (times_s[rows[0]] + control_dt_s * np.array(piece)))
                     report.offset_s = max(report.offset_s, float(beside_s.max()))
@@ -544,7 +536,7 @@ def _plan_episodes(
                     report.tracking_rad = max(report.tracking_rad, error)
                     action = np.diff(commanded[kept], axis=0) / control_dt_s
                     numbers = [section[row] for row in kept]
-                    plans.append(_Plan(numbers, action, positions[kept], name, float(times_s[kept[0]])))
+                    plans.append(_Plan(numbers, action, positions[kept], name, times_s[kept]))
     return plans
 
 
@@ -561,18 +553,6 @@ def _increasing(joints: Sequence[_State]) -> list[_State]:
         if not kept or (state.stamp_ns > kept[-1].stamp_ns and state.log_ns >= kept[-1].log_ns):
             kept.append(state)
     return kept
-
-
-def _stretches(good: np.ndarray) -> list[list[int]]:
-    """Index runs of True, 2 or longer, cut to `LONGEST_EPISODE`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
-    pieces = []
-    for begin, end in edges.reshape(-1, 2):
-        for first in range(begin, end, LONGEST_EPISODE):
-            piece = list(range(first, min(first + LONGEST_EPISODE, end)))
-            if len(piece) >= 2:
-                pieces.append(piece)
-    return pieces
 
 
 # ---- pictures and the file -------------------------------------------------------------------------------------------
@@ -630,8 +610,8 @@ def convert_bag(
             plans = _plan_episodes(streams, names, control_dt_s, tolerance, report)
             _write(writer, source, files, streams.image_topic, plans, image_size, report)
         if not report.episodes:
-            raise DataError(f"no episode of 2 frames or more is left\n{report}")
-    return report
+            raise DataError(f"no episode of 2 frames or more is left\n{report.finish()}")
+    return report.finish()
 
 
 def _write(
@@ -662,16 +642,17 @@ def _write(
                 report.gaps.append(f"{source}: {error}")
         if n != plan.frames[-1]:
             continue
-        for piece in _stretches(np.array([row in pictures for row in range(len(plan.frames))])):
+        for piece in stretches(np.array([row in pictures for row in range(len(plan.frames))]), LONGEST_EPISODE):
             begin, end = piece[0], piece[-1] + 1
             writer.append(
                 np.stack([pictures[row] for row in piece]),
                 plan.action[begin : end - 1].astype(np.float32),
                 plan.proprio[begin:end].astype(np.float32),
+                plan.stamps_s[begin:end],
             )
             report.frames_used += len(piece)
             title = f" {plan.name!r}" if plan.name else ""
-            report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.begin_s:.2f} s on")
+            report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.stamps_s[begin]:.2f} s on")
         pictures = {}
 
 

@@ -1,8 +1,9 @@
 """Writes episodes to one HDF5 file, in stable-worldmodel's layout.
 
 Rows of all episodes follow one another: `pixels` (N, H, W, 3) uint8 RGB, `action` (N, A) float32, `proprio` (N, A)
-float32. Row i's action executes from frame i to frame i + 1; the last row of an episode has no successor and holds
-NaN. `ep_len` (E,) and `ep_offset` (E,) int64 say where an episode lies.
+float32 and, where it is known, `timestamp` (N,) float64, s: when the picture was taken. Row i's action executes from
+frame i to frame i + 1; the last row of an episode has no successor and holds NaN. `ep_len` (E,) and `ep_offset` (E,)
+int64 say where an episode lies.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class EpisodeWriter:
     :param control_dt_s: time from frame to frame, s.
     :param action_kind: what an action is, e.g. "joint_velocity" (rad/s).
     :param attributes: further facts for the file's attributes, e.g. seed, world and command.
+    :param measured: numbers in a row of `proprio`; None is as many as of `action`, 0 writes no `proprio`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class EpisodeWriter:
         control_dt_s: float,
         action_kind: str = "joint_velocity",
         attributes: dict[str, str | int | float] | None = None,
+        measured: int | None = None,
     ) -> None:
         if image_size < 1 or not action_names or not control_dt_s > 0.0:
             raise ValueError(
@@ -48,13 +51,15 @@ class EpisodeWriter:
             )
         self._path = Path(path)
         self._part = self._path.with_name(self._path.name + ".part")
-        self._image_size = image_size
+        self.image_size = image_size
         self._actions = len(action_names)
+        self._measured = self._actions if measured is None else measured
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._part, "w")
         self._create("pixels", (image_size, image_size, 3), "uint8", _FRAMES_PER_CHUNK)
         self._create("action", (self._actions,), "float32", 1024)
-        self._create("proprio", (self._actions,), "float32", 1024)
+        if self._measured:
+            self._create("proprio", (self._measured,), "float32", 1024)
         self._create("ep_len", (), "int64", 1024)
         self._create("ep_offset", (), "int64", 1024)
         self._file.attrs.update(
@@ -66,26 +71,39 @@ class EpisodeWriter:
             }
         )
 
-    def append(self, pixels: np.ndarray, action: np.ndarray, proprio: np.ndarray) -> None:
+    def append(
+        self, pixels: np.ndarray, action: np.ndarray, proprio: np.ndarray, stamps_s: np.ndarray | None = None
+    ) -> None:
         """Adds one episode of n frames.
 
         :param pixels: (n, H, W, 3) uint8 RGB.
         :param action: (n - 1, A), what ran between the frames.
-        :param proprio: (n, A) measured joint positions, rad.
+        :param proprio: (n, A), or (n, measured), measured joint positions, rad.
+        :param stamps_s: (n,) when the pictures were taken, s; of every episode or of none.
         :raises ValueError: a shape or dtype does not fit, or a number is not finite.
         """
         frames = len(pixels)
-        expected = (frames, self._image_size, self._image_size, 3)
+        expected = (frames, self.image_size, self.image_size, 3)
         if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
             raise ValueError(f"pixels are {pixels.shape} {pixels.dtype}; {expected} uint8 of 2 or more frames expected")
-        for name, values, rows in (("action", action, frames - 1), ("proprio", proprio, frames)):
-            if values.shape != (rows, self._actions):
-                raise ValueError(f"{name} is {values.shape}; {(rows, self._actions)} expected for {frames} frames")
+        known = (("action", action, frames - 1, self._actions), ("proprio", proprio, frames, self._measured))
+        for name, values, rows, columns in known:
+            if values.shape != (rows, columns):
+                raise ValueError(f"{name} is {values.shape}; {(rows, columns)} expected for {frames} frames")
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} holds NaN or infinity; every value must be finite")
         padded = np.vstack([action, np.full((1, self._actions), np.nan)])
         offset = len(self._file["pixels"])
-        for name, rows_of in (("pixels", pixels), ("action", padded), ("proprio", proprio)):
+        columns_of = {"pixels": pixels, "action": padded}
+        if self._measured:
+            columns_of["proprio"] = proprio
+        if stamps_s is not None and offset == 0:
+            self._create("timestamp", (), "float64", 1024)
+        if (stamps_s is not None) != ("timestamp" in self._file) or (stamps_s is not None and len(stamps_s) != frames):
+            raise ValueError(f"there must be {frames} stamps, in every episode or in none")
+        if stamps_s is not None:
+            columns_of["timestamp"] = stamps_s
+        for name, rows_of in columns_of.items():
             dataset = self._file[name]
             dataset.resize(offset + frames, axis=0)
             dataset[offset:] = rows_of
