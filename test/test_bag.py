@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sqlite3
 from pathlib import Path
 
 import h5py
@@ -423,6 +424,62 @@ def test_a_recording_in_several_files_is_one(tmp_path: Path) -> None:
     check_truth(data, times_s)
 
 
+def as_sqlite(mcap: Path, path: Path) -> Path:
+    """The messages of an MCAP file as rosbag2's SQLite plugin stores them."""
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT);"
+        "CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB);"
+    )
+    topics: dict[tuple[str, str], int] = {}
+    for message in read_messages(mcap):
+        key = (message.topic, message.type)
+        if key not in topics:
+            topics[key] = len(topics) + 1
+            connection.execute("INSERT INTO topics VALUES (?, ?, ?, 'cdr')", (topics[key], *key))
+        row = (topics[key], message.log_ns, message.data)
+        connection.execute("INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", row)
+    connection.commit()
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg"])
+def test_sqlite_recordings_convert_like_mcap_ones(tmp_path: Path, suffix: str) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        bag.marker("start push", 999.0)
+        write_motion(bag, motion, times_s, picture, compressed=suffix)
+    (tmp_path / "bag").mkdir()
+    path = as_sqlite(tmp_path / "a.mcap", tmp_path / "bag/bag_0.db3")
+    report, data = convert(tmp_path / "bag", tmp_path / "a.h5")
+    assert numbers(data) == list(range(60))
+    check_truth(data, times_s)
+    assert "'push': 60 frames" in report.episodes[0] and report.problems == []
+    size = path.stat().st_size
+    with path.open("r+b") as stream:  # cut off: pages are missing
+        stream.truncate(size // 2)
+    report, data = convert(path, tmp_path / "b.h5")
+    assert 10 <= len(data.pixels) < 50
+    assert numbers(data) == list(range(len(data.pixels)))
+    check_truth(data, times_s)
+    assert "bag_0.db3 was cut off" in report.problems[0]
+    assert "bag_0.db3 is damaged behind message" in report.problems[1]
+    assert path.stat().st_size == size // 2  # the recording itself stays as it is
+
+
+def test_a_file_of_several_that_cannot_be_read_at_all_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    times_s = DT * np.arange(30)
+    folder = tmp_path / "session"
+    folder.mkdir()
+    with BagWriter(folder / "session_0.mcap") as bag:
+        write_motion(bag, motion, times_s, picture)
+    (folder / "session_1.mcap").touch()
+    report, data = convert(folder, tmp_path / "a.h5")
+    assert numbers(data) == list(range(30))
+    assert len(report.problems) == 1 and "session_1.mcap is empty" in report.problems[0]
+
+
 def test_two_recordings_go_into_one_file(tmp_path: Path) -> None:
     times_s = DT * np.arange(30)
     for i in range(2):
@@ -463,8 +520,11 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Pat
     with pytest.raises(DataError, match="is no MCAP file"):
         convert_bag([tmp_path / "text.mcap"], out)
     (tmp_path / "sqlite").mkdir()
-    (tmp_path / "sqlite" / "x.db3").touch()
-    with pytest.raises(DataError, match="ros2 bag convert"):
+    (tmp_path / "sqlite" / "x.db3").write_text("This is no recording at all, only a text.")
+    with pytest.raises(DataError, match="is no SQLite recording"):
+        convert_bag([tmp_path / "sqlite"], out)
+    (tmp_path / "sqlite" / "x.db3").rename(tmp_path / "sqlite" / "x.mcap.zstd")
+    with pytest.raises(DataError, match="unzstd"):
         convert_bag([tmp_path / "sqlite"], out)
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))

@@ -1,4 +1,4 @@
-"""rosbag2 recordings (MCAP) to episodes, without ROS.
+"""rosbag2 recordings (MCAP or SQLite) to episodes, without ROS.
 
 The stamp in an image's header is the clock of everything. Frames are taken every `control_dt_s`; what the arm measured
 and what it was commanded is looked up at the stamps of those frames:
@@ -17,14 +17,19 @@ the episode ends and another begins behind the gap: nothing is repeated or made 
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import struct
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from mcap.exceptions import EndOfFile, InvalidMagic
@@ -46,6 +51,8 @@ CLOCK_RESET_S = 1.0  # image stamps that go back farther than this are a clock t
 FOREVER_NS = 2**62
 MOST_JOINTS = 64
 _NS = 1_000_000_000
+_SQLITE_TOPICS = "SELECT id, name, type FROM topics"
+_SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
 _ROUNDING_S = 1e-9
 
 
@@ -85,37 +92,114 @@ class BagReport(Conversion):
         return self
 
 
-# ---- reading MCAP ----------------------------------------------------------------------------------------------------
+# ---- reading MCAP and SQLite -----------------------------------------------------------------------------------------
 
 
 def bag_files(path: str | Path) -> list[Path]:
-    """The MCAP files of a recording, in order: a file, or the folder that `ros2 bag record` made.
+    """The MCAP or SQLite files of a recording, in order: a file, or the folder that `ros2 bag record` made.
 
     :raises DataError: there is none.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".mcap":
+    if path.is_file() and path.suffix in (".mcap", ".db3"):
         return [path]
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.suffix == ".mcap" and file.is_file()]
+        there = [file for file in path.iterdir() if file.is_file()]
+        files = [file for file in there if file.suffix == ".mcap"] or [f for f in there if f.suffix == ".db3"]
         if files:  # bag_2.mcap comes before bag_10.mcap
             return sorted(files, key=lambda file: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", file.name)])
-        if any(path.glob("*.db3")):
-            raise DataError(f"{path} is an SQLite recording; turn it into MCAP with `ros2 bag convert`, or record MCAP")
+        if any(file.suffix == ".zstd" for file in there):
+            raise DataError(f"the files in {path} are compressed as a whole; unpack them first, with `unzstd`")
     if not path.exists():
         raise DataError(f"there is no recording at {path}")
-    raise DataError(f"{path} is no MCAP recording; give a .mcap file or the folder of `ros2 bag record --storage mcap`")
+    raise DataError(
+        f"{path} is no recording; give an MCAP or SQLite (.db3) file, the folder of `ros2 bag record`, a LeRobot "
+        "folder or an HDF5 file"
+    )
+
+
+def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
+    """All messages of a recording of rosbag2's SQLite plugin, in the order they were recorded.
+
+    These files hold no message definitions; those of Jazzy count, which agree with Humble's for what is read here. Of a
+    damaged file what comes before the damage is read.
+
+    :raises DataError: the file is no such recording.
+    """
+    import sqlite3
+
+    try:
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError as error:
+        raise DataError(f"{file} is an SQLite recording, which needs a package: pip install rosbags") from error
+    store = get_typestore(Stores.ROS2_JAZZY)
+    count = 0
+    with tempfile.TemporaryDirectory(prefix="lewm_bag_") as scratch:
+        connections: list[sqlite3.Connection] = []
+        try:
+            for copy in _sqlite_copies(file, Path(scratch), problems):
+                mode = "rw" if copy.is_relative_to(scratch) else "ro"
+                connections.append(sqlite3.connect(f"file:{quote(str(copy))}?mode={mode}", uri=True))
+            topics = {number: (str(name), str(kind)) for number, name, kind in connections[0].execute(_SQLITE_TOPICS)}
+            for row, *others in zip(*(one.execute(_SQLITE_MESSAGES) for one in connections), strict=False):
+                number, log_ns, data = row
+                if any(other != row for other in others):
+                    raise sqlite3.DatabaseError("the rest was cut off")
+                topic, kind = topics.get(number, ("", ""))
+                if isinstance(data, bytes) and isinstance(log_ns, int):
+                    count += 1
+                    yield TopicMessage(topic, kind, log_ns, data, partial(store.deserialize_cdr, typename=kind))
+        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
+            if count == 0:
+                raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error
+            problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
+        finally:
+            for connection in connections:
+                connection.close()
+
+
+def _sqlite_copies(file: Path, scratch: Path, problems: list[str]) -> list[Path]:
+    """The file, or copies of it that SQLite opens.
+
+    A file whose recorder was killed is mended by SQLite, with the journal beside it; it does that in a copy. A file
+    that was cut off it refuses; two copies are made as long as it was, with other bytes in what is missing. A message
+    that is the same in both is whole.
+    """
+    with open(file, "rb") as stream:
+        head = stream.read(32)
+    page = int.from_bytes(head[16:18], "big")
+    there, needed = file.stat().st_size, (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+    beside = [other for end in ("-journal", "-wal") if (other := file.with_name(file.name + end)).is_file()]
+    cut = there < needed <= 2**44 and head.startswith(b"SQLite format 3")
+    if not cut and not beside:
+        return [file.resolve()]
+    copies = []
+    for name in ("zeros", "ones") if cut else ("whole",):
+        (scratch / name).mkdir()
+        for other in (file, *beside):
+            shutil.copyfile(other, scratch / name / other.name)
+        copies.append(scratch / name / file.name)
+    if cut:
+        problems.append(f"{file} was cut off: {there} of {needed} bytes are there")
+        os.truncate(copies[0], needed)
+        with open(copies[1], "ab") as stream:
+            for begin in range(there, needed, 2**20):
+                stream.write(b"\xff" * min(2**20, needed - begin))
+    return copies
 
 
 def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """All messages of an MCAP file, in the order they lie there.
+    """All messages of an MCAP or SQLite file, in the order they lie there.
 
-    A file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk is
-    left out, with a message of type `LOST` in its place. Both are named in `problems`.
+    An MCAP file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk
+    is left out, with a message of type `LOST` in its place. Both are named in `problems`.
 
-    :raises DataError: the file is no MCAP file.
+    :raises DataError: the file is neither.
     """
     problems = [] if problems is None else problems
+    if file.suffix == ".db3":
+        yield from _sqlite_messages(file, problems)
+        return
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     decoders: dict[int, Any] = {}
@@ -225,8 +309,15 @@ class _Streams:
 
 
 def _messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterator[TopicMessage]:
+    """Of a recording in several files one that cannot be read at all is named, and the others are read."""
     for file in files:
-        yield from read_messages(file, problems)
+        try:
+            yield from read_messages(file, problems)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            if problems is not None:
+                problems.append(f"left out: {error}")
 
 
 def _matches(topic: str, wanted: str) -> bool:
@@ -569,7 +660,7 @@ def convert_bag(
 ) -> BagReport:
     """Writes the episodes of recordings to one HDF5 file that `lewm train` reads.
 
-    :param paths: recordings, MCAP files or folders of `ros2 bag record`.
+    :param paths: recordings, MCAP or SQLite files or folders of `ros2 bag record`.
     :param out: HDF5 file; appears when it is complete.
     :param control_dt_s: time of one action, s.
     :param tolerance_s: greatest distance between a grid time and its frame, and half of the greatest distance between
