@@ -418,6 +418,66 @@ def decoder(
     )
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="folder with weights.pt and config.json, or a state dict (.pt)")],
+    out: Annotated[Path, typer.Argument(help="bundle folder to write")],
+    data: Annotated[
+        Path | None, typer.Option(help="recording that it was trained on: action statistics, heads")
+    ] = None,
+    actions: Annotated[Path | None, typer.Option(help="JSON: `actions` as in a bundle's model.json")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with `model:` sizes that the checkpoint lacks")] = None,
+) -> None:
+    """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""
+    import numpy as np
+
+    from lewm_model.bundle import load_model
+    from lewm_model.calibrate import calibrate as run_calibration
+    from lewm_model.config import TrainConfig, load_yaml
+    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.export import export_onnx, sample_frames
+    from lewm_model.interchange import import_checkpoint, read_actions
+    from lewm_model.train import add_heads
+
+    episodes = load_episodes(data) if data else None
+    spec = read_actions(actions) if actions else None
+    bundle = import_checkpoint(source, out, spec, episodes, load_yaml(config).get("model", {}) if config else {})
+    frames = None
+    if episodes is None:
+        typer.echo(
+            "without --data it has no heads and no calibration: no goal counts as reached, no frame as surprising"
+        )
+    else:
+        bundle = add_heads(bundle, load_model(bundle), episodes, np.arange(len(episodes.lengths)), TrainConfig())
+        try:
+            bundle = run_calibration(bundle, episodes)
+        except DataError as error:
+            typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
+        frames = sample_frames(episodes, bundle.model)
+    export_onnx(bundle, frames=frames)
+    typer.echo(f"bundle written to {out}")
+
+
+@app.command()
+def bundle(
+    bundle: BundleArgument,
+    to_swm: Annotated[
+        Path | None, typer.Option(help="folder to write the reference's weights.pt and config.json to")
+    ] = None,
+) -> None:
+    """Check a bundle and say what it is; write it as a checkpoint of the reference code."""
+    from lewm_model.bundle import load_bundle
+    from lewm_model.interchange import export_checkpoint
+
+    loaded = load_bundle(bundle)
+    actions = ", ".join(loaded.actions.names)
+    typer.echo(f"{bundle}: {len(loaded.files)} files match their hashes; {loaded.model}")
+    typer.echo(f"actions {actions} every {loaded.actions.control_dt_s} s; heads {', '.join(loaded.heads) or 'none'}")
+    if to_swm is not None:
+        export_checkpoint(loaded, to_swm)
+        typer.echo(f"checkpoint of the reference code written to {to_swm}")
+
+
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr, not a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")

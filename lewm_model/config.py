@@ -128,6 +128,11 @@ class TrainConfig:
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
+    precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
+    encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more encoding, the same gradient
+    # How, not what: a run may go on with others.
+    device: str = "auto"  # "cuda", "cpu", or "auto": the GPU where there is one
+    compile: bool = False  # torch.compile: some minutes at the start, then quicker steps on a GPU
     threads: int = 2  # CPU threads
 
     def __post_init__(self) -> None:
@@ -137,6 +142,7 @@ class TrainConfig:
             "sigreg_projections",
             "validate_every",
             "checkpoint_every",
+            "encoder_parts",
             "threads",
         ):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
@@ -146,6 +152,8 @@ class TrainConfig:
         _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
         _require(self.sigreg_weight >= 0, self, "sigreg_weight", "0 or more")
         _require(self.learning_rate > 0, self, "learning_rate", "above 0")
+        _require(self.precision in ("fp32", "bf16", "fp16"), self, "precision", "'fp32', 'bf16' or 'fp16'")
+        _require(self.device in ("auto", "cuda", "cpu"), self, "device", "'auto', 'cuda' or 'cpu'")
         _require(0 <= self.warmup_fraction < 1, self, "warmup_fraction", "in [0, 1)")
         _require(0 < self.validation_fraction < 1, self, "validation_fraction", "in (0, 1)")
         good = isinstance(self.betas, tuple) and len(self.betas) == 2
@@ -154,7 +162,7 @@ class TrainConfig:
 
 
 TRAIN_SIZES: dict[str, dict[str, Any]] = {
-    "reference": {"batch": 128},
+    "reference": {"batch": 128, "precision": "bf16"},
     # With history 1 a clip of two frames says all there is to say, so a batch holds more independent latents.
     "small": {
         "steps": 2200,

@@ -14,8 +14,10 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lewm_model.config import ModelConfig
+from lewm_model.distributed import BatchNorm
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], ImageNet's
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -72,6 +74,11 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         for parameter in (self.cls_token, self.position):
             nn.init.trunc_normal_(parameter, std=0.02)
+        if c.stem == "patch":  # as in the ViTModel of the reference
+            for part in self.modules():
+                if isinstance(part, (nn.Linear, nn.Conv2d)):
+                    nn.init.trunc_normal_(part.weight, std=0.02)
+                    nn.init.zeros_(part.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.stem(images).flatten(2).transpose(1, 2)  # (B, N, W)
@@ -87,7 +94,7 @@ class Projector(nn.Module):
     def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(width_in, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, width_out)
+            nn.Linear(width_in, hidden), BatchNorm(hidden), nn.GELU(), nn.Linear(hidden, width_out)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, t, _ = x.shape
         x = self.norm(x)
-        if t == 1:  # attention over one key returns its value
+        if t == 1 and not (self.training and self.dropout):  # attention over one key returns its value
             return self.to_out(F.linear(x, self.to_qkv.weight.chunk(3)[2]))
         q, k, v = self.to_qkv(x).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
@@ -219,12 +226,24 @@ class LeWM(nn.Module):
         self.predictor = Predictor(config)
         self.pred_proj = Projector(config.latent_dim, config.projector_width, config.latent_dim)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """uint8 RGB frames (…, H, W, 3) -> latents (…, D)."""
-        lead = frames.shape[:-3]
-        images = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2).float()
-        images = (images - self.image_mean) / self.image_std
-        return self.projector(self.encoder(images)).reshape(*lead, -1)
+    def encode(self, frames: Tensor, parts: int = 1) -> Tensor:
+        """uint8 RGB frames (…, H, W, 3) -> latents (…, D).
+
+        With `parts` the encoder sees the frames in so many parts, and computes each again when the gradient needs it:
+        less memory for the same latents and gradient, since no frame's features depend on another frame. What looks at
+        the whole batch, BatchNorm and the loss, still sees it whole.
+        """
+        lead, frames = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
+        if parts == 1:
+            features = self.describe(frames)
+        else:
+            features = torch.cat([checkpoint(self.describe, part, use_reentrant=False) for part in frames.chunk(parts)])
+        return self.projector(features).reshape(*lead, -1)
+
+    def describe(self, frames: Tensor) -> Tensor:
+        """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, encoder_width)."""
+        images = frames.permute(0, 3, 1, 2).float()
+        return self.encoder((images - self.image_mean) / self.image_std)
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Latents and actions (B, T, ·) with T <= history -> predictions (B, T, D); number t is of frame t + 1."""
@@ -260,4 +279,4 @@ def prediction_loss(model: LeWM, latents: Tensor, actions: Tensor) -> Tensor:
     context = latents[:, :-1].unflatten(1, (-1, history)).flatten(0, 1)
     blocks = actions.unflatten(1, (-1, history)).flatten(0, 1)
     predicted = model.predict(context, blocks).reshape_as(latents[:, 1:])
-    return (predicted - latents[:, 1:]).square().mean()
+    return (predicted.float() - latents[:, 1:].float()).square().mean()

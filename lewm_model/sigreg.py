@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lewm_model.distributed import mean_over_ranks, ranks
+
 KNOTS = 17  # integration points of the characteristic function
 T_MAX = 3.0
 
@@ -41,15 +43,11 @@ class SIGReg(nn.Module):
         """The statistic of `latents` (T, B, D); `directions` (D, projections) are drawn afresh when not given."""
         if directions is None:
             directions = torch.randn(latents.shape[-1], self.projections, device=latents.device)
-        ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if ranks > 1:
+        if ranks() > 1:
             dist.broadcast(directions, 0)
-        directions = directions / directions.norm(dim=0)
-        phase = (latents @ directions).unsqueeze(-1) * self.t  # (T, B, projections, KNOTS)
-        real, imaginary = phase.cos().mean(1), phase.sin().mean(1)
-        if ranks > 1:
-            from torch.distributed.nn.functional import all_reduce
-
-            real, imaginary = all_reduce(real) / ranks, all_reduce(imaginary) / ranks
-        error = (real - self.phi).square() + imaginary.square()
-        return (error @ self.weights).mean() * latents.shape[1] * ranks
+        with torch.autocast(latents.device.type, enabled=False):  # bf16 has 8 bits
+            directions = directions / directions.norm(dim=0)
+            phase = (latents.float() @ directions).unsqueeze(-1) * self.t  # (T, B, projections, KNOTS)
+            real, imaginary = mean_over_ranks(phase.cos().mean(1)), mean_over_ranks(phase.sin().mean(1))
+            error = (real - self.phi).square() + imaginary.square()
+            return (error @ self.weights).mean() * latents.shape[1] * ranks()

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +178,6 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
         shutil.rmtree(out / stale, ignore_errors=True)
     (out / DECODER).unlink(missing_ok=True)
     save_file(model.state_dict(), out / WEIGHTS)
-    heads, head_metrics = train_heads(model, data, training, spec, config)
-    if heads:
-        save_file(
-            {f"{n}.{key}": value for n, head in heads.items() for key, value in head.state_dict().items()}, out / HEADS
-        )
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
         "commit": commit,
@@ -196,9 +191,8 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "torch": torch.__version__,
     }
-    return save_description(
-        Bundle(out, model_config, spec, tuple(heads), provenance, {"validation": metrics, "heads": head_metrics})
-    )
+    bundle = Bundle(out, model_config, spec, (), provenance, {"validation": metrics})
+    return add_heads(bundle, model, data, training, config)
 
 
 def _optimise(
@@ -307,6 +301,16 @@ def train_heads(
     proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
     proposal.shift.copy_(torch.tensor(spec.mean) / std)
     return {"steps_to_go": head, "proposal": proposal}, {"steps_to_go": metrics}
+
+
+def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
+    """Trains the heads on `episodes`, writes them and the description, and returns the bundle that has them."""
+    heads, metrics = train_heads(model, data, episodes, bundle.actions, config)
+    tensors = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
+    if tensors:
+        save_file(tensors, bundle.folder / HEADS)
+    evaluation = {**bundle.evaluation, "heads": metrics}
+    return save_description(replace(bundle, heads=tuple(heads), evaluation=evaluation))
 
 
 def _commit() -> str:

@@ -1,0 +1,74 @@
+"""More than one process: what has to be computed over the whole batch, of which every rank holds a part.
+
+LeWM's loss is not a mean over clips: SIGReg and the projectors' BatchNorms look at the whole batch. Both go through
+`mean_over_ranks`, so that value and gradient are those of one process that holds the whole batch, on NCCL and on gloo
+(torch's own SyncBatchNorm refuses CPUs). Nothing here does anything in a process on its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is; rank 0 writes."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of every rank's `x`; differentiable, and its gradient sums what every rank's loss owes to it."""
+    if ranks() == 1:
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x.clone()) / ranks()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Joins the processes that torchrun started, by the variables that it sets; alone, does nothing.
+
+    NCCL where the model is on GPUs, one for each process of a machine, else gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """BatchNorm over the batch of all ranks. (N, C) -> (N, C); ranks hold equally many rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or ranks() == 1:
+            return super().forward(x)
+        rows = x.float()
+        mean = mean_over_ranks(rows.mean(0))
+        variance = mean_over_ranks((rows - mean).square().mean(0))
+        count = len(rows) * ranks()
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return ((rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias).to(x.dtype)
