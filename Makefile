@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -66,6 +66,9 @@ train-memory: setup  ## what training on a sparse data set of GB gigabytes holds
 
 viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of turns, and pictures of it: SEED
 	$(BIN)/python tools/viewer.py $(call option,PAIRS,pairs) $(call option,SEED,seed)
+
+eval: setup  ## what the shipped model can do, knows and notices, and whether the preflight tells good from bad: EPISODES, SEED
+	$(BIN)/python tools/evaluate.py --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -11,6 +11,7 @@ docs/evaluation.md says where the limits come from.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.data.held_out import held_out_episodes
 from lewm_model.novelty import load_novelty, most_together
-from lewm_model.planning.controller import HANDOVER_MARGIN_S
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.runtime import Runtime
 
@@ -76,13 +76,13 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
     episodes = held_out_episodes(bundle, data)
     rng = np.random.default_rng((seed, 4))
     measured = _Measured(runtime, data, episodes, rng)
-    plan = bench(bundle, runtime.backend, PLAN, repeats=20)["plan_ms"]["p50"]
+    times = bench(bundle, runtime.backend, PLAN, repeats=20)
     checks = (
         _of_pictures(measured),
         *_of_latents(measured),
         *_of_imagination(measured),
         _of_distance(measured),
-        _of_latency(plan),
+        _of_latency(times),
     )
     return Preflight(
         verdict=GO if all(check.good for check in checks) else NO_GO,
@@ -306,9 +306,14 @@ def _of_distance(m: _Measured) -> Check:
     )
 
 
-def _of_latency(plan_ms: float) -> Check:
-    most = 1e3 * (PLAN.deadline_s + HANDOVER_MARGIN_S)
-    return Check("latency", plan_ms, most, plan_ms <= most, f"a plan takes {plan_ms:.0f} ms on this machine")
+def _of_latency(times: dict[str, Any]) -> Check:
+    """A plan is the best of the iterations within its deadline, so one of them at least must fit."""
+    least_ms, most = times["encoder_ms"]["p50"] + times["rollout_ms"]["p50"], 1e3 * PLAN.deadline_s
+    found = (
+        f"a picture and one iteration of the search take {least_ms:.0f} ms of {most:.0f} ms; "
+        f"{times['iterations_done']:.1f} of {PLAN.iterations} iterations were done in time on this machine"
+    )
+    return Check("latency", least_ms, most, least_ms <= most, found)
 
 
 def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
@@ -337,8 +342,8 @@ def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
     if {name for name in missed if name != "latency"}:
         return "the model does not imagine well enough to plan with: train it longer, or on more recordings"
     return (
-        "a plan takes longer than plan.deadline_s on this machine: fewer plan.samples and plan.iterations, a faster "
-        "back end, or a longer deadline"
+        "no plan is ready within plan.deadline_s on this machine: use fewer plan.samples, a faster back end, or a "
+        "longer deadline"
     )
 
 

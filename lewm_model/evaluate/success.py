@@ -40,6 +40,7 @@ from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 EPISODES = 200  # of each kind of task
+DRAWS = 50  # of a start in an episode, before the next episode is taken
 SHOWN = 12  # rows of the gallery at most
 PLANNERS = {
     "icem": PlanConfig(),
@@ -124,8 +125,8 @@ def cut_tasks(
     tasks = []
     for number in range(count):
         rng = np.random.default_rng((seed, 1, number))
-        first = int(order[number % len(order)])
-        for _ in range(1000):
+        for attempt in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then in the next one
+            first = int(order[(number + attempt // DRAWS) % len(order)])
             start_row = int(data.offsets[first] + rng.integers(data.lengths[first] - NEAR_STEPS))
             if kind == "near":
                 goal_row = start_row + NEAR_STEPS
@@ -139,7 +140,7 @@ def cut_tasks(
             if tip_distance_m(sim, start, goal) > tolerance_m(sim):
                 break
         else:
-            raise DataError(f"{data.source}: the arm hardly moves in episode {first}; record episodes in which it does")
+            raise DataError(f"{data.source}: the arm hardly moves in any episode; record some in which it does")
         path = None
         if kind == "near":
             way = np.cumsum(data.actions[start_row:goal_row] * data.control_dt_s, axis=0)
