@@ -1,7 +1,8 @@
 """Small models of the demo's world, good ones and such that have something wrong with them: what a preflight is for.
 
-They are half as wide as the demo's and train for a few hundred steps, within a minute. Other seeds and lengths of training show that the limits of
-the preflight do not fit these few only. They have no graphs: run them on the back end "torch".
+They are half as wide as the demo's and train for a few hundred steps, within a minute. Other seeds and lengths of
+training show that the limits of the preflight do not fit these few only. They have no graphs: run them on the back end
+"torch".
 """
 
 from __future__ import annotations
