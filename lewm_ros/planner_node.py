@@ -182,6 +182,8 @@ class PlannerNode(ManagedNode):
             )
         if self._no_go is not None:
             self.get_logger().error(f"{self._no_go}. It will not be armed")
+        elif "preflight" not in bundle.evaluation:
+            self.get_logger().warning("nobody knows whether the model can be planned with; run `lewm doctor model`")
         self.get_logger().info(f"loaded {bundle.folder} on {runtime.backend}; disarmed until ~/enable")
 
     def activate(self) -> None:

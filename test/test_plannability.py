@@ -25,7 +25,7 @@ from lewm_model.resources import resource
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 
-TIMES = {"encoder_ms": {"p50": 2.0}, "rollout_ms": {"p50": 4.0}, "iterations_done": 6.0}
+TIMES = {"encoder_ms": {"p50": 2.0}, "rollout_ms": {"p50": 4.0}}
 
 
 @pytest.fixture(scope="module")
