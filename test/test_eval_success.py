@@ -64,7 +64,7 @@ def test_tasks_are_cut_from_the_given_episodes_and_the_same_for_a_seed(data):
             tasks, again, others = (cut_tasks(kind, 6, seed, data, episodes, sim) for seed in (0, 0, 1))
             assert [t.start_row for t in tasks] == [t.start_row for t in again] != [t.start_row for t in others]
             for task in tasks:
-                start, goal = owner[task.start_row], owner[task.goal_row]
+                start, goal = int(owner[task.start_row]), int(owner[task.goal_row])
                 assert {start, goal} <= {1, 3} and (start == goal) is (kind == "near")
                 np.testing.assert_array_equal(task.goal_picture, data.pixels[task.goal_row])
                 np.testing.assert_allclose(task.task.goal, data.proprio[task.goal_row], atol=1e-6)
