@@ -33,6 +33,8 @@ doctor = typer.Typer(
 )
 app.add_typer(doctor, name="doctor")
 DECODER_STEPS = 2500
+data_app = typer.Typer(help="Look at recordings.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")]
 
 
@@ -476,6 +478,47 @@ def bundle(
     if to_swm is not None:
         export_checkpoint(loaded, to_swm)
         typer.echo(f"checkpoint of the reference code written to {to_swm}")
+
+
+@data_app.command()
+def report(
+    recording: Annotated[Path, typer.Argument(help="HDF5 file, recording of ROS 2, or LeRobot folder")],
+    out: Annotated[Path | None, typer.Option(help="PNG to draw; default is beside the recording")] = None,
+    frameskip: Annotated[int, typer.Option(help="control steps from frame to frame of the model")] = 5,
+    control_dt_s: Annotated[float | None, typer.Option(help="time of an action, s, where it is not said")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the numbers, for programs")] = False,
+) -> None:
+    """What a recording is like, and what in it will hurt a world model; with `lewm convert`'s defaults."""
+    import json
+    import tempfile
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.data.convert import HDF5, convert
+    from lewm_model.data.report import draw, report_on
+
+    conversion = None
+    with tempfile.TemporaryDirectory(prefix="lewm_report_") as scratch:
+        if recording.suffix in HDF5:
+            episodes = load_episodes(recording, control_dt_s)
+        else:
+            conversion = convert([recording], Path(scratch) / "episodes.h5", control_dt_s)
+            episodes = load_episodes(Path(scratch) / "episodes.h5")
+        found = report_on(episodes, frameskip, conversion)
+    picture = out or Path(f"{recording}".rstrip("/") + ".report.png")
+    draw(found, picture, str(recording))
+    if as_json:
+        typer.echo(json.dumps(found.numbers, indent=1))
+        return
+    table = Table(title=str(recording))
+    for column in ("what", "found", "what to do"):
+        table.add_column(column)
+    for one in found.findings:
+        table.add_row(one.what, one.value, one.warning, style="yellow" if one.warning else None)
+    Console().print(table)
+    typer.echo(f"drawn to {picture}")
 
 
 def main() -> None:

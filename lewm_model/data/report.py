@@ -1,0 +1,354 @@
+"""`lewm data report`: what a recording is like, and what in it will hurt a world model, before a day of training.
+
+Everything is measured on a sample of at most `EPISODES_LOOKED_AT` episodes, spread evenly, that is read one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import textwrap
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lewm_model.data.clips import Episodes
+from lewm_model.data.conversion import Conversion
+
+EPISODES_LOOKED_AT = 200
+LAGS = 10  # control steps to either side
+SMALL = 16  # pixels, square: pictures are compared at this size
+WINDOW = 8  # actions in a row: two recordings never repeat so many by chance
+QUERIES, OTHERS = 1500, 12_000  # frames that are compared with frames of other episodes
+EDGE = 0.01  # share of an action's range that counts as its end
+# Where a finding becomes a warning.
+MOST_JITTER, MOST_DROPPED, MOST_SATURATED, MOST_FROZEN = 0.1, 0.01, 0.1, 0.02
+LEAST_CORRELATION, MOST_LAG, MOST_COPIED, LEAST_CHANGE = 0.2, 0.75, 0.01, 0.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the report."""
+
+    what: str
+    value: str
+    warning: str = ""  # what is wrong and what to do; empty where nothing is
+
+
+@dataclass
+class DataReport:
+    """What was found; numbers by name, lines for people, and what the picture shows."""
+
+    findings: list[Finding] = field(default_factory=list)
+    numbers: dict[str, float | int | None] = field(default_factory=dict)
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    intervals_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    actions: np.ndarray = field(default_factory=lambda: np.zeros((0, 1)))
+    action_names: tuple[str, ...] = ()
+    correlations: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (2 LAGS + 1,)
+    identity: np.ndarray = field(default_factory=lambda: np.zeros(0))  # RMS change after 1, 2, … action blocks
+    pictures: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+
+    def add(self, what: str, value: str, warning: str = "") -> None:
+        self.findings.append(Finding(what, value, warning))
+
+
+def report_on(data: Episodes, frameskip: int = 5, conversion: Conversion | None = None) -> DataReport:
+    """Measures a recording.
+
+    :param frameskip: control steps from frame to frame of the model, for the identity baseline.
+    :param conversion: what converting it told, of a recording that is no HDF5 file.
+    """
+    found = DataReport()
+    dt = data.control_dt_s
+    chosen = np.unique(np.linspace(0, len(data.lengths) - 1, EPISODES_LOOKED_AT).round().astype(int))
+    _lengths(data, found, len(chosen))
+    _times(data, found, conversion)
+    _actions(data, found)
+    small, energies, frozen, pairs = _look(data, chosen, frameskip, found)
+    found.numbers["frozen_share"] = frozen
+    found.add(
+        "frozen frames",
+        f"{frozen:.1%} repeat the one before while the arm is commanded",
+        "the camera repeats pictures: look at its driver and rate, or at a lossy connection"
+        if frozen > MOST_FROZEN
+        else "",
+    )
+    _lag(data, chosen, energies, dt, found)
+    _duplicates(data, chosen, small, pairs, found)
+    _identity(found, frameskip)
+    return found
+
+
+def _lengths(data: Episodes, found: DataReport, looked_at: int) -> None:
+    found.lengths, frames = data.lengths, int(data.lengths.sum())
+    few = "at least 2 are needed, one is held out; dozens to know anything: record more, or cut with markers"
+    shown = "" if looked_at == len(data.lengths) else f"; {looked_at} of them were looked at"
+    found.numbers |= {"episodes": len(data.lengths), "frames": frames}
+    found.add("episodes", f"{len(data.lengths)}{shown}", few if len(data.lengths) < 10 else "")
+    duration = f"{frames} frames of {data.image_size} x {data.image_size}"
+    if data.control_dt_s > 0:
+        found.numbers["duration_s"] = frames * data.control_dt_s
+        duration = f"{frames * data.control_dt_s / 60:.1f} min, {duration}, an action every {data.control_dt_s:.4g} s"
+    found.add(
+        "duration",
+        duration,
+        "" if data.control_dt_s > 0 else "the file does not say how much time lies between rows: give --control-dt-s",
+    )
+    least, middle, most = np.quantile(data.lengths, [0, 0.5, 1]).astype(int)
+    short = float((data.lengths < 16).mean())
+    found.add(
+        "length of an episode",
+        f"{least} to {most} frames, median {middle}",
+        f"{short:.0%} are shorter than a clip of 16 frames and never trained on" if short > 0.1 else "",
+    )
+
+
+def _times(data: Episodes, found: DataReport, conversion: Conversion | None) -> None:
+    """Jitter and dropped frames, from the stamps as they were recorded, else from those of the file."""
+    intervals = np.array(conversion.intervals_s if conversion else [])
+    if not len(intervals) and data.stamps_s is not None:
+        inner = np.ones(len(data.stamps_s), bool)
+        inner[(data.offsets + data.lengths - 1)] = False
+        intervals = np.diff(data.stamps_s, append=np.nan)[inner[: len(data.stamps_s)]]
+        intervals = intervals[np.isfinite(intervals)]
+    if not len(intervals):
+        found.add("rate", "not known: the recording has no stamps")
+        return
+    period = float(np.median(intervals))
+    whole = intervals[intervals < 1.5 * period]
+    jitter = float(np.quantile(np.abs(whole - period), 0.95)) / period
+    dropped = int(np.maximum(np.round(intervals / period) - 1, 0)[intervals < 10 * period].sum())
+    pauses = int((intervals >= 10 * period).sum())
+    share = dropped / (len(intervals) + dropped)
+    found.intervals_s = intervals
+    found.numbers |= {"rate_hz": 1 / period, "jitter": jitter, "dropped_frames": dropped}
+    uneven = "frames come unevenly: stamp them when they are taken, not when they arrive, and fix the exposure time"
+    found.add("rate", f"{1 / period:.2f} Hz, 95 % within {jitter:.1%}", uneven if jitter > MOST_JITTER else "")
+    lossy = "frames are lost: lower the camera's resolution or rate, use a cable, or record on the camera's computer"
+    also = f", {pauses} pauses" if pauses else ""
+    found.add("dropped frames", f"{dropped} ({share:.2%}){also}", lossy if share > MOST_DROPPED else "")
+    if conversion:
+        lost = conversion.frames_recorded - conversion.frames_used
+        found.numbers["frames_left_out"] = lost
+        found.add("frames left out", f"{lost} of {conversion.frames_recorded}, {len(conversion.gaps)} gaps")
+        for problem in conversion.problems:
+            found.add("problem", problem, "what could be read was kept")
+
+
+def _actions(data: Episodes, found: DataReport) -> None:
+    inner = np.ones(len(data.actions), bool)
+    inner[data.offsets + data.lengths - 1] = False
+    actions = data.actions[inner]
+    found.actions = actions
+    found.action_names = data.action_names or tuple(f"action{i}" for i in range(actions.shape[1]))
+    still = float((np.abs(actions - np.median(actions, 0)) < EDGE * np.ptp(actions, 0).clip(1e-12)).all(1).mean())
+    for name, values in zip(found.action_names, actions.T, strict=True):
+        low, high = float(values.min()), float(values.max())
+        span = high - low
+        ends = (values - low <= EDGE * span) | (high - values <= EDGE * span)
+        saturated = float(ends.mean()) if span > 0 else 1.0
+        found.numbers |= {f"saturation_{name}": saturated, f"low_{name}": low, f"high_{name}": high}
+        warning = ""
+        if span <= 0:
+            warning = "it never changes, so nothing can be learned of it: record motion of it, or leave it out"
+        elif saturated > MOST_SATURATED:
+            warning = (
+                "it is often at the end of its range: the model learns little between; command less than the limit"
+            )
+        text = f"{low:.3g} to {high:.3g}, std {values.std():.3g}, {saturated:.1%} at an end"
+        found.add(f"action {name}", text, warning)
+    found.numbers["rest_share"] = still
+    found.add("rest", f"in {still:.0%} of the steps no action differs from its median")
+
+
+def _look(
+    data: Episodes, chosen: np.ndarray, frameskip: int, found: DataReport
+) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
+    """Reads the frames: small pictures (n, SMALL² · 3) and energies of change (n - 1,) of each episode, the share of
+    frozen frames, and the median distance of neighbouring frames. Fills in `identity` and `pictures`."""
+    small: list[np.ndarray] = []
+    energies: list[np.ndarray] = []
+    squares: dict[int, list[float]] = defaultdict(list)
+    frozen = moving = 0
+    shown: list[np.ndarray] = []
+    spread = np.nanstd(data.actions, axis=0).clip(1e-9)
+    for episode in chosen:
+        rows = np.arange(data.offsets[episode], data.offsets[episode] + data.lengths[episode])
+        frames = data.pixels[rows]
+        if len(shown) < 8:
+            shown.append(frames[len(frames) // 2])
+        change = np.array([float(cv2.norm(a, b, cv2.NORM_L1)) for a, b in itertools.pairwise(frames)])
+        energies.append(change / frames[0].size)
+        commanded = (np.abs(data.actions[rows[:-1]]) > 0.1 * spread).any(1)
+        frozen += int(((change == 0) & commanded).sum())
+        moving += int(commanded.sum())
+        for blocks in range(1, 6):
+            later, sooner = frames[blocks * frameskip :], frames[: -blocks * frameskip]
+            if len(later):
+                pick = slice(None, None, max(1, len(later) // 8))
+                error = later[pick].astype(np.float32) - sooner[pick]
+                squares[blocks].append(float(np.square(error).mean()))
+        size = (SMALL, SMALL)
+        small.append(np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA).reshape(-1) for f in frames]))
+    found.identity = np.sqrt([np.mean(squares[blocks]) for blocks in sorted(squares)])
+    found.pictures = np.stack(shown)
+    steps = np.concatenate([np.abs(np.diff(s.astype(np.float32), axis=0)).mean(1) for s in small])
+    return small, energies, frozen / max(1, moving), float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+
+
+def _correlations(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray], positions: bool) -> np.ndarray:
+    """Correlation (2 LAGS + 1,) of how much pictures change with how much was commanded, at lags of -LAGS to LAGS
+    steps, each less its mean in the episode; of commanded positions their change counts."""
+    sums = np.zeros((2 * LAGS + 1, 3))
+    spread = np.nanstd(data.actions, axis=0).clip(1e-9)
+    for episode, energy in zip(chosen, energies, strict=True):
+        actions = data.actions[data.offsets[episode] : data.offsets[episode] + data.lengths[episode] - 1] / spread
+        if positions:  # what leads from frame i to i + 1 is the way from the action before to this one
+            actions = np.diff(actions, axis=0, prepend=actions[:1])
+        told, seen = np.linalg.norm(actions, axis=1), np.sqrt(energy)
+        for i, lag in enumerate(range(-LAGS, LAGS + 1)):
+            a, b = (told[: len(told) - lag], seen[lag:]) if lag >= 0 else (told[-lag:], seen[:lag])
+            if len(a) >= 2 * LAGS:
+                a, b = a - a.mean(), b - b.mean()
+                sums[i] += (a @ b, a @ a, b @ b)
+    return sums[:, 0] / np.sqrt((sums[:, 1] * sums[:, 2]).clip(1e-12))
+
+
+def _lag(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray], dt: float, found: DataReport) -> None:
+    """How many steps the pictures show a motion after its action: where the correlation is greatest."""
+    kinds = [False] if data.action_kind == "joint_velocity" else [False, True]  # others may be either
+    tried = [_correlations(data, chosen, energies, positions) for positions in kinds]
+    found.correlations = max(tried, key=lambda correlations: float(correlations.max()))
+    best = int(found.correlations.argmax())
+    strength = float(found.correlations[best])
+    if strength < LEAST_CORRELATION:
+        found.numbers["lag_steps"] = None
+        found.add(
+            "lag of the camera",
+            f"not known: the correlation of change and action is {strength:.2f} at most",
+            "what is commanded hardly shows in the picture: look where the camera points, and whether actions and "
+            "pictures belong together",
+        )
+        return
+    lag = float(best - LAGS)
+    if 0 < best < 2 * LAGS:  # the top of the parabola through the three highest
+        left, top, right = found.correlations[best - 1 : best + 2].tolist()
+        lag += float(0.5 * (left - right) / min(left - 2 * top + right, -1e-9))
+    found.numbers |= {"lag_steps": lag, "lag_correlation": strength}
+    text = f"{lag:+.1f} steps" + (f" ({1e3 * lag * dt:+.0f} ms)" if dt > 0 else "") + f", correlation {strength:.2f}"
+    warning = ""
+    if lag > MOST_LAG:
+        warning = (
+            "pictures show a motion later than its action: a slow arm, or stamps from when pictures arrive; "
+            "correct the stamps, or let frameskip times the step be longer than this"
+        )
+    if lag < -MOST_LAG:
+        warning = "pictures show a motion before its action: the clocks differ, or actions are shifted by rows"
+    found.add("lag of the camera", text, warning)
+
+
+def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], step: float, found: DataReport) -> None:
+    """Near-duplicate frames of other episodes, and episodes that repeat others: a leak from training to validation."""
+    rng = np.random.default_rng(0)
+    owner = np.concatenate([np.full(len(s), i) for i, s in enumerate(small)])
+    pictures = np.concatenate(small).astype(np.float32)
+    near = 0.0
+    if len(small) > 1:
+        queries = np.sort(rng.permutation(len(owner))[:QUERIES])
+        others = np.sort(rng.permutation(len(owner))[:OTHERS])
+        squares = np.square(pictures[others]).sum(1)
+        # As near as half of what lies between neighbouring frames, as a root mean square.
+        limit = (0.5 * step) ** 2 * pictures.shape[1]
+        for some in np.array_split(queries, max(1, len(queries) // 100)):
+            distances = squares - 2 * pictures[some] @ pictures[others].T + np.square(pictures[some]).sum(1)[:, None]
+            distances[owner[some][:, None] == owner[others]] = np.inf
+            near += float((distances.min(1) <= limit).sum())
+        near /= len(queries)
+    found.numbers["near_duplicate_share"] = near
+    found.add("near-duplicate frames", f"{near:.1%} have a near twin in another episode")
+
+    windows: dict[bytes, int] = {}
+    copies: set[tuple[int, int]] = set()
+    shared, total = 0, 0
+    spread = np.nanstd(data.actions, axis=0).clip(1e-9)
+    for i, (offset, length) in enumerate(zip(data.offsets, data.lengths, strict=True)):
+        actions = np.round(data.actions[offset : offset + length - 1] / spread, 3).astype(np.float32) + 0.0
+        for begin in range(len(actions) - WINDOW + 1):
+            window = actions[begin : begin + WINDOW]
+            if (np.ptp(window, axis=0) < 0.01).all():
+                continue  # at rest, or a constant speed: that is no copy
+            total += 1
+            key = hashlib.blake2b(window.tobytes(), digest_size=12).digest()
+            first = windows.setdefault(key, i)
+            if first != i:
+                shared += 1
+                copies.add((first, i))
+    share = shared / max(1, total)
+    example = f", such as {' and '.join(map(str, min(copies)))}" if copies else ""
+    found.numbers |= {"copied_share": share, "copied_pairs": len(copies)}
+    found.add(
+        "copies between episodes",
+        f"{share:.1%} of the motion, in {len(copies)} pairs of episodes{example}",
+        "the same motion in two episodes lets training see what it is validated on: remove the copies"
+        if share > MOST_COPIED
+        else "",
+    )
+
+
+def _identity(found: DataReport, frameskip: int) -> None:
+    if not len(found.identity):
+        found.add("identity baseline", "not known: every episode is shorter than an action block")
+        return
+    first = float(found.identity[0])
+    found.numbers |= {f"identity_rms_{i + 1}": float(value) for i, value in enumerate(found.identity)}
+    values = ", ".join(f"{value:.2f}" for value in found.identity)
+    found.add(
+        "identity baseline",
+        f"pictures change by {values} grey levels (RMS) after 1 to {len(found.identity)} blocks of {frameskip}",
+        "almost nothing moves in the picture, and a model that predicts no change is nearly right: bring the camera "
+        "closer, crop, or raise frameskip"
+        if first < LEAST_CHANGE
+        else "",
+    )
+
+
+def draw(found: DataReport, path: Path, title: str) -> None:
+    """One PNG: sample pictures, lengths, intervals, actions, lag, identity baseline."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes: Any = figure.subplot_mosaic(
+        [["pictures"] * 3, ["lengths", "intervals", "actions"], ["lag", "identity", "verdicts"]],
+        height_ratios=[1, 1.6, 1.6],
+    )
+    axes["pictures"].imshow(np.concatenate(list(found.pictures), axis=1))
+    axes["pictures"].set_title("the middle of the first episodes")
+    axes["lengths"].hist(found.lengths, bins=30)
+    axes["lengths"].set(title="length of the episodes", xlabel="frames", ylabel="episodes")
+    if len(found.intervals_s):
+        most = np.quantile(found.intervals_s, 0.999)
+        axes["intervals"].hist(1e3 * np.minimum(found.intervals_s, most), bins=50, log=True)
+    axes["intervals"].set(title="time from frame to frame", xlabel="ms", ylabel="frames")
+    for name, values in zip(found.action_names[:8], found.actions.T, strict=False):
+        axes["actions"].hist(values, bins=60, histtype="step", label=name)
+    axes["actions"].legend(fontsize="small")
+    axes["actions"].set(title="actions", ylabel="steps")
+    axes["lag"].plot(np.arange(-LAGS, LAGS + 1), found.correlations, "o-")
+    axes["lag"].axvline(0, color="grey", lw=0.8)
+    axes["lag"].set(title="change of the picture after an action", xlabel="steps later", ylabel="correlation")
+    axes["identity"].plot(np.arange(1, len(found.identity) + 1), found.identity, "o-")
+    axes["identity"].set(title="identity baseline", xlabel="action blocks", ylabel="grey levels, RMS", ylim=(0, None))
+    warnings = [f"{one.what}: {one.warning}" for one in found.findings if one.warning] or ["nothing found wrong"]
+    text = "\n".join("\n   ".join(textwrap.wrap(f"• {line}", 60)) for line in warnings[:8])
+    axes["verdicts"].text(0, 1, text, va="top", fontsize="small", transform=axes["verdicts"].transAxes)
+    for name in ("pictures", "verdicts"):
+        axes[name].axis("off")
+    figure.savefig(path, dpi=110)
