@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 from bags import BagWriter, write_motion
 from tiny import dot_recording
 from typer.testing import CliRunner
@@ -110,6 +113,22 @@ def test_a_picture_in_which_nothing_moves_is_told(data: Episodes) -> None:
     pixels[::2, 0, 0] += 1
     told = warnings(report_on(replace(data, pixels=pixels)))
     assert "bring the camera closer" in told["identity baseline"]
+
+
+GUIDE = (Path(__file__).parent.parent / "docs/data.md").read_text()
+COMMANDS = re.findall(r"^(lewm .+?)$", "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL)), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_guide_parses(command: str) -> None:
+    known, (_, name, *arguments) = typer.main.get_command(app), shlex.split(command)
+    if name == "data":
+        known, (name, *arguments) = known.commands[name], arguments  # type: ignore[attr-defined]
+    known.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+
+
+def test_the_guide_has_commands_to_check() -> None:
+    assert {command.split()[1] for command in COMMANDS} == {"convert", "data"}
 
 
 def test_the_command_reports_on_every_format(tmp_path: Path) -> None:

@@ -1577,6 +1577,36 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
     return Reader(make, use, (DataError,), whole)
 
 
+def make_lerobot(seeds: Path, scratch: Path) -> Target:
+    """`lewm convert` of a LeRobot folder in which one file is damaged: description, tables, videos, pictures."""
+    import av
+
+    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.data.lerobot import convert_lerobot
+
+    av.logging.set_level(av.logging.PANIC)
+    out = scratch / "converted_lerobot.h5"
+    shutil.copytree(seeds / "lerobot", scratch / "lerobot", dirs_exist_ok=True)
+    sets = sorted((scratch / "lerobot").iterdir())
+    files = {file: file.read_bytes() for file in sorted((scratch / "lerobot").rglob("*")) if file.is_file()}
+
+    def make(random: Random) -> tuple[Path, bytes]:
+        file = random.choice(list(files))
+        return file, mutate_bytes(random, files[file])
+
+    def use(value: tuple[Path, bytes]) -> None:
+        file, content = value
+        file.write_bytes(content)
+        try:
+            report = convert_lerobot(next(one for one in sets if file.is_relative_to(one)), out, image_size=16)
+        finally:
+            file.write_bytes(files[file])
+        assert str(report)
+        assert len(load_episodes(out).lengths) == len(report.episodes)
+
+    return Reader(make, use, (DataError,), next(iter(files.items())))
+
+
 def make_shield(seeds: Path, scratch: Path) -> Target:
     """Whole episodes of honest and dishonest inputs to the shield; see shield_driver.py."""
     from shield_driver import drive
@@ -1600,6 +1630,7 @@ TARGETS: dict[str, Row] = {
     "processes": Row(10, Processes),
     "bundle_files": Row(10, make_bundle_files),
     "bag": Row(18, make_bag),
+    "lerobot": Row(6, make_lerobot),
     "parameters": Row(12, Parameters),
     "params_file": Row(6, make_params_file),
     "planner_node": Row(60, Planner),
@@ -1632,6 +1663,7 @@ def make_seeds(folder: Path) -> None:
     from awake import exported_folder
     from bags import BagWriter, write_motion
     from bundles import TINY
+    from lerobots import folder as lerobot_folder
     from tiny import dot_recording
 
     from lewm_model.bundle import Calibration, load_bundle, save_description
@@ -1648,6 +1680,9 @@ def make_seeds(folder: Path) -> None:
     (folder / "goals").mkdir()
     (folder / "goals" / "good.png").write_bytes(encoded(".png", 64))
     (folder / "goals" / "broken.png").write_bytes(encoded(".png", 64)[:100])
+
+    for version, image in (("v2.1", False), ("v3.0", True)):
+        lerobot_folder(folder / "lerobot" / version, version, image)
 
     def motion(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         positions = np.stack([0.5 * np.sin(times_s), 0.3 * np.cos(times_s)], 1)

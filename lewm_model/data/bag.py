@@ -80,12 +80,15 @@ class Topics:
 class BagReport(Conversion):
     """What a conversion found, used and left out, and how well the clocks and the arm did."""
 
+    tolerance_s: float = 0.0  # that frames and joint states were joined with
     offset_s: float = 0.0  # worst distance between a frame and its time on the grid of control steps
     tracking_rad: float = 0.0  # farthest that the arm was from where it was commanded
 
     def finish(self) -> BagReport:
         """Puts that into words."""
         self.notes = [
+            f"frames were taken within {1e3 * self.tolerance_s:.1f} ms of a control step, positions from joint states "
+            f"at most {2e3 * self.tolerance_s:.1f} ms apart",
             f"frames lie at most {1e3 * self.offset_s:.1f} ms beside the control steps",
             f"the arm was at most {self.tracking_rad:.3f} rad from where it was commanded",
         ]
@@ -690,7 +693,7 @@ def convert_bag(
         )
     if len(set(names)) != len(names) or len(names) > MOST_JOINTS or not all(map(str.isprintable, names)):
         raise DataError(f"the joints are {names[:8]!r}; give up to {MOST_JOINTS} names, each once")
-    report = BagReport()
+    report = BagReport(tolerance_s=tolerance)
     command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out), "--joints", ",".join(names)]
     command += ["--control-dt-s", str(control_dt_s), "--tolerance-s", str(tolerance), "--image-size", str(image_size)]
     attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}

@@ -19,7 +19,7 @@ import numpy as np
 from lewm_model.data.clips import Episodes
 from lewm_model.data.conversion import Conversion
 
-EPISODES_LOOKED_AT = 200
+EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # so many frames of an episode
 LAGS = 10  # control steps to either side
 SMALL = 16  # pixels, square: pictures are compared at this size
 WINDOW = 8  # actions in a row: two recordings never repeat so many by chance
@@ -178,7 +178,7 @@ def _look(
     shown: list[np.ndarray] = []
     spread = np.nanstd(data.actions, axis=0).clip(1e-9)
     for episode in chosen:
-        rows = np.arange(data.offsets[episode], data.offsets[episode] + data.lengths[episode])
+        rows = data.offsets[episode] + np.arange(min(data.lengths[episode], FRAMES_LOOKED_AT))
         frames = data.pixels[rows]
         if len(shown) < 8:
             shown.append(frames[len(frames) // 2])
@@ -207,7 +207,7 @@ def _correlations(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray]
     sums = np.zeros((2 * LAGS + 1, 3))
     spread = np.nanstd(data.actions, axis=0).clip(1e-9)
     for episode, energy in zip(chosen, energies, strict=True):
-        actions = data.actions[data.offsets[episode] : data.offsets[episode] + data.lengths[episode] - 1] / spread
+        actions = data.actions[data.offsets[episode] + np.arange(len(energy))] / spread
         if positions:  # what leads from frame i to i + 1 is the way from the action before to this one
             actions = np.diff(actions, axis=0, prepend=actions[:1])
         told, seen = np.linalg.norm(actions, axis=1), np.sqrt(energy)

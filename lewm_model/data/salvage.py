@@ -11,6 +11,8 @@ import io
 import json
 import os
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from lewm_model.data.errors import DataError
 from lewm_model.imaging import to_model_image
 
 MOST = 1e9  # of a number that is taken
+ATTRIBUTES_S = 20.0  # that reading them may take
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> where it says how long the file is
 
@@ -113,7 +116,7 @@ def _convert(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or action.ndim != 2:
         raise DataError(f"{path}: 'pixels' is {pixels.shape} {pixels.dtype}; it must be (N, H, W, 3) uint8")
     width = 0 if measured is None else int(np.prod(measured.shape[1:]))
-    names, dt, kind, source = _facts(file, action.shape[1])
+    names, dt, kind, source = _facts(path, action.shape[1])
     if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
         raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
     dt = control_dt_s or dt
@@ -136,31 +139,43 @@ def _convert(
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
 
 
-def _facts(file: h5py.File, columns: int) -> tuple[tuple[str, ...], float, str, str]:
-    """Names of the actions, time from row to row (0.0: unknown), kind and source; attributes may be damaged, too."""
+def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
+    """Names of the actions, time from row to row (0.0: unknown), kind and source; attributes may be damaged, too.
 
-    def read(name: str) -> Any:
-        try:
-            return file.attrs.get(name)
-        except Exception:
-            return None
-
+    From some damage of the heap that holds texts HDF5 2.0.0 never returns, so a process of its own reads them.
+    """
+    command = [sys.executable, "-m", "lewm_model.data.salvage", str(path)]
     try:
-        names = [str(name) for name in json.loads(read("action_names") or "[]")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ATTRIBUTES_S, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        found = {}
+    try:
+        names = [str(name) for name in json.loads(found.get("action_names") or "[]")]
     except (TypeError, ValueError, RecursionError):
         names = []
     if len(names) != columns or len(set(names)) != columns:
         names = [f"action{i}" for i in range(columns)]
     try:
-        dt = float(read("control_dt_s") or 0.0)
+        dt = float(found.get("control_dt_s") or 0.0)
     except (TypeError, ValueError):
         dt = 0.0
-    return (
-        tuple(names),
-        dt if 0.0 < dt < MOST else 0.0,
-        str(read("action_kind") or "recorded"),
-        str(read("command") or ""),
-    )
+    kind, source = str(found.get("action_kind") or "recorded"), str(found.get("command") or "")
+    return tuple(names), dt if 0.0 < dt < MOST else 0.0, kind, source
+
+
+def _print_attributes(path: Path) -> None:
+    """The attributes that can be read, as JSON, one after the other so that a damaged one costs no other."""
+    found: dict[str, Any] = {}
+    with _Continued(path) as stream, h5py.File(stream, "r") as file:
+        for name in ("control_dt_s", "action_names", "action_kind", "command"):
+            try:
+                value = file.attrs.get(name)
+                value = value.decode() if isinstance(value, bytes) else value
+                found[name] = value if value is None or isinstance(value, str) else float(value)
+            except Exception:  # of damage HDF5 says what it likes
+                found[name] = None
+    print(json.dumps(found))
 
 
 def _convert_episode(
@@ -235,3 +250,7 @@ def _is_there(data: h5py.Dataset, begin: int, end: int, there: int) -> bool:
         if chunk.byte_offset is None or chunk.byte_offset + chunk.size > there:
             return False
     return True
+
+
+if __name__ == "__main__":
+    _print_attributes(Path(sys.argv[1]))
