@@ -43,6 +43,6 @@ def test_shuffled_actions_are_the_same_ones_in_another_order(tmp_path):
 def test_the_other_camera_is_another_one_and_every_reason_is_one_the_preflight_gives():
     assert resource("worlds", "tabletop.sdf").read_text().count(spoilt_bundles.CAMERA) == 1
     reasons = Path(plannability.__file__).read_text()
-    for name, phrase in {**evaluate.FIVE, **evaluate.MORE}.items():
-        assert name in spoilt_bundles.KINDS or resource(*name.split("/")).is_dir()
-        assert not phrase or phrase in reasons
+    for case in (*evaluate.FIVE, *evaluate.MORE):
+        assert case.bundle in spoilt_bundles.KINDS or resource(*case.bundle.split("/")).is_dir()
+        assert not case.phrase or case.phrase in reasons

@@ -10,11 +10,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from spoilt_bundles import KINDS, bundle, recording
+from spoilt_bundles import bundle, recording
 
 from lewm_model.bundle import Bundle, load_bundle
 from lewm_model.data.clips import Episodes
@@ -25,22 +26,37 @@ from lewm_model.runtime import load_runtime
 
 FRESH_SEED = 1000  # of the recording that nothing was trained on
 FRESH_EPISODES = 200
-# The five bundles that the preflight must tell apart, and a phrase of the right reason; the first is the shipped one.
-FIVE = {
-    "models/reach": "",
-    "untrained": "not trained",
-    "collapsed": "collapsed",
-    "shuffled": "does not follow the actions",
-    "camera": "not those of the camera",
-}
-# Others: other seeds and lengths of training, and the model of the other camera before its own camera.
-MORE = {
-    "good": "",
-    "short": None,  # may be either, and is told what it lacks
-    "untrained-seed1": "not trained",
-    "collapsed-seed1": "collapsed",
-    "shuffled-seed1": "does not follow the actions",
-}
+EXAMINED_SEED, EXAMINED_EPISODES = 1001, 40  # of what the preflight looks at
+SHIPPED = "models/reach"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle before a camera, and a phrase of the right reason for a NO-GO; "" is GO, None may be either."""
+
+    bundle: str
+    phrase: str | None
+    other_camera: bool = False
+
+
+# The five that the preflight must tell apart.
+FIVE = (
+    Case(SHIPPED, ""),
+    Case("untrained", "not trained"),
+    Case("collapsed", "collapsed"),
+    Case("shuffled", "does not follow the actions"),
+    Case("camera", "not those of the camera"),
+)
+# Others: the two cameras the other way round, and other seeds and lengths of training.
+MORE = (
+    Case("camera", "", other_camera=True),
+    Case(SHIPPED, "not those of the camera", other_camera=True),
+    Case("good", ""),
+    Case("short", None),
+    Case("untrained-seed1", "not trained"),
+    Case("collapsed-seed1", "collapsed"),
+    Case("shuffled-seed1", "does not follow the actions"),
+)
 
 Figures = dict[str, tuple[float | None, str]]
 
@@ -99,25 +115,33 @@ def notice(shipped: Bundle, out: Path, episodes: int, seed: int, console: Consol
 
 
 def examine(shipped: Bundle, out: Path, more: bool, console: Console) -> Figures:
-    """The preflight of five bundles, and of others, before the camera of the demo's world."""
+    """The preflight of five bundles, and of others."""
     folder = out / "bundles"
-    data = recording(folder, other_camera=False, episodes=40, seed=FRESH_SEED + 1)
     table = Table(title="preflights")
     for heading in ("bundle", "verdict", "reason", "missed", "right"):
         table.add_column(heading)
-    right = {}
-    for name, phrase in {**FIVE, **(MORE if more else {})}.items():
-        ready = shipped if name not in KINDS else bundle(folder, name)
-        found = preflight(load_runtime(ready, "auto" if name not in KINDS else "torch"), data)
-        if phrase is not None:
-            right[name] = found.verdict == GO if not phrase else found.verdict != GO and phrase in found.reason
+    right: dict[Case, bool] = {}
+    preflights = []
+    for case in (*FIVE, *(MORE if more else ())):
+        runtime = (
+            load_runtime(shipped) if case.bundle == SHIPPED else load_runtime(bundle(folder, case.bundle), "torch")
+        )
+        data = recording(folder, case.other_camera, EXAMINED_EPISODES, EXAMINED_SEED)
+        found = preflight(runtime, data)
+        if case.phrase is not None:
+            right[case] = (
+                found.verdict == GO if not case.phrase else found.verdict != GO and case.phrase in found.reason
+            )
         missed = ", ".join(f"{check.name} {check.value:.2g}" for check in found.checks if not check.good)
-        table.add_row(name, found.verdict, found.reason, missed, {True: "yes", False: "NO"}.get(right.get(name), "-"))
+        name = f"{case.bundle}, other camera" if case.other_camera else case.bundle
+        table.add_row(name, found.verdict, found.reason, missed, {True: "yes", False: "NO", None: "-"}[right.get(case)])
+        preflights.append({"bundle": name, **asdict(found)})
     console.print(table)
-    figures: Figures = {"preflight_right": (sum(right[name] for name in FIVE), f"of {len(FIVE)}")}
+    (out / "preflight.json").write_text(json.dumps(preflights, indent=1) + "\n")
+    figures: Figures = {"preflight_right": (sum(right[case] for case in FIVE), f"of {len(FIVE)}")}
     if more:
-        others = [name for name in MORE if name in right]
-        figures["preflight_right_others"] = (sum(right[name] for name in others), f"of {len(others)}")
+        others = [case for case in MORE if case in right]
+        figures["preflight_right_others"] = (sum(right[case] for case in others), f"of {len(others)}")
     return figures
 
 
