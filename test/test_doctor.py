@@ -142,3 +142,11 @@ def test_the_command_ends_with_an_error_when_a_check_fails(tmp_path: Path) -> No
     answer = CliRunner().invoke(app, ["doctor", str(tmp_path), "--no-topics"])
     assert "fail model: there is no model bundle" in answer.stdout and "-> train one with `lewm train`" in answer.stdout
     assert "checks failed" in str(answer.exception)
+
+
+def test_without_the_word_model_it_is_the_machine_that_is_checked(tmp_path: Path) -> None:
+    for arguments in (["doctor", "--no-topics"], ["doctor", "machine", "models/reach", "--no-topics"]):
+        assert "Python: 3." in CliRunner().invoke(app, arguments).stdout
+    answer = CliRunner().invoke(app, ["doctor", "model", str(tmp_path)])
+    assert "there is no model bundle" in str(answer.exception) and "Python" not in answer.stdout
+    assert "model" in CliRunner().invoke(app, ["doctor", "--help"]).stdout

@@ -16,7 +16,7 @@ from bundles import tiny_bundle
 from sim_recording import sim_recording
 from typer.testing import CliRunner
 
-from lewm_model.bundle import load_bundle, sha256
+from lewm_model.bundle import BundleError, load_bundle, sha256
 from lewm_model.cli import app
 from lewm_model.data.clips import DataError
 from lewm_model.evaluate import plannability
@@ -78,6 +78,11 @@ def test_latents_that_hardly_differ_have_collapsed(runtime, data):
     for change in (lambda latent: 0.1 * latent, lambda latent: (latent @ line) * line):
         found = preflight(Spoilt(runtime, encode=change), data)
         assert found.verdict == NO_GO and "collapsed" in found.reason
+
+
+def test_latents_that_are_not_finite_are_an_error(runtime, data):
+    with pytest.raises(BundleError, match="not finite; train it anew"):
+        preflight(Spoilt(runtime, encode=lambda latent: latent * np.nan), data)
 
 
 def test_an_imagination_that_does_not_follow_the_actions_is_found_out(runtime, data):

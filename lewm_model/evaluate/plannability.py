@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lewm_model.bench import bench
-from lewm_model.bundle import Bundle, save_description
+from lewm_model.bundle import Bundle, BundleError, save_description
 from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.data.held_out import held_out_episodes
@@ -71,6 +71,7 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
     """Examines a bundle on the held-out episodes of `data`, which must be of the camera that it will see.
 
     :raises DataError: the recording does not fit the bundle, or is too short.
+    :raises BundleError: the model gives numbers that are not finite.
     """
     bundle = runtime.bundle
     episodes = held_out_episodes(bundle, data)
@@ -149,6 +150,8 @@ class _Measured:
         rows = rng.choice(data.rows(episodes), min(FRAMES, len(data.rows(episodes))), replace=False)
         self.rows = np.sort(rows)
         self.latents = np.stack([self.latent(row) for row in self.rows])  # (F, D)
+        if not np.isfinite(self.latents).all():
+            raise BundleError(f"the model in {self.bundle.folder} gives latents that are not finite; train it anew")
         self.std = float(self.latents.std(0).mean())
         self.rank = _effective_rank(self.latents)
 
