@@ -40,12 +40,17 @@ def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
     return np.arange(len(data.lengths))
 
 
-def _simulated(source: str) -> tuple[str, str] | None:
-    """Seed and world of a recording in the simulator, which decide its episodes; None where it is of another kind."""
+def _simulated(source: str) -> list[str] | None:
+    """What decides the episodes of a recording in the simulator (seed, world, ...); None where it is of another kind."""
     try:
         words = shlex.split(source)
     except ValueError:
         return None
-    if words[:3] != _COLLECT or not {"--seed", "--world"} <= set(words[:-1]):
+    if words[:3] != _COLLECT or "--seed" not in words:
         return None
-    return words[words.index("--seed") + 1], words[words.index("--world") + 1]
+    options = words[4:]  # after the file's name
+    for name in ("--episodes", "--steps", "--image-size"):  # more of the same episodes, longer or larger
+        if name in options:
+            at = options.index(name)
+            del options[at : at + 2]
+    return options

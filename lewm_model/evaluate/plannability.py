@@ -322,6 +322,11 @@ def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
     steps = m.bundle.training.get("config", {}).get("steps")
     if not missed:
         return ""
+    if missed == {"pictures"}:
+        return (
+            "something in the pictures is where the recordings never had it (a thing, a lamp, the camera by a little), "
+            "though the model still imagines well: move it back, or make it usual with `lewm calibrate`"
+        )
     if "pictures" in missed:
         return (
             "the pictures are not those of the camera that the model learned from: move the camera, the lamps and the "
