@@ -41,7 +41,7 @@ def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
 
 
 def _simulated(source: str) -> list[str] | None:
-    """What decides the episodes of a recording in the simulator (seed, world, ...); None where it is of another kind."""
+    """What decides the episodes of a recording in the simulator (seed, world, ...); None where it is another kind."""
     try:
         words = shlex.split(source)
     except ValueError:
