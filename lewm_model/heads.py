@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -115,9 +116,9 @@ class Decoder(nn.Module):
             nn.Linear(c.latent_dim, 128), nn.ReLU(), nn.Linear(128, CHANNELS * self.first**2), nn.ReLU()
         )
         layers: list[nn.Module] = []
-        for _ in range(doublings - 1):
-            layers += [nn.Conv2d(CHANNELS, 4 * CHANNELS, 3, 1, 1), nn.PixelShuffle(2), nn.ReLU()]
-        self.enlarge = nn.Sequential(*layers, nn.Conv2d(CHANNELS, 4 * 3, 3, 1, 1), nn.PixelShuffle(2))
+        for before, after in pairwise([CHANNELS] * doublings + [3]):
+            layers += [nn.Conv2d(before, 4 * after, 3, 1, 1), nn.PixelShuffle(2), nn.ReLU()]
+        self.enlarge = nn.Sequential(*layers[:-1])
         self.register_buffer("background", torch.zeros(c.image_size, c.image_size, 3))
 
     def forward(self, latents: Tensor) -> Tensor:

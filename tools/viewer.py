@@ -3,8 +3,9 @@
     python tools/viewer.py --pairs 6 --seed 0
 
 Simulated arm, camera node, planner node and viewer node run as four processes; the goal picture changes every 3 s. In
-turns of 6 s somebody subscribes to `debug_image` and `plan_markers`, and nobody does. Each plan's time is that of the
-planner's own status. The ratio of the medians is told, and the same of the time from a frame to its command on the wire.
+turns of 6 s somebody subscribes to `debug_image` and `plan_markers`, and nobody does. Each plan's time is what the
+planner's own status says. The ratio of the medians is told, and that of the times from a frame to its command on the
+wire.
 
 Leaves summary.json, the pictures of the middle of each motion as debug_image_<n>.png, and the nodes' logs.
 """

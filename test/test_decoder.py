@@ -1,0 +1,148 @@
+"""The decoder draws what the latents hold, is a part of the bundle that others do not notice, and says why it fails."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import dot_recording, tiny_bundle
+from typer.testing import CliRunner
+
+from lewm_model import decoder
+from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description, sha256
+from lewm_model.cli import app
+from lewm_model.data.clips import DataError, load_episodes
+from lewm_model.decoder import PictureDecoder, add_decoder, load_decoder
+from lewm_model.export import export_onnx
+from lewm_model.imaging import to_model_image
+from lewm_model.resources import resource
+from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Bundle, dict[str, str]]:
+    """A bundle with a decoder, and the hashes of its files before."""
+    folder = tmp_path_factory.mktemp("decoder")
+    bundle = tiny_bundle(folder, steps=30)
+    before = dict(bundle.files)
+    return add_decoder(bundle, load_episodes(folder / "dots.h5"), steps=150), before
+
+
+@pytest.fixture
+def copied(made, tmp_path) -> Bundle:
+    return load_bundle(shutil.copytree(made[0].folder, tmp_path / "bundle"))
+
+
+def test_it_adds_two_files_and_touches_no_other(made):
+    bundle, before = made
+    assert {name: bundle.files[name] for name in before} == before
+    assert set(bundle.files) - set(before) == {"decoder.safetensors", "onnx/decoder.onnx"}
+    assert load_bundle(bundle.folder).files == bundle.files
+    assert all(sha256(bundle.folder / name) == digest for name, digest in bundle.files.items())
+    assert bundle.heads == ("steps_to_go", "proposal"), "what plans does not know of it"
+
+
+def test_it_draws_held_out_frames_better_than_their_mean_picture(made):
+    found = made[0].evaluation["decoder"]
+    assert found["mse_encoded"] < 0.8 * found["mse_mean_picture"]
+    assert found["share_of_mean_picture"] == pytest.approx(found["mse_encoded"] / found["mse_mean_picture"])
+    assert made[0].training["decoder"]["steps"] == 150
+
+
+def test_onnx_runtime_and_pytorch_draw_the_same(made, monkeypatch):
+    bundle = made[0]
+    latents = np.random.default_rng(0).standard_normal((7, bundle.model.latent_dim)).astype(np.float32)
+    with_onnx = load_decoder(bundle).draw(latents)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with_torch = load_decoder(bundle).draw(latents)
+    assert with_onnx.shape == (7, 32, 32, 3) and with_onnx.dtype == np.uint8
+    assert np.abs(with_onnx.astype(int) - with_torch).max() <= 1
+    assert np.ptp(with_onnx, axis=0).max() > 20, "other latents, other pictures"
+
+
+def test_odd_latents_are_drawn_and_those_of_another_model_refused(made):
+    draw = load_decoder(made[0]).draw
+    dimensions = made[0].model.latent_dim
+    odd = np.full((1, dimensions), np.nan, np.float32)
+    assert (draw(odd) == draw(np.zeros((1, dimensions)))).all()
+    assert draw(np.zeros((0, dimensions))).shape == (0, 32, 32, 3)
+    with pytest.raises(ValueError, match=f"latents have shape .* {dimensions}"):
+        draw(np.zeros((2, dimensions + 1)))
+
+
+def test_a_bundle_that_is_exported_again_keeps_its_decoder(copied):
+    latents = np.random.default_rng(0).standard_normal((3, copied.model.latent_dim))
+    before = load_decoder(copied).draw(latents)
+    exported = export_onnx(copied)
+    assert (load_decoder(load_bundle(exported.folder)).draw(latents) == before).all()
+
+
+def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, monkeypatch):
+    (copied.folder / decoder.WEIGHTS).write_bytes(b"no tensors")
+    broken = save_description(copied)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BundleError, match=r"decoder\.safetensors does not fit the bundle.*lewm decoder"):
+        load_decoder(broken)
+    monkeypatch.undo()
+    (copied.folder / "onnx" / "decoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(RuntimeLoadError, match=r"decoder\.onnx.*lewm export"):
+        load_decoder(save_description(broken))
+    (copied.folder / decoder.WEIGHTS).unlink()
+    assert load_decoder(save_description(broken)) is None
+
+
+def test_a_recording_of_other_pictures_is_refused(made, tmp_path):
+    other = load_episodes(dot_recording(tmp_path / "other.h5", episodes=2, size=48))
+    with pytest.raises(DataError, match=r"pictures of 48 pixels .* 32 pixels"):
+        add_decoder(made[0], other, steps=1)
+
+
+def test_the_command_adds_one_to_a_bundle(made, copied, tmp_path):
+    for name in ("decoder.safetensors", "onnx/decoder.onnx"):
+        (copied.folder / name).unlink()
+    save_description(copied)
+    recording = dot_recording(tmp_path / "dots.h5", episodes=4)
+    result = CliRunner().invoke(app, ["decoder", str(copied.folder), str(recording), "--steps", "2"])
+    assert result.exit_code == 0, result.output
+    assert "held-out frames" in result.output
+    assert load_decoder(load_bundle(copied.folder)) is not None
+
+
+def shipped() -> tuple[Bundle, PictureDecoder]:
+    bundle = load_bundle(resource("models", "reach"))
+    found = load_decoder(bundle)
+    assert found is not None
+    return bundle, found
+
+
+def test_the_shipped_one_draws_poses_of_the_arm_that_it_never_saw_and_what_is_imagined():
+    from lewm_model.sim.arm_sim import ArmSim
+
+    bundle, draws = shipped()
+    runtime = OnnxRuntime(bundle)
+    rng = np.random.default_rng(12345)
+    with ArmSim() as sim:
+        frames = []
+        for pose in rng.uniform(sim.limits.lower, sim.limits.upper, (24, len(sim.names))):
+            sim.reset(joint_positions=pose)
+            frames.append(to_model_image(sim.render(), bundle.model.image_size))
+    truth = np.stack(frames).astype(float)
+    drawn = draws.draw(np.stack([runtime.encode(frame) for frame in frames])).astype(float)
+    mean_picture = np.square(truth - truth.mean(0)).mean()
+    assert np.square(truth - drawn).mean() < 0.3 * mean_picture
+    recorded = bundle.evaluation["decoder"]
+    assert recorded["share_of_mean_picture"] < 0.25
+    assert recorded["mse_imagined"] < 0.5 * recorded["mse_mean_picture"]
+
+
+def test_the_shipped_one_is_small_and_the_files_beside_it_are_as_they_were():
+    bundle, _ = shipped()
+    assert sum((bundle.folder / name).stat().st_size for name in ("decoder.safetensors", "onnx/decoder.onnx")) < 2e6
+    assert bundle.files["weights.safetensors"].startswith("1d117de9d3f2e1bf")
+    assert bundle.files["onnx/rollout.onnx"].startswith("408c6091c5682be2")
+    assert bundle.heads == ("steps_to_go", "proposal")
+    assert Path(bundle.folder / "model.json").stat().st_size < 20_000
