@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -69,6 +69,12 @@ viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of tur
 
 eval: setup  ## what the shipped model can do, knows and notices, and whether the preflight tells good from bad: EPISODES, SEED
 	$(BIN)/python tools/evaluate.py --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
+
+picture: setup  ## the pictures of docs/, made anew from the demo and from the viewer
+	$(BIN)/python -m lewm_ros.demo --goals 3 --out out/picture
+	$(BIN)/python tools/viewer.py --pairs 2 --out out/picture
+	cp out/picture/demo.png docs/demo.png
+	cp out/picture/debug_image_1.png docs/debug_image.png
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -521,6 +521,23 @@ def report(
     typer.echo(f"drawn to {picture}")
 
 
+@app.command()
+def report(
+    bundle: BundleArgument,
+    run: Annotated[Path | None, typer.Option(help="folder of the training's logs, for its curves")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="folder that an evaluation left")] = None,
+    data: Annotated[Path | None, typer.Option(help="recording (HDF5), whose held-out episodes are drawn")] = None,
+    out: Annotated[Path, typer.Option(help="folder for report.html and its pictures")] = Path("out/report"),
+) -> None:
+    """Put everything that is known of a bundle on one page: training, imagination, latents, evaluation, hashes."""
+    from lewm_model.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluate.report import write_report
+
+    episodes = load_episodes(data) if data else None
+    typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")
+
+
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr, not a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -9,7 +9,7 @@ its goal position at every joint state of the last 0.5 s of the budget. The same
 arm that holds still and to one that moves randomly, in the same simulator without ROS; some are given once more to a
 planner that looks and plans only while the arm rests.
 
-Leaves summary.json, summary.png, velocity.png, demo.mp4, failures/ and the nodes' logs in --out.
+Leaves summary.json, summary.png, velocity.png, demo.mp4, demo.png, failures/ and the nodes' logs in --out.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Robot:
         self.joint_states: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp ns, rad, rad/s
         self.pictures: list[Any] = []  # image messages
         self.plans: list[tuple[int, Any]] = []  # received ns, message
+        self.imagined: list[tuple[int, Any]] = []  # the same
         self.status: dict[str, dict[str, str]] = {}  # newest diagnostics of each node
         self.frames_encoded: list[tuple[float, int]] = []  # (steady s, count), from each diagnostics of the camera node
         self.resets = 0
@@ -105,6 +106,12 @@ class Robot:
             JointTrajectory,
             "/planner_node/plan",
             lambda message: self.plans.append((time.time_ns(), message)),
+            NEWEST_FRAME,
+        )
+        node.create_subscription(
+            Image,
+            "/planner_node/imagined",
+            lambda message: self.imagined.append((time.time_ns(), message)),
             NEWEST_FRAME,
         )
         node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
@@ -210,6 +217,7 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
         graph.start("sim_node", {"rate": rate_hz}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
+        from lewm_model.decoder import load_decoder
         from lewm_model.evaluate import tasks as t
         from lewm_model.sim.arm_sim import ArmSim
         from lewm_model.sim.pinhole import Pinhole
@@ -228,7 +236,15 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
             stopping = all_tasks["anywhere"][: max(1, goals // STOPPING)]  # also reached by stopping to plan
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with (
-                Film(out / "demo.mp4", rate_hz, Pinhole.of_world(), sim, t.tolerance_m(sim)) as film,
+                Film(
+                    out / "demo.mp4",
+                    rate_hz,
+                    Pinhole.of_world(),
+                    sim,
+                    t.tolerance_m(sim),
+                    load_decoder(bundle),
+                    bundle.actions.block_s,
+                ) as film,
                 Progress(*columns, console=console) as progress,
             ):
                 bar = progress.add_task("goals", total=goals * len(KINDS) + len(stopping))
@@ -241,7 +257,7 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
                     episodes.append(episode)
                     good = [e.outcome.held for e in episodes if e.outcome and e.task.kind == task.kind]
                     progress.update(bar, advance=1, description=f"{task.kind} {sum(good)}/{len(good)} held")
-                    episode.frames, episode.plans = episode.frames[-1:], []
+                    episode.frames, episode.plans, episode.imagined = episode.frames[-1:], [], []
                 robot.enable(False)
                 graph.spin_for(1.2)  # the last diagnostics
                 status = {name: dict(values) for name, values in robot.status.items()}
@@ -279,7 +295,7 @@ def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     from lewm_model.planning.motion import Trajectory
     from lewm_ros.commanded import Command
     from lewm_ros.demo_pictures import Episode
-    from lewm_ros.messages import message_to_rgb, message_to_trajectory, nanoseconds
+    from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
 
     sim.reset(joint_positions=task.goal)
     picture = sim.render().copy()
@@ -290,6 +306,7 @@ def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     robot.joint_states.clear()
     robot.pictures.clear()
     robot.plans.clear()
+    robot.imagined.clear()
     lost = Outcome(False, False, tip_distance_m(sim, task.start, task.goal))
     try:
         begin_ns = robot.go()
@@ -316,6 +333,7 @@ def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     episode.frames = [
         ((nanoseconds(message.header.stamp) - begin_ns) / 1e9, message_to_rgb(message)) for message in robot.pictures
     ]
+    episode.imagined = [((at - begin_ns) / 1e9, message_to_array(message)[..., 0]) for at, message in robot.imagined]
     episode.plans = [
         ((at - begin_ns) / 1e9, np.array([point.positions for point in message.points])) for at, message in robot.plans
     ]

@@ -1,4 +1,4 @@
-"""What the demo leaves to look at: a film of some goals, a picture of every failure, and a summary in one picture."""
+"""What the demo leaves to look at: a film of some goals, a picture of it, one of every failure, and a summary."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lewm_model.decoder import PictureDecoder
 from lewm_model.evaluate.tasks import HELD_S, Outcome, Rate, Task
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_model.sim.pinhole import Pinhole
@@ -18,6 +19,8 @@ from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film
 BAR = 64  # pixels: the line of text above
+LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
+STILL_S = 1.0  # after the first command: the moment of a goal anywhere that becomes a picture
 COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
 
 
@@ -35,6 +38,7 @@ class Episode:
     note: str = ""  # what went wrong outside of planning
     frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture)
     plans: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, joint path (T, A))
+    imagined: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, latents (H, D))
 
     @property
     def latencies_ms(self) -> np.ndarray:
@@ -47,13 +51,27 @@ class Episode:
 
 
 class Film:
-    """Writes mp4: camera with the imagined path of the end effector on the left, goal on the right."""
+    """Writes mp4: camera with the imagined path of the end effector on the left, goal on the right, and below what the
+    model imagines that the camera will see, where the bundle has a decoder. One frame of it becomes a PNG beside it.
+    """
 
-    def __init__(self, path: Path, rate_hz: float, camera: Pinhole, sim: ArmSim, tolerance_m: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rate_hz: float,
+        camera: Pinhole,
+        sim: ArmSim,
+        tolerance_m: float,
+        decoder: PictureDecoder | None = None,
+        block_s: float = 0.25,
+    ) -> None:
         self.path, self.frames = path, 0
         self._camera, self._sim, self._tolerance_m = camera, sim, tolerance_m
+        self._decoder, self._block_s = decoder, block_s
+        self._still_taken = False
         fourcc = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
-        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (2 * PANE, PANE + BAR))
+        height = BAR + PANE + (STRIP + LINE if decoder is not None else 0)
+        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (2 * PANE, height))
         if not self._writer.isOpened():
             raise OSError(
                 f"OpenCV cannot write the film {path}; its build lacks FFmpeg, install opencv-python-headless"
@@ -91,9 +109,30 @@ class Film:
                 cv2.LINE_AA,
             )
             _label(camera, "camera, imagined path")
-            frame = np.vstack([bar, np.hstack([camera, goal])])
+            camera[:, -3:] = goal[:, :3] = 255
+            frame = np.vstack([bar, np.hstack([camera, goal]), *self._strip(episode, time_s)])
             self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             self.frames += 1
+            if not self._still_taken and episode.task.kind == "anywhere" and time_s >= STILL_S:
+                still = cv2.resize(frame, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+                cv2.imwrite(str(self.path.with_suffix(".png")), cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
+                self._still_taken = True
+
+    def _strip(self, episode: Episode, time_s: float) -> list[np.ndarray]:
+        """The imagined future (LINE + STRIP, 2 * PANE, 3) of the newest plan; nothing without a decoder."""
+        if self._decoder is None:
+            return []
+        strip = np.full((LINE + STRIP, 2 * PANE, 3), 255, np.uint8)
+        _text(strip, "imagined: what the model expects to see", (14, LINE - 14), 0.7)
+        known = [latents for at, latents in episode.imagined if at <= time_s]
+        pictures = list(self._decoder.draw(known[-1]))[: 2 * PANE // STRIP] if known else []
+        for i, picture in enumerate(pictures):
+            side = STRIP - 4
+            small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+            _text(small, f"+{(i + 1) * self._block_s:.2f} s", (10, side - 12), 0.6)
+            left = round(i * (2 * PANE - side) / max(1, len(pictures) - 1))
+            strip[LINE : LINE + side, left : left + side] = small
+        return [strip]
 
     def _draw_path(self, picture: np.ndarray, joint_path: np.ndarray) -> None:
         tips = np.stack([self._sim.end_effector(joints) for joints in joint_path])
@@ -105,7 +144,11 @@ class Film:
 
 
 def _label(picture: np.ndarray, text: str) -> None:
-    cv2.putText(picture, text, (14, PANE - 14), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (40, 40, 40), 2, cv2.LINE_AA)
+    _text(picture, text, (14, PANE - 14), 0.7)
+
+
+def _text(picture: np.ndarray, text: str, at: tuple[int, int], size: float) -> None:
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 2, cv2.LINE_AA)
 
 
 def save_failure(folder: Path, episode: Episode) -> Path:

@@ -361,7 +361,7 @@ def names(bundle):
         topics = {
             topic for node in bench.nodes[1:] for topic in (publisher.topic_name for publisher in node.publishers)
         }
-        return topics, {service.srv_name for node in bench.nodes[1:] for service in node.services}
+        return topics, {service.service_name for node in bench.nodes[1:] for service in node.services}
     finally:
         bench.close()
 
