@@ -207,6 +207,7 @@ def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
         parameters=[simulated, values["params_file"], {"model": values["model"], **use_sim_time}],
         remappings=[("camera/image_raw", values["image_topic"])],
         output="screen",
+        sigterm_timeout="15",  # s to end, also on a busy machine: it has the lowest priority
     )
 
 

@@ -53,7 +53,7 @@ from lewm_ros.planner_parameters import DOUBLES
 
 NICENESS = 10  # the planner comes first
 LOOK_S = 0.25  # how often it looks whether somebody watches
-STALE_S = 1.0  # after which a surprise or a plan is no longer shown
+STALE_S = 1.5  # after which a surprise or a plan is no longer shown
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
@@ -184,7 +184,7 @@ class ViewerNode(Node):
             latent = self._read("goal_latent", lambda message: message_to_latent(message, self._latent_dim))
             if latent is not None:
                 goal, caption = self._decoder.draw(latent[None])[0], "goal, drawn from its latent"
-        costs = self._read("costs", message_to_array)
+        costs = self._read("costs", message_to_array, STALE_S)
         surprise, novelty = self._newest("surprise", STALE_S), self._newest("novelty", STALE_S)
         latency = [
             f"{label} {_number(said[key]):.0f} ms"
@@ -211,7 +211,7 @@ class ViewerNode(Node):
 
     def _imagined(self) -> np.ndarray | None:
         """Pictures (blocks, S, S, 3) of where the newest plan leads, drawn once for each plan."""
-        message = self._newest("imagined")
+        message = self._newest("imagined", STALE_S)
         if message is None or self._decoder is None:
             return None
         if self._drawn[0] is not message:

@@ -148,7 +148,7 @@ def declared_parameters(node: str) -> dict:
     return {row.name: row for row in importlib.import_module(f"lewm_ros.{node}").PARAMETERS}
 
 
-@pytest.mark.parametrize("node", ["camera_node", "planner_node", "sim_node"])
+@pytest.mark.parametrize("node", ["camera_node", "planner_node", "sim_node", "viewer_node"])
 def test_plan_yaml_gives_each_parameter_of_a_node_its_default(node):
     given, declared = node_parameters(ROOT / "config" / "plan.yaml", node), declared_parameters(node)
     assert given.keys() <= declared.keys() - FROM_LAUNCH_ARGUMENTS

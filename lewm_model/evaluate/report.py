@@ -1,4 +1,4 @@
-"""Everything that is known of a bundle on one page: `lewm report BUNDLE [--run RUN] [--eval FOLDER] [--data RECORDING]`.
+"""Everything that is known of a bundle on one page: `lewm report BUNDLE`, with --run, --eval and --data where given.
 
 report.html holds its pictures itself and loads nothing from elsewhere, so that it can be mailed and kept; the pictures
 lie beside it as PNG files too. What was not given is said to be missing, and how to get it.
@@ -177,9 +177,9 @@ def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:
                 axis.set_title("now" if column == 0 else f"+{column * bundle.actions.block_s:.2f} s", fontsize=9)
         axes[line, 0].set_ylabel(name, fontsize=8)
     text = (
-        "<p class='faint'>Seen: the camera. Decoded: drawn from the latent of that very frame, so what is missing there "
-        "is not in the latent or not in the decoder. Imagined: drawn from what the model expects after the recorded "
-        "actions, from the first frame alone.</p>"
+        "<p class='faint'>Seen: the camera. Decoded: drawn from the latent of that very frame, so what is missing "
+        "there is not in the latent, or not in the decoder. Imagined: drawn from what the model expects after the "
+        "recorded actions, from the first frame alone.</p>"
     )
     return text + _save(figure, out / "rollouts.png")
 

@@ -22,10 +22,12 @@ from launch_pytest.actions import ReadyToTest
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
 
 from lewm_model.limits import JointLimits
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+from lewm_ros.debug_picture import HEIGHT, WIDTH
 from lewm_ros.messages import message_to_latent, rgb_to_message
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "plan.launch.py"
@@ -42,7 +44,7 @@ def bundle(tmp_path_factory) -> str:
 def plan(bundle):
     included = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(LAUNCH_FILE)),
-        launch_arguments={"model": bundle, "sim": "mujoco", "namespace": "cell"}.items(),
+        launch_arguments={"model": bundle, "sim": "mujoco", "namespace": "cell", "viewer": "true"}.items(),
     )
 
     def ended(event, context):
@@ -57,6 +59,7 @@ class Watcher:
     def __init__(self) -> None:
         self.node = rclpy.create_node("watcher", namespace="cell")
         self.images, self.latents, self.joint_states, self.trajectories = [], [], [], []
+        self.debug_images, self.markers = [], []
         self.node.create_subscription(Image, "camera/image_raw", self.images.append, NEWEST_FRAME)
         self.node.create_subscription(Image, "latent", self.latents.append, NEWEST_FRAME)
         self.node.create_subscription(JointState, "joint_states", self.joint_states.append, 10)
@@ -139,9 +142,25 @@ def test_a_goal_moves_nothing_before_the_planner_is_enabled_and_the_arm_afterwar
     assert moved > 0.01, f"the arm moved {moved} rad"
 
 
+@pytest.mark.launch(fixture=plan)
+def test_the_viewer_draws_what_the_nodes_say_and_where_the_arm_is(watcher):
+    watcher.node.create_subscription(Image, "debug_image", watcher.debug_images.append, NEWEST_FRAME)
+    watcher.node.create_subscription(MarkerArray, "plan_markers", watcher.markers.append, 1)
+
+    def shown():
+        known = {marker.ns for array in watcher.markers[-1:] for marker in array.markers}
+        return watcher.debug_images and {"goal", "plan"} <= known
+
+    watcher.spin_until(shown, "debug_image, and markers of the arm and its plan")
+    picture = watcher.debug_images[-1]
+    assert (picture.encoding, picture.width, picture.height) == ("rgb8", WIDTH, HEIGHT)
+    assert {marker.header.frame_id for marker in watcher.markers[-1].markers} == {"base"}
+
+
 @pytest.mark.launch(fixture=plan, shutdown=True)
 def test_every_node_ends_in_order():
-    assert exit_codes == {"sim_node": 0, "camera_node": 0, "planner_node": 0, "lifecycle_manager": 0}
+    nodes = ("sim_node", "camera_node", "planner_node", "viewer_node", "lifecycle_manager")
+    assert exit_codes == dict.fromkeys(nodes, 0)
 
 
 @pytest.mark.skipif(shutil.which("ros2") is None, reason="the ros2 command is not installed")
