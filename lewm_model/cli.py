@@ -480,8 +480,8 @@ def bundle(
         typer.echo(f"checkpoint of the reference code written to {to_swm}")
 
 
-@data_app.command()
-def report(
+@data_app.command("report")
+def data_report(
     recording: Annotated[Path, typer.Argument(help="HDF5 file, recording of ROS 2, or LeRobot folder")],
     out: Annotated[Path | None, typer.Option(help="PNG to draw; default is beside the recording")] = None,
     frameskip: Annotated[int, typer.Option(help="control steps from frame to frame of the model")] = 5,
