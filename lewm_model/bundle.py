@@ -48,7 +48,7 @@ class ActionSpec:
     """What one low-level action is. Statistics are per joint, (A,), in `unit`, of the training recording."""
 
     names: tuple[str, ...]  # joints, in the order of the action's numbers
-    kind: str  # "joint_velocity": mean commanded velocity over one control step
+    kind: str  # "joint_velocity": mean commanded velocity over one control step; no other is commanded to an arm
     unit: str
     control_dt_s: float
     frameskip: int

@@ -495,7 +495,7 @@ def data_report(
     from rich.console import Console
     from rich.table import Table
 
-    from lewm_model.data.clips import load_episodes
+    from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.convert import HDF5, convert
     from lewm_model.data.report import draw, report_on
 
@@ -504,7 +504,11 @@ def data_report(
         if recording.suffix in HDF5:
             episodes = load_episodes(recording, control_dt_s)
         else:
-            conversion = convert([recording], Path(scratch) / "episodes.h5", control_dt_s)
+            try:
+                conversion = convert([recording], Path(scratch) / "episodes.h5", control_dt_s)
+            except DataError as error:
+                advice = "Where that needs options, use `lewm convert` first, and report on the file that it writes"
+                raise DataError(f"{error}. {advice}") from error
             episodes = load_episodes(Path(scratch) / "episodes.h5")
         found = report_on(episodes, frameskip, conversion)
     picture = out or Path(f"{recording}".rstrip("/") + ".report.png")

@@ -79,8 +79,8 @@ def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionS
     names = data.action_names or tuple(f"joint{i + 1}" for i in range(rows.shape[1]))
     return ActionSpec(
         names=names,
-        kind=data.action_kind or "joint_velocity",
-        unit="rad/s",
+        kind=data.action_kind or "recorded",
+        unit="rad/s" if data.action_kind == "joint_velocity" else "as recorded",
         control_dt_s=data.control_dt_s,
         frameskip=frameskip,
         mean=tuple(rows.mean(0).tolist()),

@@ -150,6 +150,11 @@ class PlannerNode(ManagedNode):
                 f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
                 f"{', '.join(self._limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
             )
+        if bundle.actions.kind != "joint_velocity":
+            raise Refusal(
+                f"the actions of the model in {bundle.folder} are {bundle.actions.kind!r}, not joint velocities in "
+                "rad/s, and must not be executed as such; `lewm convert --actions-are` makes velocities of positions"
+            )
         self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
         self._deadman_button = values["deadman_button"]
         self._no_go = None if values["allow_no_go"] else bundle.no_go

@@ -66,6 +66,7 @@ def test_a_recording_of_the_reference_trains_here(tmp_path: Path, known: Episode
         load_episodes(path, control_dt_s=0.1), tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=2)
     )
     assert bundle.actions.control_dt_s == 0.1 and bundle.actions.names == ("joint1", "joint2")
+    assert bundle.actions.kind == "recorded"  # nobody says that it is safe to command
     with pytest.raises(DataError, match=r"was recorded every 0.05 s, not every 0.1 s"):
         load_episodes(ours(tmp_path / "ours.h5", known), control_dt_s=0.1)
 
