@@ -256,16 +256,18 @@ def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], ste
     """Near-duplicate frames of other episodes, and episodes that repeat others: a leak from training to validation."""
     rng = np.random.default_rng(0)
     owner = np.concatenate([np.full(len(s), i) for i, s in enumerate(small)])
-    pictures = np.concatenate(small).astype(np.float32)
+    pictures = np.concatenate(small)
     near = 0.0
     if len(small) > 1:
         queries = np.sort(rng.permutation(len(owner))[:QUERIES])
         others = np.sort(rng.permutation(len(owner))[:OTHERS])
-        squares = np.square(pictures[others]).sum(1)
+        against = pictures[others].astype(np.float32)
+        squares = np.square(against).sum(1)
         # As near as half of what lies between neighbouring frames, as a root mean square.
         limit = (0.5 * step) ** 2 * pictures.shape[1]
         for some in np.array_split(queries, max(1, len(queries) // 100)):
-            distances = squares - 2 * pictures[some] @ pictures[others].T + np.square(pictures[some]).sum(1)[:, None]
+            asked = pictures[some].astype(np.float32)
+            distances = squares - 2 * asked @ against.T + np.square(asked).sum(1)[:, None]
             distances[owner[some][:, None] == owner[others]] = np.inf
             near += float((distances.min(1) <= limit).sum())
         near /= len(queries)

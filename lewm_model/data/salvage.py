@@ -243,7 +243,9 @@ def _is_there(data: h5py.Dataset, begin: int, end: int, there: int) -> bool:
     """Whether the chunk that begins at a row, or the rows of a data set in one piece, lie in the file that is left."""
     if data.chunks is None:
         start = data.id.get_offset()
-        return start is None or start + end * int(np.prod(data.shape[1:])) * data.dtype.itemsize <= there
+        if start is None:  # small ones lie in the header; others were never written
+            return bool(data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT)
+        return start + end * int(np.prod(data.shape[1:])) * data.dtype.itemsize <= there
     for corner in np.ndindex(*(-(-n // chunk) for n, chunk in zip(data.shape[1:], data.chunks[1:], strict=True))):
         at = (begin, *(i * chunk for i, chunk in zip(corner, data.chunks[1:], strict=True)))
         chunk = data.id.get_chunk_info_by_coord(at)
