@@ -62,6 +62,11 @@ def test_positions_become_velocities_and_the_command_line_repeats_itself(tmp_pat
     assert data.action_kind == "joint_velocity"
     check(data, radians=True)
     assert data.source.startswith("lewm convert") and "--actions-are joint-positions-deg" in data.source
+    result = CliRunner().invoke(app, ["data", "report", str(root), "--json"])
+    assert result.exit_code == 0, result.output
+    numbers = json.loads(result.output)
+    assert (numbers["episodes"], numbers["frames"], numbers["rate_hz"]) == (3, 100, pytest.approx(FPS, rel=1e-3))
+    assert (tmp_path / "set.report.png").is_file()
 
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "libx264"])
