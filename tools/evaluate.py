@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,10 +61,12 @@ MORE = (
 Figures = dict[str, tuple[float | None, str]]
 
 
-def succeed(shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int, console: Console) -> Figures:
-    """Closed loop, beside the baselines."""
-    figures: Figures = {}
+def succeed(
+    shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int, console: Console
+) -> Iterator[Figures]:
+    """Closed loop, beside the baselines; one kind of task after the other."""
     for found in success.evaluate_reach(load_runtime(shipped), data, out / "reach", episodes, seed):
+        figures: Figures = {}
         console.print(success.table(found))
         for pair in found.pairs:
             console.print(str(pair), highlight=False)
@@ -73,7 +75,7 @@ def succeed(shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int
             figures[f"success_held_{found.kind}_{each.name}"] = (each.held.percent, "%")
             figures[f"success_hit_{found.kind}_{each.name}"] = (each.first_hit.percent, "%")
             figures[f"final_error_{found.kind}_{each.name}"] = (each.final_error_mm, "mm, median")
-    return figures
+        yield figures
 
 
 def know(shipped: Bundle, data: Episodes, out: Path, seed: int, console: Console) -> Figures:
@@ -162,32 +164,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shipped = load_bundle(resource("models", "reach"))
     parts = options.only or ("success", "probe", "surprise", "preflight")
     command = f"make eval EPISODES={options.episodes} SEED={seed}"
-    figures: Figures = {}
+    path = out / "summary.json"
+    kept = json.loads(path.read_text())["figures"] if path.is_file() and options.only else []
+
+    def write(figures: Figures) -> None:
+        """Adds figures to summary.json, in the place of those of the same names."""
+        nonlocal kept
+        rows = [
+            {
+                "name": f"eval.{name}",
+                "value": value if value is None else round(value, 4),
+                "unit": unit,
+                "command": command,
+            }
+            for name, (value, unit) in figures.items()
+        ]
+        names = {row["name"] for row in rows}
+        kept = [*(row for row in kept if row["name"] not in names), *rows]
+        path.write_text(json.dumps({"figures": kept}, indent=1) + "\n")
+        for row in rows:
+            console.print(f"{row['name']} {row['value']} {row['unit']}", highlight=False)
+
+    out.mkdir(parents=True, exist_ok=True)
     if "success" in parts or "probe" in parts:
         data = recording(out, other_camera=False, episodes=FRESH_EPISODES, seed=FRESH_SEED)
         if "success" in parts:
-            figures |= succeed(shipped, data, out, options.episodes, seed, console)
+            for figures in succeed(shipped, data, out, options.episodes, seed, console):
+                write(figures)
         if "probe" in parts:
-            figures |= know(shipped, data, out, seed, console)
+            write(know(shipped, data, out, seed, console))
     if "surprise" in parts:
-        figures |= notice(shipped, out, options.episodes, seed, console)
+        write(notice(shipped, out, options.episodes, seed, console))
     if "preflight" in parts:
-        figures |= examine(shipped, out, options.more, console)
-    rows = [
-        {
-            "name": f"eval.{name}",
-            "value": None if value is None else round(value, 4),
-            "unit": unit,
-            "command": command,
-        }
-        for name, (value, unit) in figures.items()
-    ]
-    path = out / "summary.json"
-    kept = json.loads(path.read_text())["figures"] if path.is_file() and options.only else []
-    names = {row["name"] for row in rows}
-    path.write_text(json.dumps({"figures": [*(r for r in kept if r["name"] not in names), *rows]}, indent=1) + "\n")
-    for row in rows:
-        console.print(f"{row['name']} {row['value']} {row['unit']}", highlight=False)
+        write(examine(shipped, out, options.more, console))
 
 
 if __name__ == "__main__":

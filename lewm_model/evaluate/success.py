@@ -307,10 +307,10 @@ def evaluate_reach(
     seed: int = 0,
     planners: Sequence[str] = ("icem", "proposal"),
     world: Path | None = None,
-) -> list[Evaluation]:
+) -> Iterator[Evaluation]:
     """Runs planners and baselines in `episodes` tasks of either kind, from the held-out episodes of `data`.
 
-    Writes `out`/reach.json and a gallery `out`/<kind>_<planner>.png for each planner.
+    Writes a gallery `out`/<kind>_<planner>.png for each planner and `out`/reach.json, which grows with each kind.
 
     :raises DataError: nothing in the recording is held out, or no tasks can be cut from it.
     """
@@ -321,27 +321,26 @@ def evaluate_reach(
         raise ValueError(f"episodes is {episodes}; it must be 1 or more")
     kept = held_out_episodes(runtime.bundle, data)
     out.mkdir(parents=True, exist_ok=True)
-    found = []
-    with ArmSim(world) as sim:
-        cut = {kind: cut_tasks(kind, episodes, seed, data, kept, sim) for kind in BUDGET_STEPS}
-        total = episodes * len(planners) * len(cut)
-        with tqdm(total=total, desc="episodes", unit="ep", disable=not sys.stderr.isatty()) as bar:
-            for kind, tasks in cut.items():
-                results = [run_planner(name, tasks, sim, runtime, seed, bar.update) for name in planners]
-                pairs = [compare(results[0], other) for other in results[1:]]
-                for each in results:
-                    draw_gallery(out / f"{kind}_{each.name}.png", data, tasks, each)
-                found.append(Evaluation(kind, [*results, *run_baselines(tasks, sim, seed)], pairs))
-    described = [as_dict(each.kind, cut[each.kind], each.results, each.pairs) for each in found]
-    facts = {
-        "bundle": str(runtime.bundle.folder),
-        "data": {"source": data.source, "sha256": data.sha256, "held_out_episodes": len(kept)},
-        "backend": runtime.backend,
-        "seed": seed,
-        "tasks": described,
-    }
-    (out / "reach.json").write_text(json.dumps(facts, indent=1) + "\n")
-    return found
+    described: list[dict[str, Any]] = []
+    with ArmSim(world) as sim, tqdm(desc="episodes", unit="ep", disable=not sys.stderr.isatty()) as bar:
+        bar.total = episodes * len(planners) * len(BUDGET_STEPS)
+        for kind in BUDGET_STEPS:
+            tasks = cut_tasks(kind, episodes, seed, data, kept, sim)
+            results = [run_planner(name, tasks, sim, runtime, seed, bar.update) for name in planners]
+            pairs = [compare(results[0], other) for other in results[1:]]
+            for each in results:
+                draw_gallery(out / f"{kind}_{each.name}.png", data, tasks, each)
+            results += run_baselines(tasks, sim, seed)
+            described.append(as_dict(kind, tasks, results, pairs))
+            facts = {
+                "bundle": str(runtime.bundle.folder),
+                "data": {"source": data.source, "sha256": data.sha256, "held_out_episodes": len(kept)},
+                "backend": runtime.backend,
+                "seed": seed,
+                "tasks": described,
+            }
+            (out / "reach.json").write_text(json.dumps(facts, indent=1) + "\n")
+            yield Evaluation(kind, results, pairs)
 
 
 def table(evaluation: Evaluation) -> Table:
