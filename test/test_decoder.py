@@ -30,6 +30,7 @@ def made(tmp_path_factory) -> tuple[Bundle, dict[str, str]]:
     """A bundle with a decoder, hardly trained, and the hashes of its files before."""
     folder = tmp_path_factory.mktemp("decoder")
     bundle = tiny_bundle(folder)
+    torch.set_num_threads(1)  # two that wait for each other cost minutes where others work too
     before = dict(bundle.files)
     return add_decoder(bundle, load_episodes(dot_recording(folder / "few.h5", episodes=3)), steps=3), before
 
@@ -56,6 +57,7 @@ def test_what_it_measures_is_told_beside_the_mean_picture_and_where_it_comes_fro
 
 
 def test_it_learns_to_draw_what_a_latent_says_about_where_a_dot_is():
+    torch.set_num_threads(1)
     config = tiny_model()
     rng = np.random.default_rng(0)
     latents = torch.from_numpy(rng.uniform(-1, 1, (400, config.latent_dim)).astype(np.float32))

@@ -73,18 +73,19 @@ class Eyes:
         self.looking, self.since_s = on, self.rig.now_s
 
     @property
-    def _counts(self) -> bool:
+    def settled(self) -> bool:
+        """Whether all have had time to notice who looks."""
         return self.rig.now_s - self.since_s > SETTLE_S
 
     def _on_report(self, report: Report) -> None:
         plans = report.values.get("plans", self._plans)
-        if plans != self._plans and "plan_ms" in report.values and self._counts:
+        if plans != self._plans and "plan_ms" in report.values and self.settled:
             self.plan_ms[self.looking].append(float(report.values["plan_ms"]))
         self._plans = plans
 
     def _on_command(self, command: Command) -> None:
         age_s = command.received_s - float(command.trajectory.times_s[0])
-        if self._counts and age_s > EARLY_S:
+        if self.settled and age_s > EARLY_S:
             self.command_ms[self.looking].append(1e3 * age_s)
 
 
@@ -109,7 +110,7 @@ def measure(pairs: int, seed: int, out: Path) -> Eyes:
             for _ in range(round(TURN_S / GOAL_S)):
                 rig.show_goal(rig.farthest_goal())
                 rig.graph.spin_for(MOMENT_S)
-                if eyes.looking and eyes.pictures:
+                if eyes.looking and eyes.settled and eyes.pictures:
                     picture = cv2.cvtColor(message_to_rgb(eyes.pictures[-1]), cv2.COLOR_RGB2BGR)
                     cv2.imwrite(str(out / f"debug_image_{number}.png"), picture)
                     number += 1
