@@ -44,6 +44,7 @@ WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being
 LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
+THOUGHTS = ("imagined", "elites", "costs")  # topics that tell how a plan was found
 # From when this node came up, or somebody new listens to the commands, until a motion may begin: until all who listen
 # have found this node. A controller that misses the first command would jump into the second.
 SETTLE_S = 2.0
@@ -167,10 +168,7 @@ class PlannerNode(ManagedNode):
             raise Refusal(str(error)) from error
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
-        self._thoughts = {
-            name: self.create_publisher(Image, f"~/{name}", qos_profile_sensor_data)
-            for name in ("imagined", "elites", "costs")
-        }
+        self._thoughts = {name: self.create_publisher(Image, f"~/{name}", qos_profile_sensor_data) for name in THOUGHTS}
         self._surprises = self.create_publisher(Float32, "surprise", qos_profile_sensor_data)
         self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self._services_made = [
@@ -396,7 +394,7 @@ class PlannerNode(ManagedNode):
             self._log.planned(decision, self._controller.reached)
             self._command(decision)
             self._publish_status()
-            self._tell(decision)
+            tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _preview(self) -> None:
         """Shows what a disarmed arm would do, once a block: the dry run."""
@@ -407,7 +405,7 @@ class PlannerNode(ManagedNode):
         if decision is not None:
             self._preview_s = now_s + self._controller.block_s
             self._show(decision)
-            self._tell(decision)
+            tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _look_for_surprise(self) -> None:
         """Slows or holds the arm when frames do not show what was imagined, or something new.
@@ -439,14 +437,6 @@ class PlannerNode(ManagedNode):
         times_s = decision.frame_s + control_dt_s * np.arange(len(path))
         velocities = np.gradient(path, control_dt_s, axis=0)
         self._plans.publish(self._message(Trajectory(times_s, path, velocities)))
-
-    def _tell(self, decision: Decision) -> None:
-        """Publishes how a plan was found, to who asks: most of the time nobody looks."""
-        stamp_ns = self._epoch_ns + round(NANOSECONDS * decision.frame_s)
-        thoughts = {"imagined": decision.imagined, "elites": decision.elite_paths, "costs": decision.costs[None]}
-        for name, values in thoughts.items():
-            if values.size and self._thoughts[name].get_subscription_count():
-                self._thoughts[name].publish(array_to_message(values, stamp_ns))
 
     def _command(self, decision: Decision) -> None:
         """Sends a plan that came in time and passes the shield."""
@@ -511,6 +501,14 @@ class PlannerNode(ManagedNode):
 
     def _publish_status(self) -> None:
         self._status.publish(status_message(self, *self.diagnose()))
+
+
+def tell(publishers: Mapping[str, Any], decision: Decision, stamp_ns: int) -> None:
+    """Publishes how a plan was found on the topics of THOUGHTS, to who asks: most of the time nobody looks."""
+    thoughts = (decision.imagined, decision.elite_paths, decision.costs[None])
+    for name, values in zip(THOUGHTS, thoughts, strict=True):
+        if values.size and publishers[name].get_subscription_count():
+            publishers[name].publish(array_to_message(values, stamp_ns))
 
 
 def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from rich.console import Console
 from rich.table import Table
@@ -28,15 +30,21 @@ from rig import MODEL, PARAMETERS, Command, Report, Rig, start_rig
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
+from lewm_model.bundle import load_bundle
+from lewm_model.config import PlanConfig
+from lewm_model.planning.controller import Controller
 from lewm_model.resources import resource
+from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_ros.graph import GraphError
 from lewm_ros.messages import message_to_rgb
+from lewm_ros.planner_node import THOUGHTS, tell
 
 GOALS = 8
 GOAL_S, TURN_S = 3.0, 6.0
 SETTLE_S = 1.5  # at the begin of a turn, that does not count: until all have noticed who looks
 MOMENT_S = 0.6  # after a goal was shown: the middle of a motion
+TOLD = 40  # plans that are told
 EARLY_S = 0.005  # a command that arrives sooner after its stamp was not planned from a frame: it is a stop
 VIEWER = {
     "model": str(MODEL),
@@ -119,6 +127,38 @@ def measure(pairs: int, seed: int, out: Path) -> Eyes:
     return eyes
 
 
+def tell_share() -> float:
+    """Processor time of telling a plan to who looks, over that of making it; medians. Other work does not change it."""
+    bundle = load_bundle(MODEL)
+    with ArmSim(render=False) as sim:
+        limits = sim.limits
+    epoch_s = time.monotonic()
+    config = PlanConfig(deadline_s=0.6)  # every iteration is made, also on a busy machine
+    controller = Controller(load_runtime(bundle, "onnxruntime"), limits, config, lambda: time.monotonic() - epoch_s)
+    rng = np.random.default_rng(0)
+    plan_s, tell_s = [], []
+    rclpy.init()
+    node, other = rclpy.create_node("planner_node"), rclpy.create_node("viewer_node")
+    publishers = {name: node.create_publisher(Image, name, qos_profile_sensor_data) for name in THOUGHTS}
+    for name in THOUGHTS:
+        other.create_subscription(Image, name, lambda message: None, qos_profile_sensor_data)
+    time.sleep(SETTLE_S)
+    controller.set_goal(rng.standard_normal(bundle.model.latent_dim).astype(np.float32))
+    for _ in range(TOLD):
+        controller.observe(controller.clock(), rng.standard_normal(bundle.model.latent_dim).astype(np.float32))
+        begin_s = time.thread_time()
+        decision = controller.preview(np.zeros(len(limits.names)))
+        planned_s = time.thread_time()
+        assert decision is not None
+        tell(publishers, decision, stamp_ns=0)
+        plan_s.append(planned_s - begin_s)
+        tell_s.append(time.thread_time() - planned_s)
+    for each in (node, other):
+        each.destroy_node()
+    rclpy.shutdown()
+    return float(np.median(tell_s) / np.median(plan_s))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -129,13 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     command = f"make viewer PAIRS={options.pairs} SEED={options.seed}"
     try:
+        share = tell_share()
         eyes = measure(options.pairs, options.seed, options.out)
     except GraphError as error:
         sys.exit(str(error))
     table = Table(title="what looking costs")
     for heading in ("", "nobody looks", "somebody looks", "ratio"):
         table.add_column(heading)
-    figures = []
+    figures = [("tell_share", share, "processor time of telling a plan to who looks, over that of making it")]
+    table.add_row("telling a plan, of making it", "0", f"{share:.3f}", "")
     for name, times in (("plan_ms", eyes.plan_ms), ("frame_to_command_ms", eyes.command_ms)):
         without, with_eyes = (float(np.median(times[looking])) for looking in (False, True))
         counts = f"{len(times[False])} and {len(times[True])}"
