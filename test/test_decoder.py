@@ -17,7 +17,6 @@ from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description
 from lewm_model.cli import app
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.decoder import PictureDecoder, add_decoder, load_decoder
-from lewm_model.export import export_onnx
 from lewm_model.heads import train_decoder
 from lewm_model.imaging import to_model_image
 from lewm_model.resources import resource
@@ -91,13 +90,6 @@ def test_odd_latents_are_drawn_and_those_of_another_model_refused(made):
     assert draw(np.zeros((0, dimensions))).shape == (0, 32, 32, 3)
     with pytest.raises(ValueError, match=f"latents have shape .* {dimensions}"):
         draw(np.zeros((2, dimensions + 1)))
-
-
-def test_a_bundle_that_is_exported_again_keeps_its_decoder(copied):
-    latents = np.random.default_rng(0).standard_normal((3, copied.model.latent_dim))
-    before = load_decoder(copied).draw(latents)
-    exported = export_onnx(copied)
-    assert (load_decoder(load_bundle(exported.folder)).draw(latents) == before).all()
 
 
 def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, monkeypatch):

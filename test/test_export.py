@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from awake import awake_bundle, exported_folder, pictures
+from safetensors.torch import save_file
 from tiny import tiny_model
 
-from lewm_model import export, parity
-from lewm_model.bundle import Bundle, BundleError, load_bundle
+from lewm_model import decoder, export, parity
+from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description
 from lewm_model.config import ModelConfig
+from lewm_model.heads import Decoder
 from lewm_model.runtime import RuntimeLoadError
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import SAMPLES, onnx_file, signatures
@@ -103,11 +106,13 @@ def test_golden_outputs_hold_the_sample_frames_and_what_fp32_makes_of_them(bundl
     assert found.problem == "" and found.latent_error < 1e-4 and found.shared_elites == parity.ELITES
 
 
-def test_a_second_export_keeps_the_sample_frames_and_leaves_out_half_precision_that_misses_the_gate(
+def test_a_second_export_keeps_sample_frames_and_decoder_and_leaves_out_half_precision_that_misses_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(exported_folder(MODELS["conv-1"]), tmp_path / "bundle")
-    before = load_bundle(tmp_path / "bundle")
+    network = Decoder(MODELS["conv-1"])
+    save_file(network.state_dict(), tmp_path / "bundle" / decoder.WEIGHTS)
+    before = save_description(load_bundle(tmp_path / "bundle"))
     frames = parity.load_golden(before).frames
     monkeypatch.setattr(parity, "LEAST_RANK_CORRELATION", 1.1)
     export.export_onnx(before, horizon=1)
@@ -116,6 +121,10 @@ def test_a_second_export_keeps_the_sample_frames_and_leaves_out_half_precision_t
     assert parity.load_golden(after).horizon == 1
     assert "onnx/encoder.onnx" in after.files and "onnx/encoder.fp16.onnx" not in after.files
     assert "rank correlation" in after.evaluation["fp16"]["problem"]
+    latents = np.ones((1, after.model.latent_dim), np.float32)
+    with torch.inference_mode():
+        drawn = network(torch.from_numpy(latents)).clamp(0, 1).numpy()
+    np.testing.assert_allclose(decoder.load_decoder(after).draw(latents), 255 * drawn, atol=1)
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused_and_the_bundle_stays_loadable(

@@ -72,7 +72,7 @@ def test_folders_without_anything_to_show_and_other_recordings_are_refused(bundl
     with pytest.raises(DataError, match="holds no training curves"):
         read_scalars(tmp_path)
     with pytest.raises(DataError, match=r"has no summary\.json"):
-        write_report(bundle, tmp_path / "out", evaluation=tmp_path)
+        write_report(bundle, tmp_path / "out", evaluation=tmp_path / "nowhere")
     (tmp_path / "summary.json").write_text("[]")
     with pytest.raises(DataError, match="holds no figures"):
         write_report(bundle, tmp_path / "out", evaluation=tmp_path)
