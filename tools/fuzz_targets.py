@@ -584,6 +584,17 @@ def reserve() -> None:
     _domain = _domain or reserve_domain()
 
 
+def send_damaged(publisher: Any, random: Random, data: bytes) -> None:
+    """Publishes a damaged message. DDS itself refuses to send more than a message of a fixed size can have: cut then."""
+    from rclpy._rclpy_pybind11 import RCLError
+
+    damaged = mutate_bytes(random, data, 2)
+    try:
+        publisher.publish(damaged)
+    except RCLError:
+        publisher.publish(damaged[: len(data)])
+
+
 class NodeTarget(Target):
     """A node in this process. What it subscribes to is asked of the node itself, so no topic is left out.
 
@@ -641,7 +652,10 @@ class NodeTarget(Target):
         message = self.draw[self.subscriptions[topic].msg_type](random)
         if random.random() < self.over_dds:
             data = self._serialize(message)
-            self.publishers[topic].publish(mutate_bytes(random, data, 2) if random.random() < 0.5 else message)
+            if random.random() < 0.5:
+                send_damaged(self.publishers[topic], random, data)
+            else:
+                self.publishers[topic].publish(message)
             self.spin(0.01)
         else:
             self.give(topic, message)
@@ -918,7 +932,10 @@ class Processes(Target):
         topic = random.choice(sorted(self._draw))
         message = self._draw[topic](random)
         data = self._serialize(message)
-        self._publishers[topic].publish(mutate_bytes(random, data, 2) if random.random() < 0.5 else message)
+        if random.random() < 0.5:
+            send_damaged(self._publishers[topic], random, data)
+        else:
+            self._publishers[topic].publish(message)
         self._spin(0.002)
 
     def _spin(self, duration_s: float) -> None:
