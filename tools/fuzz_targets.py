@@ -585,7 +585,7 @@ def reserve() -> None:
 
 
 def send_damaged(publisher: Any, random: Random, data: bytes) -> None:
-    """Publishes a damaged message. DDS itself refuses to send more than a message of a fixed size can have: cut then."""
+    """Publishes a damaged message. DDS refuses to send more than a message of a fixed size can have: it is cut then."""
     from rclpy._rclpy_pybind11 import RCLError
 
     damaged = mutate_bytes(random, data, 2)
