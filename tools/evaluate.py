@@ -49,10 +49,10 @@ FIVE = (
 )
 # Others: the two cameras the other way round, and other seeds and lengths of training.
 MORE = (
-    Case("camera", "", other_camera=True),
+    Case("camera", "does not imagine well enough", other_camera=True),  # half-trained: it holds half of its goals
     Case(SHIPPED, "not those of the camera", other_camera=True),
-    Case("good", ""),
-    Case("short", None),
+    Case("short", "does not imagine well enough"),
+    Case("longer", None),
     Case("untrained-seed1", "not trained"),
     Case("collapsed-seed1", "collapsed"),
     Case("shuffled-seed1", "does not follow the actions"),

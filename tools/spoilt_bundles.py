@@ -1,4 +1,4 @@
-"""Small models of the demo's world, good ones and such that have something wrong with them: what a preflight is for.
+"""Small models of the demo's world, half-trained ones and spoilt ones: what a preflight is for.
 
 They are half as wide as the demo's and train for a few hundred steps, within a minute. Other seeds and lengths of
 training show that the limits of the preflight do not fit these few only. They have no graphs: run them on the back end
@@ -58,8 +58,8 @@ KINDS = {
     "collapsed": Kind({"sigreg_weight": 0.0}),
     "shuffled": Kind({}, change=shuffled),
     "camera": Kind({}, other_camera=True),
-    "good": Kind({"seed": 1, "steps": 2 * STEPS}),
     "short": Kind({"seed": 2}),
+    "longer": Kind({"seed": 1, "steps": 2 * STEPS}),
     "untrained-seed1": Kind({"seed": 1, "steps": 3}),
     "collapsed-seed1": Kind({"sigreg_weight": 0.0, "seed": 1, "steps": 2 * STEPS}),
     "shuffled-seed1": Kind({"seed": 1, "steps": STEPS // 2}, change=shuffled),
