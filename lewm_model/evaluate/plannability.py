@@ -33,7 +33,7 @@ FRAMES = 600  # whose latents are looked at
 _SEED = 0x504C414E  # of the episodes that are made for it, which no recording has
 
 # What a model must have to be planned with. Measured on good, bad and half-trained ones: see docs/evaluation.md.
-LEAST_RANK_SHARE = 0.25  # effective rank of the latents, of their number
+LEAST_RANK = 3.0  # effective rank of the latents; a quarter of their number where that is less
 LEAST_STD = 0.3  # of a latent's numbers; the training makes it 1
 MOST_ERROR_RATIO = 0.5  # prediction error to that of "nothing changes", one block and a whole horizon ahead
 LEAST_SENSITIVITY = 0.25  # variance of what different actions are imagined to lead to, to that of what they did lead to
@@ -245,14 +245,14 @@ def _of_pictures(m: _Measured) -> Check:
 
 def _of_latents(m: _Measured) -> tuple[Check, Check]:
     dimensions = m.bundle.model.latent_dim
-    share = m.rank / dimensions
+    least = min(LEAST_RANK, dimensions / 4)
     return (
         Check("spread", m.std, LEAST_STD, m.std >= LEAST_STD, f"the latents have a standard deviation of {m.std:.2g}"),
         Check(
             "rank",
-            share,
-            LEAST_RANK_SHARE,
-            share >= LEAST_RANK_SHARE,
+            m.rank,
+            least,
+            m.rank >= least,
             f"the latents use {m.rank:.1f} of their {dimensions} dimensions",
         ),
     )
