@@ -122,3 +122,25 @@ def test_a_real_arm_gets_its_controller_and_the_planner_disarmed(arm: str) -> No
     assert values["enable"] == "false"
     assert Path(values["params_file"]) == resource("config", "arms", f"{arm}.yaml")
     assert values["namespace"] == "left"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, set()),
+        ({"viewer": "true"}, {("lewm_ros", "viewer_node")}),
+        ({"rviz": "true"}, {("lewm_ros", "viewer_node"), ("rviz2", "rviz2")}),
+        ({"viewer": "true", "sim": "none"}, {("lewm_ros", "viewer_node")}),
+    ],
+)
+def test_the_viewer_is_started_where_it_is_asked_for_and_by_rviz(
+    arguments: dict[str, str], expected: set[tuple[str, str]]
+) -> None:
+    found = {
+        (action.node_package, action.node_executable): action
+        for action, _ in actions("plan.launch.py", **arguments)
+        if isinstance(action, Node)
+    }
+    lookers = {("lewm_ros", "viewer_node"), ("rviz2", "rviz2")}
+    assert found.keys() & lookers == expected
+    assert {("lewm_ros", "camera_node"), ("lewm_ros", "planner_node")} <= found.keys()
