@@ -55,7 +55,7 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
     """
     if WEIGHTS not in bundle.files:
         return None
-    dimensions = bundle.model.latent_dim
+    dimensions, side = bundle.model.latent_dim, bundle.model.image_size
     try:
         import onnxruntime
     except ImportError:
@@ -66,10 +66,16 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
     path = bundle.path(onnx_file(GRAPH))
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        drawn = session.run(None, {"latents": np.zeros((2, dimensions), np.float32)})[0]
     except Exception as error:  # a class of its own for each kind of fault
         raise RuntimeLoadError(
-            f"ONNX Runtime does not read {path}: {error}; run `lewm export {bundle.folder}`"
+            f"ONNX Runtime does not run {path}: {error}; run `lewm export {bundle.folder}`"
         ) from error
+    if drawn.shape != (2, side, side, 3) or drawn.dtype != np.float32:
+        raise RuntimeLoadError(
+            f"{path} draws {drawn.shape} {drawn.dtype}, pictures of {side} pixels are expected; the graph is of "
+            f"another model: run `lewm export {bundle.folder}`"
+        )
     return PictureDecoder(lambda latents: session.run(None, {"latents": latents})[0], dimensions)
 
 
@@ -99,14 +105,16 @@ def signature(bundle: Bundle) -> Signature:
 
 def load_network(bundle: Bundle) -> Any:
     """The decoder as a PyTorch module, in eval mode. Raises BundleError."""
+    import torch
     from safetensors.torch import load_file
 
     from lewm_model.heads import Decoder
 
     path = bundle.path(WEIGHTS)
-    network = Decoder(bundle.model)
     try:
-        network.load_state_dict(load_file(path))
+        with torch.device("meta"):  # takes no memory, whatever sizes model.json asks for
+            network = Decoder(bundle.model)
+        network.load_state_dict(load_file(path), assign=True)
     except Exception as error:  # safetensors and torch have errors of their own
         raise BundleError(f"{path} does not fit the bundle: {error}; run `lewm decoder` again") from error
     return network.eval()

@@ -102,6 +102,12 @@ def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, mo
     (copied.folder / "onnx" / "decoder.onnx").write_bytes(b"no graph")
     with pytest.raises(RuntimeLoadError, match=r"decoder\.onnx.*lewm export"):
         load_decoder(save_description(broken))
+    shutil.copy(resource("models", "reach", "onnx", "proposal.onnx"), copied.folder / "onnx" / "decoder.onnx")
+    with pytest.raises(RuntimeLoadError, match=r"decoder\.onnx.*lewm export"):
+        load_decoder(save_description(broken))
+    shutil.copy(resource("models", "reach", "onnx", "decoder.onnx"), copied.folder / "onnx" / "decoder.onnx")
+    with pytest.raises(RuntimeLoadError, match=r"decoder\.onnx.*lewm export"):
+        load_decoder(save_description(broken))
     (copied.folder / decoder.WEIGHTS).unlink()
     assert load_decoder(save_description(broken)) is None
 

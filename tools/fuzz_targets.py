@@ -472,6 +472,20 @@ def make_latent(seeds: Path, scratch: Path) -> Target:
     return Reader(messages_near(good), use, (ImageError,), good)
 
 
+def make_floats(seeds: Path, scratch: Path) -> Target:
+    """What the planner tells of how it plans, as the viewer reads it."""
+    from lewm_ros.messages import ImageError, array_to_message, message_to_array
+
+    goods = [array_to_message(np.linspace(-1, 1, 8 * 26 * 2).reshape(8, 26, 2), 0)]
+    goods.append(array_to_message(np.linspace(-1, 1, 2 * 6).reshape(1, 6, 2), 0))
+
+    def use(message: Any) -> None:
+        values = message_to_array(message, channels=2)
+        assert np.isfinite(values).all() and values.shape == (message.height, message.width, 2)
+
+    return Reader(messages_near(*goods), use, (ImageError,), goods[0])
+
+
 def make_joint_positions(seeds: Path, scratch: Path) -> Target:
     from sensor_msgs.msg import JointState
 
@@ -1665,6 +1679,7 @@ TARGETS: dict[str, Row] = {
     "image": Row(160, make_image),
     "compressed": Row(140, make_compressed),
     "latent": Row(110, make_latent),
+    "floats": Row(90, make_floats),
     "joint_positions": Row(90, make_joint_positions),
     "wire": Row(130, make_wire),
     "goal_picture": Row(100, make_goal_picture),
