@@ -85,11 +85,12 @@ def test_what_one_listens_to_another_may_say() -> None:
         assert rights["subscribe"] <= said, f"{node} waits for {rights['subscribe'] - said}, which nobody may publish"
 
 
-@pytest.mark.parametrize("node", ["camera_node", "planner_node", "recorder", "lifecycle_manager"])
+@pytest.mark.parametrize("node", ["camera_node", "planner_node", "viewer_node", "recorder", "lifecycle_manager"])
 def test_the_policy_allows_every_topic_and_service_that_a_node_makes(node: str) -> None:
-    files = {"recorder": ["record"], "lifecycle_manager": ["lifecycle_manager"]}.get(node, [node, "node"])
+    alone = {"recorder": ["record"], "lifecycle_manager": ["lifecycle_manager"], "viewer_node": ["viewer_node"]}
+    files = alone.get(node, [node, "node"])
     rights = {"create_publisher": "publish", "create_subscription": "subscribe", "create_service": "reply"}
-    rights |= {"_keep": "subscribe"}
+    rights |= {"_keep": "subscribe", "_subscribe": "subscribe"}
     found = 0
     for file in files:
         for call in ast.walk(ast.parse((ROOT / "lewm_ros" / f"{file}.py").read_text())):
@@ -102,3 +103,12 @@ def test_the_policy_allows_every_topic_and_service_that_a_node_makes(node: str) 
             assert name in PROFILES[node][right], f"config/sros2/policy.xml does not let {node} {right} {name}"
             found += 1
     assert found >= (1 if node == "lifecycle_manager" else 4)
+
+
+def test_what_the_planner_tells_of_how_it_plans_the_viewer_may_hear() -> None:
+    pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
+    from lewm_ros.planner_node import THOUGHTS
+
+    told = {f"/planner_node/{name}" for name in (*THOUGHTS, "plan", "status")}
+    assert told <= PROFILES["planner_node"]["publish"]
+    assert told <= PROFILES["viewer_node"]["subscribe"]
