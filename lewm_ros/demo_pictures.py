@@ -20,7 +20,7 @@ from lewm_ros.commanded import GRID_S, Command, stitch
 PANE = 576  # pixels, square: one picture of the film
 BAR = 64  # pixels: the line of text above
 LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
-STILL_S = 1.0  # after the first command: the moment of a goal anywhere that becomes a picture
+STILL_S = 0.5  # after the first command: the moment of a goal anywhere that becomes a picture
 COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
 
 
