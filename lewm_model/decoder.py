@@ -68,9 +68,8 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         drawn = session.run(None, {"latents": np.zeros((2, dimensions), np.float32)})[0]
     except Exception as error:  # a class of its own for each kind of fault
-        raise RuntimeLoadError(
-            f"ONNX Runtime does not run {path}: {error}; run `lewm export {bundle.folder}`"
-        ) from error
+        why = str(error).partition("\n")[0]
+        raise RuntimeLoadError(f"ONNX Runtime does not run {path}: {why}; run `lewm export {bundle.folder}`") from error
     if drawn.shape != (2, side, side, 3) or drawn.dtype != np.float32:
         raise RuntimeLoadError(
             f"{path} draws {drawn.shape} {drawn.dtype}, pictures of {side} pixels are expected; the graph is of "
