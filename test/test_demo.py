@@ -45,7 +45,8 @@ def test_the_demo_leaves_figures_a_film_a_summary_and_a_picture_of_every_failure
         assert failure["least_error_m"] <= failure["final_error_m"]
         assert cv2.imread(str(out / failure["picture"])) is not None
     assert cv2.imread(str(out / "summary.png")) is not None
-    assert cv2.imread(str(out / "velocity.png")) is not None
+    for picture in ("velocity.png", "demo.png"):
+        assert cv2.imread(str(out / picture)) is not None
 
     film = cv2.VideoCapture(str(out / "demo.mp4"))
     frames = 0
