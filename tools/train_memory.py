@@ -6,7 +6,7 @@ map. The file takes no room on the disk: its frames read as zeros, which is all 
 VmRSS, RssAnon and RssFile every 10 ms. What counts is the greatest VmRSS, anonymous and mapped pages together, less
 that of the first run. Heads are not trained.
 
-    python tools/train_memory.py --gb 50 --steps 100
+    python tools/train_memory.py --gb 50 --steps 60
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def measure(recording: Path, steps: int, plain: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, default=50, help="size of the sparse file (default 50)")
-    parser.add_argument("--steps", type=int, default=100, help="training steps of each run (default 100)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each run (default 60)")
     parser.add_argument("--out", type=Path, default=ROOT / "out/train-memory")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
