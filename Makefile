@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train faults-train compare-train clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -75,6 +75,18 @@ picture: setup  ## the pictures of docs/, made anew from the demo and from the v
 	$(BIN)/python tools/viewer.py --pairs 2 --out out/picture
 	cp out/picture/demo.png docs/demo.png
 	cp out/picture/debug_image_1.png docs/debug_image.png
+
+parity: setup  ## network, loss and gradients beside the authors' code with the same weights: SIZE (reference or short)
+	$(BIN)/python tools/parity.py $(call option,SIZE,size)
+
+bench-train: setup  ## the training step beside the authors', same data, batch and precision: ROUNDS
+	$(BIN)/python tools/bench_train.py $(call option,ROUNDS,rounds)
+
+faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
+	$(BIN)/python tools/faults_train.py $(call option,RUNS,runs) $(call option,SEED,seed)
+
+compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
+	$(BIN)/python tools/compare_train.py $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

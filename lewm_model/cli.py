@@ -127,8 +127,10 @@ def train(
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.decoder import add_decoder
+    from lewm_model.distributed import joined, rank
     from lewm_model.export import export_onnx, sample_frames
     from lewm_model.runtime import RuntimeLoadError, load_runtime
+    from lewm_model.train import device_of, fit
     from lewm_model.train import train as run_training
 
     if size not in MODEL_SIZES:
@@ -144,6 +146,13 @@ def train(
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
     bundle = run_training(episodes, out, run or Path("runs") / out.name, model_config, train_config)
+    episodes = load_episodes(data)
+    run = run or Path("runs") / out.name
+    with joined(device_of(train_config)):
+        if rank() > 0:  # of torchrun's processes the first one writes
+            fit(episodes, run, model_config, train_config)
+            return
+        bundle = run_training(episodes, out, run, model_config, train_config)
     try:
         bundle = run_calibration(bundle, episodes)
     except DataError as error:

@@ -50,6 +50,24 @@ class ViTBlock(nn.Module):
         x = x + self.out(attended.transpose(1, 2).reshape(b, n, w))
         return x + self.mlp(self.norm2(x))
 
+    def of_first_token(self, x: Tensor) -> Tensor:
+        """What `forward` gives for the first token, (B, W), without what it computes for the others.
+
+        One query needs no keys and values: instead of W_k x it meets x itself, as W_k^T q, and W_v comes after the sum.
+        """
+        b, _, w = x.shape
+        d = w // self.heads
+        normed = self.norm1(x)
+        q_weight, k_weight, v_weight = self.qkv.weight.view(3, self.heads, d, w).unbind(0)
+        q_bias, k_bias, v_bias = self.qkv.bias.view(3, self.heads, 1, d).unbind(0)
+        q = (normed[:, 0] @ q_weight.transpose(1, 2) + q_bias) * d**-0.5  # (heads, B, W / heads)
+        met = (q @ k_weight).transpose(0, 1) @ normed.transpose(1, 2)  # (B, heads, N)
+        attention = (met + (q * k_bias).sum(-1).T.unsqueeze(-1)).softmax(-1)
+        mixed = (attention @ normed).transpose(0, 1)  # (heads, B, W)
+        attended = mixed @ v_weight.transpose(1, 2) + v_bias  # (heads, B, W / heads)
+        first = x[:, 0] + self.out(attended.transpose(0, 1).reshape(b, w))
+        return first + self.mlp(self.norm2(first))
+
 
 class Encoder(nn.Module):
     """ViT whose CLS token after the last norm is the description of the frame. (B, 3, H, W) -> (B, encoder_width)."""
@@ -83,9 +101,10 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.stem(images).flatten(2).transpose(1, 2)  # (B, N, W)
         x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.position
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        return self.norm(x)[:, 0]
+        last = self.blocks[-1]  # fp16 graphs, and bundles that were calibrated, keep the plain order of operations
+        return self.norm(last.of_first_token(x) if self.training else last(x)[:, 0])
 
 
 class Projector(nn.Module):
@@ -243,7 +262,7 @@ class LeWM(nn.Module):
     def describe(self, frames: Tensor) -> Tensor:
         """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, encoder_width)."""
         images = frames.permute(0, 3, 1, 2).float()
-        return self.encoder((images - self.image_mean) / self.image_std)
+        return self.encoder((images - self.image_mean).div_(self.image_std))
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Latents and actions (B, T, ·) with T <= history -> predictions (B, T, D); number t is of frame t + 1."""

@@ -1,4 +1,4 @@
-"""Training: episodes in, bundle out.
+"""Training: episodes in, bundle out; on one GPU or CPU, or under torchrun on many (docs/training.md).
 
 Every step's batch and random numbers depend on (seed, step) alone, and a checkpoint holds weights, optimiser and step;
 so a killed run that is resumed ends with the same bits on a CPU as one that was left alone.
@@ -12,43 +12,65 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.decoder import WEIGHTS as DECODER
+from lewm_model.distributed import rank, ranks
 from lewm_model.heads import ActionProposal, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
+from lewm_model.report import Log, write_report
 from lewm_model.sigreg import SIGReg
+
+LOG_EVERY = 20  # steps
+OPEN_LOOP = 5  # action blocks that are imagined to see how far imagination drifts
+WARN_FROM = 0.1  # of the steps; before, everything looks wrong
+LEAST_STD, LEAST_RANK = 0.3, 0.15  # of a latent; the rank as a share of its numbers
+LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the actions of other clips
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Checkpoint:
-    """The last finished checkpoint of a run: one file, replaced in one move, so that a kill leaves the one before."""
+    """The last finished checkpoint of a run: one file, replaced in one move, so that a kill leaves the one before.
+
+    It holds weights, optimiser, loss scale and the number of steps done. That number is the state of the sampler and of
+    every random generator too: all that is random in a step follows from (seed, step). So nothing in it depends on how
+    many processes train, and another number of them may go on.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.path = folder / "checkpoint.pt"
         self.identity = json.dumps(identity, sort_keys=True)
 
-    def save(self, model: LeWM, optimiser: torch.optim.Optimizer, step: int) -> None:
+    def save(
+        self, model: LeWM, optimiser: torch.optim.Optimizer, step: int, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
         temporary = self.path.with_suffix(".part")
         state = {
             "identity": self.identity,
             "step": step,
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
         }
         try:
-            torch.save(state, temporary)
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())  # a disk that is full may say so only now
             os.replace(temporary, self.path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
@@ -57,19 +79,33 @@ class Checkpoint:
                 "Free some space and run the same command again, it resumes"
             ) from error
 
-    def load(self, model: LeWM, optimiser: torch.optim.Optimizer) -> int:
-        """Restores model and optimiser; returns the number of steps done, 0 when there is no checkpoint."""
-        if not self.path.is_file():
+    def load(self, model: LeWM, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> int:
+        """Restores what `save` saved; returns the number of steps done, 0 when there is no checkpoint.
+
+        Rank 0 reads the file and gives it to the others, which may be on machines that do not see it.
+        """
+        found: list[Any] = [self._read() if rank() == 0 else None]
+        if ranks() > 1:
+            dist.broadcast_object_list(found, 0)
+        state = found[0]
+        if state is None:
             return 0
-        state = torch.load(self.path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if scaler and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+        return int(state["step"])
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.is_file():
+            return None
+        state = torch.load(self.path, "cpu", weights_only=True)
         if state["identity"] != self.identity:
             raise DataError(
                 f"{self.path} belongs to a run with other data or settings; delete it to start anew, "
                 "or choose another --run folder"
             )
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
+        return state
 
 
 def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionSpec:
@@ -107,14 +143,18 @@ def effective_rank(latents: Tensor) -> float:
 
 @torch.no_grad()
 def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int = 4) -> dict[str, float]:
-    """Prediction error on held-out episodes, the identity baseline (z_t predicts z_t+1), and the latent's spread."""
+    """Prediction error on held-out episodes, the identity baseline (z_t predicts z_t+1), and the latent's spread.
+
+    `shuffled` is the error with the actions of other clips: no greater than `prediction` where actions do nothing.
+    """
     model.eval()
-    error = identity = 0.0
+    error = identity = shuffled = 0.0
     seen = []
     for index in range(batches):
         frames, actions = sampler.batch(10**9 + index, 64)
-        latents = model.encode(torch.from_numpy(frames))
-        error += float(prediction_loss(model, latents, _blocks(actions, spec))) / batches
+        latents, blocks = _encode(model, frames), _blocks(actions, spec, model)
+        error += float(prediction_loss(model, latents, blocks)) / batches
+        shuffled += float(prediction_loss(model, latents, blocks.roll(len(blocks) // 2, 0))) / batches
         identity += float((latents[:, 1:] - latents[:, :-1]).square().mean()) / batches
         seen.append(latents.flatten(0, 1))
     model.train()
@@ -122,28 +162,134 @@ def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int =
     return {
         "prediction": error,
         "identity": identity,
+        "shuffled": shuffled,
         "latent_std": float(z.std(0).mean()),
         "effective_rank": effective_rank(z),
     }
 
 
 @torch.no_grad()
+def open_loop(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int = 2) -> dict[str, float]:
+    """How far imagination drifts: errors of rollouts 1, 2, … blocks ahead, and of a world that stands still.
+
+    The sampler's clips have `history` frames of context, then the frames to imagine.
+    """
+    model.eval()
+    history = model.config.history
+    ahead = len(sampler.frame_steps) - history
+    errors = torch.zeros(2, ahead, device=model.image_mean.device)
+    for index in range(batches):
+        frames, actions = sampler.batch(10**9 + index, 64)
+        latents, blocks = _encode(model, frames), _blocks(actions, spec, model)
+        imagined = model.rollout(latents[:, :history], blocks[:, : history - 1], blocks[:, history - 1 :])
+        still = latents[:, history - 1 : history]
+        for row, guess in enumerate((imagined, still)):
+            errors[row] += (guess - latents[:, history:]).square().mean((0, 2)) / batches
+    model.train()
+    names = ("open_loop", "identity")
+    return {f"{n}_{k + 1}": float(errors[row, k]) for row, n in enumerate(names) for k in range(ahead)}
+
+
+def warnings_for(measured: dict[str, float], latent_dim: int) -> list[str]:
+    """What is going wrong in a training, from the values of `validate`; sentences that say what to do."""
+    found = []
+    if measured["latent_std"] < LEAST_STD or measured["effective_rank"] < max(1.5, LEAST_RANK * latent_dim):
+        found.append(
+            f"the latent collapses: its standard deviation is {measured['latent_std']:.2f} (1 is healthy), its "
+            f"effective rank {measured['effective_rank']:.1f} of {latent_dim}; raise sigreg_weight, or the batch"
+        )
+    if measured["shuffled"] < LEAST_ACTION_EFFECT * measured["prediction"]:
+        found.append(
+            "the actions have no effect on the predictions: with those of other clips they are "
+            f"{measured['shuffled'] / measured['prediction']:.2f} times as wrong; check that the recording's actions "
+            "belong to its frames, and that the robot moves"
+        )
+    if measured["prediction"] > measured["identity"]:
+        found.append(
+            f"the prediction is worse ({measured['prediction']:.3g}) than saying that nothing changes "
+            f"({measured['identity']:.3g})"
+        )
+    return found
+
+
+@torch.no_grad()
 def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256) -> Tensor:
-    """Latents (N, D) of frames (N, S, S, 3) uint8, in eval mode."""
-    return torch.cat([model.encode(torch.from_numpy(pixels[i : i + batch])) for i in range(0, len(pixels), batch)])
+    """Latents (N, D) of frames (N, S, S, 3) uint8, in eval mode, on the CPU."""
+    return torch.cat([_encode(model, pixels[i : i + batch]).cpu() for i in range(0, len(pixels), batch)])
 
 
-def _blocks(actions: np.ndarray, spec: ActionSpec) -> Tensor:
-    """Raw blocks (B, T, frameskip * A) -> z-scored."""
+def _encode(model: LeWM, frames: np.ndarray) -> Tensor:
+    return model.encode(torch.from_numpy(frames).to(model.image_mean.device))
+
+
+def _blocks(actions: np.ndarray, spec: ActionSpec, model: LeWM) -> Tensor:
+    """Raw blocks (B, T, frameskip * A) -> z-scored, on the model's device."""
     steps = actions.reshape(*actions.shape[:2], spec.frameskip, -1)
-    return torch.from_numpy(spec.normalise(steps).reshape(actions.shape))
+    return torch.from_numpy(spec.normalise(steps).reshape(actions.shape)).to(model.image_mean.device)
+
+
+class Objective(nn.Module):
+    """LeWM's loss as one module, which DistributedDataParallel and torch.compile can wrap."""
+
+    def __init__(self, model: LeWM, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.parts = model, config.encoder_parts
+        self.regulariser = SIGReg(config.sigreg_projections)
+
+    def forward(self, frames: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 frames (B, T, S, S, 3), z-scored blocks (B, T - 1, E) -> prediction loss, SIGReg, latents (B, T, D)."""
+        latents = self.model.encode(frames, self.parts)
+        prediction = prediction_loss(self.model, latents, blocks)
+        return prediction, self.regulariser(latents.transpose(0, 1)), latents.detach()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained world model in eval mode on the CPU, before its heads; the same on every rank."""
+
+    model: LeWM
+    spec: ActionSpec
+    training: np.ndarray  # episodes
+    held_out: np.ndarray
+    validation: dict[str, float]  # on rank 0
+    warnings: list[str]
 
 
 def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, config: TrainConfig) -> Bundle:
-    """Trains a world model and its heads, writes the bundle to `out` and logs and checkpoints to `run`.
+    """Trains a world model and its heads, writes the bundle to `out` and logs, checkpoints and a report to `run`.
 
     Resumes when `run` holds a checkpoint of the same data and settings. Raises DataError for data that does not fit.
+    With several processes the others call `fit`, and this one, rank 0, writes.
     """
+    commit = _commit()  # of the code as it is now, not when the training ends
+    fitted = fit(data, run, model_config, config)
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in ("onnx", "engines"):
+        shutil.rmtree(out / stale, ignore_errors=True)
+    (out / DECODER).unlink(missing_ok=True)
+    save_file(fitted.model.state_dict(), out / WEIGHTS)
+    provenance = {
+        "command": " ".join(["lewm", *sys.argv[1:]]),
+        "commit": commit,
+        "data": {
+            "source": data.source,
+            "sha256": data.sha256,
+            "episodes": len(fitted.training),
+            "held_out_episodes": len(fitted.held_out),
+        },
+        "config": asdict(config),
+        "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
+        "torch": torch.__version__,
+    }
+    evaluation = {"validation": fitted.validation, "warnings": fitted.warnings}
+    bundle = Bundle(out, model_config, fitted.spec, (), provenance, evaluation)
+    bundle = add_heads(bundle, fitted.model, data, fitted.training, config)
+    write_report(run, bundle)
+    return bundle
+
+
+def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfig) -> Fitted:
+    """Trains the world model, together with the other ranks. Raises DataError for data that does not fit."""
     if data.image_size != model_config.image_size:
         raise DataError(
             f"{data.source}: frames are {data.image_size} pixels wide, the model takes {model_config.image_size}; "
@@ -153,46 +299,65 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
         raise DataError(
             f"{data.source}: actions have {data.actions.shape[1]} numbers, the model takes {model_config.action_dim}"
         )
-    commit = _commit()  # of the code as it is now, not when the training ends
+    if config.batch % ranks():
+        raise DataError(f"a batch of {config.batch} clips cannot be shared by {ranks()} processes; change train.batch")
     torch.set_num_threads(config.threads)
     training, held_out = data.split(config.validation_fraction, config.seed)
     spec = action_spec(data, training, model_config.frameskip)
-    samplers = [
-        ClipSampler(data, episodes, config.clip_frames, model_config.frameskip, config.clips_per_episode, config.seed)
-        for episodes in (training, held_out)
-    ]
-    torch.manual_seed(config.seed)
-    model = LeWM(model_config)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(run, {"model": asdict(model_config), "train": asdict(config), "data": data.sha256})
-    done = checkpoint.load(model, optimiser)
-    _optimise(model, optimiser, samplers, spec, config, checkpoint, run, done)
-    metrics = validate(model.eval(), samplers[1], spec)
-    model.eval()
 
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in ("onnx", "engines"):
-        shutil.rmtree(out / stale, ignore_errors=True)
-    (out / DECODER).unlink(missing_ok=True)
-    save_file(model.state_dict(), out / WEIGHTS)
-    provenance = {
-        "command": " ".join(["lewm", *sys.argv[1:]]),
-        "commit": commit,
-        "data": {
-            "source": data.source,
-            "sha256": data.sha256,
-            "episodes": len(training),
-            "held_out_episodes": len(held_out),
-        },
-        "config": asdict(config),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "torch": torch.__version__,
-    }
-    bundle = Bundle(out, model_config, spec, (), provenance, {"validation": metrics})
-    return add_heads(bundle, model, data, training, config)
+    def sampler(episodes: np.ndarray, frames: int) -> ClipSampler:
+        return ClipSampler(data, episodes, frames, model_config.frameskip, config.clips_per_episode, config.seed)
+
+    samplers = [sampler(episodes, config.clip_frames) for episodes in (training, held_out)]
+    ahead = min(OPEN_LOOP, (int(data.lengths[held_out].max()) - 1) // model_config.frameskip + 1 - model_config.history)
+    if ahead >= 1:
+        samplers.append(sampler(held_out, model_config.history + ahead))
+    torch.manual_seed(config.seed)
+    model = LeWM(model_config).to(device_of(config))
+    optimiser = optimiser_of(model, config)
+    run.mkdir(parents=True, exist_ok=True)
+    what = {name: value for name, value in asdict(config).items() if name not in ("device", "compile", "threads")}
+    checkpoint = Checkpoint(run, {"model": asdict(model_config), "train": what, "data": data.sha256})
+    found = _optimise(model, optimiser, samplers, spec, config, checkpoint, run)
+    measured = validate(model, samplers[1], spec)
+    if ahead >= 1:
+        measured |= open_loop(model, samplers[2], spec)
+    found += [warning for warning in warnings_for(measured, model_config.latent_dim) if config.steps and not found]
+    return Fitted(model.cpu().eval(), spec, training, held_out, measured, found)
+
+
+def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,  # one pass over the parameters, on CPUs too
+    )
+
+
+def device_of(config: TrainConfig) -> str:
+    """Where this process trains; of several on a machine with GPUs, each on its own."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _batches(
+    sampler: ClipSampler, steps: range, config: TrainConfig
+) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """(step, this rank's part of its batch); the next one is read while a step is computed."""
+    with ThreadPoolExecutor(1) as reader:
+
+        def read(step: int) -> Future[tuple[np.ndarray, np.ndarray]]:
+            return reader.submit(sampler.batch, step, config.batch, rank(), ranks())
+
+        ahead = read(steps[0]) if len(steps) else None
+        for step in steps:
+            assert ahead is not None
+            batch = ahead.result()
+            ahead = read(step + 1) if step + 1 in steps else None
+            yield step, batch
 
 
 def _optimise(
@@ -203,47 +368,74 @@ def _optimise(
     config: TrainConfig,
     checkpoint: Checkpoint,
     run: Path,
-    done: int,
-) -> None:
-    regulariser = SIGReg(config.sigreg_projections)
-    writer = SummaryWriter(run, purge_step=done)
+) -> list[str]:
+    """The training loop, from the checkpoint on; returns the warnings of this part of the run."""
+    device = model.image_mean.device
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    done = checkpoint.load(model, optimiser, scaler)
+    writes = rank() == 0
+    objective: nn.Module = Objective(model, config).to(device)
+    if ranks() > 1:
+        cards = [device.index] if device.type == "cuda" else None
+        objective = nn.parallel.DistributedDataParallel(objective, cards, broadcast_buffers=False)
+    if config.compile:
+        objective = torch.compile(objective)
+    autocast = torch.autocast(device.type, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
+    log = Log(run, done) if writes else None
+    warnings: list[str] = []
     progress = tqdm(
-        range(done, config.steps), initial=done, total=config.steps, desc="train", unit="step", mininterval=2
+        _batches(samplers[0], range(done, config.steps), config),
+        initial=done,
+        total=config.steps,
+        desc="train",
+        unit="step",
+        mininterval=2,
+        disable=not writes,
     )
     model.train()
-    for step in progress:
-        frames, actions = samplers[0].batch(step, config.batch)
-        torch.manual_seed(config.seed * 1_000_003 + step)
+    for step, (frames, actions) in progress:
+        torch.manual_seed(config.seed * 1_000_003 + step + rank() * 10**12)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        latents = model.encode(torch.from_numpy(frames))
-        prediction = prediction_loss(model, latents, _blocks(actions, spec))
-        gaussian = regulariser(latents.transpose(0, 1))
+        with autocast:
+            prediction, gaussian, latents = objective(
+                torch.from_numpy(frames).to(device), _blocks(actions, spec, model)
+            )
         loss = prediction + config.sigreg_weight * gaussian
         optimiser.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        if not torch.isfinite(norm):
+        if not scaler.is_enabled() and not torch.isfinite(
+            norm
+        ):  # fp16's scaler leaves such a step out, and scales less
             raise DataError(
                 f"the loss is not finite at step {step}; lower the learning rate (now {config.learning_rate})"
             )
-        optimiser.step()
-        if step % 20 == 0:
+        scaler.step(optimiser)
+        scaler.update()
+        if log and step % LOG_EVERY == 0:
             terms = {"prediction": prediction, "sigreg": gaussian, "loss": loss, "gradient_norm": norm}
             values = {name: float(value.detach()) for name, value in terms.items()}
-            for name, value in values.items():
-                writer.add_scalar(f"train/{name}", value, step)
-            std = float(latents.detach().flatten(0, 1).std(0).mean())
-            writer.add_scalar("train/latent_std", std, step)
+            values["latent_std"] = std = float(latents.float().flatten(0, 1).std(0).mean())
+            values["learning_rate"] = optimiser.param_groups[0]["lr"]
+            log.write("train", step, values)
             progress.set_postfix(
                 prediction=f"{values['prediction']:.4f}", sigreg=f"{values['sigreg']:.2f}", std=f"{std:.2f}"
             )
-        if (step + 1) % config.validate_every == 0:
-            for name, value in validate(model, samplers[1], spec).items():
-                writer.add_scalar(f"validation/{name}", value, step + 1)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            checkpoint.save(model, optimiser, step + 1)
-    writer.close()
+        if log and (step + 1) % config.validate_every == 0:
+            measured = validate(model, samplers[1], spec)
+            ahead = open_loop(model, samplers[2], spec) if len(samplers) > 2 else {}
+            log.write("validation", step + 1, measured | ahead)
+            if step + 1 >= WARN_FROM * config.steps:
+                for warning in warnings_for(measured, model.config.latent_dim):
+                    warnings.append(f"step {step + 1}: {warning}")
+                    progress.write(f"warning at {warnings[-1]}")
+        if writes and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
+            checkpoint.save(model, optimiser, step + 1, scaler)
+    if log:
+        log.close()
+    return warnings
 
 
 @torch.no_grad()
@@ -263,7 +455,7 @@ def imagined_views(
         if len(starts) < 1:
             continue
         actions = data.actions[starts[:, None] + np.arange(blocks * frameskip)].reshape(len(starts), blocks, -1)
-        z_scored = _blocks(actions, spec)
+        z_scored = _blocks(actions, spec, model)
         context = latents[starts[:, None] + frameskip * np.arange(history)]
         imagined = model.rollout(context, z_scored[:, : history - 1], z_scored[:, history - 1 :])
         for ahead in range(1, horizon + 1):

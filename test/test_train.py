@@ -15,6 +15,7 @@ from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model,
 
 from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.report import Log, read_metrics
 from lewm_model.train import encode_all, train
 
 
@@ -23,16 +24,20 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dot_recording(tmp_path_factory.mktemp("data") / "dots.h5", episodes=40)
 
 
-def latent_std(folder: Path, recording: Path, sigreg_weight: float) -> float:
+def trained(folder: Path, recording: Path, sigreg_weight: float) -> tuple[float, str]:
+    """The latent's standard deviation after a training, and the warnings."""
     data = load_episodes(recording)
     config = tiny_train(steps=250, batch=64, clips_per_episode=1, sigreg_weight=sigreg_weight, head_steps=0)
     bundle = train(data, folder / "bundle", folder / "run", tiny_model(), config)
-    return float(encode_all(load_model(bundle), data.pixels[::7]).std(0).mean())
+    std = float(encode_all(load_model(bundle), data.pixels[::7]).std(0).mean())
+    return std, "; ".join(bundle.evaluation["warnings"])
 
 
 def test_without_the_regulariser_the_latent_collapses_and_with_it_it_does_not(tmp_path: Path, recording: Path) -> None:
-    assert latent_std(tmp_path / "without", recording, 0.0) < 0.1
-    assert latent_std(tmp_path / "with", recording, 0.1) > 0.6
+    std, warnings = trained(tmp_path / "without", recording, 0.0)
+    assert std < 0.1 and "the latent collapses" in warnings
+    std, warnings = trained(tmp_path / "with", recording, 0.1)
+    assert std > 0.6 and "collapses" not in warnings and "no effect" not in warnings
 
 
 def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, recording: Path) -> None:
@@ -66,6 +71,46 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, re
     assert resumed.returncode == 0, resumed.stderr
     first, second = (tmp_path / name / "weights.safetensors" for name in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_trains_and_resumes(tmp_path: Path, recording: Path, precision: str) -> None:
+    data, config = load_episodes(recording), tiny_train(steps=12, batch=16, head_steps=0, precision=precision)
+    for name in ("run", "run", "again"):  # the second call finds everything done
+        bundle = train(data, tmp_path / name / "bundle", tmp_path / name, tiny_model(), config)
+    assert all(value.dtype != torch.float16 for value in load_model(bundle).state_dict().values())
+    files = [(tmp_path / name / "bundle" / "weights.safetensors").read_bytes() for name in ("run", "again")]
+    assert files[0] == files[1]
+
+
+def test_a_run_ends_with_a_page_that_needs_no_other_file(tmp_path: Path, recording: Path) -> None:
+    data, config = load_episodes(recording), tiny_train(steps=40, head_steps=2)
+    bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
+    measured = bundle.evaluation["validation"]
+    assert [measured[f"open_loop_{k}"] > 0 for k in range(1, 6)] and measured["identity_5"] > measured["identity_1"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "data:image/png;base64," in page and 'src="http' not in page and "effective_rank" in page
+    lines = read_metrics(tmp_path / "run")
+    assert {line["step"] for line in lines if line["kind"] == "validation"} == {10, 20, 30, 40}
+    assert {"prediction", "identity", "shuffled", "open_loop_5"} <= set(lines[-1])
+
+
+def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
+    for done, steps in ((0, (0, 20, 40)), (40, (40, 60))):
+        log = Log(tmp_path, done)
+        for step in steps:
+            log.write("train", step, {"loss": 1.0})
+            log.write("validation", step + 20, {"prediction": 1.0})
+        log.close()
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [0, 20, 40, 60]
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "validation"] == [20, 40, 60, 80]
+
+
+def test_actions_without_effect_are_warned_of_in_the_bundle_and_on_the_page(tmp_path: Path, recording: Path) -> None:
+    data, config = load_episodes(recording), tiny_train(steps=2, head_steps=0)  # AdaLN-zero: at first they have none
+    bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
+    assert any("the actions have no effect" in warning for warning in bundle.evaluation["warnings"])
+    assert "the actions have no effect" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path: Path, recording: Path) -> None:

@@ -251,12 +251,16 @@ class ClipSampler:
         self.frame_steps = np.arange(0, self.span + 1, frameskip)
         self.action_steps = np.arange(self.span).reshape(clip_frames - 1, frameskip)
 
-    def batch(self, step: int, clips: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (clips, clip_frames, S, S, 3) uint8 and raw action blocks (clips, clip_frames - 1, frameskip * A)."""
+    def batch(self, step: int, clips: int, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (clips, clip_frames, S, S, 3) uint8 and raw action blocks (clips, clip_frames - 1, frameskip * A).
+
+        Of several processes each reads its part of the batch, clips / ranks, and together they read the same batch.
+        """
         rng = np.random.default_rng((self.seed, 2, step))
         per_episode = min(self.clips_per_episode, clips)
         chosen = rng.choice(self.episodes, clips // per_episode, p=self.probability).repeat(per_episode)
         starts = self.data.offsets[chosen] + rng.integers(0, self.data.lengths[chosen] - self.span)
+        starts = starts.reshape(ranks, -1)[rank]
         frames = self.data.pixels[starts[:, None] + self.frame_steps]
         actions = self.data.actions[starts[:, None, None] + self.action_steps]
-        return frames, actions.reshape(clips, len(self.action_steps), -1)
+        return frames, actions.reshape(len(starts), len(self.action_steps), -1)

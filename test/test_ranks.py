@@ -1,0 +1,61 @@
+"""Several processes train one model: a run may go on with another number of them, and one of them writes."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rank_run
+import torch
+from tiny import dot_recording, tiny_model, tiny_train
+
+from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.train import fit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+from parity import spawn_ranks
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["model"]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    recording = dot_recording(tmp_path / "dots.h5")
+    one, two, back = (tmp_path / name for name in ("one", "two", "back"))
+    for folder in (two, back):
+        folder.mkdir()
+    rank_run.run(recording, one)
+    shutil.copy(one / "step3.pt", two / "checkpoint.pt")
+    spawn_ranks([sys.executable, rank_run.__file__, recording, two])  # on two processes from step 3 on
+    shutil.copy(two / "step6.pt", back / "checkpoint.pt")
+    rank_run.run(recording, back)  # and on one again from step 6 on
+    assert not (two / "step3.pt").exists(), "the two processes started anew"
+    wanted = weights(one / "step9.pt")
+    moved = max(
+        float((wanted[n] - v).abs().max()) for n, v in weights(one / "step3.pt").items() if v.is_floating_point()
+    )
+    assert moved > 1e-3
+    for folder in (two, back):
+        for name, value in weights(folder / "step9.pt").items():
+            torch.testing.assert_close(
+                value, wanted[name], rtol=1e-3, atol=0.02 * moved, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_the_parts_of_a_batch_that_processes_read_are_the_batch(tmp_path: Path) -> None:
+    data = load_episodes(dot_recording(tmp_path / "dots.h5"))
+    sampler = ClipSampler(data, np.arange(12), 2, 5, 4, seed=3)
+    whole = sampler.batch(7, 16)
+    parts = [sampler.batch(7, 16, rank, 4) for rank in range(4)]
+    for number in range(2):
+        np.testing.assert_array_equal(np.concatenate([part[number] for part in parts]), whole[number])
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lewm_model.train.ranks", lambda: 3)
+    data = load_episodes(dot_recording(tmp_path / "dots.h5", episodes=2))
+    with pytest.raises(DataError, match="a batch of 16 clips cannot be shared by 3 processes"):
+        fit(data, tmp_path / "run", tiny_model(), tiny_train(batch=16))
