@@ -26,7 +26,7 @@ class Log:
         kept = [
             line
             for line in read_metrics(run)
-            if line["step"] < step or (line["kind"], line["step"]) == ("validation", step)
+            if line["step"] < step or (line["step"] == step and line["kind"] != "train")
         ]
         temporary = path.with_suffix(".part")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -46,6 +46,10 @@ class Log:
                 f"step {step} could not be logged to {self._file.name} ({error}); the last checkpoint is intact. "
                 "Free some space and run the same command again, it resumes"
             ) from error
+
+    def warn(self, step: int, text: str) -> None:
+        self._board.add_text("warning", text, step)
+        self._file.write(json.dumps({"kind": "warning", "step": step, "text": text}) + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -70,13 +74,15 @@ def write_report(run: Path, bundle: Bundle) -> Path:
     picture = base64.b64encode((run / PICTURE).read_bytes()).decode()
     training, evaluation = bundle.training, bundle.evaluation
     warnings = evaluation.get("warnings", [])
+    earlier = [f"step {line['step']}: {line['text']}" for line in lines if line["kind"] == "warning"]
     page = [
         "<!doctype html><meta charset=utf-8><title>LeWM training</title>",
         "<style>body{font:15px sans-serif;max-width:1100px;margin:2em auto}td{padding:.1em 1em .1em 0}"
         "img{width:100%}.warning{color:#b00}</style>",
         f"<h1>{html.escape(run.name)}</h1><p><code>{html.escape(str(training.get('command')))}</code></p>",
         *(f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings),
-        "" if warnings else "<p>No warning: the latent did not collapse, and the actions have an effect.</p>",
+        "" if warnings else "<p>At the end the latent is not collapsed, and the actions have an effect.</p>",
+        *(f"<p>{html.escape(warning)}</p>" for warning in earlier),
         f'<img alt="losses, latent, open-loop error" src="data:image/png;base64,{picture}">',
         "<h2>Held-out episodes</h2>",
         _table(evaluation.get("validation", {})),

@@ -251,8 +251,8 @@ class Fitted:
     spec: ActionSpec
     training: np.ndarray  # episodes
     held_out: np.ndarray
-    validation: dict[str, float]  # on rank 0
-    warnings: list[str]
+    validation: dict[str, float]
+    warnings: list[str]  # of what it is now; those on the way are in the log
 
 
 def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, config: TrainConfig) -> Bundle:
@@ -318,12 +318,12 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
     run.mkdir(parents=True, exist_ok=True)
     what = {name: value for name, value in asdict(config).items() if name not in ("device", "compile", "threads")}
     checkpoint = Checkpoint(run, {"model": asdict(model_config), "train": what, "data": data.sha256})
-    found = _optimise(model, optimiser, samplers, spec, config, checkpoint, run)
+    _optimise(model, optimiser, samplers, spec, config, checkpoint, run)
     measured = validate(model, samplers[1], spec)
     if ahead >= 1:
         measured |= open_loop(model, samplers[2], spec)
-    found += [warning for warning in warnings_for(measured, model_config.latent_dim) if config.steps and not found]
-    return Fitted(model.cpu().eval(), spec, training, held_out, measured, found)
+    warnings = warnings_for(measured, model_config.latent_dim) if config.steps else []
+    return Fitted(model.cpu().eval(), spec, training, held_out, measured, warnings)
 
 
 def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
@@ -368,8 +368,8 @@ def _optimise(
     config: TrainConfig,
     checkpoint: Checkpoint,
     run: Path,
-) -> list[str]:
-    """The training loop, from the checkpoint on; returns the warnings of this part of the run."""
+) -> None:
+    """The training loop, from the checkpoint on."""
     device = model.image_mean.device
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     done = checkpoint.load(model, optimiser, scaler)
@@ -382,7 +382,6 @@ def _optimise(
         objective = torch.compile(objective)
     autocast = torch.autocast(device.type, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
     log = Log(run, done) if writes else None
-    warnings: list[str] = []
     progress = tqdm(
         _batches(samplers[0], range(done, config.steps), config),
         initial=done,
@@ -429,13 +428,12 @@ def _optimise(
             log.write("validation", step + 1, measured | ahead)
             if step + 1 >= WARN_FROM * config.steps:
                 for warning in warnings_for(measured, model.config.latent_dim):
-                    warnings.append(f"step {step + 1}: {warning}")
-                    progress.write(f"warning at {warnings[-1]}")
+                    log.warn(step + 1, warning)
+                    progress.write(f"warning at step {step + 1}: {warning}")
         if writes and ((step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps):
             checkpoint.save(model, optimiser, step + 1, scaler)
     if log:
         log.close()
-    return warnings
 
 
 @torch.no_grad()

@@ -1,0 +1,160 @@
+"""Is a model from this trainer as good as one from the authors' code? `make compare-train`.
+
+One recording of the simulated arm, one network that both have (the sizes of `small`, with patches and GELU), the same
+steps, batch, learning rate and loss weight. The authors' side trains their network with their SIGReg and torch's AdamW,
+as their script does, from the same clips; then its checkpoint is imported. Heads, planner and tasks are the same for
+both: goals in a closed loop without ROS, and linear probes of the joints and the end effector on held-out episodes.
+
+    python tools/compare_train.py --steps 2200 --goals 100 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from lewm_model.bundle import Bundle, load_model
+from lewm_model.collect import collect
+from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
+from lewm_model.evaluate import reference
+from lewm_model.evaluate.closed_loop import reach_all
+from lewm_model.evaluate.tasks import Rate, draw_tasks, held
+from lewm_model.interchange import hydra_config, import_checkpoint
+from lewm_model.model import LeWM
+from lewm_model.runtime import load_runtime
+from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.train import action_spec, add_heads, encode_all, learning_rate_factor, train
+
+ROOT = Path(__file__).resolve().parent.parent
+PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu"}
+TASK_SEED = 1
+RIDGE = 1e-3  # of the probes
+
+
+def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: TrainConfig) -> Bundle:
+    """Trains the authors' network and imports its checkpoint; heads as in `train`."""
+    training, _ = data.split(config.validation_fraction, config.seed)
+    spec = action_spec(data, training, c.frameskip)
+    sampler = ClipSampler(data, training, config.clip_frames, c.frameskip, config.clips_per_episode, config.seed)
+    torch.manual_seed(config.seed)
+    ours = LeWM(c)  # for its pixel statistics
+    model, regulariser = reference.network(c).train(), reference.sigreg(config.sigreg_projections)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, config))
+    for step in tqdm(range(config.steps), desc="reference", mininterval=5):
+        frames, actions = sampler.batch(step, config.batch)
+        blocks = spec.normalise(actions.reshape(*actions.shape[:2], c.frameskip, -1)).reshape(actions.shape)
+        output = model.encode({"pixels": reference.pixels(ours, frames), "action": torch.from_numpy(blocks)})
+        predicted = model.predict(output["emb"][:, : c.history], output["act_emb"][:, : c.history])
+        loss = (predicted - output["emb"][:, 1:]).pow(2).mean()
+        loss = loss + config.sigreg_weight * regulariser(output["emb"].transpose(0, 1))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimiser.step()
+        schedule.step()
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), checkpoint / "weights.pt")
+    (checkpoint / "config.json").write_text(json.dumps(hydra_config(c)))
+    (checkpoint / "actions.json").write_text(json.dumps(asdict(spec)))
+    bundle = import_checkpoint(checkpoint, folder / "bundle")
+    return add_heads(bundle, load_model(bundle), data, training, config)
+
+
+def probes(bundle: Bundle, data: Episodes, config: TrainConfig) -> dict[str, float]:
+    """R^2 of ridge regressions from the latent to joint angles and end effector, on held-out episodes."""
+    training, held_out = data.split(config.validation_fraction, config.seed)
+    model = load_model(bundle)
+    assert data.proprio is not None
+
+    def table(episodes: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        rows = data.rows(episodes)[::3]
+        tips = []
+        with ArmSim(render=False) as sim:
+            for pose in data.proprio[rows]:
+                sim.reset(joint_positions=pose)
+                tips.append(sim.end_effector())
+        latents = encode_all(model, data.pixels[rows]).numpy().astype(np.float64)
+        targets = {"joints": data.proprio[rows].astype(np.float64), "end effector": np.array(tips)[:, :2]}
+        return np.hstack([latents, np.ones((len(rows), 1))]), targets
+
+    known, wanted = table(training[:60])
+    unseen, truth = table(held_out)
+    found = {}
+    for name, values in wanted.items():
+        weights = np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ values)
+        left = ((unseen @ weights - truth[name]) ** 2).sum(0)
+        found[name] = float((1 - left / ((truth[name] - truth[name].mean(0)) ** 2).sum(0)).mean())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--goals", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--head-steps", type=int, default=4000)
+    parser.add_argument("--out", type=Path, default=ROOT / "out/compare-train")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    recording = arguments.out / "episodes.h5"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not recording.is_file():
+        collect(recording, arguments.episodes, 100, arguments.seed)
+    data = load_episodes(recording)
+    c = from_dict(ModelConfig, PATCHES, MODEL_SIZES["small"])
+    values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": arguments.head_steps, "threads": 1}
+    config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
+    bundles, seconds = {}, {}
+    for name in ("ours", "reference"):
+        folder, began = arguments.out / name, time.monotonic()
+        if name == "ours":
+            bundles[name] = train(data, folder / "bundle", folder / "run", c, config)
+        else:
+            bundles[name] = reference_bundle(data, folder, c, config)
+        seconds[name] = time.monotonic() - began
+    table = Table(title=f"{arguments.steps} steps of {config.batch} clips, {arguments.goals} goals of each kind")
+    for heading in ("", "this trainer", "the authors' code"):
+        table.add_column(heading)
+    lines: dict[str, dict[str, float | Rate]] = {"training and heads, s": dict(seconds)}
+    with ArmSim() as sim:
+        for kind in ("near", "anywhere"):
+            tasks = draw_tasks(kind, arguments.goals, TASK_SEED, sim)
+            lines[f"held at the end, {kind}"] = {
+                name: held([r.outcome for r in reach_all(tasks, sim, load_runtime(b, "torch"), PlanConfig(), 0)])
+                for name, b in bundles.items()
+            }
+    for name, bundle in bundles.items():
+        for target, r2 in probes(bundle, data, config).items():
+            lines.setdefault(f"probe R^2, {target}", {})[name] = r2
+    command = f"make compare-train STEPS={arguments.steps} GOALS={arguments.goals} SEED={arguments.seed}"
+    figures = []
+    for line, found in lines.items():
+        shown = [str(v) if isinstance(v, Rate) else f"{v:.3g}" for v in (found["ours"], found["reference"])]
+        table.add_row(line, *shown)
+        for name, value in found.items():
+            key = "compare_train." + line.replace("^2", "2").replace(",", "").replace(" ", "_") + f"_{name}"
+            number = value.percent if isinstance(value, Rate) else round(value, 4)
+            figures.append(
+                {"name": key, "value": number, "unit": "%" if isinstance(value, Rate) else "", "command": command}
+            )
+    Console().print(table)
+    (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
