@@ -39,7 +39,8 @@ def test_an_encoder_that_sees_a_batch_in_parts_gives_the_same_gradients() -> Non
     gradients = []
     for parts in (1, 3):
         model.zero_grad()
-        model.encode(frames, parts).square().sum().backward()
+        latents = model.encode(frames, parts)
+        (latents * torch.linspace(-1, 1, latents.numel()).view_as(latents)).mean().backward()
         gradients.append([p.grad.clone() for p in model.encoder.parameters()])
     for whole, parts in zip(*gradients, strict=True):
-        torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-6)

@@ -92,7 +92,9 @@ def test_a_run_ends_with_a_page_that_needs_no_other_file(tmp_path: Path, recordi
     assert "data:image/png;base64," in page and 'src="http' not in page and "effective_rank" in page
     lines = read_metrics(tmp_path / "run")
     assert {line["step"] for line in lines if line["kind"] == "validation"} == {10, 20, 30, 40}
-    assert {"prediction", "identity", "shuffled", "open_loop_5"} <= set(lines[-1])
+    assert {"prediction", "identity", "shuffled", "open_loop_5"} <= set(
+        next(line for line in lines if line["kind"] == "validation")
+    )
 
 
 def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def probes(bundle: Bundle, data: Episodes, config: TrainConfig) -> dict[str, flo
         tips = []
         with ArmSim(render=False) as sim:
             for pose in data.proprio[rows]:
-                sim.reset(joint_positions=pose)
+                sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
                 tips.append(sim.end_effector())
         latents = encode_all(model, data.pixels[rows]).numpy().astype(np.float64)
         targets = {"joints": data.proprio[rows].astype(np.float64), "end effector": np.array(tips)[:, :2]}

@@ -151,8 +151,8 @@ def main() -> None:
     while done < arguments.runs and attempt < 5 * arguments.runs:
         after_s, attempt = rng.uniform(0.05, 1.0) * duration_s, attempt + 1
         step, alive, same = killed(whole, arguments.out / f"run{attempt}", after_s)
-        if not alive:
-            continue  # it was quicker than the undisturbed one, and had ended
+        if not alive or step >= whole.steps:
+            continue  # it was quicker than the undisturbed one, and had done its last step
         done, exact = done + 1, exact + same
         table.add_row(str(done), f"{after_s:.2f}", str(step), "yes" if same else "NO")
         shutil.rmtree(arguments.out / f"run{attempt}")
