@@ -17,6 +17,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -28,13 +29,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxscript import opset18
 from torch import nn
 
 from lewm_model import decoder, parity
 from lewm_model.bundle import Bundle, BundleError, load_heads, load_model, save_description
 from lewm_model.config import ModelConfig, PlanConfig
 from lewm_model.data.clips import Episodes
-from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_precision, in_half
+from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_encoder, in_half
 from lewm_model.model import LeWM
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, Signature, onnx_file, signatures
@@ -104,9 +106,11 @@ def graph_modules(
     The steps-to-go head stays in fp32: it is small, and costs are compared.
     """
     half = precision == "fp16"
-    model = half_precision(model) if half else for_inference(model)
     rollout = RolloutGraph(model, heads.get("steps_to_go"), still)
-    modules: dict[str, nn.Module] = {ENCODER: EncoderGraph(model), ROLLOUT: rollout}
+    if half:
+        rollout.rollout.blocks.half()
+    encoder = EncoderGraph(half_encoder(model) if half else for_inference(model))
+    modules: dict[str, nn.Module] = {ENCODER: encoder, ROLLOUT: rollout}
     if PROPOSAL in heads:
         modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[PROPOSAL])) if half else heads[PROPOSAL])
     return modules
@@ -170,6 +174,7 @@ def export_graph(module: nn.Module, signature: Signature, path: Path) -> None:
             dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
+            custom_translation_table={torch.ops.aten.gelu.default: _gelu},
         )
     assert program is not None
     temporary = path.with_suffix(".part")
@@ -178,6 +183,12 @@ def export_graph(module: nn.Module, signature: Signature, path: Path) -> None:
     onnx.save(graph, str(temporary))
     onnx.checker.check_model(str(temporary), full_check=True)
     os.replace(temporary, path)
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    """GELU in the order of operations that ONNX Runtime recognises and computes at once, with the bias before it."""
+    root, one, half = (opset18.CastLike(opset18.Constant(value_float=v), x) for v in (math.sqrt(2.0), 1.0, 0.5))
+    return opset18.Mul(opset18.Mul(x, opset18.Add(opset18.Erf(opset18.Div(x, root)), one)), half)
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:

@@ -88,7 +88,7 @@ def test_half_precision_graphs_compute_in_half_and_normalise_in_single(bundle: B
         assert set(weights) <= {onnx.TensorProto.FLOAT}
         inside = [types[i] for node in products for i in node.input if i in types]
         share = inside.count(onnx.TensorProto.FLOAT16) / len(inside)
-        assert share == 1.0 if name == "encoder" else share > 0.5  # the head that gives the costs stays in single
+        assert share > 0.5  # projector, and head that gives the costs, stay in single
 
 
 def test_half_precision_graphs_rank_candidates_as_the_golden_outputs_do(bundle: Bundle) -> None:
