@@ -66,7 +66,8 @@ class FastRollout(nn.Module):
         modulations = [[block.modulation(condition) for block in self.blocks] for condition in conditions]
         frames = [*self.enter(context).unsqueeze(1).unbind(0)]  # (1, W) each, then (S, W); without position
         latents: list[Tensor] = []
-        start, cache = -1, []  # the window's first frame; keys and values of its frames so far, for each block
+        start = -1  # the window's first frame
+        cache: list[tuple[list[Tensor], list[Tensor]]] = []  # for each block: keys and values of the window's frames
         for end in range(len(past) + 1, len(past) + 1 + horizon):
             slid = max(0, end - self.history)
             known = end - 1 - start  # frames whose keys and values are in the cache

@@ -7,6 +7,8 @@ empty stand-ins in sys.modules, through which Python finds the modules themselve
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
@@ -113,6 +115,31 @@ def counterpart(model: LeWM) -> Any:
     theirs = network(model.config)
     theirs.load_state_dict(to_reference(model.state_dict(), model.config))
     return theirs.train(model.training)
+
+
+class _OurEncoder(nn.Module):
+    """An encoder of ours behind the interface of Hugging Face's ViTModel."""
+
+    def __init__(self, model: LeWM) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, images: torch.Tensor, interpolate_pos_encoding: bool) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.encoder(images)[:, None])
+
+
+def planning_counterpart(model: LeWM) -> Any:
+    """As `counterpart`, for a model that the reference cannot express: it keeps our encoder and our activation.
+
+    All that its planner spends its time in is the reference's own code. In eval mode.
+    """
+    theirs = network(dataclasses.replace(model.config, stem="patch", patch_size=16, activation="gelu", encoder_depth=1))
+    theirs.encoder = _OurEncoder(model)
+    for part in ("projector", "action_encoder", "predictor", "pred_proj"):
+        getattr(theirs, part).load_state_dict(getattr(model, part).state_dict())
+    for ours, other in zip(model.predictor.transformer.layers, theirs.predictor.transformer.layers, strict=True):
+        other.mlp.net[2] = copy.deepcopy(ours.mlp.net[2])
+    return theirs.eval()
 
 
 def sigreg(projections: int) -> nn.Module:
