@@ -46,8 +46,8 @@ engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and bu
 train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS
 	$(BIN)/lewm train-demo $(call option,SEED,seed) $(call option,GOALS,goals)
 
-bench: setup  ## time the planner on this machine
-	$(BIN)/lewm bench
+bench: setup  ## time the planner and measure its success, against the authors' own: PARTS, GOALS
+	$(BIN)/python tools/bench.py $(call option,PARTS,parts) $(call option,GOALS,goals)
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)

@@ -180,18 +180,20 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
 class PlanConfig:
     """How the planner searches. One plan imagines `horizon` action blocks from the newest frame on."""
 
-    sampler: str = "icem"  # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best
+    # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best; "mppi": Gaussian of
+    # constant width, returns the mean weighted by the costs. docs/planner.md compares them.
+    sampler: str = "icem"
     horizon: int = 5  # action blocks
     samples: int = 64  # candidates in an iteration
     iterations: int = 6
     elites: int = 8
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # of "icem": 0 is white, larger is smoother over the horizon
-    deadline_s: float = 0.07  # the best so far is returned when this has passed
+    deadline_s: float = 0.07  # since the plan began: no iteration begins later, and the best so far is returned
     while_moving: bool = True  # else each plan is executed to its end, and the next one is made at rest
 
     def __post_init__(self) -> None:
-        _require(self.sampler in ("cem", "icem"), self, "sampler", "'cem' or 'icem'")
+        _require(self.sampler in ("cem", "icem", "mppi"), self, "sampler", "'cem', 'icem' or 'mppi'")
         for field in ("horizon", "samples", "iterations", "elites"):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
         _require(self.elites <= self.samples, self, "elites", f"at most samples = {self.samples}")

@@ -17,7 +17,7 @@ from lewm_ros.safety import ShieldConfig
 
 # Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
 PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
-    "sampler": ("Search: cem (Gaussian, returns the mean) or icem (coloured noise, kept elites).", None, None),
+    "sampler": ("Search: icem (coloured noise, returns the best), cem or mppi (Gaussian, return a mean).", None, None),
     "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 1, 64),
     "samples": ("Candidates in an iteration.", 1, 100_000),
     "iterations": ("Iterations of the search.", 1, 1000),

@@ -168,7 +168,7 @@ def test_missing_limits_are_refused_with_the_parameter_s_name(bench, bundle, cap
         ("limits.lower", [3.0, -2.6], "lower must be less"),
         ("limits.upper", [2.6], "has shape (1,)"),
         ("plan.elites", 1000, "PlanConfig.elites is 1000"),
-        ("plan.sampler", "guess", "'cem' or 'icem'"),
+        ("plan.sampler", "guess", "'cem', 'icem' or 'mppi'"),
         ("backend", "magic", "must be one of auto"),
         ("plan.horizon", 3, "plan.horizon"),
     ],

@@ -81,7 +81,7 @@ def controller_for(arm: Arm, runtime: PerfectModel | None = None, **settings: ob
     return controller
 
 
-@pytest.mark.parametrize("sampler", ["cem", "icem"])
+@pytest.mark.parametrize("sampler", ["cem", "icem", "mppi"])
 @pytest.mark.parametrize(("history", "head"), [(1, True), (3, True), (1, False)])
 def test_with_a_perfect_model_the_arm_reaches_the_goal_and_stays(sampler: str, history: int, head: bool) -> None:
     arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0])
@@ -226,7 +226,27 @@ def test_a_search_returns_the_best_so_far_within_one_iteration_of_its_deadline(
     assert now_s[0] < deadline_s + 0.0202 or iterations == 8
 
 
-@pytest.mark.parametrize("sampler", ["cem", "icem"])
+@pytest.mark.parametrize("deadline_s", [0.005, 0.05, 0.5])
+def test_what_a_plan_computes_before_its_search_counts_towards_its_deadline(
+    monkeypatch: pytest.MonkeyPatch, deadline_s: float
+) -> None:
+    arm, now_s = Arm(np.zeros(2)), [0.0]
+    controller = controller_for(arm, deadline_s=deadline_s, iterations=100)
+    controller.set_goal(np.ones(2, np.float32))
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    rollout = controller.runtime.rollout
+
+    def slow(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        now_s[0] += 0.01 if len(arguments[2]) > 1 else 0.002  # candidates, or a single plan
+        return rollout(*arguments)
+
+    controller.runtime.rollout = slow  # type: ignore[method-assign]
+    decision = run(controller, arm, 1.0)[0]
+    assert decision.plan_s <= deadline_s + 0.01 + 0.002 + 1e-9  # an iteration, and what the plan leads to
+    assert decision.iterations == max(1, int(np.ceil((deadline_s - 0.002) / 0.01 - 1e-9)))
+
+
+@pytest.mark.parametrize("sampler", ["cem", "icem", "mppi"])
 def test_a_search_finds_the_minimum_of_a_bowl(sampler: str) -> None:
     target = np.random.default_rng(1).normal(size=(5, 2))
     config = PlanConfig(sampler=sampler, samples=200, elites=20, iterations=30)
@@ -240,7 +260,8 @@ def test_a_search_finds_the_minimum_of_a_bowl(sampler: str) -> None:
         np.random.default_rng(0),
         deadline_s=60.0,
     )
-    assert found.cost < 0.01 and np.abs(found.knots - target).max() < 0.1
+    near = 0.1 if sampler == "mppi" else 0.01  # its noise stays as wide as it began
+    assert found.cost < near and np.abs(found.knots - target).max() < 2 * near**0.5
 
 
 @pytest.mark.parametrize("colour", [0.0, 1.0, 2.5])

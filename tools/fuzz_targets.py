@@ -1020,7 +1020,7 @@ class Parameters(Target):
                 st.lists(st.floats(-3, 3), min_size=2, max_size=2),
                 st.lists(anything("string"), max_size=3),
                 st.just(str(seeds)),
-                st.sampled_from(["onnxruntime", "torch", "tensorrt", "auto", "cem", "icem", "/dev/zero", "/"]),
+                st.sampled_from(["onnxruntime", "torch", "tensorrt", "auto", "cem", "icem", "mppi", "/dev/zero", "/"]),
             )
         )
         self._defaults: dict[int, dict[str, Any]] = {}

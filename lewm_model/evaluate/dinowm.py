@@ -1,4 +1,4 @@
-"""The shape of DINO-WM's predictor (arXiv 2411.04983): what planning costs when a frame is 196 patch tokens and not one.
+"""The shape of DINO-WM's predictor (arXiv 2411.04983): what planning costs when a frame is 196 tokens and not one.
 
 Random weights: only its time is of interest. Patch features of a DINOv2 ViT-S/14 at 196 x 196 pixels, 384 numbers each,
 with 10 numbers of the action and 10 of proprioception beside them in every token; a ViT of depth 6, 16 heads of 64,

@@ -6,6 +6,7 @@ velocity and position limits let it; its acceleration is not limited, so that no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +45,7 @@ def reach_open_loop(task: Task, sim: ArmSim, runtime: Runtime, plan: Planner) ->
     goal_tip = sim.end_effector()
     sim.reset(joint_positions=task.start)
     errors = [float(np.linalg.norm(sim.end_effector() - goal_tip))]
-    total = round(task.budget_s / SAMPLE_S)
+    total, plans = round(task.budget_s / SAMPLE_S), 0
     while len(errors) <= total:
         blocks = plan(runtime.encode(to_model_image(sim.render(), size)), goal)
         raw = blocks.reshape(-1, len(spec.mean)) * np.asarray(spec.std) + np.asarray(spec.mean)
@@ -53,7 +54,9 @@ def reach_open_loop(task: Task, sim: ArmSim, runtime: Runtime, plan: Planner) ->
             wanted = positions[-1] + spec.control_dt_s * velocity
             positions.append(np.clip(wanted, sim.limits.lower, sim.limits.upper))
         sim.set_trajectory(spec.control_dt_s * np.arange(len(positions)), np.stack(positions))
-        for _ in range(min(round(len(raw) * spec.control_dt_s / SAMPLE_S), total + 1 - len(errors))):
+        plans += 1
+        until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan is 62.5 samples long
+        while len(errors) <= min(until, total):
             sim.step(SAMPLE_S)
             errors.append(float(np.linalg.norm(sim.end_effector() - goal_tip)))
     return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), task.budget_s, tolerance_m(sim))

@@ -227,7 +227,8 @@ class Controller:
             whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
             width *= float(np.clip(imagine(actions(still[None]))[0][0, 0] / whole_way, NARROWEST, 1.0))
         guesses = np.stack([still, warm / self.std])
-        found = search(self.config, start, width, guesses, feasible, cost, self.rng, self.config.deadline_s)
+        left_s = self.config.deadline_s - (time.monotonic() - begin)
+        found = search(self.config, start, width, guesses, feasible, cost, self.rng, left_s)
         knots = found.knots * self.std
         self._warm = (knot, knots)
         late = self.clock() > handover_s - HANDOVER_MARGIN_S

@@ -1,4 +1,4 @@
-"""The cross-entropy method and iCEM over velocity knots. Knots are (S, K, A), in z-scores of the recorded actions."""
+"""Cross-entropy method, iCEM and MPPI over velocity knots. Knots are (S, K, A), in z-scores of the recorded actions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from lewm_model.config import PlanConfig
 
 KEPT_ELITES = 0.3  # share of the elites that iCEM evaluates again in the next iteration
+TEMPERATURE = 0.1  # of MPPI, in standard deviations of an iteration's costs
 SHRINK = 1.25  # iCEM's population shrinks by this factor each iteration
 
 
@@ -62,7 +63,8 @@ def search(
     """Minimises `cost` (S, K, A) -> (S,) over feasible knots, from the mean `start` (K, A) and `initial_std`.
 
     `extra` (N, K, A) are guesses that the first iteration tries beside its samples (rest, the last plan). At least
-    one iteration runs; none begins once `deadline_s` seconds have passed since the call.
+    one iteration runs; none begins once `deadline_s` seconds have passed since the call, so that a search takes an
+    iteration more than that at most.
     """
     begin = time.monotonic()
     mean, std = start, np.full_like(start, initial_std)
@@ -86,13 +88,17 @@ def search(
         costs = cost(candidates)
         order = np.argsort(costs)[: config.elites]
         elites = candidates[order]
-        mean, std = elites.mean(0), elites.std(0)
+        if config.sampler == "mppi":
+            shares = np.exp((costs[order[0]] - costs) / (TEMPERATURE * costs.std() + 1e-12))
+            mean = np.einsum("s,ska->ka", shares / shares.sum(), candidates)
+        else:
+            mean, std = elites.mean(0), elites.std(0)
         kept = elites[: max(1, int(KEPT_ELITES * config.elites))] if config.sampler == "icem" else extra[:0]
         if costs[order[0]] < best_cost:
             best, best_cost = elites[0], float(costs[order[0]])
         found.append(float(costs[order[0]]))
         done += 1
-    if config.sampler == "cem":
+    if config.sampler != "icem":
         final = feasible(mean[None])
         return Search(final[0], float(cost(final)[0]), done, elites, np.array(found))
     return Search(best, best_cost, done, elites, np.array(found))
