@@ -72,4 +72,5 @@ def test_plans_leave_nothing_behind() -> None:
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert grown < 30_000, f"50 plans hold {grown} bytes"  # 50 latents take the place of others, which were not counted
+    # 50 stamps and latents take the place of others, which were not counted: less than a kilobyte each.
+    assert grown < 50_000, f"50 plans hold {grown} bytes"

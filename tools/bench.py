@@ -18,7 +18,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from lewm_model.evaluate import reference
 from lewm_model.evaluate.closed_loop import ClosedLoop, reach
 from lewm_model.evaluate.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
 from lewm_model.evaluate.open_loop import cem_planner, reach_open_loop
-from lewm_model.evaluate.tasks import Outcome, Rate, baselines, draw_tasks, first_hit, held, tolerance_m
+from lewm_model.evaluate.tasks import Outcome, Rate, Task, baselines, draw_tasks, first_hit, held, tolerance_m
 from lewm_model.export import export_graph
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
@@ -55,6 +57,8 @@ from lewm_model.sim.arm_sim import ArmSim
 PARTS = ("exact", "decision", "success", "dinowm", "curve", "memory", "int8")
 ROUNDS = 7  # of what takes turns
 PLANS = 10_000  # of the part "memory"
+# What the robot does, and what it could do with fewer candidates.
+OURS = {"ours_default": PlanConfig(), "ours": PlanConfig(samples=48, iterations=4)}
 console = Console()
 
 
@@ -264,7 +268,7 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
         figure("gemm_fraction_of_square", work / square * 1e3 / graph_ms, "share", "exact"),
     ]
     # One re-planning decision with the settings of the robot, three frames of context and a picture to encode.
-    robot = PlanConfig()
+    robot = OURS["ours"]
     planner = _ReferenceSizeRuntime(bundle, model, Graph(model, out, frames=3))
     second = decision_ms(planner, robot, images, repeats=5) / 1e3
     console.print(
@@ -332,16 +336,20 @@ def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dic
     found = plan(runtime.encode(frames[0]), runtime.encode(frames[-1]))
     difference = float(np.abs(found - wanted).max())
     with unhurried():
-        loop = _Loop(runtime, PlanConfig(), frames[-1])
+        loops = {name: _Loop(runtime, config, frames[-1]) for name, config in OURS.items()}
         turn = iter(range(10**6))
+
+        def ten(loop: _Loop) -> Callable[[], Any]:
+            return lambda: [loop.step(frames[next(turn) % len(frames)]) for _ in range(10)]
+
         times = in_turns(
             {
                 "stable-worldmodel": lambda: quietly(lambda: solver.solve(info)),
                 "its planner on our rollout": lambda: plan(runtime.encode(frames[0]), runtime.encode(frames[-1])),
-                "ours": lambda: [loop.step(frames[next(turn) % len(frames)]) for _ in range(10)],
+                **{name: ten(loop) for name, loop in loops.items()},
             }
         )
-    times["ours"] /= 10
+    times |= {name: times[name] / 10 for name in OURS}
     slow = times["stable-worldmodel"]
     show(
         "one decision for the demo's arm, pictures encoded, 1 thread, CPU time",
@@ -351,36 +359,61 @@ def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dic
     console.print(f"with the same noise the exact planner's actions differ by {difference:.2g} at most")
     return [
         figure("decision_ratio", slow / times["ours"], "times", "decision"),
+        figure("decision_ratio_default", slow / times["ours_default"], "times", "decision"),
         figure("decision_ms", times["ours"], "ms of CPU time, one thread", "decision"),
         figure("decision_reference_ms", slow, "ms of CPU time, one thread", "decision"),
         figure("decision_action_max_abs", difference, "standard deviations of the actions", "decision"),
     ], {"times_ms": times}
 
 
-@torch.inference_mode()
+class Trial:
+    """The planners of the part "success" on one simulated arm; one in each process."""
+
+    mine: Trial | None = None
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.sim, self.bundle = ArmSim(), load_bundle(resource("models", "reach"))
+        self.runtime, self.model = OnnxRuntime(self.bundle), FastRollout(load_model(self.bundle))
+
+    @torch.inference_mode()
+    def outcomes(self, task: Task, seed: int) -> dict[str, Outcome]:
+        found = {}
+        with unhurried():
+            for name, config in OURS.items():
+                found[name] = reach(task, self.sim, self.runtime, config, seed).outcome
+        plan = cem_planner(
+            lambda z, c: self.model(torch.from_numpy(z)[None], None, torch.from_numpy(c)).numpy(),
+            self.bundle.model.block_dim,
+            seed,
+        )
+        return found | {"reference": reach_open_loop(task, self.sim, self.runtime, plan)}
+
+
+def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
+    Trial.mine = Trial.mine or Trial()
+    return Trial.mine.outcomes(task, seed)
+
+
 def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
-    runtime, fast = OnnxRuntime(bundle), FastRollout(load_model(bundle))
-    outcomes: dict[str, list[Outcome]] = {"ours": [], "reference": []}
-    with ArmSim() as sim, unhurried():
+    with ArmSim() as sim:
         tasks = draw_tasks("near", options.goals, options.seed, sim)
         tolerance = tolerance_m(sim)
-        for number, task in enumerate(track(tasks, "success", console=console)):
-            outcomes["ours"].append(reach(task, sim, runtime, PlanConfig(), options.seed + number).outcome)
-            plan = cem_planner(
-                lambda z, c: fast(torch.from_numpy(z)[None], None, torch.from_numpy(c)).numpy(),
-                bundle.model.block_dim,
-                options.seed + number,
-            )
-            outcomes["reference"].append(reach_open_loop(task, sim, runtime, plan))
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in (*OURS, "reference")}
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            seeds = range(options.seed, options.seed + len(tasks))
+            for found in track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console):
+                for name, outcome in found.items():
+                    outcomes[name].append(outcome)
         outcomes |= dict(baselines(tasks, sim, options.seed))
     rows, figures = [], []
-    for name, found in outcomes.items():
-        end = Rate(sum(outcome.final_error_m <= tolerance for outcome in found), len(found))
-        error = float(np.median([outcome.final_error_m for outcome in found])) * 1e3
-        rows.append((name, str(held(found)), str(end), str(first_hit(found)), error))
-        low, high = held(found).interval
-        for key, value in (("", held(found).percent), ("_low", low), ("_high", high), ("_at_end", end.percent)):
+    for name, known in outcomes.items():
+        end = Rate(sum(outcome.final_error_m <= tolerance for outcome in known), len(known))
+        error = float(np.median([outcome.final_error_m for outcome in known])) * 1e3
+        rows.append((name, str(held(known)), str(end), str(first_hit(known)), error))
+        low, high = held(known).interval
+        for key, value in (("", held(known).percent), ("_low", low), ("_high", high), ("_at_end", end.percent)):
             figures.append(figure(f"success_held_{name}{key}", value, "%", "success"))
     show(
         f"{options.goals} goals 25 control steps away, seed {options.seed}, 95 % intervals",
@@ -392,7 +425,7 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[lis
     p = min(1.0, 2 * sum(math.comb(mine + yours, k) for k in range(min(mine, yours) + 1)) / 2 ** (mine + yours))
     console.print(f"held by ours alone {mine}, by the reference alone {yours}; sign test p = {p:.2g}")
     figures.append(figure("success_pairs_p", p, "probability", "success"))
-    return figures, {"outcomes": {name: [asdict(outcome) for outcome in found] for name, found in outcomes.items()}}
+    return figures, {"outcomes": {name: [asdict(outcome) for outcome in known] for name, known in outcomes.items()}}
 
 
 @torch.inference_mode()
@@ -577,6 +610,7 @@ def main() -> None:
     parser.add_argument("--curve-goals", type=int, default=100, help="of each setting of the curve, at most")
     parser.add_argument("--longest", type=float, default=5.0, help="s that a decision of the curve may take, about")
     parser.add_argument("--plans", type=int, default=PLANS, help="of the part memory")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the part success")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     options = parser.parse_args()

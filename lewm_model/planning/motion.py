@@ -67,8 +67,8 @@ class KnotLimits:
         v = np.broadcast_to(velocity, q.shape)
         for k in range(knots.shape[1]):
             half = 0.5 * self.block_s * v
-            above = self._fastest(self.upper - q - half)
-            below = -self._fastest(q + half - self.lower)
+            above, below = self._fastest(np.stack([self.upper - q - half, q + half - self.lower]))
+            below = -below
             high = np.minimum(np.minimum(self.velocity, v + self.difference), above)
             low = np.maximum(np.maximum(-self.velocity, v - self.difference), below)
             # Braking comes first where a limit is already too near (an arm that was enabled at or beyond it).
@@ -82,11 +82,11 @@ class KnotLimits:
         return knots
 
     def _fastest(self, room: np.ndarray) -> np.ndarray:
-        """The largest speed of the next knot (S, A) from which the arm stops within `room` (S, A) rad."""
+        """The largest speed of the next knot (…, A) from which the arm stops within `room` (…, A) rad."""
         room = np.maximum(room, 0.0)
-        return np.stack(
-            [np.interp(room[:, j], self._ways[:, j], self._speeds[:, j]) for j in range(room.shape[1])], axis=1
-        )
+        for j in range(room.shape[-1]):
+            room[..., j] = np.interp(room[..., j], self._ways[:, j], self._speeds[:, j])
+        return room
 
     def stop_knots(self, velocity: np.ndarray) -> np.ndarray:
         """Knots (K, A) that bring `velocity` (A,) to rest as fast as the limits allow; K >= 1."""
