@@ -1,6 +1,6 @@
 """How fast the planner is, and at what success: against the authors' own planner, in one run. `make bench`.
 
-    python tools/bench.py --goals 200 --parts exact decision success dinowm curve memory int8
+    python tools/bench.py --goals 200 --parts exact matmul decision success dinowm curve memory int8
 
 Times are CPU time of one thread, which other programs on the machine hardly lengthen; what is compared takes turns, and
 ratios are of medians. The simulated arm stands still while it is planned for, so that success
@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,6 +30,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -54,7 +56,7 @@ from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import ROLLOUT, signatures
 from lewm_model.sim.arm_sim import ArmSim
 
-PARTS = ("exact", "decision", "success", "dinowm", "curve", "memory", "int8")
+PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", "int8")
 ROUNDS = 7  # of what takes turns
 PLANS = 10_000  # of the part "memory"
 # What the robot does, and what it could do with fewer candidates.
@@ -133,10 +135,22 @@ def products(module: nn.Module, run: Callable[[], Any]) -> list[tuple[int, int, 
 
 
 def product_rate(m: int, k: int, n: int) -> float:
-    """Multiply-adds in a second of CPU time of a bare product (m, k) x (k, n), the fastest of a few."""
+    """Multiply-adds in a second of CPU time of a bare product (m, k) x (k, n): the fastest of PyTorch's and ONNX
+    Runtime's, over a few runs that take turns.
+    """
     a, b, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
-    repeats = max(1, int(1e8 / (m * k * n)))
-    best = min(cpu_ms(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)]) for _ in range(8))
+    tensors = [helper.make_tensor_value_info(x, TensorProto.FLOAT, size) for x, size in (("a", (m, k)), ("o", (m, n)))]
+    node = helper.make_node("MatMul", ["a", "b"], ["o"])
+    graph = helper.make_graph([node], "product", tensors[:1], tensors[1:], [numpy_helper.from_array(b.numpy(), "b")])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    inputs, repeats = {"a": a.numpy()}, max(1, int(1e8 / (m * k * n)))
+    best = math.inf
+    for _ in range(8):
+        best = min(best, cpu_ms(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)]))
+        best = min(best, cpu_ms(lambda: [session.run(None, inputs) for _ in range(repeats)]))
     return m * k * n * repeats / best * 1e3
 
 
@@ -232,11 +246,6 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
         }
     )
     slow, torch_ms, graph_ms = times.values()
-    shapes = products(fast, lambda: fast(torch.from_numpy(now), None, torch.from_numpy(candidates)))
-    rates = {shape: product_rate(*shape) for shape in sorted(set(shapes))}
-    square = product_rate(1024, 1024, 1024)
-    work = sum(math.prod(shape) for shape in shapes)
-    bare_ms = sum(math.prod(shape) / rates[shape] for shape in shapes) * 1e3
     profile = profiled(lambda: fast(torch.from_numpy(now), None, torch.from_numpy(candidates)))
     before = profiled(lambda: theirs.get_cost(dict(naive), torch.from_numpy(candidates)[None]))
     show(
@@ -254,18 +263,12 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
         ("", "reference", "ours, PyTorch"),
         [(name, before.get(name, 0.0), share) for name, share in profile.items()],
     )
-    console.print(
-        f"greatest difference of an action {difference:.2g}; {work / SAMPLES / 1e6:.1f} M multiply-adds a candidate, "
-        f"bare {bare_ms:.0f} ms in the same shapes, {work / square * 1e3:.0f} ms at the rate of 1024 x 1024 x 1024"
-    )
+    console.print(f"greatest difference of an action {difference:.2g}")
     figures = [
         figure("exact_ratio", slow / graph_ms, "times", "exact"),
         figure("exact_ratio_torch", slow / torch_ms, "times", "exact"),
         figure("exact_ratio_whole_plan", whole["reference"][1] / whole["graph"][1], "times", "exact"),
         figure("exact_action_max_abs", difference, "standard deviations of the actions", "exact"),
-        figure("gemm_fraction", bare_ms / graph_ms, "share", "exact"),
-        figure("gemm_fraction_torch", bare_ms / torch_ms, "share", "exact"),
-        figure("gemm_fraction_of_square", work / square * 1e3 / graph_ms, "share", "exact"),
     ]
     # One re-planning decision with the settings of the robot, three frames of context and a picture to encode.
     robot = OURS["ours"]
@@ -275,8 +278,44 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
         f"one decision at this size with {robot.samples} x {robot.iterations} candidates: {second:.2f} s of CPU"
     )
     figures.append(figure("reference_decision_s", second, "s of CPU time, one thread", "exact"))
-    kept = {"times_ms": times, "profile_reference": before, "profile_ours": profile, "multiply_adds": work}
+    kept = {"times_ms": times, "profile_reference": before, "profile_ours": profile}
     return figures, kept
+
+
+@torch.inference_mode()
+def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """An iteration at the reference's size against the bare products of matrices that are in it."""
+    model = reference_size()
+    fast, graph = FastRollout(model), Graph(model, out)
+    now, candidates = torch.randn(1, 192), torch.randn(SAMPLES, HORIZON, 10)
+    shapes = products(fast, lambda: fast(now, None, candidates))
+    rates = {shape: product_rate(*shape) for shape in sorted(set(shapes))}
+    times = in_turns(
+        {
+            "ours, ONNX Runtime": lambda: graph.costs(now.numpy(), now[0].numpy(), candidates.numpy()),
+            "ours, PyTorch": lambda: fast(now, None, candidates),
+        }
+    )
+    rates = {shape: max(rate, product_rate(*shape)) for shape, rate in rates.items()}
+    square = product_rate(1024, 1024, 1024)
+    work = sum(math.prod(shape) for shape in shapes)
+    bare_ms = sum(math.prod(shape) / rates[shape] for shape in shapes) * 1e3
+    show(
+        f"products of matrices: {work / SAMPLES / 1e6:.1f} M multiply-adds a candidate, 1 thread, CPU time",
+        ("", "ms", "share of the time that the bare products need"),
+        [
+            *((name, value, bare_ms / value) for name, value in times.items()),
+            ("bare products of these shapes", bare_ms, 1.0),
+            ("as many multiply-adds in a product 1024 x 1024 x 1024", work / square * 1e3, ""),
+        ],
+    )
+    graph_ms, torch_ms = times.values()
+    return [
+        figure("gemm_fraction", bare_ms / graph_ms, "share", "matmul"),
+        figure("gemm_fraction_torch", bare_ms / torch_ms, "share", "matmul"),
+        figure("gemm_fraction_of_square", work / square * 1e3 / graph_ms, "share", "matmul"),
+        figure("multiply_adds_a_candidate", work / SAMPLES, "multiply-adds", "matmul"),
+    ], {"times_ms": times, "rates": {str(shape): rate for shape, rate in rates.items()}}
 
 
 class _ReferenceSizeRuntime:
@@ -330,8 +369,8 @@ def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dic
     solver = reference.solver(
         theirs, bundle.model.action_dim, bundle.model.frameskip, HORIZON, SAMPLES, ELITES, ITERATIONS, seed=0
     )
-    fast = FastRollout(model)
-    plan = cem_planner(lambda z, c: fast(torch.from_numpy(z)[None], None, torch.from_numpy(c)).numpy(), 10, seed=0)
+    graph = Graph(model, out)
+    plan = cem_planner(lambda z, goal, candidates: graph.costs(z[None], goal, candidates), bundle.model.block_dim, 0)
     wanted = quietly(lambda: solver.solve(info))["actions"][0].numpy()
     found = plan(runtime.encode(frames[0]), runtime.encode(frames[-1]))
     difference = float(np.abs(found - wanted).max())
@@ -374,7 +413,9 @@ class Trial:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self.sim, self.bundle = ArmSim(), load_bundle(resource("models", "reach"))
-        self.runtime, self.model = OnnxRuntime(self.bundle), FastRollout(load_model(self.bundle))
+        self.runtime = OnnxRuntime(self.bundle)
+        with TemporaryDirectory() as folder:
+            self.graph = Graph(load_model(self.bundle), Path(folder))
 
     @torch.inference_mode()
     def outcomes(self, task: Task, seed: int) -> dict[str, Outcome]:
@@ -383,9 +424,7 @@ class Trial:
             for name, config in OURS.items():
                 found[name] = reach(task, self.sim, self.runtime, config, seed).outcome
         plan = cem_planner(
-            lambda z, c: self.model(torch.from_numpy(z)[None], None, torch.from_numpy(c)).numpy(),
-            self.bundle.model.block_dim,
-            seed,
+            lambda z, goal, candidates: self.graph.costs(z[None], goal, candidates), self.bundle.model.block_dim, seed
         )
         return found | {"reference": reach_open_loop(task, self.sim, self.runtime, plan)}
 
@@ -396,16 +435,23 @@ def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
 
 
 def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
+    """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals.
+
+    What was found is kept goal by goal in success-SEED.jsonl; delete it to measure anew.
+    """
+    log = out / f"success-{options.seed}.jsonl"
     with ArmSim() as sim:
         tasks = draw_tasks("near", options.goals, options.seed, sim)
         tolerance = tolerance_m(sim)
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in (*OURS, "reference")}
-        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            seeds = range(options.seed, options.seed + len(tasks))
-            for found in track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console):
-                for name, outcome in found.items():
-                    outcomes[name].append(outcome)
+        found = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        left = tasks[len(found) :]
+        seeds = range(options.seed + len(found), options.seed + len(tasks))
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool, log.open("a") as file:
+            for result in track(pool.map(one_trial, left, seeds), "success", len(left), console=console):
+                found.append({name: asdict(outcome) for name, outcome in result.items()})
+                print(json.dumps(found[-1]), file=file, flush=True)
+        found = found[: len(tasks)]
+        outcomes = {name: [Outcome(**result[name]) for result in found] for name in (*OURS, "reference")}
         outcomes |= dict(baselines(tasks, sim, options.seed))
     rows, figures = [], []
     for name, known in outcomes.items():

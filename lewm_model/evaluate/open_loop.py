@@ -15,15 +15,18 @@ import torch
 from lewm_model.evaluate.closed_loop import picture
 from lewm_model.evaluate.tasks import SAMPLE_S, Outcome, Task, score, tolerance_m
 from lewm_model.imaging import to_model_image
-from lewm_model.planning.cem import HORIZON, SAMPLES, plan_blocks, terminal_cost
+from lewm_model.planning.cem import HORIZON, SAMPLES, plan_blocks
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 Planner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (D,) now and of the goal -> z-scored blocks (H, E)
 
 
-def cem_planner(rollout: Callable[[np.ndarray, np.ndarray], np.ndarray], block_dim: int, seed: int) -> Planner:
-    """The reference's planner at its default budget over `rollout`: latent (D,), candidates (S, H, E) -> (S, H, D).
+def cem_planner(
+    costs: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], block_dim: int, seed: int
+) -> Planner:
+    """The reference's planner at its default budget over `costs`: latents (D,) now and of the goal, candidates
+    (S, H, E) -> squared latent distances from the goal at the end (S,).
 
     The noise is that of the reference's solver with the same seed.
     """
@@ -33,7 +36,7 @@ def cem_planner(rollout: Callable[[np.ndarray, np.ndarray], np.ndarray], block_d
         return torch.randn(SAMPLES, HORIZON, block_dim, generator=generator).numpy()
 
     def plan(latent: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        return plan_blocks(lambda candidates: terminal_cost(rollout(latent, candidates), goal), noise)
+        return plan_blocks(lambda candidates: costs(latent, goal, candidates), noise)
 
     return plan
 
