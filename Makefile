@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train faults-train compare-train clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train faults-train compare-train train-push eval-push clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -48,6 +48,15 @@ train-demo: setup  ## record, train and try the demo's model from nothing, into 
 
 bench: setup  ## time the planner and measure its success, against the authors' own: PARTS, GOALS
 	$(BIN)/python tools/bench.py $(call option,PARTS,parts) $(call option,GOALS,goals)
+
+train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS
+	$(BIN)/lewm train-push $(call option,SEED,seed) $(call option,GOALS,goals)
+
+eval-push: setup  ## the push task: a model, random motion, hold and the player, into out/eval-push: GOALS, SEED, BUNDLE
+	$(BIN)/lewm eval-push $(BUNDLE) $(call option,GOALS,goals) $(call option,SEED,seed)
+
+bench: setup  ## time the planner on this machine
+	$(BIN)/lewm bench
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)

@@ -551,6 +551,31 @@ def report(
     typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")
 
 
+@app.command()
+def train_push(
+    seed: int = 0,
+    goals: Annotated[int, typer.Option(help="goals to try the model on")] = 200,
+    out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-push"),
+) -> None:
+    """Record play, train and export the push model from nothing, and try it on the simulated arm."""
+    from lewm_model.train_push import train_push as run
+
+    run(out, seed, goals)
+
+
+@app.command()
+def eval_push(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("models/push"),
+    goals: Annotated[int, typer.Option(help="held-out goals")] = 200,
+    seed: Annotated[int, typer.Option(help="of the goals")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/eval-push"),
+) -> None:
+    """Count how often a push model brings the block to where a goal picture shows it, beside baselines."""
+    from lewm_model.evaluate.push import eval_push as run
+
+    run(bundle, goals, seed, out)
+
+
 def main() -> None:
     """Entry point: what a user can mend is one line on stderr, not a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")

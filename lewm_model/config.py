@@ -128,6 +128,7 @@ class TrainConfig:
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
+    policy_steps: int = 0  # optimiser steps of the play policy on frozen latents, for recordings of play; 0 trains none
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more encoding, the same gradient
     # How, not what: a run may go on with others.
@@ -146,7 +147,7 @@ class TrainConfig:
             "threads",
         ):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
-        for field in ("seed", "steps", "head_steps"):
+        for field in ("seed", "steps", "head_steps", "policy_steps"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
         _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")

@@ -3,7 +3,7 @@
     onnx/encoder.onnx   image (1, S, S, 3) uint8 -> latent (1, D); normalisation is inside the graph
     onnx/rollout.onnx   context (h, D), candidates (samples, H, E), goal (D,) [, past_actions (h - 1, E)]
                         -> distances (samples, H + 1), latents (samples, H, D)
-    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head "proposal" only
+    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head for it only
     onnx/decoder.onnx   latents (N, D) -> pictures (N, S, S, 3); with a decoder only, see `lewm_model.decoder`
     onnx/*.fp16.onnx    the same graphs with fp16 inside and the same inputs and outputs
     onnx/golden.safetensors  sample frames, candidates, and what ONNX Runtime makes of them in fp32
@@ -39,7 +39,16 @@ from lewm_model.data.clips import Episodes
 from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_encoder, in_half
 from lewm_model.model import LeWM
 from lewm_model.runtime.onnx_backend import OnnxRuntime
-from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, Signature, onnx_file, signatures
+from lewm_model.runtime.signature import (
+    ENCODER,
+    PROPOSAL,
+    ROLLOUT,
+    SAMPLES,
+    Signature,
+    onnx_file,
+    proposing,
+    signatures,
+)
 
 OPSET = 18
 TOLERANCE = 1e-5  # greatest difference between ONNX Runtime and PyTorch in fp32, relative to the greatest output
@@ -75,7 +84,8 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
         export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
     golden = parity.golden_inputs(bundle, horizon, frames)
-    golden = replace(golden, answers=parity.answer(OnnxRuntime(bundle), golden, propose=PROPOSAL in bundle.heads))
+    answers = parity.answer(OnnxRuntime(bundle), golden, propose=proposing(bundle.heads) is not None)
+    golden = replace(golden, answers=answers)
     parity.save_golden(bundle, golden)
 
     for name, module in graph_modules(model, heads, "fp16", still).items():
@@ -111,8 +121,9 @@ def graph_modules(
         rollout.rollout.blocks.half()
     encoder = EncoderGraph(half_encoder(model) if half else for_inference(model))
     modules: dict[str, nn.Module] = {ENCODER: encoder, ROLLOUT: rollout}
-    if PROPOSAL in heads:
-        modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[PROPOSAL])) if half else heads[PROPOSAL])
+    name = proposing(heads)
+    if name:
+        modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[name])) if half else heads[name])
     return modules
 
 

@@ -18,6 +18,10 @@ PICTURES = 32  # that the decoder draws in an optimiser step
 SQUARED = 4.0  # weight of the decoder's squared error beside the absolute one, of pictures in [0, 1]
 CHANNELS = 32  # of the pictures inside the decoder
 BACKGROUND_FRAMES = 500  # whose median is the background
+DELAY_STEPS = 2  # control steps from a frame to where the plan that was made from it takes over
+POLICY_HORIZON = 120  # control steps to the farthest frame that is taken as a goal of what was done
+POLICY_WIDTH, POLICY_BATCH = 384, 512
+LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 
 
 class StepsToGo(nn.Module):
@@ -153,4 +157,68 @@ def train_decoder(c: ModelConfig, views: Tensor, pixels: Tensor, steps: int, see
     return decoder.eval()
 
 
-HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {"steps_to_go": StepsToGo, "proposal": ActionProposal}
+class PlayPolicy(nn.Module):
+    """Goal-conditioned inverse dynamics of play: what the player did next, before a picture like the goal came.
+
+    For goals that the arm's own way does not lead to, as a thing that has to be pushed. Its actions begin DELAY_STEPS
+    after the frame, where a plan takes over.
+    """
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        widths = (3 * c.latent_dim + 2, *3 * (POLICY_WIDTH,))
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Linear(POLICY_WIDTH, c.block_dim))
+
+    def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
+        """latent (B, D), goal (B, D), steps_to_go (B,) in control steps, 0 where it is not known -> z-scored blocks
+        (B, frameskip * A).
+        """
+        steps = steps_to_go.unsqueeze(-1)
+        return self.net(torch.cat([latent, goal, goal - latent, steps / POLICY_HORIZON, (steps > 0).float()], -1))
+
+
+def train_play_policy(
+    c: ModelConfig, latents: Tensor, actions: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int
+) -> tuple[PlayPolicy, dict[str, float]]:
+    """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
+
+    `latents` (N, D) of N frames, `actions` (N, A) z-scored, `offsets` and `lengths` (E,) say which rows an episode has.
+    Half of the batch is not told how many steps were left. Returns the policy and the mean squared error of its blocks,
+    in z-scores, on the last batch.
+    """
+    torch.manual_seed(seed)
+    policy = PlayPolicy(c)
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=1.5e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
+    within = torch.arange(DELAY_STEPS, nearest)
+    long_enough = lengths > nearest + 1
+    offsets, lengths = offsets[long_enough], lengths[long_enough]
+    loss = torch.zeros(())
+    for _ in range(steps):
+        episode = torch.randint(len(offsets), (POLICY_BATCH,))
+        first, length = offsets[episode], lengths[episode]
+        here = (torch.rand(POLICY_BATCH) * (length - 1 - nearest)).long()
+        farthest = torch.minimum(length - 1 - here, torch.tensor(POLICY_HORIZON))
+        ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
+        known = torch.rand(POLICY_BATCH) < 0.5
+        latent, goal = (
+            z + LATENT_NOISE * torch.randn_like(z) for z in (latents[first + here], latents[first + here + ahead])
+        )
+        done = actions[(first + here)[:, None] + within].flatten(1)
+        loss = F.smooth_l1_loss(policy(latent, goal, known * ahead.float()), done)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return policy.eval(), {"loss": float(loss.detach())}
+
+
+HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "steps_to_go": StepsToGo,
+    "proposal": ActionProposal,
+    "policy": PlayPolicy,
+}

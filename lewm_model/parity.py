@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
-from lewm_model.runtime.signature import PROPOSAL
+from lewm_model.runtime.signature import proposing
 
 GOLDEN = "onnx/golden.safetensors"
 CANDIDATES, ELITES = 300, 30  # of the golden rollout: the reference planner's population
@@ -172,7 +172,7 @@ def load_golden(bundle: Bundle) -> Golden:
         ("latents", found.latents, (count, latent)),
         ("distances", found.distances, (samples, horizon + 1)),
         ("imagined", found.imagined, (samples, horizon, latent)),
-        ("blocks", found.blocks, (count - 1 if PROPOSAL in bundle.heads else 0, model.block_dim)),
+        ("blocks", found.blocks, (count - 1 if proposing(bundle.heads) else 0, model.block_dim)),
     ):
         if array.shape != shape or array.dtype != (np.uint8 if name == "frames" else np.float32):
             raise BundleError(f"{path} has {name} {array.shape} {array.dtype}, this bundle needs {shape}")

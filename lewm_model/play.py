@@ -178,7 +178,7 @@ class Player:
         clear = np.linalg.norm(tip_flat + way / length * along - block_flat) > 0.8 * ROUND_M
         if clear or along in (0.0, length):
             self.turn = 0.0
-            flat = way / length * min(REACH_SPEED, 0.02 + 3.0 * length)
+            flat: np.ndarray = way / length * min(REACH_SPEED, 0.02 + 3.0 * length)
         else:
             here, there = (math.atan2(*(point - block_flat)[::-1]) for point in (tip_flat, goal_flat))
             if self.turn == 0.0:  # choose the side once: the shorter one that the tip reaches
@@ -187,7 +187,8 @@ class Player:
                 self.turn = min(ways, key=lambda sign: ways[sign] + 20.0 * out[sign])
             radius = max(ROUND_M, 0.5 * (ROUND_M + float(np.linalg.norm(tip_flat - block_flat))))
             ahead = here + self.turn * 0.8
-            step = block_flat + radius * np.array([math.cos(ahead), math.sin(ahead)]) - tip_flat
+            round_it = np.array([math.cos(ahead), math.sin(ahead)])
+            step: np.ndarray = block_flat + radius * round_it - tip_flat
             flat = step / (np.linalg.norm(step) + 1e-9) * REACH_SPEED
         outwards = tip / np.linalg.norm(tip)
         sideways = np.array([-outwards[1], outwards[0]])

@@ -30,7 +30,7 @@ from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.decoder import WEIGHTS as DECODER
 from lewm_model.distributed import rank, ranks
-from lewm_model.heads import ActionProposal, train_steps_to_go
+from lewm_model.heads import ActionProposal, train_play_policy, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
 from lewm_model.report import Log, write_report
 from lewm_model.sigreg import SIGReg
@@ -465,23 +465,33 @@ def train_heads(
     model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
     """Heads on the frozen latents of the training episodes, and what they measured."""
-    if config.head_steps == 0:
+    if config.head_steps == config.policy_steps == 0:
         return {}, {}
     rows = data.rows(episodes)
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
     latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
+    heads: dict[str, torch.nn.Module] = {}
+    metrics: dict[str, Any] = {}
+    lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
+    if config.policy_steps:
+        actions = torch.from_numpy(spec.normalise(np.nan_to_num(data.actions)))
+        heads["policy"], metrics["policy"] = train_play_policy(
+            model.config, latents, actions, offsets, lengths, config.policy_steps, config.seed
+        )
+    if config.head_steps == 0:
+        return heads, metrics
     travelled = np.zeros_like(data.actions)
     for episode in episodes:
         first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
         travelled[first + 1 : last + 1] = np.cumsum(
             data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
         )
-    head, metrics = train_steps_to_go(
+    head, metrics["steps_to_go"] = train_steps_to_go(
         model.config,
         imagined_views(model, data, episodes, latents, spec),
         torch.from_numpy(travelled),
-        torch.from_numpy(data.offsets[episodes]),
-        torch.from_numpy(data.lengths[episodes]),
+        offsets,
+        lengths,
         config.head_steps,
         config.seed,
     )
@@ -490,7 +500,7 @@ def train_heads(
     std = torch.tensor(spec.std)
     proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
     proposal.shift.copy_(torch.tensor(spec.mean) / std)
-    return {"steps_to_go": head, "proposal": proposal}, {"steps_to_go": metrics}
+    return {**heads, "steps_to_go": head, "proposal": proposal}, metrics
 
 
 def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:

@@ -9,19 +9,26 @@ goal picture throughout the last half second of the budget.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
 
+from lewm_model.bundle import load_bundle
 from lewm_model.collect import BLOCK_STEPS, random_velocities
 from lewm_model.config import PlanConfig
 from lewm_model.evaluate.closed_loop import drive
-from lewm_model.evaluate.tasks import SAMPLE_S, Outcome, score
+from lewm_model.evaluate.tasks import Outcome, first_hit, held, score
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.play import Player, play
-from lewm_model.runtime import Runtime
+from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 TOLERANCE = 0.05  # of the workspace diameter, between the block's middle and its place in the goal picture
@@ -92,12 +99,17 @@ def picture(sim: ArmSim, joints: np.ndarray, block: np.ndarray, size: int) -> np
     return to_model_image(sim.render(), size)
 
 
-def push(task: PushTask, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int) -> Outcome:
-    """Brings the block to where the picture of the task's goal shows it; the budget begins with the first command."""
+def push(
+    task: PushTask, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int
+) -> tuple[Outcome, list[float], np.ndarray]:
+    """Brings the block to where the picture of the task's goal shows it; the budget begins with the first command.
+
+    Returns the outcome, how long each plan took (s), and the block's errors over time (N,) m.
+    """
     goal = runtime.encode(picture(sim, task.goal, task.goal_block, runtime.bundle.model.image_size))
     _set_out(task, sim)
-    times, errors, _ = drive(sim, runtime, config, seed, goal, lambda: _error_m(task, sim), task.budget_s)
-    return score(times, errors, task.budget_s, tolerance_m(sim))
+    times, errors, plan_s = drive(sim, runtime, config, seed, goal, lambda: _error_m(task, sim), task.budget_s)
+    return score(times, errors, task.budget_s, tolerance_m(sim)), plan_s, errors
 
 
 def hold_still(task: PushTask, sim: ArmSim) -> Outcome:
@@ -142,10 +154,55 @@ def _error_m(task: PushTask, sim: ArmSim) -> float:
 
 
 def _watch(task: PushTask, sim: ArmSim) -> Outcome:
-    count = round(task.budget_s / SAMPLE_S)
-    errors = np.empty(count + 1)
-    for i in range(count + 1):
-        if i:
-            sim.step(SAMPLE_S)
-        errors[i] = _error_m(task, sim)
-    return score(SAMPLE_S * np.arange(count + 1), errors, task.budget_s, tolerance_m(sim))
+    dt = sim.control_dt_s
+    errors = [_error_m(task, sim)]
+    for _ in range(round(task.budget_s / dt)):
+        sim.step(dt)
+        errors.append(_error_m(task, sim))
+    return score(dt * np.arange(len(errors)), np.array(errors), task.budget_s, tolerance_m(sim))
+
+
+def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
+    """Measures a bundle, its baselines and the player on `goals` tasks; prints a table, writes `out`/summary.json.
+
+    Returns the strict success, percent.
+    """
+    runtime = load_runtime(load_bundle(folder))
+    quiet = not sys.stderr.isatty()
+    plan_s: list[float] = []
+    results: dict[str, list[Outcome]] = {"model": [], "random": [], "hold": [], "player": []}
+    with ArmSim() as sim:
+        tasks = draw_tasks(goals, seed, sim)
+        for number, task in enumerate(tqdm(tasks, "goals", unit="goal", disable=quiet)):
+            outcome, times, _ = push(task, sim, runtime, PlanConfig(), number)
+            plan_s += times
+            results["model"].append(outcome)
+            results["random"].append(move_randomly(task, sim, seed, number))
+            results["hold"].append(hold_still(task, sim))
+            results["player"].append(play_towards(task, sim, seed, number))
+        tolerance = tolerance_m(sim)
+    ways = [task.way_m for task in tasks]
+    table = Table(
+        title=f"push: block within {100 * tolerance:.1f} cm, budget {tasks[0].budget_s:g} s, "
+        f"moved {100 * min(ways):.0f} to {100 * max(ways):.0f} cm (median {100 * np.median(ways):.0f})"
+    )
+    for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
+        table.add_column(heading)
+    names = {"model": "", "random": "_random", "hold": "_hold", "player": "_player"}
+    values: dict[str, tuple[float, str]] = {"eval.push_goals": (goals, "")}
+    for who, outcomes in results.items():
+        error_m = float(np.median([outcome.final_error_m for outcome in outcomes]))
+        label = "the player, who sees the block" if who == "player" else who
+        table.add_row(label, str(goals), str(held(outcomes)), str(first_hit(outcomes)), f"{100 * error_m:.1f} cm")
+        low, high = held(outcomes).interval
+        values[f"eval.push_success_held{names[who]}"] = (held(outcomes).percent, "%")
+        values[f"eval.push_success_held{names[who]}_low"] = (round(low, 1), "%")
+        values[f"eval.push_success_held{names[who]}_high"] = (round(high, 1), "%")
+    values["eval.push_first_hit"] = (first_hit(results["model"]).percent, "%")
+    values["eval.push_plan_ms"] = (round(1000 * float(np.median(plan_s)), 2), "ms")
+    Console().print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    command = f"make eval-push GOALS={goals} SEED={seed}"
+    figures = [{"name": n, "value": v, "unit": unit, "command": command} for n, (v, unit) in values.items()]
+    (out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    return held(results["model"]).percent

@@ -20,10 +20,12 @@ from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.planning.samplers import Search, search
 from lewm_model.planning.surprise import SLOW
 from lewm_model.runtime import Runtime
+from lewm_model.runtime.signature import POLICY
 
 # The search is as wide as the way that is left: full width from this share of the farthest way in a horizon on.
 WIDE_SEARCH = 0.4
 NARROWEST = 0.03  # of the full width, at the goal
+UNKNOWN_STEPS = 0.0  # left to the goal, for a policy
 FAR_STEPS = 100.0  # a time to go so long that a proposal is not clipped, and says the whole way
 EFFORT = (
     0.1  # cost of moving a joint for one control step at full speed; what is imagined to be better must be worth it
@@ -220,15 +222,20 @@ class Controller:
             rest = decision(still, none, late=False, send=False)
             if rest.distance <= calibration.left:
                 return rest
-        warm = self._warm_start(knot)
-        start = self._proposal(context[-1], goal, committed[0], position, velocity, limits, otherwise=warm) / self.std
-        width = self.config.initial_std
-        if in_steps:
-            whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
-            width *= float(np.clip(imagine(actions(still[None]))[0][0, 0] / whole_way, NARROWEST, 1.0))
-        guesses = np.stack([still, warm / self.std])
-        left_s = self.config.deadline_s - (time.monotonic() - begin)
-        found = search(self.config, start, width, guesses, feasible, cost, self.rng, left_s)
+        if POLICY in self.runtime.bundle.heads:
+            played = self._play(context[-1], goal, position, velocity, limits) / self.std
+            expected = float(cost(played[None])[0])
+            found = Search(played, expected, 0, elites=played[None], costs=np.array([expected]))
+        else:
+            warm = self._warm_start(knot)
+            way = self._proposal(context[-1], goal, committed[0], position, velocity, limits, otherwise=warm)
+            width = self.config.initial_std
+            if in_steps:
+                whole_way = self.config.horizon * self.spec.frameskip * WIDE_SEARCH
+                width *= float(np.clip(imagine(actions(still[None]))[0][0, 0] / whole_way, NARROWEST, 1.0))
+            guesses = np.stack([still, warm / self.std])
+            left_s = self.config.deadline_s - (time.monotonic() - begin)
+            found = search(self.config, way / self.std, width, guesses, feasible, cost, self.rng, left_s)
         knots = found.knots * self.std
         self._warm = (knot, knots)
         late = self.clock() > handover_s - HANDOVER_MARGIN_S
@@ -328,6 +335,18 @@ class Controller:
             position, left, velocity = position + step, left - step, knot
             knots.append(knot)
         return np.stack(knots)
+
+    def _play(
+        self, latent: np.ndarray, goal: np.ndarray, position: np.ndarray, velocity: np.ndarray, limits: KnotLimits
+    ) -> np.ndarray:
+        """Knots (K, A) rad/s: what play did next before it came to the goal, and then a stop.
+
+        `position` and `velocity` (A,) are commanded at the hand-over.
+        """
+        block = self.runtime.propose(latent, goal, UNKNOWN_STEPS).reshape(self.spec.frameskip, -1)
+        knots = np.zeros((1, self.config.horizon, len(self.mean)))
+        knots[0, 0] = block[-1] * self.std + self.mean
+        return limits.project(position, velocity, knots)[0]
 
     def _frame_period(self) -> float:
         """Median time between the newest frames; 0 while there are too few to know."""

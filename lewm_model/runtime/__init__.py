@@ -36,7 +36,7 @@ class Runtime(Protocol):
         """
 
     def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        """The z-scored block (E,) that leads from latent (D,) towards goal (D,); for bundles with a head "proposal"."""
+        """The z-scored block (E,) that leads from latent (D,) to goal (D,); for bundles with a head that proposes."""
 
 
 def load_runtime(

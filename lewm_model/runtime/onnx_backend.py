@@ -8,7 +8,16 @@ import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
 from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
-from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, TensorSpec, onnx_file, signatures
+from lewm_model.runtime.signature import (
+    ENCODER,
+    PROPOSAL,
+    ROLLOUT,
+    SAMPLES,
+    TensorSpec,
+    onnx_file,
+    proposing,
+    signatures,
+)
 
 
 class OnnxRuntime:
@@ -26,7 +35,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
         self._sessions = {}
-        for graph in (ENCODER, ROLLOUT, *([PROPOSAL] if PROPOSAL in bundle.heads else [])):
+        for graph in (ENCODER, ROLLOUT, *([PROPOSAL] if proposing(bundle.heads) else [])):
             try:
                 path = bundle.path(onnx_file(graph, precision))
             except BundleError as error:

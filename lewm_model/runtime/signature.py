@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from lewm_model.config import ModelConfig
 
 ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
+POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration
 PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
 SAMPLES = -1  # a dimension that is the number of candidates
 
@@ -47,6 +48,11 @@ class Signature:
         return replace(self, inputs=fixed(self.inputs), outputs=fixed(self.outputs))
 
 
+def proposing(heads: Collection[str]) -> str | None:
+    """Which head computes the graph `proposal`; None where the bundle proposes nothing."""
+    return next((name for name in (POLICY, PROPOSAL) if name in heads), None)
+
+
 def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) -> dict[str, Signature]:
     """The graphs of a model by name: encoder, rollout over `horizon` blocks, and proposal where there is that head."""
     size, latent, block, history = model.image_size, model.latent_dim, model.block_dim, model.history
@@ -67,7 +73,7 @@ def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) ->
             (TensorSpec("distances", (SAMPLES, horizon + 1)), TensorSpec("latents", (SAMPLES, horizon, latent))),
         ),
     }
-    if PROPOSAL in heads:
+    if proposing(heads):
         inputs = (TensorSpec("latent", (1, latent)), TensorSpec("goal", (1, latent)), TensorSpec("steps_to_go", (1,)))
         found[PROPOSAL] = Signature(PROPOSAL, inputs, (TensorSpec("block", (1, block)),))
     return found

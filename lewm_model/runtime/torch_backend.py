@@ -6,7 +6,7 @@ import numpy as np
 
 from lewm_model.bundle import Bundle, load_heads, load_model
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import PROPOSAL
+from lewm_model.runtime.signature import proposing
 
 try:
     import torch
@@ -29,7 +29,7 @@ class TorchRuntime:
         self._rollout = RolloutGraph(
             self._model, heads.get("steps_to_go"), torch.from_numpy(bundle.actions.still)
         ).eval()
-        self._proposal = heads.get(PROPOSAL)
+        self._proposal = heads.get(proposing(heads) or "")
 
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -45,6 +45,6 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        assert self._proposal is not None, "the bundle has no head 'proposal'"
+        assert self._proposal is not None, "the bundle has no head that proposes"
         inputs = (torch.from_numpy(latent)[None], torch.from_numpy(goal)[None], torch.tensor([steps_to_go]))
         return self._proposal(*inputs)[0].numpy()
