@@ -177,7 +177,7 @@ class PlayPolicy(nn.Module):
         (B, frameskip * A).
         """
         steps = steps_to_go.unsqueeze(-1)
-        return self.net(torch.cat([latent, goal, goal - latent, steps / POLICY_HORIZON, (steps > 0).float()], -1))
+        return self.net(torch.cat([latent, goal, goal - latent, steps / POLICY_HORIZON, (steps > 0).to(latent.dtype)], -1))
 
 
 def train_play_policy(

@@ -49,7 +49,8 @@ class Player:
         self.block_s = BLOCK_STEPS * sim.control_dt_s
         self.limits = KnotLimits(sim.limits, self.block_s)
         self.upper_m, self.lower_m = sim.end_effector([0.0, 0.5 * math.pi])[:2]  # the two links
-        self.stray, self.stray_left = np.zeros(2), 0
+        self.stray: np.ndarray = np.zeros(2)
+        self.stray_left = 0
         self.pushing, self.turn = False, 0.0
         self.target: np.ndarray | None = None
         self.pose = np.zeros(2)

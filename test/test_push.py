@@ -1,0 +1,120 @@
+"""Play with the block, the push task, and a bundle whose policy learned from play."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_model.bundle import load_bundle
+from lewm_model.collect import collect
+from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.data.clips import load_episodes
+from lewm_model.evaluate import push as task
+from lewm_model.evaluate.tasks import held
+from lewm_model.export import export_onnx, sample_frames
+from lewm_model.heads import DELAY_STEPS, train_play_policy
+from lewm_model.planning.controller import Controller
+from lewm_model.play import ANGLES, RADII, play
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.runtime.torch_backend import TorchRuntime
+from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.train import train
+
+
+@pytest.fixture(scope="module")
+def sim() -> ArmSim:
+    return ArmSim(render=False)
+
+
+def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: ArmSim) -> None:
+    starts, ways = [], []
+    for episode in range(12):
+        seen: list[np.ndarray] = []
+        actions = play(sim, np.random.default_rng((7, episode)), 120, lambda seen=seen: seen.append(sim.block_pose()))
+        assert actions.shape == (120, 2) and len(seen) == 121
+        assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
+        starts.append(seen[0][:2])
+        ways.append(float(np.linalg.norm((seen[-1] - seen[0])[:2])))
+    radii = np.hypot(*np.transpose(starts))
+    assert (radii >= RADII[0]).all() and (radii <= RADII[1]).all() and np.std(starts, axis=0).min() > 0.05
+    assert np.mean(np.array(ways) > task.MOVED_M) > 0.4
+    assert ANGLES[0] < 0 < ANGLES[1]
+
+
+def test_push_tasks_are_the_same_for_a_seed_and_cannot_be_won_by_waiting(sim: ArmSim) -> None:
+    tasks, again = (task.draw_tasks(3, 5, sim) for _ in range(2))
+    for one, two in zip(tasks, again, strict=True):
+        np.testing.assert_array_equal(one.goal_block, two.goal_block)
+        assert one.way_m > task.MOVED_M > task.tolerance_m(sim)
+    outcomes = [task.hold_still(one, sim) for one in tasks]
+    assert held(outcomes).successes == 0
+    for one, outcome in zip(tasks, outcomes, strict=True):
+        assert outcome.final_error_m == pytest.approx(one.way_m, abs=2e-3)
+
+
+def test_the_player_brings_the_block_to_its_goal(sim: ArmSim) -> None:
+    tasks = task.draw_tasks(5, 6, sim)
+    assert held([task.play_towards(one, sim, 0, number) for number, one in enumerate(tasks)]).successes >= 4
+
+
+def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
+    """On a line: the latent is where the point is, and it goes to where the episode ends at an even speed."""
+    config = from_dict(ModelConfig, {"latent_dim": 2, "action_dim": 1}, MODEL_SIZES["small"])
+    rng = np.random.default_rng(0)
+    latents, actions = [], []
+    for speed in rng.uniform(-1, 1, 100):
+        positions = rng.uniform(-1, 1) + speed * 0.05 * np.arange(60)
+        latents.append(np.stack([positions, np.full(60, speed)], 1))  # a frame that shows the speed
+        actions.append(np.full((60, 1), speed))
+    offsets, lengths = torch.arange(100) * 60, torch.full((100,), 60)
+    flat, done = (torch.tensor(np.concatenate(values), dtype=torch.float32) for values in (latents, actions))
+    policy, metrics = train_play_policy(config, flat, done, offsets, lengths, 300, 0)
+    assert metrics["loss"] < 0.02
+    blocks = policy(flat[[0, 60]], flat[[40, 100]], torch.tensor([40.0, 0.0])).detach()
+    np.testing.assert_allclose(blocks.numpy(), done[[0, 60]].expand(2, 5).numpy(), atol=0.25)
+    assert DELAY_STEPS >= 1
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("push")
+    collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, play=True)
+    data = load_episodes(folder / "play.h5")
+    assert "--play" in data.source
+    model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
+    config = from_dict(
+        TrainConfig,
+        {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_episode": 4, "head_steps": 0, "policy_steps": 5},
+    )
+    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    export_onnx(bundle, frames=sample_frames(data, model))
+    return folder / "bundle"
+
+
+def test_a_push_bundle_loads_and_every_back_end_proposes_the_same(bundle_folder: Path) -> None:
+    bundle = load_bundle(bundle_folder)
+    assert bundle.heads == ("policy",)
+    rng = np.random.default_rng(0)
+    latent, goal = (rng.standard_normal(bundle.model.latent_dim).astype(np.float32) for _ in range(2))
+    for steps in (0.0, 30.0):
+        blocks = [back_end(bundle).propose(latent, goal, steps) for back_end in (TorchRuntime, OnnxRuntime)]
+        np.testing.assert_allclose(*blocks, atol=1e-4)
+
+
+def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_folder: Path, sim: ArmSim) -> None:
+    runtime = TorchRuntime(load_bundle(bundle_folder))
+    wanted = np.tile([0.4, -0.3], 5)
+    runtime.propose = lambda latent, goal, steps: runtime.bundle.actions.normalise(wanted.reshape(5, 2)).reshape(-1)  # type: ignore[method-assign]
+    sim.reset(joint_positions=[0.0, 0.5])
+    controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
+    controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))
+    controller.start(sim.joint_positions())
+    controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))
+    decision = controller.plan()
+    assert decision is not None and decision.trajectory is not None and decision.iterations == 0
+    most = np.minimum([0.4, 0.3], controller.knot_limits.velocity)
+    np.testing.assert_allclose(np.abs(decision.trajectory.velocities).max(0), most, atol=0.02)
+    np.testing.assert_allclose(decision.trajectory.velocities[-1], 0.0, atol=1e-9)
