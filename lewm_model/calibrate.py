@@ -15,6 +15,7 @@ from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
 from lewm_model.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.planning.surprise import SURPRISING
+from lewm_model.runtime.signature import POLICY
 from lewm_model.train import encode_all
 
 FEWEST_FRAMES = 500  # that an error can be called usual from
@@ -52,7 +53,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
             "record more episodes"
         )
     graph = RolloutGraph(model, heads.get("steps_to_go"))
-    distances = same_place_distances(graph, data, episodes, latents, bundle.actions)
+    distances = same_place_distances(graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads)
     reached = float(np.quantile(distances, REACHED_SHARE))
     usual_changes, usual_errors = _usual(errors, changes)
     seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
@@ -117,9 +118,11 @@ def episode_errors(
 
 @torch.no_grad()
 def same_place_distances(
-    graph: RolloutGraph, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
+    graph: RolloutGraph, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec, things: bool = False
 ) -> np.ndarray:
     """Distances (M,), as the planner measures them, between frames of an episode that show the arm in the same place.
+
+    Where the goal is a thing that the arm moves, only frames between which the arm hardly moved show the same.
 
     :raises DataError: there are fewer than FEWEST_PAIRS of them.
     """
@@ -127,6 +130,8 @@ def same_place_distances(
     for episode in episodes:
         offset, length = int(data.offsets[episode]), int(data.lengths[episode])
         steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / spec.full_step
+        if things:  # there and back is not the same place: something may have been pushed
+            steps = np.linalg.norm(steps, axis=1, keepdims=True)
         travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
         apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)
         first, second = np.nonzero(np.triu(apart < SAME_PLACE_STEPS, k=1))

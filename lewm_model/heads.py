@@ -177,7 +177,8 @@ class PlayPolicy(nn.Module):
         (B, frameskip * A).
         """
         steps = steps_to_go.unsqueeze(-1)
-        return self.net(torch.cat([latent, goal, goal - latent, steps / POLICY_HORIZON, (steps > 0).to(latent.dtype)], -1))
+        left = [steps / POLICY_HORIZON, (steps > 0).to(latent.dtype)]
+        return self.net(torch.cat([latent, goal, goal - latent, *left], -1))
 
 
 def train_play_policy(

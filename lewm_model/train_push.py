@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lewm_model.calibrate import calibrate
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
@@ -31,7 +32,7 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     model = from_dict(ModelConfig, MODEL, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed, **TRAIN}, TRAIN_SIZES["small"])
     data = load_episodes(recording)
-    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    bundle = calibrate(train(data, folder / "bundle", folder / "run", model, config), data)
     export_onnx(bundle, frames=sample_frames(data, model))
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
     eval_push(folder / "bundle", goals, TASK_SEED, out)

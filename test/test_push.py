@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bundle import load_bundle
+from lewm_model.bundle import ActionSpec, load_bundle
+from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
-from lewm_model.data.clips import load_episodes
+from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluate import push as task
 from lewm_model.evaluate.tasks import held
 from lewm_model.export import export_onnx, sample_frames
+from lewm_model.graphs import RolloutGraph
 from lewm_model.heads import DELAY_STEPS, train_play_policy
+from lewm_model.model import LeWM
 from lewm_model.planning.controller import Controller
 from lewm_model.play import ANGLES, RADII, play
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -118,3 +121,20 @@ def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_f
     most = np.minimum([0.4, 0.3], controller.knot_limits.velocity)
     np.testing.assert_allclose(np.abs(decision.trajectory.velocities).max(0), most, atol=0.02)
     np.testing.assert_allclose(decision.trajectory.velocities[-1], 0.0, atol=1e-9)
+
+
+def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:
+    """The arm goes there and back; the latent is the block, which it pushed on the way."""
+    spec = ActionSpec(("a",), "joint_velocity", "rad/s", 0.1, 1, (0.0,), (1.0,), (-1.0,), (1.0,))
+    actions = np.array([[0.0]] * 10 + [[1.0]] * 5 + [[-1.0]] * 5 + [[0.0]] * 10 + [[np.nan]], np.float32)
+    pixels = np.zeros((31, 4, 4, 3), np.uint8)
+    data = Episodes(pixels, actions, None, np.array([0]), np.array([31]), 0.1, ("a",), "joint_velocity", "", "")
+    model = LeWM(from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"]))
+    latents = torch.zeros(31, 2)
+    latents[15:] = 3.0
+    found = [
+        same_place_distances(RolloutGraph(model, None), data, np.array([0]), latents, spec, things)
+        for things in (False, True)
+    ]
+    assert found[0].max() == pytest.approx(18.0) and len(found[0]) > len(found[1]) > 50
+    assert found[1].max() == 0.0
