@@ -129,7 +129,7 @@ def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:
     actions = np.array([[0.0]] * 10 + [[1.0]] * 5 + [[-1.0]] * 5 + [[0.0]] * 10 + [[np.nan]], np.float32)
     pixels = np.zeros((31, 4, 4, 3), np.uint8)
     data = Episodes(pixels, actions, None, np.array([0]), np.array([31]), 0.1, ("a",), "joint_velocity", "", "")
-    model = LeWM(from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"]))
+    model = LeWM(from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"])).eval()
     latents = torch.zeros(31, 2)
     latents[15:] = 3.0
     found = [
