@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def test_the_codecs_of_lerobot_are_read(tmp_path: Path, codec: str) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {codec}")
     convert_lerobot(folder(tmp_path / "set", "v3.0", codec=codec), tmp_path / "a.h5", image_size=32)
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "an encoder has changed the priority of this process"
     data = load_episodes(tmp_path / "a.h5")
     assert list(data.lengths) == list(LENGTHS)
     check(data)
