@@ -16,7 +16,10 @@ from lewm_model.sim import sdf
 from lewm_model.sim.trajectory import JointTrajectory
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
-CATCH_UP = 0.93  # of the speed limit; the servo swings a little beyond what it is commanded when that changes quickly
+# The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should be
+# uses a share of its speed limit, and gains what is above that share slowly.
+FAR_RAD, CATCH_UP = 0.02, 0.93
+EASE = 0.1  # share of the acceleration
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
 
 
@@ -160,14 +163,16 @@ class ArmSim:
         changes = np.diff(moves, axis=0, prepend=self._command_velocity[None] * dt)
         if (np.abs(moves) <= most * (1.0 + 1e-9)).all() and (np.abs(changes) <= change).all():
             return wanted
-        most *= CATCH_UP
         limited = np.empty_like(wanted)
         command, move = self._command, self._command_velocity * dt
         moves[0] = wanted[0] - self._wanted
         for i in range(len(wanted)):
             gap = wanted[i] - moves[i] - command  # of the step before
             closing = np.sign(gap) * np.minimum(np.sqrt(change * np.abs(gap)), np.abs(gap))
-            move = move + np.clip(np.clip(moves[i] + closing, -most, most) - move, -change, change)
+            fastest = np.where(np.abs(gap) > FAR_RAD, CATCH_UP * most, most)
+            step = np.clip(np.clip(moves[i] + closing, -fastest, fastest) - move, -change, change)
+            gains = np.abs(move + step) > np.maximum(CATCH_UP * most, np.abs(move))
+            move = move + np.where(gains, EASE * step, step)
             room = np.stack([command - limits.lower, limits.upper - command])
             room = np.minimum(np.sqrt(2.0 * change * room), room)  # the way to the limit is left to brake
             move = np.clip(move, -room[0], room[1])
