@@ -16,8 +16,8 @@ from lewm_model.sim import sdf
 from lewm_model.sim.trajectory import JointTrajectory
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
-# The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should be
-# uses a share of its speed limit, and gains what is above that share slowly.
+# The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
+# be uses a share of its speed limit, and gains what is above that share slowly.
 FAR_RAD, CATCH_UP = 0.02, 0.93
 EASE = 0.1  # share of the acceleration
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
