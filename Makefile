@@ -55,9 +55,6 @@ train-push: setup  ## record play with the block, train and try the push model f
 eval-push: setup  ## the push task: a model, random motion, hold and the player, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval-push $(BUNDLE) $(call option,GOALS,goals) $(call option,SEED,seed)
 
-bench: setup  ## time the planner on this machine
-	$(BIN)/lewm bench
-
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
