@@ -290,6 +290,17 @@ def told_to_end() -> threading.Event:
     return told
 
 
+def spin(executor: SingleThreadedExecutor, goes_on: Callable[[], bool], node: Node) -> None:
+    """Runs callbacks as long as `goes_on`. An exception in one of them is logged by `node` and ends nothing."""
+    while rclpy.ok() and goes_on():
+        try:
+            executor.spin_once(timeout_sec=0.2)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+        except Exception:
+            node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+
+
 def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
     """Runs nodes in one process, in one thread, until one is shut down or the process is told to end (SIGINT, SIGTERM).
 
@@ -308,13 +319,7 @@ def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = No
     executor = SingleThreadedExecutor()
     for node in nodes:
         executor.add_node(node)
-    while rclpy.ok() and not ended.is_set() and all(node.state_label != "finalized" for node in nodes):
-        try:
-            executor.spin_once(timeout_sec=0.2)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            break
-        except Exception:
-            nodes[0].get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+    spin(executor, lambda: not ended.is_set() and all(node.state_label != "finalized" for node in nodes), nodes[0])
     for node in reversed(nodes):
         if rclpy.ok() and node.state_label in ("unconfigured", "inactive", "active"):
             node.trigger_shutdown()

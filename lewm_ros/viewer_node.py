@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
@@ -47,7 +46,7 @@ from lewm_ros.messages import (
     nanoseconds,
     rgb_to_message,
 )
-from lewm_ros.node import told_to_end
+from lewm_ros.node import spin, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 from lewm_ros.planner_parameters import DOUBLES
 
@@ -284,13 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"viewer_node: {error}")
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while rclpy.ok() and not ended.is_set():
-        try:
-            executor.spin_once(timeout_sec=0.2)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            break
-        except Exception:
-            node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
+    spin(executor, lambda: not ended.is_set(), node)
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()

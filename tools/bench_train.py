@@ -74,10 +74,7 @@ def their_step(c: ModelConfig, config: TrainConfig) -> Callable[[], None]:
 
     def step() -> None:
         pixels = (frames.movedim(-1, -3).float() / 255 - mean) / std
-        output = model.encode({"pixels": pixels, "action": blocks})
-        predicted = model.predict(output["emb"][:, : c.history], output["act_emb"][:, : c.history])
-        loss = (predicted - output["emb"][:, 1:]).pow(2).mean()
-        loss = loss + config.sigreg_weight * regulariser(output["emb"].transpose(0, 1))
+        loss = reference.loss(model, pixels, blocks, c.history, regulariser, config.sigreg_weight)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

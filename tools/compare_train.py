@@ -56,10 +56,8 @@ def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: Train
     for step in tqdm(range(config.steps), desc="reference", mininterval=5):
         frames, actions = sampler.batch(step, config.batch)
         blocks = spec.normalise(actions.reshape(*actions.shape[:2], c.frameskip, -1)).reshape(actions.shape)
-        output = model.encode({"pixels": reference.pixels(ours, frames), "action": torch.from_numpy(blocks)})
-        predicted = model.predict(output["emb"][:, : c.history], output["act_emb"][:, : c.history])
-        loss = (predicted - output["emb"][:, 1:]).pow(2).mean()
-        loss = loss + config.sigreg_weight * regulariser(output["emb"].transpose(0, 1))
+        images = reference.pixels(ours, frames)
+        loss = reference.loss(model, images, torch.from_numpy(blocks), c.history, regulariser, config.sigreg_weight)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -96,10 +96,8 @@ def loss_and_gradients(c: ModelConfig, clips: int, training: bool) -> dict[str, 
     loss = prediction_loss(model, latents, blocks) + WEIGHT * SIGReg()(latents.transpose(0, 1))
     loss.backward()
     torch.manual_seed(4)
-    output = theirs.encode({"pixels": reference.pixels(model, frames.numpy()), "action": blocks})
-    predicted = theirs.predict(output["emb"][:, : c.history], output["act_emb"])
-    expected = (predicted - output["emb"][:, 1:]).pow(2).mean()
-    expected = expected + WEIGHT * reference.sigreg(1024)(output["emb"].transpose(0, 1))
+    images = reference.pixels(model, frames.numpy())
+    expected = reference.loss(theirs, images, blocks, c.history, reference.sigreg(1024), WEIGHT)
     expected.backward()
     gradients = from_reference({name: p.grad for name, p in theirs.named_parameters()}, c)
     found = {name: difference(p.grad, gradients[name]) for name, p in model.named_parameters()}

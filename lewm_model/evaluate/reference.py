@@ -142,6 +142,18 @@ def planning_counterpart(model: LeWM) -> Any:
     return theirs.eval()
 
 
+def loss(
+    model: Any, images: torch.Tensor, blocks: torch.Tensor, history: int, regulariser: nn.Module, weight: float
+) -> torch.Tensor:
+    """The reference's loss of clips, as its training script has it: its network and its SIGReg, put together.
+
+    `images` (B, T, 3, S, S) as `pixels` makes them, `blocks` (B, T - 1, E) z-scored; `weight` is lambda.
+    """
+    output = model.encode({"pixels": images, "action": blocks})
+    predicted = model.predict(output["emb"][:, :history], output["act_emb"][:, :history])
+    return (predicted - output["emb"][:, 1:]).pow(2).mean() + weight * regulariser(output["emb"].transpose(0, 1))
+
+
 def sigreg(projections: int) -> nn.Module:
     """The reference's SIGReg; it draws its directions with torch.randn (D, projections), as ours does."""
     return module("wm.loss").SIGReg(knots=17, num_proj=projections)

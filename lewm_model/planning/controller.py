@@ -225,7 +225,7 @@ class Controller:
         if POLICY in self.runtime.bundle.heads:
             played = self._play(context[-1], goal, position, velocity, limits) / self.std
             expected = float(cost(played[None])[0])
-            found = Search(played, expected, 0, elites=played[None], costs=np.array([expected]))
+            found = Search(played, expected, 1, elites=played[None], costs=np.array([expected]))
         else:
             warm = self._warm_start(knot)
             way = self._proposal(context[-1], goal, committed[0], position, velocity, limits, otherwise=warm)
