@@ -117,7 +117,7 @@ def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_f
     controller.start(sim.joint_positions())
     controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))
     decision = controller.plan()
-    assert decision is not None and decision.trajectory is not None and decision.iterations == 0
+    assert decision is not None and decision.trajectory is not None and decision.iterations == 1
     most = np.minimum([0.4, 0.3], controller.knot_limits.velocity)
     np.testing.assert_allclose(np.abs(decision.trajectory.velocities).max(0), most, atol=0.02)
     np.testing.assert_allclose(decision.trajectory.velocities[-1], 0.0, atol=1e-9)
