@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,6 +30,8 @@ from lewm_model.config import ModelConfig, from_dict
 SCHEMA = 1
 WEIGHTS = "weights.safetensors"
 HEADS = "heads.safetensors"
+DECODER = "decoder.safetensors"
+SEEN = "seen.safetensors"
 MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
 
 
@@ -166,6 +169,15 @@ def sha256(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def clear(folder: Path) -> None:
+    """Makes the folder, or takes out what another bundle left in it: nothing of two models may get into one bundle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model.json", WEIGHTS, HEADS, DECODER, SEEN):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("onnx", "engines"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def save_description(bundle: Bundle) -> Bundle:

@@ -145,8 +145,6 @@ def train(
     episodes = load_episodes(data, control_dt_s)
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
-    bundle = run_training(episodes, out, run or Path("runs") / out.name, model_config, train_config)
-    episodes = load_episodes(data)
     run = run or Path("runs") / out.name
     with joined(device_of(train_config)):
         if rank() > 0:  # of torchrun's processes the first one writes
@@ -438,6 +436,7 @@ def import_(
     ] = None,
     actions: Annotated[Path | None, typer.Option(help="JSON: `actions` as in a bundle's model.json")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with `model:` sizes that the checkpoint lacks")] = None,
+    control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of --data that lacks it")] = None,
 ) -> None:
     """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""
     import numpy as np
@@ -450,7 +449,7 @@ def import_(
     from lewm_model.interchange import import_checkpoint, read_actions
     from lewm_model.train import add_heads
 
-    episodes = load_episodes(data) if data else None
+    episodes = load_episodes(data, control_dt_s) if data else None
     spec = read_actions(actions) if actions else None
     bundle = import_checkpoint(source, out, spec, episodes, load_yaml(config).get("model", {}) if config else {})
     frames = None

@@ -182,7 +182,7 @@ class PlanConfig:
     """How the planner searches. One plan imagines `horizon` action blocks from the newest frame on."""
 
     # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best; "mppi": Gaussian of
-    # constant width, returns the mean weighted by the costs. docs/planner.md compares them.
+    # constant width, returns the mean weighted by the costs. `make bench PARTS=curve` compares them.
     sampler: str = "icem"
     horizon: int = 5  # action blocks
     samples: int = 64  # candidates in an iteration

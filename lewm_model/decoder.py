@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lewm_model.bundle import Bundle, BundleError, save_description
+from lewm_model.bundle import DECODER, Bundle, BundleError, save_description
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_model.runtime.signature import SAMPLES, Signature, TensorSpec, onnx_file
 
 if TYPE_CHECKING:
     from lewm_model.data.clips import Episodes
 
-WEIGHTS = "decoder.safetensors"
 GRAPH = "decoder"
 
 
@@ -53,7 +52,7 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
     :raises BundleError: its file does not hold one.
     :raises RuntimeLoadError: neither ONNX Runtime nor PyTorch can run it here.
     """
-    if WEIGHTS not in bundle.files:
+    if DECODER not in bundle.files:
         return None
     dimensions, side = bundle.model.latent_dim, bundle.model.image_size
     try:
@@ -109,7 +108,7 @@ def load_network(bundle: Bundle) -> Any:
 
     from lewm_model.heads import Decoder
 
-    path = bundle.path(WEIGHTS)
+    path = bundle.path(DECODER)
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes model.json asks for
             network = Decoder(bundle.model)
@@ -150,7 +149,7 @@ def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bu
     rows, others = data.rows(training), data.rows(held_out)
     network = train_decoder(bundle.model, views[:, rows], torch.from_numpy(data.pixels[rows]), steps, seed)
     measured = _measure(network, views[:, others], data.pixels[others], data.pixels[rows])
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, bundle.folder / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, bundle.folder / DECODER)
     export_decoder(bundle, network)
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),

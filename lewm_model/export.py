@@ -80,7 +80,7 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
         export_graph(module, wanted[name], path)
         for inputs in (example_inputs(wanted[name], 64, seed=1), _with_frame(wanted[name], frames)):
             _check_against_torch(module, path, inputs)
-    if decoder.WEIGHTS in bundle.files:
+    if decoder.DECODER in bundle.files:
         export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
     golden = parity.golden_inputs(bundle, horizon, frames)

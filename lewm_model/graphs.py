@@ -74,10 +74,9 @@ class ProposalGraph(nn.Module):
 
 
 def for_inference(model: LeWM) -> LeWM:
-    """A copy in eval mode whose projectors' BatchNorms are folded into the linear layers before them."""
+    """A copy in eval mode for the encoder's graph: its projector's BatchNorm is folded into the layer before it."""
     model = copy.deepcopy(model).eval()
-    for projector in (model.projector, model.pred_proj):
-        projector.net = folded(projector)
+    model.projector.net = folded(model.projector)
     return model
 
 

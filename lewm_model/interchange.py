@@ -28,6 +28,7 @@ from lewm_model.bundle import (
     ActionSpec,
     Bundle,
     BundleError,
+    clear,
     load_model,
     save_description,
     sha256,
@@ -185,14 +186,13 @@ def import_checkpoint(
     except ConfigError as error:
         raise InterchangeError(f"{source} has sizes that no model can have: {error}") from error
     ours = from_reference(state, model)
-    out.mkdir(parents=True, exist_ok=True)
+    clear(out)
     save_file({name: value.contiguous() for name, value in ours.items()}, out / WEIGHTS)
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
         "imported": {"source": source.name, "sha256": sha256(weights)},
         "parameters": sum(value.numel() for name, value in ours.items() if "running_" not in name and value.ndim > 0),
     }
-    (out / "model.json").unlink(missing_ok=True)
     bundle = Bundle(out, model, actions, (), provenance, files={WEIGHTS: ""})
     load_model(bundle)  # what does not fit is refused before the folder becomes a bundle
     return save_description(bundle)

@@ -13,9 +13,8 @@ import cv2
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from lewm_model.bundle import Bundle, BundleError
+from lewm_model.bundle import SEEN, Bundle, BundleError
 
-SEEN = "seen.safetensors"
 SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
 WINDOW = 5  # pixels, square: new pixels count where they lie together
 COLOURS = SHADES**3

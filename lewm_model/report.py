@@ -32,7 +32,7 @@ class Log:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)
         self._file = path.open("a")
-        self._board = SummaryWriter(run, purge_step=step)
+        self._board = SummaryWriter(run, purge_step=step + 1 if step else 0)  # a validation at this step stays
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
         """`kind` is "train" or "validation". Raises OSError where the disk is full."""

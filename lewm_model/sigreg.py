@@ -51,13 +51,13 @@ class _CharacteristicFunction(torch.autograd.Function):
 def _powers(angle: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(k, cos(k angle), sin(k angle)) for each knot."""
     step_c, step_s = angle.cos(), angle.sin()
-    c, s = step_c, step_s
+    c, s = torch.ones_like(angle), torch.zeros_like(angle)
     for k in range(KNOTS):
-        if k % 6 == 0:  # anew, before rounding adds up
+        if k and k % 6 == 0:  # anew, before rounding adds up
             c, s = (angle * k).cos(), (angle * k).sin()
         elif k > 1:
             c, s = (c * step_c).addcmul_(s, step_s, value=-1), (s * step_c).addcmul_(c, step_s)
-        else:
+        elif k == 1:
             c, s = step_c, step_s
         yield k, c, s
 
@@ -70,7 +70,6 @@ class SIGReg(nn.Module):
     the whole batch.
     """
 
-    t: Tensor
     phi: Tensor
     weights: Tensor
 
@@ -78,10 +77,9 @@ class SIGReg(nn.Module):
         super().__init__()
         self.projections = projections
         t = torch.linspace(0.0, T_MAX, KNOTS)
-        trapezoid = torch.full((KNOTS,), 2 * T_MAX / (KNOTS - 1))
+        trapezoid = torch.full((KNOTS,), 2 * STEP)
         trapezoid[[0, -1]] /= 2
         phi = torch.exp(-t.square() / 2)
-        self.register_buffer("t", t, persistent=False)
         self.register_buffer("phi", phi, persistent=False)  # characteristic function of N(0, 1)
         self.register_buffer("weights", trapezoid * phi, persistent=False)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
+from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, save_description
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
-from lewm_model.decoder import WEIGHTS as DECODER
 from lewm_model.distributed import rank, ranks
 from lewm_model.heads import ActionProposal, train_play_policy, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
@@ -263,10 +261,7 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
     """
     commit = _commit()  # of the code as it is now, not when the training ends
     fitted = fit(data, run, model_config, config)
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in ("onnx", "engines"):
-        shutil.rmtree(out / stale, ignore_errors=True)
-    (out / DECODER).unlink(missing_ok=True)
+    clear(out)
     save_file(fitted.model.state_dict(), out / WEIGHTS)
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),

@@ -12,6 +12,7 @@ from tiny import dot_recording, tiny_bundle
 
 from lewm_model import calibrate as c
 from lewm_model.bundle import (
+    SEEN,
     BundleError,
     Calibration,
     load_bundle,
@@ -21,7 +22,7 @@ from lewm_model.bundle import (
 )
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.graphs import RolloutGraph
-from lewm_model.novelty import SEEN, load_novelty
+from lewm_model.novelty import load_novelty
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.train import encode_all
 

@@ -93,7 +93,7 @@ def test_odd_latents_are_drawn_and_those_of_another_model_refused(made):
 
 
 def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, monkeypatch):
-    (copied.folder / decoder.WEIGHTS).write_bytes(b"no tensors")
+    (copied.folder / decoder.DECODER).write_bytes(b"no tensors")
     broken = save_description(copied)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BundleError, match=r"decoder\.safetensors does not fit the bundle.*lewm decoder"):
@@ -108,7 +108,7 @@ def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, mo
     shutil.copy(resource("models", "reach", "onnx", "decoder.onnx"), copied.folder / "onnx" / "decoder.onnx")
     with pytest.raises(RuntimeLoadError, match=r"decoder\.onnx.*lewm export"):
         load_decoder(save_description(broken))
-    (copied.folder / decoder.WEIGHTS).unlink()
+    (copied.folder / decoder.DECODER).unlink()
     assert load_decoder(save_description(broken)) is None
 
 

@@ -111,7 +111,7 @@ def test_a_second_export_keeps_sample_frames_and_decoder_and_leaves_out_half_pre
 ) -> None:
     shutil.copytree(exported_folder(MODELS["conv-1"]), tmp_path / "bundle")
     network = Decoder(MODELS["conv-1"])
-    save_file(network.state_dict(), tmp_path / "bundle" / decoder.WEIGHTS)
+    save_file(network.state_dict(), tmp_path / "bundle" / decoder.DECODER)
     before = save_description(load_bundle(tmp_path / "bundle"))
     frames = parity.load_golden(before).frames
     monkeypatch.setattr(parity, "LEAST_RANK_CORRELATION", 1.1)

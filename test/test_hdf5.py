@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 from tiny import dot_recording, tiny_model, tiny_train
 from typer.testing import CliRunner
 
 import lewm_model.data.clips as clips
+from lewm_model.bundle import load_bundle
 from lewm_model.cli import app
 from lewm_model.data.clips import ClipSampler, DataError, Episodes, load_episodes
 from lewm_model.data.convert import convert
@@ -51,7 +55,9 @@ def ours(path: Path, known: Episodes, compressed: dict[str, object] | None = Non
     return path
 
 
-def test_a_recording_of_the_reference_trains_here(tmp_path: Path, known: Episodes) -> None:
+def test_a_recording_of_the_reference_trains_here(
+    tmp_path: Path, known: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = theirs(tmp_path / "theirs.h5", known)
     data = load_episodes(path)
     assert data.control_dt_s == 0.0 and data.action_names == ()
@@ -62,9 +68,14 @@ def test_a_recording_of_the_reference_trains_here(tmp_path: Path, known: Episode
     arguments = ["train", str(path), str(tmp_path / "bundle"), "--run", str(tmp_path / "run")]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, DataError) and "give it with --control-dt-s" in str(result.exception)
-    bundle = train(
-        load_episodes(path, control_dt_s=0.1), tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=2)
-    )
+    sizes = {"model": asdict(tiny_model()), "train": {**asdict(tiny_train(steps=2)), "betas": [0.9, 0.99]}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sizes))
+    times: list[Any] = []
+    monkeypatch.setattr("lewm_model.train.train", lambda *given: times.append(given) or train(*given))
+    result = CliRunner().invoke(app, [*arguments, "--config", str(tmp_path / "tiny.yaml"), "--control-dt-s", "0.1"])
+    assert result.exception is None, result.output
+    assert len(times) == 1
+    bundle = load_bundle(tmp_path / "bundle")
     assert bundle.actions.control_dt_s == 0.1 and bundle.actions.names == ("joint1", "joint2")
     assert bundle.actions.kind == "recorded"  # nobody says that it is safe to command
     with pytest.raises(DataError, match=r"was recorded every 0.05 s, not every 0.1 s"):

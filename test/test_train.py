@@ -15,6 +15,7 @@ from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model,
 
 from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.evaluate.report import read_scalars
 from lewm_model.report import Log, read_metrics
 from lewm_model.train import encode_all, train
 
@@ -87,7 +88,7 @@ def test_a_run_ends_with_a_page_that_needs_no_other_file(tmp_path: Path, recordi
     data, config = load_episodes(recording), tiny_train(steps=40, head_steps=2)
     bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
     measured = bundle.evaluation["validation"]
-    assert [measured[f"open_loop_{k}"] > 0 for k in range(1, 6)] and measured["identity_5"] > measured["identity_1"]
+    assert all(measured[f"open_loop_{k}"] > 0 for k in range(1, 6)) and measured["identity_5"] > measured["identity_1"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "data:image/png;base64," in page and 'src="http' not in page and "effective_rank" in page
     lines = read_metrics(tmp_path / "run")
@@ -104,8 +105,12 @@ def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
             log.write("train", step, {"loss": 1.0})
             log.write("validation", step + 20, {"prediction": 1.0})
         log.close()
+        time.sleep(1.0)  # TensorBoard's files are read in the order of their names, which hold the second
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [0, 20, 40, 60]
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "validation"] == [20, 40, 60, 80]
+    board = read_scalars(tmp_path)
+    assert sorted(set(board["train/loss"][0])) == [0, 20, 40, 60]  # a resumed step stands there twice, the same
+    assert board["validation/prediction"][0].tolist() == [20, 40, 60, 80]
 
 
 def test_actions_without_effect_are_warned_of_in_the_bundle_and_on_the_page(tmp_path: Path, recording: Path) -> None:

@@ -61,7 +61,7 @@ def bundle(tmp_path_factory):
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
             torch.nn.init.kaiming_normal_(layer.weight)
     network.background.fill_(0.5)
-    save_file(network.state_dict(), made.folder / decoder.WEIGHTS)
+    save_file(network.state_dict(), made.folder / decoder.DECODER)
     export_decoder(made, network)
     return save_description(made)
 

@@ -43,13 +43,14 @@ from lewm_model.evaluate import reference
 from lewm_model.evaluate.closed_loop import ClosedLoop, reach
 from lewm_model.evaluate.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
 from lewm_model.evaluate.open_loop import cem_planner, reach_open_loop
+from lewm_model.evaluate.success import PLANNERS, Pair
 from lewm_model.evaluate.tasks import Outcome, Rate, Task, baselines, draw_tasks, first_hit, held, tolerance_m
 from lewm_model.export import export_graph
 from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
 from lewm_model.parity import load_golden
 from lewm_model.planning import controller
-from lewm_model.planning.cem import ELITES, HORIZON, ITERATIONS, SAMPLES, plan_blocks, terminal_cost
+from lewm_model.planning.cem import ELITES, HORIZON, ITERATIONS, SAMPLES, plan_blocks
 from lewm_model.resources import resource
 from lewm_model.rollout import FastRollout
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -58,6 +59,7 @@ from lewm_model.sim.arm_sim import ArmSim
 
 PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", "int8")
 ROUNDS = 7  # of what takes turns
+CANDIDATE_S = 5e-5  # that one takes with the demo's model, about
 PLANS = 10_000  # of the part "memory"
 # What the robot does, and what it could do with fewer candidates.
 OURS = {"ours_default": PlanConfig(), "ours": PlanConfig(samples=48, iterations=4)}
@@ -106,18 +108,11 @@ class Graph:
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         path.unlink()
-        self.inputs = {
-            "context": np.zeros((frames, model.config.latent_dim), np.float32),
-            "goal": np.zeros(model.config.latent_dim, np.float32),
-        }
-        if frames > 1:
-            self.inputs["past_actions"] = np.zeros((frames - 1, model.config.block_dim), np.float32)
 
     def costs(self, context: np.ndarray, goal: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """context (h, D), goal (D,), candidates (S, H, E) -> squared distances at the end (S,)."""
-        return self.session.run(
-            ["distances"], {**self.inputs, "context": context, "goal": goal, "candidates": candidates}
-        )[0][:, -1]
+        """context (1, D), goal (D,), candidates (S, H, E) -> squared distances at the end (S,); of one frame."""
+        inputs = {"context": context, "goal": goal, "candidates": candidates}
+        return self.session.run(["distances"], inputs)[0][:, -1]
 
 
 def products(module: nn.Module, run: Callable[[], Any]) -> list[tuple[int, int, int]]:
@@ -204,26 +199,14 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
     latents = model.encode(torch.from_numpy(images))
     now, goal = latents[:1].numpy(), latents[1].numpy()
 
-    def solver(iterations: int) -> Any:
-        return reference.solver(theirs, 2, 5, HORIZON, SAMPLES, ELITES, iterations, seed=0)
-
-    def solve(iterations: int) -> np.ndarray:
+    def solve() -> np.ndarray:
+        solver = reference.solver(theirs, 2, 5, HORIZON, SAMPLES, ELITES, ITERATIONS, seed=0)
         info = {"pixels": pixels[:, :1], "goal": pixels[:, 1:], "action": torch.zeros(1, 1, 10)}
-        return quietly(lambda: solver(iterations).solve(info))["actions"][0].numpy()
+        return quietly(lambda: solver.solve(info))["actions"][0].numpy()
 
-    def with_graph(iterations: int) -> np.ndarray:
+    def with_graph() -> np.ndarray:
         encoded = model.encode(torch.from_numpy(images)).numpy()
-        return plan_blocks(lambda c: graph.costs(encoded[:1], encoded[1], c), noise(), ELITES, iterations)
-
-    def with_torch(iterations: int) -> np.ndarray:
-        encoded = model.encode(torch.from_numpy(images))
-        end = encoded[1].numpy()
-        return plan_blocks(
-            lambda c: terminal_cost(fast(encoded[:1], None, torch.from_numpy(c)).numpy(), end),
-            noise(),
-            ELITES,
-            iterations,
-        )
+        return plan_blocks(lambda c: graph.costs(encoded[:1], encoded[1], c), noise())
 
     def noise() -> Callable[[], np.ndarray]:
         generator = torch.Generator().manual_seed(0)
@@ -232,7 +215,7 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
     whole = {}
     for name, plan in (("reference", solve), ("graph", with_graph)):
         begin = time.process_time()
-        whole[name] = plan(ITERATIONS), time.process_time() - begin
+        whole[name] = plan(), time.process_time() - begin
     difference = float(np.abs(whole["graph"][0] - whole["reference"][0]).max())
 
     candidates = noise()()
@@ -435,23 +418,14 @@ def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
 
 
 def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals.
-
-    What was found is kept goal by goal in success-SEED.jsonl; delete it to measure anew.
-    """
-    log = out / f"success-{options.seed}.jsonl"
+    """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
     with ArmSim() as sim:
         tasks = draw_tasks("near", options.goals, options.seed, sim)
         tolerance = tolerance_m(sim)
-        found = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-        left = tasks[len(found) :]
-        seeds = range(options.seed + len(found), options.seed + len(tasks))
-        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool, log.open("a") as file:
-            for result in track(pool.map(one_trial, left, seeds), "success", len(left), console=console):
-                found.append({name: asdict(outcome) for name, outcome in result.items()})
-                print(json.dumps(found[-1]), file=file, flush=True)
-        found = found[: len(tasks)]
-        outcomes = {name: [Outcome(**result[name]) for result in found] for name in (*OURS, "reference")}
+        seeds = range(options.seed, options.seed + len(tasks))
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            found = list(track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console))
+        outcomes = {name: [result[name] for result in found] for name in (*OURS, "reference")}
         outcomes |= dict(baselines(tasks, sim, options.seed))
     rows, figures = [], []
     for name, known in outcomes.items():
@@ -467,10 +441,9 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[lis
         rows,
     )
     pairs = [(ours.held, other.held) for ours, other in zip(outcomes["ours"], outcomes["reference"], strict=True)]
-    mine, yours = pairs.count((True, False)), pairs.count((False, True))
-    p = min(1.0, 2 * sum(math.comb(mine + yours, k) for k in range(min(mine, yours) + 1)) / 2 ** (mine + yours))
-    console.print(f"held by ours alone {mine}, by the reference alone {yours}; sign test p = {p:.2g}")
-    figures.append(figure("success_pairs_p", p, "probability", "success"))
+    pair = Pair("ours", "reference", pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+    console.print(str(pair), highlight=False)
+    figures.append(figure("success_held_more", pair.difference[0], "points more than the reference", "success"))
     return figures, {"outcomes": {name: [asdict(outcome) for outcome in known] for name, known in outcomes.items()}}
 
 
@@ -511,14 +484,14 @@ def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[
 
 
 def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
-    """What the curve compares, from fast to slow; roughly 15 us a candidate on this machine's model decide the end."""
+    """What the curve compares, from fast to slow, up to `longest_s` where a candidate takes CANDIDATE_S."""
     budgets = [(16, 1), (32, 1), (32, 3), (64, 3), (64, 6), (128, 10), (300, 30), (1000, 100)]
-    allowed = [(s, i) for s, i in budgets if s * i * 5e-5 <= longest_s]
+    allowed = [(s, i) for s, i in budgets if s * i * CANDIDATE_S <= longest_s]
     found = {
         sampler: [PlanConfig(sampler, samples=s, iterations=i, elites=max(2, s // 8)) for s, i in allowed]
         for sampler in ("cem", "icem", "mppi")
     }
-    found["proposal only"] = [PlanConfig("cem", samples=1, iterations=1, elites=1)]
+    found["proposal only"] = [PLANNERS["proposal"]]
     found["proposal + verify"] = [PlanConfig("icem", samples=s, iterations=1, elites=2) for s in (4, 8, 16, 64, 256)]
     return found
 
@@ -666,6 +639,12 @@ def main() -> None:
     for part in options.parts:
         console.rule(part)
         figures, kept = globals()[part](bundle, options.out, options)
+        for each in figures:  # what is not as it is by default
+            each["command"] += "".join(
+                f" --{name.replace('_', '-')} {value}"
+                for name, value in vars(options).items()
+                if name not in ("parts", "out") and value != parser.get_default(name)
+            )
         (options.out / f"{part}.json").write_text(json.dumps({"figures": figures, **kept}, indent=1) + "\n")
     known = [options.out / f"{part}.json" for part in PARTS]
     figures = [f for path in known if path.is_file() for f in json.loads(path.read_text())["figures"]]

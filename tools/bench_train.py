@@ -1,8 +1,8 @@
 """How fast training steps are, beside the authors' own step: `make bench-train`.
 
-A step is what lies between a batch of uint8 clips in memory and new weights. The reference's is written out here as its
-training script has it: pictures to float, scaled by 1/255 and normalised with ImageNet's statistics, its LeWM, the
-squared error, its SIGReg, the backward pass, the gradients' norm clipped, AdamW. Ours is the trainer's: normalisation
+A step is what lies between a batch of uint8 clips in memory and new weights. The reference's is as its training
+script has it: pictures to float, scaled by 1/255 and normalised with ImageNet's statistics, its LeWM and loss
+(`evaluate.reference.loss`), the backward pass, the gradients' norm clipped, AdamW. Ours is the trainer's: normalisation
 inside, `Objective`, the same clipping and AdamW. Same clips, batch, fp32, threads; rounds of both are interleaved and
 the medians compared.
 

@@ -3,7 +3,7 @@
 One recording of the simulated arm, one network that both have (the sizes of `small`, with patches and GELU), the same
 steps, batch, learning rate and loss weight. The authors' side trains their network with their SIGReg and torch's AdamW,
 as their script does, from the same clips; then its checkpoint is imported. Heads, planner and tasks are the same for
-both: goals in a closed loop without ROS, and linear probes of the joints and the end effector on held-out episodes.
+both: goals in a closed loop without ROS, and the probes of `lewm probe` on a recording that neither was trained on.
 
     python tools/compare_train.py --steps 2200 --goals 100 --seed 0
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -28,17 +28,18 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig,
 from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
 from lewm_model.evaluate import reference
 from lewm_model.evaluate.closed_loop import reach_all
+from lewm_model.evaluate.probe import probe_bundle
 from lewm_model.evaluate.tasks import Rate, draw_tasks, held
 from lewm_model.interchange import hydra_config, import_checkpoint
 from lewm_model.model import LeWM
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.train import action_spec, add_heads, encode_all, learning_rate_factor, train
+from lewm_model.train import action_spec, add_heads, learning_rate_factor, train
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu"}
 TASK_SEED = 1
-RIDGE = 1e-3  # of the probes
+UNSEEN_SEED = 1000  # of the recording that the probes are fitted and judged on
 
 
 def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: TrainConfig) -> Bundle:
@@ -72,33 +73,6 @@ def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: Train
     return add_heads(bundle, load_model(bundle), data, training, config)
 
 
-def probes(bundle: Bundle, data: Episodes, config: TrainConfig) -> dict[str, float]:
-    """R^2 of ridge regressions from the latent to joint angles and end effector, on held-out episodes."""
-    training, held_out = data.split(config.validation_fraction, config.seed)
-    model = load_model(bundle)
-    assert data.proprio is not None
-
-    def table(episodes: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        rows = data.rows(episodes)[::3]
-        tips = []
-        with ArmSim(render=False) as sim:
-            for pose in data.proprio[rows]:
-                sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
-                tips.append(sim.end_effector())
-        latents = encode_all(model, data.pixels[rows]).numpy().astype(np.float64)
-        targets = {"joints": data.proprio[rows].astype(np.float64), "end effector": np.array(tips)[:, :2]}
-        return np.hstack([latents, np.ones((len(rows), 1))]), targets
-
-    known, wanted = table(training[:60])
-    unseen, truth = table(held_out)
-    found = {}
-    for name, values in wanted.items():
-        weights = np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ values)
-        left = ((unseen @ weights - truth[name]) ** 2).sum(0)
-        found[name] = float((1 - left / ((truth[name] - truth[name].mean(0)) ** 2).sum(0)).mean())
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2200)
@@ -109,11 +83,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out/compare-train")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recording = arguments.out / "episodes.h5"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if not recording.is_file():
-        collect(recording, arguments.episodes, 100, arguments.seed)
-    data = load_episodes(recording)
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    arguments.out.mkdir(parents=True)
+    recordings = []
+    for name, episodes, seed in (("episodes", arguments.episodes, arguments.seed), ("unseen", 60, UNSEEN_SEED)):
+        collect(arguments.out / f"{name}.h5", episodes, 100, seed)
+        recordings.append(load_episodes(arguments.out / f"{name}.h5"))
+    data, unseen = recordings
     c = from_dict(ModelConfig, PATCHES, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": arguments.head_steps, "threads": 1}
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
@@ -137,8 +113,9 @@ def main() -> None:
                 for name, b in bundles.items()
             }
     for name, bundle in bundles.items():
-        for target, r2 in probes(bundle, data, config).items():
-            lines.setdefault(f"probe R^2, {target}", {})[name] = r2
+        for each in probe_bundle(bundle, unseen, arguments.seed, block_frames=200):
+            if each.target in ("joint angles", "end effector"):
+                lines.setdefault(f"probe R^2, {each.target}, {each.probe}", {})[name] = each.r2
     command = f"make compare-train STEPS={arguments.steps} GOALS={arguments.goals} SEED={arguments.seed}"
     figures = []
     for line, found in lines.items():

@@ -2,8 +2,8 @@
 
 Random weights, the zero-initialised modulations too, and BatchNorms whose running statistics are not trivial. Rollouts
 go beyond the window of three frames, so that it slides. Both sides get the same pictures, actions and SIGReg
-directions, in fp32; the loss is written out here as the reference's training script has it. The last lines put two
-processes beside one with the same batch, which the reference cannot do.
+directions, in fp32; the loss is `evaluate.reference.loss`, as the reference's training script has it. The last lines
+put two processes beside one with the same batch, which the reference cannot do.
 
     python tools/parity.py --size reference
 """

@@ -17,6 +17,7 @@ import numpy as np
 
 from lewm_model.bundle import Bundle
 from lewm_model.data.clips import DataError, Episodes
+from lewm_model.data.held_out import held_out_episodes
 from lewm_model.decoder import load_decoder
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.runtime import Runtime, load_runtime
@@ -127,14 +128,6 @@ def read_scalars(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _held_out(bundle: Bundle, data: Episodes) -> np.ndarray:
-    """Episodes that the model was not trained on: all of another recording."""
-    if bundle.training.get("data", {}).get("sha256") != data.sha256:
-        return np.arange(len(data.lengths))
-    config = bundle.training["config"]
-    return data.split(config["validation_fraction"], config["seed"])[1]
-
-
 def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:
     if data is None:
         return _missing("no recording was given: --data RECORDING.h5")
@@ -146,7 +139,7 @@ def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:
     horizon = _horizon(runtime)
     history, skip = bundle.model.history, bundle.model.frameskip
     needed = (history - 1 + horizon) * skip + 1
-    episodes = [e for e in _held_out(bundle, data) if data.lengths[e] > needed][:EPISODES]
+    episodes = [e for e in held_out_episodes(bundle, data) if data.lengths[e] > needed][:EPISODES]
     if not episodes:
         return _missing(f"no held-out episode is longer than {needed} steps, which {horizon} blocks need")
     rows = []
@@ -197,7 +190,7 @@ def _horizon(runtime: Runtime) -> int:
 def _latents(bundle: Bundle, data: Episodes | None, out: Path) -> str:
     if data is None:
         return _missing("no recording was given: --data RECORDING.h5")
-    rows = data.rows(_held_out(bundle, data))
+    rows = data.rows(held_out_episodes(bundle, data))
     rows = rows[np.linspace(0, len(rows) - 1, min(FRAMES, len(rows))).astype(int)]
     runtime = load_runtime(bundle)
     latents = np.stack([runtime.encode(frame) for frame in data.pixels[rows]])
