@@ -150,7 +150,7 @@ def start(context: LaunchContext) -> list[Action]:
     if values["viewer"] == "true" or values["rviz"] == "true":
         actions.append(viewer(use_sim_time, values))
     if values["rviz"] == "true":
-        actions.append(rviz(values))
+        actions.append(rviz(use_sim_time, values))
     if values["goal_image"]:
         actions.append(
             Node(
@@ -211,7 +211,7 @@ def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
     )
 
 
-def rviz(values: dict[str, str]) -> Node:
+def rviz(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
     """RViz shows topics that are relative in its file, so it goes by the namespace as the nodes do."""
     return Node(
         package="rviz2",
@@ -219,6 +219,7 @@ def rviz(values: dict[str, str]) -> Node:
         name="rviz2",
         namespace=values["namespace"],
         arguments=["-d", str(SHARE / "config" / "lewm.rviz")],
+        parameters=[use_sim_time],
         output="screen",
     )
 

@@ -16,7 +16,7 @@ from lewm_model.model import LeWM
 from lewm_model.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.runtime.signature import POLICY
-from lewm_model.train import encode_all
+from lewm_model.train import encode_rows
 
 FEWEST_FRAMES = 500  # that an error can be called usual from
 GROUPS = 6  # of frames, by the change that was imagined
@@ -43,9 +43,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     else:
         others, held_out = data.split(0.2, 0)
     model, heads = load_model(bundle), load_heads(bundle)
-    latents = torch.zeros(len(data.pixels), bundle.model.latent_dim)
-    rows = data.rows(episodes)
-    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
+    latents = encode_rows(model, data, data.rows(episodes))
     errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
     if len(errors) < FEWEST_FRAMES:
         raise DataError(

@@ -3,8 +3,8 @@
     decoder.safetensors   the network (`lewm_model.heads.Decoder`), trained on frozen latents
     onnx/decoder.onnx     latents (N, D) -> pictures (N, S, S, 3) float32, RGB in [0, 1]
 
-It is made by `lewm train`, or later by `lewm decoder BUNDLE DATA`, which changes no other file but model.json. A robot
-draws with ONNX Runtime, or with PyTorch where that is not installed.
+It is made by `lewm train --decoder`, or later by `lewm decoder BUNDLE DATA`, which changes no other file but
+model.json. A robot draws with ONNX Runtime, or with PyTorch where that is not installed.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bu
     from lewm_model.data.clips import DataError
     from lewm_model.export import export_decoder
     from lewm_model.heads import train_decoder
-    from lewm_model.train import encode_all, imagined_views
+    from lewm_model.train import encode_rows, imagined_views
 
     if data.image_size != bundle.model.image_size or data.actions.shape[1] != bundle.model.action_dim:
         raise DataError(
@@ -144,11 +144,12 @@ def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bu
     config: dict[str, Any] = bundle.training["config"] if trained_on_it else {"validation_fraction": 0.05, "seed": seed}
     training, held_out = data.split(config["validation_fraction"], config["seed"])
     model = load_model(bundle)
-    latents = encode_all(model, data.pixels)
-    views = imagined_views(model, data, np.concatenate([training, held_out]), latents, bundle.actions)
-    rows, others = data.rows(training), data.rows(held_out)
-    network = train_decoder(bundle.model, views[:, rows], torch.from_numpy(data.pixels[rows]), steps, seed)
-    measured = _measure(network, views[:, others], data.pixels[others], data.pixels[rows])
+    episodes = np.concatenate([training, held_out])
+    latents = encode_rows(model, data, data.rows(episodes))
+    views = imagined_views(model, data, episodes, latents, bundle.actions)
+    rows = data.rows(training)
+    network = train_decoder(bundle.model, views[:, rows], lambda some: data.pixels[rows[some]], steps, seed)
+    measured = _measure(network, views, data, rows, data.rows(held_out))
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, bundle.folder / DECODER)
     export_decoder(bundle, network)
     provenance = {
@@ -168,28 +169,30 @@ def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bu
     )
 
 
-def _measure(network: Any, views: Any, pixels: np.ndarray, training_pixels: np.ndarray) -> dict[str, float]:
-    """Errors on held-out frames (N, S, S, 3), of pictures in [0, 1], beside that of the training frames' mean picture.
+def _measure(
+    network: Any, views: Any, data: Episodes, training: np.ndarray, held_out: np.ndarray
+) -> dict[str, float]:
+    """Errors on held-out frames, of pictures in [0, 1], beside that of the training frames' mean picture.
 
     `views` (V, N, D): the first are the encoded latents of the frames, the last imagined the whole horizon ahead.
+    `training` and `held_out` are rows.
     """
     import torch
 
-    mean = training_pixels.mean(0, dtype=np.float64) / 255
+    mean = sum(frames.sum(0, dtype=np.float64) for frames in data.batches(training)) / (255 * len(training))
     squared = {"encoded": 0.0, "imagined": 0.0, "mean_picture": 0.0}
     with torch.inference_mode():
-        for begin in range(0, len(pixels), 256):
-            part = slice(begin, begin + 256)
-            truth = pixels[part].astype(np.float64) / 255
+        for part in np.array_split(held_out, -(-len(held_out) // 256)):
+            truth = data.pixels[part].astype(np.float64) / 255
             drawn = {
                 name: network(views[i, part]).clamp(0, 1).numpy() for name, i in (("encoded", 0), ("imagined", -1))
             }
             for name, picture in {**drawn, "mean_picture": mean}.items():
                 squared[name] += float(np.square(picture - truth).sum())
-    mse = {f"mse_{name}": value / pixels.size for name, value in squared.items()}
+    mse = {f"mse_{name}": value / (len(held_out) * mean.size) for name, value in squared.items()}
     return {
         **mse,
         "psnr_encoded_db": float(-10 * np.log10(mse["mse_encoded"])),
         "share_of_mean_picture": mse["mse_encoded"] / mse["mse_mean_picture"],
-        "frames": len(pixels),
+        "frames": len(held_out),
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,23 +133,26 @@ class Decoder(nn.Module):
         return self.background + large.permute(0, 2, 3, 1)
 
 
-def train_decoder(c: ModelConfig, views: Tensor, pixels: Tensor, steps: int, seed: int) -> Decoder:
+def train_decoder(
+    c: ModelConfig, views: Tensor, pixels: Callable[[np.ndarray], np.ndarray], steps: int, seed: int
+) -> Decoder:
     """Trains a decoder on frozen latents.
 
     The absolute error keeps edges sharp, the squared error pulls the arm out of the background at the start.
 
     `views` (V, N, D) as for `train_steps_to_go`, so that it draws what is imagined as well as what is seen;
-    `pixels` (N, S, S, 3) uint8 are the frames.
+    `pixels` gives the frames (…, S, S, 3) uint8 of some of the N numbers: not all of them need be in memory.
     """
     torch.manual_seed(seed)
     decoder = Decoder(c)
-    some = pixels[torch.randperm(len(pixels))[:BACKGROUND_FRAMES]]
+    frames = views.shape[1]
+    some = torch.from_numpy(pixels(torch.randperm(frames)[:BACKGROUND_FRAMES].numpy()))
     decoder.background.copy_(some.float().median(0).values / 255)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps, pct_start=0.1)
     for _ in tqdm(range(steps), "decoder", unit="step", mininterval=2):
-        row, view = torch.randint(len(pixels), (PICTURES,)), torch.randint(len(views), (PICTURES,))
-        error = decoder(views[view, row]) - pixels[row].float() / 255
+        row, view = torch.randint(frames, (PICTURES,)), torch.randint(len(views), (PICTURES,))
+        error = decoder(views[view, row]) - torch.from_numpy(pixels(row.numpy())).float() / 255
         loss = error.abs().mean() + SQUARED * error.square().mean()
         optimiser.zero_grad()
         loss.backward()

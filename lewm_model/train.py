@@ -110,9 +110,8 @@ def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionS
     """Statistics of the training episodes' actions; rows that end an episode are left out."""
     rows = data.actions[data.rows(episodes)]
     rows = rows[np.isfinite(rows).all(1)].astype(np.float64)
-    names = data.action_names or tuple(f"joint{i + 1}" for i in range(rows.shape[1]))
     return ActionSpec(
-        names=names,
+        names=data.action_names,
         kind=data.action_kind or "recorded",
         unit="rad/s" if data.action_kind == "joint_velocity" else "as recorded",
         control_dt_s=data.control_dt_s,
@@ -214,6 +213,13 @@ def warnings_for(measured: dict[str, float], latent_dim: int) -> list[str]:
 def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256) -> Tensor:
     """Latents (N, D) of frames (N, S, S, 3) uint8, in eval mode, on the CPU."""
     return torch.cat([_encode(model, pixels[i : i + batch]).cpu() for i in range(0, len(pixels), batch)])
+
+
+def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray) -> Tensor:
+    """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once."""
+    latents = torch.zeros(len(data.pixels), model.config.latent_dim)
+    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
+    return latents
 
 
 def _encode(model: LeWM, frames: np.ndarray) -> Tensor:
@@ -463,8 +469,7 @@ def train_heads(
     if config.head_steps == config.policy_steps == 0:
         return {}, {}
     rows = data.rows(episodes)
-    latents = torch.zeros(len(data.pixels), model.config.latent_dim)
-    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
+    latents = encode_rows(model, data, rows)
     heads: dict[str, torch.nn.Module] = {}
     metrics: dict[str, Any] = {}
     lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))

@@ -22,7 +22,7 @@ TRAIN: dict[str, Any] = {"clips_per_episode": 4, "head_steps": 0, "policy_steps"
 
 
 def train_push(out: Path, seed: int, goals: int) -> None:
-    """Records, trains and exports into `out`/seed<N>, and evaluates into `out`."""
+    """Records, trains and exports into `out`/seed<N>, and evaluates it there."""
     began = time.monotonic()
     folder = out / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,4 +35,4 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     bundle = calibrate(train(data, folder / "bundle", folder / "run", model, config), data)
     export_onnx(bundle, frames=sample_frames(data, model))
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
-    eval_push(folder / "bundle", goals, TASK_SEED, out)
+    eval_push(folder / "bundle", goals, TASK_SEED, folder)

@@ -54,8 +54,9 @@ def plan_markers(
     """
     header = Header(stamp=stamp, frame_id=frame)
     markers = []
-    for rank, path in enumerate([] if elites is None else elites):
-        share = rank / max(1, len(elites) - 1) if elites is not None else 0.0
+    paths = [] if elites is None else list(elites)
+    for rank, path in enumerate(paths):
+        share = rank / max(1, len(paths) - 1)
         markers.append(
             _marker(header, "elites", rank, Marker.LINE_STRIP, 0.002, BLUE, 0.7 - 0.5 * share, tip_path(chain, path))
         )

@@ -109,17 +109,9 @@ def message_to_rgb(message: Image | CompressedImage) -> np.ndarray:
 
 def latent_to_message(latent: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
     """A latent (D,) as a one-row float image with the stamp of the frame that it describes."""
-    values = np.ascontiguousarray(latent, "<f4")
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"a latent must be (D,), this one is {values.shape}")
-    return Image(
-        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
-        height=1,
-        width=values.size,
-        encoding=LATENT_ENCODING,
-        step=4 * values.size,
-        data=array.array("B", values.tobytes()),
-    )
+    if latent.ndim != 1 or latent.size == 0:
+        raise ValueError(f"a latent must be (D,), this one is {latent.shape}")
+    return array_to_message(latent[None], stamp_ns, frame_id)
 
 
 def message_to_latent(message: Image, size: int) -> np.ndarray:
@@ -146,7 +138,7 @@ def message_to_latent(message: Image, size: int) -> np.ndarray:
 
 
 def array_to_message(values: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
-    """Numbers (H, W) or (H, W, C), none of them 0, as a float image of C channels (32FC1, 32FC2, ...)."""
+    """Numbers (H, W) or (H, W, C), no side of length 0, as a float image of C channels (32FC1, 32FC2, ...)."""
     floats = np.ascontiguousarray(values, "<f4")
     if floats.ndim not in (2, 3) or floats.size == 0:
         raise ValueError(f"numbers must be (H, W) or (H, W, C) and not empty, these are {floats.shape}")
@@ -162,10 +154,13 @@ def array_to_message(values: np.ndarray, stamp_ns: int, frame_id: str = "") -> I
     )
 
 
-def message_to_array(message: Image, width: int | None = None, channels: int = 1) -> np.ndarray:
+def message_to_array(
+    message: Image, width: int | None = None, channels: int = 1, most_rows: int | None = None
+) -> np.ndarray:
     """The numbers of a float image, (H, W, C) float32.
 
     :param width: that it must have; None takes any.
+    :param most_rows: that it may have; None takes any number.
     :raises ImageError: another encoding, width or layout, or numbers that are not finite.
     """
     if message.encoding != f"32FC{channels}" or (width is not None and message.width != width):
@@ -173,6 +168,8 @@ def message_to_array(message: Image, width: int | None = None, channels: int = 1
             f"{width or 'any number of'} columns of 32FC{channels} are expected, these are {message.width} of "
             f"{message.encoding!r}; give every node the same bundle"
         )
+    if most_rows is not None and message.height > most_rows:
+        raise ImageError(f"at most {most_rows} rows are expected, these are {message.height}")
     row = 4 * channels * message.width
     _check_layout(message, row)
     rows = np.frombuffer(message.data, np.uint8, count=message.step * message.height).reshape(message.height, -1)

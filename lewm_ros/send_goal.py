@@ -10,6 +10,7 @@ from pathlib import Path
 import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 
@@ -18,6 +19,11 @@ from lewm_ros.goals import GoalError, read_picture
 from lewm_ros.messages import rgb_to_message
 
 REMIND_S = 10.0
+
+
+def _camera_listens(node: Node, topic: str) -> bool:
+    """Whether a camera_node does; a viewer, say, may have been there before it, and would be the only one to hear."""
+    return any(end.node_name == "camera_node" for end in node.get_subscriptions_info_by_topic(topic))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         publisher = node.create_publisher(Image, "goal_image", LATCHED)
         remind = time.monotonic() + REMIND_S
-        while publisher.get_subscription_count() == 0:
+        while not _camera_listens(node, publisher.topic_name):
             rclpy.spin_once(node, timeout_sec=0.1)
             if time.monotonic() > remind:
-                node.get_logger().warning(f"nobody listens on {publisher.topic_name} yet; is camera_node active?")
+                node.get_logger().warning(f"no camera_node listens on {publisher.topic_name} yet; is it active?")
                 remind += REMIND_S
         publisher.publish(rgb_to_message(picture, node.get_clock().now().nanoseconds))
         if not publisher.wait_for_all_acked(Duration(seconds=5)):

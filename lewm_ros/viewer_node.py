@@ -31,7 +31,6 @@ from visualization_msgs.msg import MarkerArray
 from lewm_model.bundle import BundleError, load_bundle
 from lewm_model.decoder import load_decoder
 from lewm_model.kinematics import Chain, Workspace
-from lewm_model.limits import LimitsError
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.debug_picture import HISTORY_S, Scene, draw
@@ -53,6 +52,7 @@ from lewm_ros.planner_parameters import DOUBLES
 NICENESS = 10  # the planner comes first
 LOOK_S = 0.25  # how often it looks whether somebody watches
 STALE_S = 1.5  # after which a surprise or a plan is no longer shown
+MOST_BLOCKS, MOST_ELITES = 64, 50  # that are drawn of a plan; 64 is the most that plan.horizon may be
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
@@ -70,7 +70,7 @@ PARAMETERS = (
 class ViewerNode(Node):
     """See the module.
 
-    :raises ParameterError, BundleError, RuntimeLoadError, LimitsError: what it cannot work with, and what to do.
+    :raises ParameterError, BundleError, RuntimeLoadError: what it cannot work with, and what to do.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class ViewerNode(Node):
         self._known: dict[str, tuple[float, Any]] = {}  # newest of each input, and when it came, steady s
         self._history: deque[tuple[float, float]] = deque(maxlen=1000)  # when, and distance to the goal
         self._drawn: tuple[Any, Any] = (None, None)  # latents message, and the pictures of it
-        self._problem = ""
+        self._problems: dict[str, str] = {}  # what is wrong with an input, while it is
         self._inputs: list[Any] = []
         self._pictures = self.create_publisher(Image, "debug_image", qos_profile_sensor_data)
         self._markers = self.create_publisher(MarkerArray, "plan_markers", QoSProfile(depth=1))
@@ -153,12 +153,19 @@ class ViewerNode(Node):
         if message is None:
             return None
         try:
-            return convert(message)
+            converted = convert(message)
         except MessageError as error:
-            if str(error) != self._problem:
+            if self._problems.get(name) != str(error):
                 self.get_logger().error(f"{name}: {error}")
-            self._problem = str(error)
+            self._problems[name] = str(error)
             return None
+        self._problems.pop(name, None)
+        return converted
+
+    def _status(self) -> tuple[DiagnosticStatus | None, dict[str, str]]:
+        """What the planner said last, and its values; nothing of a planner that is gone."""
+        status = self._newest("status") if self.count_publishers(f"{self._values['planner']}/status") else None
+        return status, {} if status is None else {pair.key: pair.value for pair in status.values}
 
     # ---- outputs -----------------------------------------------------------------------------------------------------
 
@@ -176,10 +183,10 @@ class ViewerNode(Node):
 
     def _scene(self) -> Scene:
         now_s = time.monotonic()
-        level = self._newest("status")
-        said = {} if level is None else {pair.key: pair.value for pair in level.values}
-        goal, caption = self._read("goal_image", message_to_rgb), "goal"
-        if goal is None and self._decoder is not None:
+        status, said = self._status()
+        wanted = said.get("goal") != "no"  # the last picture stays when a goal is cancelled
+        goal, caption = self._read("goal_image", message_to_rgb) if wanted else None, "goal"
+        if goal is None and wanted and self._decoder is not None:
             latent = self._read("goal_latent", lambda message: message_to_latent(message, self._latent_dim))
             if latent is not None:
                 goal, caption = self._decoder.draw(latent[None])[0], "goal, drawn from its latent"
@@ -204,7 +211,7 @@ class ViewerNode(Node):
             surprise=None if surprise is None else float(surprise.data),
             novelty=None if novelty is None else float(novelty.data),
             state=said.get("state", "no planner"),
-            message="nothing was heard of the planner" if level is None else level.message,
+            message="nothing was heard of the planner" if status is None else status.message,
             latency="   ".join(latency),
         )
 
@@ -214,7 +221,8 @@ class ViewerNode(Node):
         if message is None or self._decoder is None:
             return None
         if self._drawn[0] is not message:
-            latents = self._read("imagined", lambda found: message_to_array(found, self._latent_dim)[..., 0])
+            size = self._latent_dim
+            latents = self._read("imagined", lambda found: message_to_array(found, size, most_rows=MOST_BLOCKS)[..., 0])
             self._drawn = (message, None if latents is None else self._decoder.draw(latents))
         pictures: np.ndarray | None = self._drawn[1]
         return pictures
@@ -223,16 +231,13 @@ class ViewerNode(Node):
         plan = self._read("plan", lambda message: message_to_trajectory(message, self._names).positions, STALE_S)
         elites = self._read("elites", lambda message: message_to_array(message, channels=len(self._names)), STALE_S)
         joints = self._read("joint_states", lambda message: message_to_joint_positions(message, self._names), STALE_S)
-        level = self._newest("status")
-        said = {} if level is None else {pair.key: pair.value for pair in level.values}
+        _, said = self._status()
         newest = self._newest("plan", STALE_S) or self._newest("joint_states")
         stamp = self.get_clock().now().to_msg() if newest is None else newest.header.stamp
-        frame, state, reached = (
-            self._values["workspace.base"],
-            said.get("state", "no planner"),
-            said.get("reached") == "yes",
-        )
-        return plan_markers(chain, frame, stamp, elites, plan, joints, state, reached, self._box)
+        frame, state = self._values["workspace.base"], said.get("state", "no planner")
+        reached = said.get("reached") == "yes"
+        best = None if elites is None else elites[:MOST_ELITES]
+        return plan_markers(chain, frame, stamp, best, plan, joints, state, reached, self._box)
 
 
 def _arm(values: Mapping[str, Any], names: Sequence[str]) -> tuple[Chain | None, tuple[np.ndarray, np.ndarray] | None]:
@@ -277,7 +282,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ParameterError,
         BundleError,
         RuntimeLoadError,
-        LimitsError,
     ) as error:
         rclpy.try_shutdown()
         sys.exit(f"viewer_node: {error}")

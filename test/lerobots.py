@@ -59,13 +59,15 @@ def frames(episode: int) -> list[np.ndarray]:
     return [picture(before + i) for i in range(LENGTHS[episode])]
 
 
-def folder(root: Path, version: str, image: bool = False, **changes: Any) -> Path:
-    """A data set of three episodes."""
+def folder(root: Path, version: str, image: bool = False, nan_row: int | None = None, **changes: Any) -> Path:
+    """A data set of three episodes; the command in one row of the first may be NaN."""
     v3 = version.startswith("v3")
     tables = []
     for episode in range(len(LENGTHS)):
         stamps, commanded, measured = motion(episode)
         n = len(stamps)
+        if episode == 0 and nan_row is not None:
+            commanded[nan_row] = np.nan
         columns: dict[str, Any] = {
             "action": pa.array(commanded.astype(np.float32).tolist(), pa.list_(pa.float32(), 2)),
             "observation.state": pa.array(measured.astype(np.float32).tolist(), pa.list_(pa.float32(), 2)),

@@ -149,3 +149,9 @@ def test_the_command_reports_on_every_format(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "report", str(path), "--out", str(tmp_path / "x.png")])
     assert result.exit_code == 0, result.output
     assert "identity" in result.output and (tmp_path / "x.png").stat().st_size > 10_000
+
+
+def test_stamps_that_do_not_differ_say_nothing_about_the_rate(data: Episodes) -> None:
+    found = report_on(replace(data, stamps_s=np.zeros(len(data.pixels))))
+    assert any(one.what == "rate" and "no stamps that differ" in one.value for one in found.findings)
+    assert "rate_hz" not in found.numbers

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from lewm_model.bundle import BundleError, load_bundle
 from lewm_model.cli import app
 from lewm_model.evaluate import surprise as s
-from lewm_model.imaging import to_model_image
 from lewm_model.resources import resource
 from lewm_model.sim.arm_sim import ArmSim
 
@@ -74,8 +73,6 @@ def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
         poses = np.linspace([-1.0, 0.5], [1.0, -0.5], 60)
         seen = s._drawn(sim, poses, 64)
         shown = {kind: disturb(sim, seen, poses, 30, rng) for kind, disturb in s.KINDS.items()}
-        undisturbed = to_model_image(sim.render(), 64)
-        assert undisturbed.shape == seen[0].shape
     assert all(pictures.shape == (s.WINDOW, 64, 64, 3) for pictures in shown.values())
     np.testing.assert_array_equal(shown["frozen"], np.repeat(seen[29:30], s.WINDOW, axis=0))
     np.testing.assert_array_equal(shown["time-shifted"], seen[30 - s.LAG : 30 - s.LAG + s.WINDOW])

@@ -19,6 +19,7 @@ from lewm_model.cli import app
 from lewm_model.data.clips import ClipSampler, DataError, Episodes, load_episodes
 from lewm_model.data.convert import convert
 from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.data.held_out import held_out_episodes
 from lewm_model.data.salvage import SIGNATURE, salvage_hdf5
 from lewm_model.evaluate.reference import module
 from lewm_model.train import train
@@ -60,7 +61,7 @@ def test_a_recording_of_the_reference_trains_here(
 ) -> None:
     path = theirs(tmp_path / "theirs.h5", known)
     data = load_episodes(path)
-    assert data.control_dt_s == 0.0 and data.action_names == ()
+    assert data.control_dt_s == 0.0 and data.action_names == ("joint1", "joint2")
     np.testing.assert_array_equal(data.pixels, known.pixels)
     np.testing.assert_array_equal(data.offsets, known.offsets)
     assert data.sha256 == known.sha256  # the last action of an episode leads nowhere and does not count
@@ -76,6 +77,7 @@ def test_a_recording_of_the_reference_trains_here(
     assert result.exception is None, result.output
     assert len(times) == 1
     bundle = load_bundle(tmp_path / "bundle")
+    assert len(held_out_episodes(bundle, load_episodes(path, 0.1))), "it can be evaluated, too"
     assert bundle.actions.control_dt_s == 0.1 and bundle.actions.names == ("joint1", "joint2")
     assert bundle.actions.kind == "recorded"  # nobody says that it is safe to command
     with pytest.raises(DataError, match=r"was recorded every 0.05 s, not every 0.1 s"):

@@ -81,6 +81,15 @@ def test_the_codecs_of_lerobot_are_read(tmp_path: Path, codec: str) -> None:
     check(data)
 
 
+@pytest.mark.parametrize("actions_are", ["recorded", "joint-positions-deg"])
+def test_a_command_that_is_not_finite_costs_what_it_led_to_and_nothing_else(tmp_path: Path, actions_are: str) -> None:
+    root = folder(tmp_path / "set", "v3.0", image=True, nan_row=10)
+    convert_lerobot(root, tmp_path / "a.h5", image_size=32, actions_are=actions_are)
+    data = load_episodes(tmp_path / "a.h5")
+    assert sum(data.lengths) >= sum(LENGTHS) - 6
+    assert len(data.lengths) == len(LENGTHS) + 1  # the first is cut in two
+
+
 def test_frames_that_are_missing_cut_the_episode(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", "v3.0", skip=(10, 11, 50))
     report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)

@@ -6,14 +6,14 @@ import re
 import numpy as np
 import pytest
 from tiny import dot_recording
-from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from lewm_model.bundle import load_bundle
 from lewm_model.cli import app
 from lewm_model.collect import record_episode
 from lewm_model.data.clips import DataError, Episodes, load_episodes
-from lewm_model.evaluate.report import read_scalars, write_report
+from lewm_model.evaluate.report import write_report
+from lewm_model.report import Log
 from lewm_model.resources import resource
 from lewm_model.sim.arm_sim import ArmSim
 
@@ -36,10 +36,12 @@ def recording() -> Episodes:
 
 def test_it_holds_its_pictures_itself_and_loads_nothing(bundle, recording, tmp_path):
     run, evaluation = tmp_path / "run", tmp_path / "eval"
-    with SummaryWriter(run) as writer:
-        for step in range(5):
-            writer.add_scalar("train/prediction", 1.0 / (step + 1), step)
-            writer.add_scalar("validation/identity", 0.4, step)
+    run.mkdir()
+    log = Log(run, 0)
+    for step in range(5):
+        log.write("train", step, {"prediction": 1.0 / (step + 1)})
+        log.write("validation", step, {"identity": 0.4})
+    log.close()
     (evaluation / "reach").mkdir(parents=True)
     figures = [{"name": "eval.<held>", "value": 97.5, "unit": "%", "command": "make eval"}]
     (evaluation / "reach" / "summary.json").write_text(json.dumps({"figures": figures}))
@@ -70,7 +72,7 @@ def test_what_is_not_given_is_said_to_be_missing_and_how_to_get_it(bundle, tmp_p
 
 def test_folders_without_anything_to_show_and_other_recordings_are_refused(bundle, tmp_path):
     with pytest.raises(DataError, match="holds no training curves"):
-        read_scalars(tmp_path)
+        write_report(bundle, tmp_path / "out", run=tmp_path)
     with pytest.raises(DataError, match=r"has no summary\.json"):
         write_report(bundle, tmp_path / "out", evaluation=tmp_path / "nowhere")
     (tmp_path / "summary.json").write_text("[]")

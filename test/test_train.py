@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model, tiny_train
 
 from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
-from lewm_model.evaluate.report import read_scalars
 from lewm_model.report import Log, read_metrics
 from lewm_model.train import encode_all, train
 
@@ -108,9 +108,11 @@ def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
         time.sleep(1.0)  # TensorBoard's files are read in the order of their names, which hold the second
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [0, 20, 40, 60]
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "validation"] == [20, 40, 60, 80]
-    board = read_scalars(tmp_path)
-    assert sorted(set(board["train/loss"][0])) == [0, 20, 40, 60]  # a resumed step stands there twice, the same
-    assert board["validation/prediction"][0].tolist() == [20, 40, 60, 80]
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    steps = {name: [point.step for point in board.Scalars(name)] for name in board.Tags()["scalars"]}
+    assert sorted(set(steps["train/loss"])) == [0, 20, 40, 60]  # a resumed step stands there twice, the same
+    assert steps["validation/prediction"] == [20, 40, 60, 80]
 
 
 def test_actions_without_effect_are_warned_of_in_the_bundle_and_on_the_page(tmp_path: Path, recording: Path) -> None:

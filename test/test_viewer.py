@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from lewm_model import decoder
-from lewm_model.bundle import save_description
+from lewm_model.bundle import BundleError, save_description
 from lewm_model.export import export_decoder
 from lewm_model.heads import Decoder
 from lewm_model.planning.motion import Trajectory
@@ -258,7 +258,7 @@ def test_bad_input_is_named_and_left_out_of_the_picture(bench, capfd):
 def test_what_it_cannot_work_with_is_refused_with_the_reason(bundle, changes, reason):
     bench = Bench(**{"model": bundle.folder, **ARM, **changes})
     try:
-        with pytest.raises((ParameterError, ValueError), match=reason):
+        with pytest.raises((ParameterError, BundleError), match=reason):
             ViewerNode()
     finally:
         bench.close()

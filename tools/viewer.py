@@ -36,7 +36,7 @@ from lewm_model.planning.controller import Controller
 from lewm_model.resources import resource
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm_sim import ArmSim
-from lewm_ros.graph import GraphError
+from lewm_ros.graph import GraphError, reserve_domain
 from lewm_ros.messages import message_to_rgb
 from lewm_ros.planner_node import THOUGHTS, tell
 
@@ -137,7 +137,7 @@ def tell_share() -> float:
     controller = Controller(load_runtime(bundle, "onnxruntime"), limits, config, lambda: time.monotonic() - epoch_s)
     rng = np.random.default_rng(0)
     plan_s, tell_s = [], []
-    rclpy.init()
+    rclpy.init()  # in the domain that the caller reserved
     node, other = rclpy.create_node("planner_node"), rclpy.create_node("viewer_node")
     publishers = {name: node.create_publisher(Image, name, qos_profile_sensor_data) for name in THOUGHTS}
     for name in THOUGHTS:
@@ -169,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     command = f"make viewer PAIRS={options.pairs} SEED={options.seed}"
     try:
-        share = tell_share()
+        with reserve_domain():
+            share = tell_share()
         eyes = measure(options.pairs, options.seed, options.out)
     except GraphError as error:
         sys.exit(str(error))

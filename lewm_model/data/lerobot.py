@@ -228,9 +228,9 @@ def _convert_episode(
         good &= there
     if scale is not None:  # the motion from frame i to i + 1 leads from what was commanded before to what is now
         action = scale * np.diff(commanded, axis=0, prepend=np.nan) / dt
-        good[0] = False
     else:
         action = commanded
+    good &= np.isfinite(action).all(1)
     late = np.flatnonzero(np.abs(np.diff(stamps_s) - dt) > 0.5 * dt) + 1
     for row in late:
         report.gaps.append(

@@ -1,6 +1,6 @@
 """`lewm data report`: what a recording is like, and what in it will hurt a world model, before a day of training.
 
-Everything is measured on a sample of at most `EPISODES_LOOKED_AT` episodes, spread evenly, that is read one at a time.
+Pictures are looked at in at most `EPISODES_LOOKED_AT` episodes, spread evenly, that are read one at a time.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def _times(data: Episodes, found: DataReport, conversion: Conversion | None) -> 
         inner[(data.offsets + data.lengths - 1)] = False
         intervals = np.diff(data.stamps_s, append=np.nan)[inner[: len(data.stamps_s)]]
         intervals = intervals[np.isfinite(intervals)]
-    if not len(intervals):
-        found.add("rate", "not known: the recording has no stamps")
+    period = float(np.median(intervals)) if len(intervals) else 0.0
+    if not period > 0.0:
+        found.add("rate", f"not known: the recording has no stamps{' that differ' if len(intervals) else ''}")
         return
-    period = float(np.median(intervals))
     whole = intervals[intervals < 1.5 * period]
     jitter = float(np.quantile(np.abs(whole - period), 0.95)) / period
     dropped = int(np.maximum(np.round(intervals / period) - 1, 0)[intervals < 10 * period].sum())
@@ -145,7 +145,7 @@ def _actions(data: Episodes, found: DataReport) -> None:
     inner[data.offsets + data.lengths - 1] = False
     actions = data.actions[inner]
     found.actions = actions
-    found.action_names = data.action_names or tuple(f"action{i}" for i in range(actions.shape[1]))
+    found.action_names = data.action_names
     still = float((np.abs(actions - np.median(actions, 0)) < EDGE * np.ptp(actions, 0).clip(1e-12)).all(1).mean())
     for name, values in zip(found.action_names, actions.T, strict=True):
         low, high = float(values.min()), float(values.max())

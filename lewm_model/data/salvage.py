@@ -125,6 +125,8 @@ def _convert(
     size = image_size or min(pixels.shape[1:3])
     command = shlex.join(["lewm", "convert", str(path), "--out", str(out), "--image-size", str(size)])
     attributes: dict[str, str | int | float] = {"command": command, "recorded_by": source}
+    if "timestamp" in file:
+        report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
     with EpisodeWriter(out, size, names, dt, kind, attributes, width) as writer:
         for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
             rows = min(length, *(len(data) - offset for data in (pixels, action)))
@@ -155,7 +157,7 @@ def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
     except (TypeError, ValueError, RecursionError):
         names = []
     if len(names) != columns or len(set(names)) != columns:
-        names = [f"action{i}" for i in range(columns)]
+        names = [f"joint{i + 1}" for i in range(columns)]
     try:
         dt = float(found.get("control_dt_s") or 0.0)
     except (TypeError, ValueError):

@@ -20,7 +20,7 @@ from lewm_model.data.clips import DataError, Episodes
 from lewm_model.data.held_out import held_out_episodes
 from lewm_model.imaging import to_model_image
 from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.train import encode_all
+from lewm_model.train import encode_all, encode_rows
 
 CONTEXT = 3  # latents that velocities are probed from, one action block apart
 TEST_SHARE = 0.3  # of the episodes
@@ -63,8 +63,7 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, block_frames: in
         )
     model = load_model(bundle)
     rows = data.rows(episodes)
-    latents = np.zeros((len(data.pixels), bundle.model.latent_dim), np.float32)
-    latents[rows] = encode_all(model, data.pixels[rows]).numpy()
+    latents = encode_rows(model, data, rows).numpy()
     owner = np.repeat(np.arange(len(data.lengths)), data.lengths)
     joints = data.proprio.astype(np.float64)
     found = []

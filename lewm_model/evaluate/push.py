@@ -99,17 +99,15 @@ def picture(sim: ArmSim, joints: np.ndarray, block: np.ndarray, size: int) -> np
     return to_model_image(sim.render(), size)
 
 
-def push(
-    task: PushTask, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int
-) -> tuple[Outcome, list[float], np.ndarray]:
+def push(task: PushTask, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int) -> tuple[Outcome, list[float]]:
     """Brings the block to where the picture of the task's goal shows it; the budget begins with the first command.
 
-    Returns the outcome, how long each plan took (s), and the block's errors over time (N,) m.
+    Returns the outcome, and how long each plan took (s).
     """
     goal = runtime.encode(picture(sim, task.goal, task.goal_block, runtime.bundle.model.image_size))
     _set_out(task, sim)
     times, errors, plan_s = drive(sim, runtime, config, seed, goal, lambda: _error_m(task, sim), task.budget_s)
-    return score(times, errors, task.budget_s, tolerance_m(sim)), plan_s, errors
+    return score(times, errors, task.budget_s, tolerance_m(sim)), plan_s
 
 
 def hold_still(task: PushTask, sim: ArmSim) -> Outcome:
@@ -174,7 +172,7 @@ def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
     with ArmSim() as sim:
         tasks = draw_tasks(goals, seed, sim)
         for number, task in enumerate(tqdm(tasks, "goals", unit="goal", disable=quiet)):
-            outcome, times, _ = push(task, sim, runtime, PlanConfig(), number)
+            outcome, times = push(task, sim, runtime, PlanConfig(), number)
             plan_s += times
             results["model"].append(outcome)
             results["random"].append(move_randomly(task, sim, seed, number))
@@ -202,7 +200,7 @@ def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
     values["eval.push_plan_ms"] = (round(1000 * float(np.median(plan_s)), 2), "ms")
     Console().print(table)
     out.mkdir(parents=True, exist_ok=True)
-    command = f"make eval-push GOALS={goals} SEED={seed}"
+    command = f"make eval-push BUNDLE={folder} GOALS={goals} SEED={seed}"
     figures = [{"name": n, "value": v, "unit": unit, "command": command} for n, (v, unit) in values.items()]
     (out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
     return held(results["model"]).percent

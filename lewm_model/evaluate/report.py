@@ -20,6 +20,7 @@ from lewm_model.data.clips import DataError, Episodes
 from lewm_model.data.held_out import held_out_episodes
 from lewm_model.decoder import load_decoder
 from lewm_model.planning.surprise import SURPRISING
+from lewm_model.report import draw, read_metrics
 from lewm_model.runtime import Runtime, load_runtime
 
 BLUE, AMBER, GREEN, RED, GREY = "#1b6ca8", "#c98a1b", "#148c3c", "#c0392b", "#888888"
@@ -42,14 +43,14 @@ def write_report(
 ) -> Path:
     """Writes report.html and its pictures into the folder `out`; returns the page's path.
 
-    :param run: folder of the training's TensorBoard logs.
+    :param run: folder of the training's logs.
     :param evaluation: folder that an evaluation left: figures in summary.json, and pictures.
     :param data: a recording, whose held-out episodes are rolled out and drawn.
     :raises DataError: the recording does not fit the model, or a folder has nothing to show.
     """
     out.mkdir(parents=True, exist_ok=True)
     parts = [_head(bundle)]
-    parts.append(_section("Training", _training(run, out)))
+    parts.append(_section("Training", _training(bundle, run, out)))
     parts.append(_section("Imagined and seen, on held-out episodes", _rollouts(bundle, data, out)))
     parts.append(_section("Latents", _latents(bundle, data, out)))
     parts.append(_section("Calibration", _calibration(bundle, out)))
@@ -85,47 +86,14 @@ def _head(bundle: Bundle) -> str:
     return f"<h1>{html.escape(bundle.folder.resolve().name)}</h1><div class='cards'>{boxes}</div>"
 
 
-def _training(run: Path | None, out: Path) -> str:
+def _training(bundle: Bundle, run: Path | None, out: Path) -> str:
     if run is None:
         return _missing("no training log was given: --run runs/NAME")
-    curves = read_scalars(run)
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
-    for axis, title, names in (
-        (axes[0], "prediction error", ("train/prediction", "validation/prediction", "validation/identity")),
-        (axes[1], "regulariser", ("train/sigreg", "train/gradient_norm")),
-        (axes[2], "spread of the latents", ("train/latent_std", "validation/latent_std", "validation/effective_rank")),
-    ):
-        colours = iter((BLUE, AMBER, GREY))
-        for name in names:
-            if name in curves:
-                steps, values = curves[name]
-                axis.plot(steps, values, color=next(colours), label=name, lw=1.2, marker="." if len(steps) < 30 else "")
-        axis.set(title=title, xlabel="step")
-        if axis is axes[0]:
-            axis.set_yscale("log")
-        if axis.lines:
-            axis.legend(frameon=False, fontsize=8)
-    return _save(figure, out / "training.png")
-
-
-def read_scalars(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps and values of each curve that a TensorBoard folder holds.
-
-    :raises DataError: it holds none.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if run.is_dir():
-        events = EventAccumulator(str(run), size_guidance={"scalars": 5000})
-        events.Reload()
-        for name in events.Tags()["scalars"]:
-            points = events.Scalars(name)
-            found[name] = np.array([p.step for p in points]), np.array([p.value for p in points])
-    if not found:
+    lines = read_metrics(run)
+    if not lines:
         raise DataError(f"{run} holds no training curves; give the folder that `lewm train --run` wrote to")
-    return found
+    draw(lines, bundle, out / "training.png")
+    return _inline(out / "training.png")
 
 
 def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:

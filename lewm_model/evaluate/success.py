@@ -28,10 +28,11 @@ from lewm_model.evaluate.tasks import (
     Outcome,
     Rate,
     Task,
+    baselines,
+    first_hit,
     follow,
     go_straight,
-    hold_still,
-    move_randomly,
+    held,
     tip_distance_m,
     tolerance_m,
 )
@@ -78,11 +79,11 @@ class Results:
 
     @property
     def held(self) -> Rate:
-        return Rate(sum(outcome.held for outcome in self.outcomes), len(self.outcomes))
+        return held(self.outcomes)
 
     @property
     def first_hit(self) -> Rate:
-        return Rate(sum(outcome.first_hit for outcome in self.outcomes), len(self.outcomes))
+        return first_hit(self.outcomes)
 
     @property
     def final_error_mm(self) -> float:
@@ -175,8 +176,8 @@ def run_planner(
 def run_baselines(tasks: Sequence[RecordedTask], sim: ArmSim, seed: int) -> Iterator[Results]:
     """What BASELINES do in the tasks; there is no replay of tasks whose frames are of two episodes."""
     all_tasks = [recorded.task for recorded in tasks]
-    yield Results("hold", [hold_still(task, sim) for task in all_tasks])
-    yield Results("random", [move_randomly(task, sim, seed, number) for number, task in enumerate(all_tasks)])
+    for name, outcomes in baselines(all_tasks, sim, seed):
+        yield Results(name, outcomes)
     if all(recorded.path is not None for recorded in tasks):
         yield Results("replay", [_replay(recorded, sim) for recorded in tasks])
     yield Results("straight", [go_straight(task, sim) for task in all_tasks])
