@@ -381,6 +381,7 @@ def image_message(encoding: str, channels: int, size: int = 8) -> Any:
 
 def good_messages() -> dict[Any, list[Any]]:
     """Good examples of every type of message that a node subscribes to."""
+    from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
     from std_msgs.msg import Float32, String
     from trajectory_msgs.msg import JointTrajectory
@@ -407,6 +408,11 @@ def good_messages() -> dict[Any, list[Any]]:
         String: [String(data="good")],
         Float32: [Float32(data=0.5)],
         CameraInfo: [camera_info_message(64, 64, 60.0, 0)],
+        DiagnosticStatus: [
+            DiagnosticStatus(
+                name="planner_node", message="armed; moving", values=[KeyValue(key="state", value="armed")]
+            )
+        ],
     }
 
 
@@ -860,6 +866,54 @@ class RecorderTarget(NodeTarget):
             raise NotHandled(f"{pictures} pictures were recorded, {found} are there; {problems}")
 
 
+class Viewer(NodeTarget):
+    """Somebody watches all the time, and every message is drawn."""
+
+    def __init__(self, seeds: Path, scratch: Path) -> None:
+        from rclpy.qos import qos_profile_sensor_data
+        from sensor_msgs.msg import Image
+        from visualization_msgs.msg import MarkerArray
+
+        from lewm_model.resources import resource
+        from lewm_ros.viewer_node import ViewerNode
+
+        self._pictures: list[Any] = []
+
+        def watched() -> Any:
+            node = ViewerNode()
+            self.probe.create_subscription(Image, "debug_image", self._pictures.append, qos_profile_sensor_data)
+            self.probe.create_subscription(MarkerArray, "plan_markers", lambda message: None, 1)
+            end = time.monotonic() + HANDLED_S
+            while not {"/camera/image_raw", "/planner_node/imagined"} <= {s.topic_name for s in node.subscriptions}:
+                if time.monotonic() > end:
+                    raise NotHandled("the viewer does not listen although somebody watches")
+                node._look()
+                time.sleep(0.02)
+            return node
+
+        urdf = resource("config", "arms", "tabletop.urdf")
+        arm = {"urdf": str(urdf), "workspace.base": "base", "workspace.tip": "end_effector"}
+        parameters = {"model": str(seeds / "bundle"), "rate": 0.1, **arm}
+        super().__init__(watched, {}, [word for k, v in parameters.items() for word in ("-p", f"{k}:={v}")])
+
+    def after(self, topic: str) -> None:
+        self.node._show()
+
+    def good(self) -> None:
+        from lewm_ros.messages import nanoseconds, rgb_to_message
+
+        good = rgb_to_message(picture(), time.time_ns())
+        stamps = lambda: [nanoseconds(found.header.stamp) for found in self._pictures]  # noqa: E731
+
+        def again() -> None:
+            self.publishers["/camera/image_raw"].publish(good)
+            self.spin(0.1)
+            self.node._show()
+
+        self._pictures.clear()
+        self.until(lambda: nanoseconds(good.header.stamp) in stamps(), again, "a picture of a good one", 0.3)
+
+
 class Gazebo(NodeTarget):
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from trajectory_msgs.msg import JointTrajectory
@@ -1266,12 +1320,16 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     from lewm_model import parity
     from lewm_model.bundle import load_bundle
     from lewm_model.config import PlanConfig
+    from lewm_model.decoder import load_decoder
     from lewm_model.limits import JointLimits
     from lewm_model.novelty import load_novelty
     from lewm_model.planning.controller import Controller
     from lewm_model.runtime import load_runtime
 
     bundle = load_bundle(folder)
+    drawing = load_decoder(bundle)
+    if drawing is not None:
+        drawing.draw(np.zeros((2, bundle.model.latent_dim), np.float32))
     novelty = load_novelty(bundle)
     if novelty is not None:
         novelty.look(np.zeros((bundle.model.image_size, bundle.model.image_size, 3), np.uint8), 0.0)
@@ -1674,6 +1732,7 @@ TARGETS: dict[str, Row] = {
     "engine": Row(40, EngineFiles),
     "recorder": Row(40, RecorderTarget),
     "gazebo_commands": Row(40, Gazebo),
+    "viewer_node": Row(20, Viewer),
     "shield": Row(4, make_shield),
     "arm": Row(35, lambda seeds, scratch: Arm()),
     "image": Row(160, make_image),
@@ -1696,14 +1755,20 @@ def make_seeds(folder: Path) -> None:
     from bags import BagWriter, write_motion
     from bundles import TINY
     from lerobots import folder as lerobot_folder
+    from safetensors.torch import save_file
     from tiny import dot_recording
 
-    from lewm_model.bundle import Calibration, load_bundle, save_description
+    from lewm_model.bundle import DECODER, Calibration, load_bundle, save_description
+    from lewm_model.export import export_decoder
+    from lewm_model.heads import Decoder
     from lewm_model.novelty import remember, save_seen
 
     shutil.copytree(exported_folder(TINY), folder / "bundle")
     bundle = load_bundle(folder / "bundle")
     size = bundle.model.image_size
+    network = Decoder(bundle.model).eval()
+    save_file(network.state_dict(), folder / "bundle" / DECODER)
+    export_decoder(bundle, network)
     save_seen(bundle, remember(np.zeros((1, size, size, 3), np.uint8)))
     # An error never surprises: the model is untrained. Something new does.
     calibration = Calibration(1e-3, 2e-3, (0.0,), (1e6,), 0.0, 1000, new_pixels=2.0)
