@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train faults-train compare-train train-push eval-push clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -87,6 +87,9 @@ parity: setup  ## network, loss and gradients beside the authors' code with the 
 
 bench-train: setup  ## the training step beside the authors', same data, batch and precision: ROUNDS
 	$(BIN)/python tools/bench_train.py $(call option,ROUNDS,rounds)
+
+bench-gpu: setup  ## the same on an NVIDIA GPU: training steps, plans, decisions, TensorRT's engines: PARTS
+	$(BIN)/python tools/bench_gpu.py $(call option,PARTS,parts)
 
 faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
 	$(BIN)/python tools/faults_train.py $(call option,RUNS,runs) $(call option,SEED,seed)

@@ -14,7 +14,7 @@ from lewm_model.config import PlanConfig
 from lewm_model.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.parity import load_golden
 from lewm_model.planning.controller import HANDOVER_MARGIN_S, Controller, Decision
-from lewm_model.runtime import Runtime, load_runtime
+from lewm_model.runtime import Runtime
 from lewm_model.runtime.cuda import Cuda
 from lewm_model.target import this_machine
 
@@ -22,18 +22,15 @@ PLAN = PlanConfig()
 WARM_UP = 5  # runs that do not count
 
 
-def bench(
-    bundle: Bundle, backend: str = "auto", config: PlanConfig = PLAN, repeats: int = 100, threads: int = 1
-) -> dict[str, Any]:
-    """Times `bundle` on one of the back ends; all durations are milliseconds of wall-clock time.
+def bench(runtime: Runtime, config: PlanConfig = PLAN, repeats: int = 100) -> dict[str, Any]:
+    """Times a bundle on a back end; all durations are milliseconds of wall-clock time.
 
     `end_to_end_ms` is what lies between a picture in memory and a trajectory: encode it, plan with `config` and its
     deadline, sample the motion. Transport of pictures and commands is not in it; the nodes' diagnostics have that.
     """
-    runtime = load_runtime(bundle, backend, threads, samples=config.samples)
+    bundle, model = runtime.bundle, runtime.bundle.model
     frames = _frames(bundle)
     rng = np.random.default_rng(0)
-    model = bundle.model
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
@@ -48,7 +45,6 @@ def bench(
         "bundle": str(bundle.folder),
         "backend": runtime.backend,
         "precision": getattr(runtime, "precision", "fp32"),
-        "threads": threads,
         "machine": {**asdict(this_machine()), "gpu": Cuda().gpu().name if runtime.backend == "tensorrt" else ""},
         "notes": runtime.notes,
         "plan": asdict(config),

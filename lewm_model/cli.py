@@ -310,8 +310,9 @@ def bench(
 
     from lewm_model.bench import bench as run
     from lewm_model.bundle import load_bundle
+    from lewm_model.runtime import load_runtime
 
-    results = run(load_bundle(bundle), backend, repeats=repeats, threads=threads)
+    results = run(load_runtime(load_bundle(bundle), backend, threads), repeats=repeats)
     if as_json:
         typer.echo(json.dumps(results, indent=1))
         return

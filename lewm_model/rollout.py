@@ -162,7 +162,7 @@ def _norm(x: Tensor, eps: float) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
     linear.weight.copy_(weight)
     if bias is not None:
         linear.bias.copy_(bias)

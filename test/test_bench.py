@@ -15,13 +15,14 @@ from lewm_model.bench import bench
 from lewm_model.bundle import load_bundle
 from lewm_model.cli import app
 from lewm_model.config import PlanConfig
+from lewm_model.runtime import load_runtime
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_it_times_every_stage_and_says_on_which_back_end_and_machine(model: str) -> None:
     bundle = load_bundle(exported_folder(MODELS[model]))
     config = PlanConfig(horizon=2, samples=16, iterations=2, elites=4, deadline_s=0.2)
-    found = bench(bundle, "onnxruntime", config, repeats=6)
+    found = bench(load_runtime(bundle, "onnxruntime"), config, repeats=6)
     for stage in ("encoder_ms", "rollout_ms", "plan_ms", "end_to_end_ms"):
         times = found[stage]
         assert 0 < times["p50"] <= times["p95"] <= times["p99"], stage

@@ -34,7 +34,7 @@ from rich.table import Table
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.evaluate import reference
 from lewm_model.model import IMAGE_MEAN, IMAGE_STD, LeWM
-from lewm_model.train import Objective, optimiser_of
+from lewm_model.train import DTYPES, Objective, optimiser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES: dict[str, Any] = {"stem": "patch", "patch_size": 16, "activation": "gelu"}
@@ -48,14 +48,19 @@ def clips(c: ModelConfig, config: TrainConfig) -> tuple[torch.Tensor, torch.Tens
     return torch.from_numpy(frames), torch.from_numpy(blocks).float()
 
 
-def our_step(c: ModelConfig, config: TrainConfig) -> Callable[[], None]:
+def autocast(config: TrainConfig, device: str) -> torch.autocast:
+    return torch.autocast(device, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
+
+
+def our_step(c: ModelConfig, config: TrainConfig, device: str = "cpu") -> Callable[[], None]:
     torch.manual_seed(0)
-    model = LeWM(c).train()
-    objective, optimiser = Objective(model, config), optimiser_of(model, config)
-    frames, blocks = clips(c, config)
+    model = LeWM(c).to(device).train()
+    objective, optimiser = Objective(model, config).to(device), optimiser_of(model, config)
+    frames, blocks = (tensor.to(device) for tensor in clips(c, config))
 
     def step() -> None:
-        prediction, gaussian, _ = objective(frames, blocks)
+        with autocast(config, device):
+            prediction, gaussian, _ = objective(frames, blocks)
         loss = prediction + config.sigreg_weight * gaussian
         optimiser.zero_grad()
         loss.backward()
@@ -65,16 +70,18 @@ def our_step(c: ModelConfig, config: TrainConfig) -> Callable[[], None]:
     return step
 
 
-def their_step(c: ModelConfig, config: TrainConfig) -> Callable[[], None]:
+def their_step(c: ModelConfig, config: TrainConfig, device: str = "cpu") -> Callable[[], None]:
     torch.manual_seed(0)
-    model, regulariser = reference.network(c).train(), reference.sigreg(config.sigreg_projections)
+    model = reference.network(c).to(device).train()
+    regulariser = reference.sigreg(config.sigreg_projections).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    frames, blocks = clips(c, config)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    frames, blocks = (tensor.to(device) for tensor in clips(c, config))
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
 
     def step() -> None:
         pixels = (frames.movedim(-1, -3).float() / 255 - mean) / std
-        loss = reference.loss(model, pixels, blocks, c.history, regulariser, config.sigreg_weight)
+        with autocast(config, device):
+            loss = reference.loss(model, pixels, blocks, c.history, regulariser, config.sigreg_weight)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

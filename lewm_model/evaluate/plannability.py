@@ -78,7 +78,7 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
     episodes = held_out_episodes(bundle, data)
     rng = np.random.default_rng((seed, 4))
     measured = _Measured(runtime, data, episodes, rng)
-    times = bench(bundle, runtime.backend, PLAN, repeats=20)
+    times = bench(runtime, PLAN, repeats=20)
     checks = (
         _of_pictures(measured),
         *_of_latents(measured),

@@ -160,7 +160,15 @@ def sigreg(projections: int) -> nn.Module:
 
 
 def solver(
-    model: Any, action_dim: int, frameskip: int, horizon: int, samples: int, elites: int, iterations: int, seed: int
+    model: Any,
+    action_dim: int,
+    frameskip: int,
+    horizon: int,
+    samples: int,
+    elites: int,
+    iterations: int,
+    seed: int,
+    device: str = "cpu",
 ) -> Any:
     """The reference's CEMSolver on a reference network, for one environment, ready for `solve`.
 
@@ -169,7 +177,7 @@ def solver(
     """
     spaces = importlib.import_module("gymnasium.spaces")
     made = module("solver.cem").CEMSolver(
-        model=model, num_samples=samples, topk=elites, n_steps=iterations, batch_size=1, seed=seed
+        model=model, num_samples=samples, topk=elites, n_steps=iterations, batch_size=1, device=device, seed=seed
     )
     space = spaces.Box(-np.inf, np.inf, (1, action_dim), np.float32)
     made.configure(action_space=space, n_envs=1, config=SimpleNamespace(horizon=horizon, action_block=frameskip))

@@ -1,4 +1,4 @@
-"""PyTorch back end: what the exported graphs are checked against."""
+"""PyTorch back end: what the exported graphs are checked against; on the GPU where there is one, else on the CPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from lewm_model.runtime.signature import proposing
 
 try:
     import torch
+    from torch import Tensor, nn
 except ImportError as error:
     raise RuntimeLoadError(f"PyTorch is not installed ({error}); run `pip install torch`") from error
 
-from lewm_model.graphs import RolloutGraph
+from lewm_model.graphs import EncoderGraph, RolloutGraph
 
 
 class TorchRuntime:
-    """Runs a bundle's weights on the CPU."""
+    """Runs a bundle's weights."""
 
     backend = "torch"
 
@@ -25,26 +26,67 @@ class TorchRuntime:
         torch.set_num_threads(threads)
         self.bundle = bundle
         self.notes: list[str] = []
-        self._model, heads = load_model(bundle), load_heads(bundle)
-        self._rollout = RolloutGraph(
-            self._model, heads.get("steps_to_go"), torch.from_numpy(bundle.actions.still)
-        ).eval()
-        self._proposal = heads.get(proposing(heads) or "")
+        heads = load_heads(bundle)
+        model = load_model(bundle)
+        rollout = RolloutGraph(model, heads.get("steps_to_go"), torch.from_numpy(bundle.actions.still))
+        self._encoder, self._rollout = Computation(EncoderGraph(model)), Computation(rollout)
+        proposal = heads.get(proposing(heads) or "")
+        self._proposal = None if proposal is None else Computation(proposal)
 
-    @torch.inference_mode()
     def encode(self, image: np.ndarray) -> np.ndarray:
-        return self._model.encode(torch.from_numpy(image)[None])[0].numpy()
+        return self._encoder(image[None])[0][0]
 
-    @torch.inference_mode()
     def rollout(
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        arrays = (context, candidates, goal, *([past_actions] if len(past_actions) else []))
-        distances, latents = self._rollout(*(torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays))
-        return distances.numpy(), latents.numpy()
+        distances, latents = self._rollout(context, candidates, goal, *([past_actions] if len(past_actions) else []))
+        return distances, latents
 
-    @torch.inference_mode()
     def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
         assert self._proposal is not None, "the bundle has no head that proposes"
-        inputs = (torch.from_numpy(latent)[None], torch.from_numpy(goal)[None], torch.tensor([steps_to_go]))
-        return self._proposal(*inputs)[0].numpy()
+        return self._proposal(latent[None], goal[None], np.array([steps_to_go], np.float32))[0][0]
+
+
+class Computation:
+    """A module in eval mode, called with numpy arrays; on a GPU each shape of its inputs is recorded as a CUDA graph.
+
+    A rollout is some hundred small kernels: a GPU is done with one before Python has asked for the next.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._module = module.to(self.device).eval()
+        self._recorded: dict[tuple[tuple[int, ...], ...], tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]] = {}
+
+    @torch.inference_mode()
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = [
+            torch.from_numpy(np.ascontiguousarray(a, np.uint8 if a.dtype == np.uint8 else np.float32)) for a in arrays
+        ]
+        if self.device == "cpu":
+            return [output.numpy() for output in self._outputs(inputs)]
+        shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record(inputs)
+        held, graph, outputs = self._recorded[shapes]
+        for there, here in zip(held, inputs, strict=True):
+            there.copy_(here)
+        graph.replay()
+        return [output.cpu().numpy() for output in outputs]  # waits for the GPU
+
+    def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = self._module(*inputs)
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+    def _record(self, inputs: list[Tensor]) -> tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]:
+        held = [tensor.to(self.device) for tensor in inputs]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries set themselves up in the first runs, which cannot be recorded
+            for _ in range(3):
+                self._outputs(held)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = self._outputs(held)
+        return held, graph, outputs
