@@ -114,9 +114,9 @@ class TrainConfig:
     steps: int = 2000  # optimiser steps
     batch: int = 64  # clips
     clip_frames: int = 4  # frames in a clip, one action block apart
-    clips_per_episode: int = (
-        1  # clips of one episode in a batch; more keep what never changes in one from filling the latent
-    )
+    # Clips in a batch that begin with alike joint positions: with some, what the arm does not move, as a block that it
+    # could push, has to be in the latent; with 1, what the joints move can fill it.
+    clips_per_pose: int = 1
     sigreg_weight: float = 0.09  # lambda
     sigreg_projections: int = 1024
     learning_rate: float = 5e-5
@@ -139,7 +139,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in (
             "batch",
-            "clips_per_episode",
+            "clips_per_pose",
             "sigreg_projections",
             "validate_every",
             "checkpoint_every",
@@ -150,7 +150,7 @@ class TrainConfig:
         for field in ("seed", "steps", "head_steps", "policy_steps"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
-        _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
+        _require(self.batch % self.clips_per_pose == 0, self, "batch", "a multiple of clips_per_pose")
         _require(self.sigreg_weight >= 0, self, "sigreg_weight", "0 or more")
         _require(self.learning_rate > 0, self, "learning_rate", "above 0")
         _require(self.precision in ("fp32", "bf16", "fp16"), self, "precision", "'fp32', 'bf16' or 'fp16'")

@@ -27,7 +27,8 @@ MIDDLE_M = 0.4  # between them
 REACH_SPEED, PUSH_SPEED = 0.40, 0.16  # m/s of the tip
 BESIDE_M = (0.015, 0.032)  # beside the line through block and target: less begins a push, more ends it
 NEAR_M = 0.012  # from the target: the push is over
-STRAY = 0.05  # probability, each block, that the player strays while it goes or pushes
+STRAY = 0.08  # probability, each block, that the player strays while it goes or pushes; it then shows the way back
+WANDER, REACH = 0.12, 0.2  # probabilities that an episode begins with wandering, and that no push follows a rest
 
 
 def random_block(rng: np.random.Generator) -> np.ndarray:
@@ -55,7 +56,7 @@ class Player:
         self.target: np.ndarray | None = None
         self.pose = np.zeros(2)
         self.wandering = np.zeros((0, 2))
-        self.phase, self.left = "wander" if wander and rng.random() < 0.35 else "push", 0
+        self.phase, self.left = "wander" if wander and rng.random() < WANDER else "push", 0
 
     def play(self, steps: int, look: Callable[[], None], until: Callable[[Player], bool]) -> np.ndarray:
         """Plays from the simulation's state on; see `play`."""
@@ -126,12 +127,12 @@ class Player:
                 if np.linalg.norm(away) < ROUND_M:
                     step = away / np.linalg.norm(away) * 0.05
                     return self._towards(position, tip + step)
-            self.phase, self.left = "rest", int(self.rng.integers(2, 8))
+            self.phase, self.left = "rest", int(self.rng.integers(2, 5))
         if self.phase == "rest":
             self.left -= 1
             if self.left > 0:
                 return np.zeros(2)
-            self.phase = "reach" if self.rng.random() < 0.5 else "push"
+            self.phase = "reach" if self.rng.random() < REACH else "push"
             self.target, self.pushing = None, False
             self.pose = self.random_pose(block)
             return np.zeros(2)

@@ -18,7 +18,7 @@ EPISODES, STEPS = 600, 160
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32}
 # Arm and block move in few of the clips of one place: several clips of an episode keep both in the latent.
-TRAIN: dict[str, Any] = {"clips_per_episode": 4, "head_steps": 0, "policy_steps": 8000}
+TRAIN: dict[str, Any] = {"clips_per_pose": 4, "head_steps": 0, "policy_steps": 8000}
 
 
 def train_push(out: Path, seed: int, goals: int) -> None:

@@ -90,7 +90,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
     config = from_dict(
         TrainConfig,
-        {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_episode": 4, "head_steps": 0, "policy_steps": 5},
+        {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5},
     )
     bundle = train(data, folder / "bundle", folder / "run", model, config)
     export_onnx(bundle, frames=sample_frames(data, model))

@@ -1,6 +1,7 @@
 """Several processes train one model: a run may go on with another number of them, and one of them writes."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import rank_run
 import torch
+import yaml
 from tiny import dot_recording, tiny_model, tiny_train
 
+from lewm_model.bundle import load_bundle
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
 from lewm_model.train import fit
 
@@ -43,6 +46,21 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 value, wanted[name], rtol=1e-3, atol=0.02 * moved, msg=lambda m, n=name: f"{n}: {m}"
             )
+
+
+def test_torchrun_trains_with_the_command_of_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/training.md").read_text()
+    assert "-m -- lewm_model.cli train /data/train.h5 /models/mine --size reference --run /runs/mine" in page
+    recording, settings = dot_recording(tmp_path / "dots.h5", size=64), tmp_path / "settings.yaml"
+    train = {"steps": 2, "batch": 8, "head_steps": 0, "threads": 1}
+    settings.write_text(yaml.safe_dump({"model": {"encoder_depth": 1}, "train": train}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "--", "lewm_model.cli", "train", str(recording), str(tmp_path / "bundle"), "--size", "small"]
+    command += ["--config", str(settings), "--run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_bundle(tmp_path / "bundle").training["config"]["steps"] == 2
+    assert weights(tmp_path / "run/checkpoint.pt")
 
 
 def test_the_parts_of_a_batch_that_processes_read_are_the_batch(tmp_path: Path) -> None:

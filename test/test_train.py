@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -28,7 +29,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path, recording: Path, sigreg_weight: float) -> tuple[float, str]:
     """The latent's standard deviation after a training, and the warnings."""
     data = load_episodes(recording)
-    config = tiny_train(steps=250, batch=64, clips_per_episode=1, sigreg_weight=sigreg_weight, head_steps=0)
+    config = tiny_train(steps=250, batch=64, clips_per_pose=1, sigreg_weight=sigreg_weight, head_steps=0)
     bundle = train(data, folder / "bundle", folder / "run", tiny_model(), config)
     std = float(encode_all(load_model(bundle), data.pixels[::7]).std(0).mean())
     return std, "; ".join(bundle.evaluation["warnings"])
@@ -44,7 +45,7 @@ def test_without_the_regulariser_the_latent_collapses_and_with_it_it_does_not(tm
 def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, recording: Path) -> None:
     config = tmp_path / "config.yaml"
     lines = ["model:", *(f"  {k}: {v}" for k, v in TINY_MODEL.items()), "train:"]
-    settings = {**TINY_TRAIN, "steps": 40, "clips_per_episode": 1, "head_steps": 0, "threads": 1}
+    settings = {**TINY_TRAIN, "steps": 40, "clips_per_pose": 1, "head_steps": 0, "threads": 1}
     config.write_text("\n".join([*lines, *(f"  {k}: {v}" for k, v in settings.items())]))
 
     def command(name: str) -> list[str]:
@@ -166,6 +167,20 @@ def test_clips_hold_frames_one_block_apart_and_the_actions_between(recording: Pa
         np.testing.assert_array_equal(clip[2], data.pixels[start + 10])
         np.testing.assert_array_equal(blocks[1], data.actions[start + 5 : start + 10].reshape(-1))
     assert np.isfinite(actions).all()
+
+
+def test_clips_of_one_group_begin_with_alike_joint_positions(recording: Path) -> None:
+    data = load_episodes(recording)
+    assert data.proprio is not None
+    frames, actions = ClipSampler(data, np.arange(30), 2, 5, 4, seed=3).batch(0, 32)
+    starts = [int(np.flatnonzero((data.pixels == clip[0]).all((1, 2, 3)))[0]) for clip in frames]
+    poses = data.proprio[starts].reshape(8, 4, -1)
+    within, between = poses.std(1).mean(), poses.mean(1).std()
+    assert within < 0.3 * between, (within, between)
+    for start, blocks in zip(starts, actions, strict=True):
+        np.testing.assert_array_equal(blocks[0], data.actions[start : start + 5].reshape(-1))
+    with pytest.raises(DataError, match="record them, or train with clips_per_pose 1"):
+        ClipSampler(replace(data, proprio=None), np.arange(30), 2, 5, 4, seed=3)
 
 
 def test_training_and_validation_share_no_episode(recording: Path) -> None:

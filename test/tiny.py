@@ -40,7 +40,7 @@ def dot_recording(path: Path, episodes: int = 12, steps: int = 40, size: int = 3
     rng = np.random.default_rng(seed)
     frames = episodes * (steps + 1)
     pixels = np.zeros((frames, size, size, 3), np.uint8)
-    actions = np.full((frames, 2), np.nan, np.float32)
+    actions, proprio = np.full((frames, 2), np.nan, np.float32), np.zeros((frames, 2), np.float32)
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="xy"), -1)
     row = 0
     for _ in range(episodes):
@@ -48,7 +48,7 @@ def dot_recording(path: Path, episodes: int = 12, steps: int = 40, size: int = 3
         for step in range(steps + 1):
             centre = (position * 0.4 + 0.5) * (size - 1)
             light = np.exp(-((grid - centre) ** 2).sum(-1) / 8.0)
-            pixels[row] = (255 * light)[..., None].astype(np.uint8)
+            pixels[row], proprio[row] = (255 * light)[..., None].astype(np.uint8), position
             if step < steps:
                 velocity = np.clip(0.8 * velocity + rng.normal(size=2) * 0.7, -1.5, 1.5)
                 following = np.clip(position + 0.05 * velocity, -1, 1)
@@ -56,7 +56,7 @@ def dot_recording(path: Path, episodes: int = 12, steps: int = 40, size: int = 3
                 position = following
             row += 1
     with h5py.File(path, "w") as file:
-        file["pixels"], file["action"] = pixels, actions
+        file["pixels"], file["action"], file["proprio"] = pixels, actions, proprio
         file["ep_len"] = np.full(episodes, steps + 1)
         file["ep_offset"] = np.arange(episodes) * (steps + 1)
         file.attrs.update(control_dt_s=0.05, action_names='["a", "b"]', action_kind="joint_velocity", command="test")

@@ -46,7 +46,7 @@ def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: Train
     """Trains the authors' network and imports its checkpoint; heads as in `train`."""
     training, _ = data.split(config.validation_fraction, config.seed)
     spec = action_spec(data, training, c.frameskip)
-    sampler = ClipSampler(data, training, config.clip_frames, c.frameskip, config.clips_per_episode, config.seed)
+    sampler = ClipSampler(data, training, config.clip_frames, c.frameskip, config.clips_per_pose, config.seed)
     torch.manual_seed(config.seed)
     ours = LeWM(c)  # for its pixel statistics
     model, regulariser = reference.network(c).train(), reference.sigreg(config.sigreg_projections)

@@ -38,7 +38,7 @@ from lewm_model.data.clips import load_episodes  # noqa: E402
 from lewm_model.train import train  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # a process begins at once, with everything imported
-SETTINGS = {"steps": 120, "batch": 32, "clips_per_episode": 1, "checkpoint_every": 4, "validate_every": 30}
+SETTINGS = {"steps": 120, "batch": 32, "clips_per_pose": 1, "checkpoint_every": 4, "validate_every": 30}
 
 
 @dataclass(frozen=True)

@@ -1232,7 +1232,7 @@ train:
   learning_rate: 0.002
   betas: [0.9, 0.99]
   sigreg_weight: 0.2
-  clips_per_episode: 1
+  clips_per_pose: 1
 """
 
 

@@ -19,6 +19,7 @@ from lewm_model.data.errors import DataError
 from lewm_model.data.frames import MappedFrames, decoded_frames
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
+POSES = 4000  # among which clips with alike joint positions are looked for
 IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 
@@ -28,7 +29,7 @@ class Episodes:
     """Frames and actions of E episodes laid end to end (N rows).
 
     pixels (N, H, W, 3) uint8 RGB; actions (N, A) float32, row i executes between frame i and frame i + 1 and is NaN in
-    the last row of an episode; proprio (N, P) float32 or None, never used to train the world model;
+    the last row of an episode; proprio (N, P) float32 or None, which no network sees;
     offsets and lengths (E,) int64. Frames of a large recording are a `MappedFrames`: pick rows with arrays of integers,
     and not all at once.
     """
@@ -232,19 +233,29 @@ class ClipSampler:
     """Draws batches of clips: `clip_frames` frames, one action block apart, with the blocks between them.
 
     The batch of a step depends on (seed, step) alone, so a resumed run sees what an undisturbed one would have seen.
+
+    With `clips_per_pose` above 1 a batch is made of groups of so many clips that begin with alike joint positions, the
+    most alike of some thousand: the arm is the same in them, and what tells their pictures apart is everything else.
+
+    :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
     """
 
     def __init__(
-        self, data: Episodes, episodes: np.ndarray, clip_frames: int, frameskip: int, clips_per_episode: int, seed: int
+        self, data: Episodes, episodes: np.ndarray, clip_frames: int, frameskip: int, clips_per_pose: int, seed: int
     ) -> None:
         self.span = (clip_frames - 1) * frameskip  # low-level steps
-        self.data, self.seed, self.clips_per_episode = data, seed, clips_per_episode
+        self.data, self.seed, self.clips_per_pose = data, seed, clips_per_pose
         self.episodes = episodes[data.lengths[episodes] > self.span]
         if len(self.episodes) == 0:
             longest = int(data.lengths[episodes].max())
             raise DataError(
                 f"no episode is long enough: a clip spans {self.span + 1} frames, the longest episode has {longest}; "
                 "record longer episodes or lower clip_frames"
+            )
+        if clips_per_pose > 1 and data.proprio is None:
+            raise DataError(
+                f"{data.source} has no joint positions ('proprio') by which clips of alike poses are found; record "
+                "them, or train with clips_per_pose 1"
             )
         starts = data.lengths[self.episodes] - self.span
         self.probability = starts / starts.sum()  # every start equally likely
@@ -257,10 +268,23 @@ class ClipSampler:
         Of several processes each reads its part of the batch, clips / ranks, and together they read the same batch.
         """
         rng = np.random.default_rng((self.seed, 2, step))
-        per_episode = min(self.clips_per_episode, clips)
-        chosen = rng.choice(self.episodes, clips // per_episode, p=self.probability).repeat(per_episode)
-        starts = self.data.offsets[chosen] + rng.integers(0, self.data.lengths[chosen] - self.span)
+        starts = self._starts(rng, clips) if self.clips_per_pose == 1 else self._alike(rng, clips)
         starts = starts.reshape(ranks, -1)[rank]
         frames = self.data.pixels[starts[:, None] + self.frame_steps]
         actions = self.data.actions[starts[:, None, None] + self.action_steps]
         return frames, actions.reshape(len(starts), len(self.action_steps), -1)
+
+    def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Rows (count,) where random clips begin."""
+        chosen = rng.choice(self.episodes, count, p=self.probability)
+        return self.data.offsets[chosen] + rng.integers(0, self.data.lengths[chosen] - self.span)
+
+    def _alike(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Rows (count,) where clips begin, in groups of alike joint positions."""
+        assert self.data.proprio is not None
+        group = min(self.clips_per_pose, count)
+        pool = self._starts(rng, max(POSES, count))
+        poses = self.data.proprio[pool]
+        poses = poses / np.maximum(poses.std(0), 1e-6)
+        apart = np.square(poses[: count // group, None] - poses).sum(-1)
+        return pool[np.argpartition(apart, group - 1)[:, :group]].reshape(-1)
