@@ -37,6 +37,7 @@ LOG_EVERY = 20  # steps
 OPEN_LOOP = 5  # action blocks that are imagined to see how far imagination drifts
 WARN_FROM = 0.1  # of the steps; before, everything looks wrong
 LEAST_STD, LEAST_RANK = 0.3, 0.15  # of a latent; the rank as a share of its numbers
+STILL = 0.02  # standard deviations of the actions; slower arms rest
 LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the actions of other clips
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -474,9 +475,17 @@ def train_heads(
     metrics: dict[str, Any] = {}
     lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
     if config.policy_steps:
-        actions = torch.from_numpy(spec.normalise(np.nan_to_num(data.actions)))
+        raw = np.nan_to_num(data.actions)
+        still = (np.abs(raw) <= STILL * np.array(spec.std)).all(1)
         heads["policy"], metrics["policy"] = train_play_policy(
-            model.config, latents, actions, offsets, lengths, config.policy_steps, config.seed
+            model.config,
+            latents,
+            torch.from_numpy(spec.normalise(raw)),
+            torch.from_numpy(still & np.roll(still, 1)),
+            offsets,
+            lengths,
+            config.policy_steps,
+            config.seed,
         )
     if config.head_steps == 0:
         return heads, metrics

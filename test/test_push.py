@@ -75,7 +75,9 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
         actions.append(np.full((60, 1), speed))
     offsets, lengths = torch.arange(100) * 60, torch.full((100,), 60)
     flat, done = (torch.tensor(np.concatenate(values), dtype=torch.float32) for values in (latents, actions))
-    policy, metrics = train_play_policy(config, flat, done, offsets, lengths, 300, 0)
+    policy, metrics = train_play_policy(
+        config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 300, 0
+    )
     assert metrics["loss"] < 0.02
     blocks = policy(flat[[0, 60]], flat[[40, 100]], torch.tensor([40.0, 0.0])).detach()
     np.testing.assert_allclose(blocks.numpy(), done[[0, 60]].expand(2, 5).numpy(), atol=0.25)
