@@ -20,7 +20,7 @@ SQUARED = 4.0  # weight of the decoder's squared error beside the absolute one, 
 CHANNELS = 32  # of the pictures inside the decoder
 BACKGROUND_FRAMES = 500  # whose median is the background
 DELAY_STEPS = 2  # control steps from a frame to where the plan that was made from it takes over
-POLICY_HORIZON = 160  # control steps to the farthest frame that is taken as a goal of what was done
+POLICY_HORIZON = 120  # control steps to the farthest frame that is taken as a goal of what was done
 POLICY_WIDTH, POLICY_BATCH = 384, 512
 LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 
@@ -198,9 +198,10 @@ def train_play_policy(
     """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
 
     `latents` (N, D) of N frames, `actions` (N, A) z-scored, `resting` (N,) bool where the arm rests, `offsets` and
-    `lengths` (E,) say which rows an episode has. The goals of half of the batch are frames where the arm rests, as it
-    does in the picture that a person shows; half of the batch is not told how many steps were left. Returns the policy
-    and the mean loss of its blocks, in z-scores, over the last tenth of the steps.
+    `lengths` (E,) say which rows an episode has. Blocks in which the arm rests are left out: a policy that has learned
+    to rest does so wherever it is in doubt, and resting at the goal is the controller's part. Half of the batch is not
+    told how many steps were left. Returns the policy and the mean loss of its blocks, in z-scores, over the last tenth
+    of the steps.
     """
     torch.manual_seed(seed)
     policy = PlayPolicy(c)
@@ -208,31 +209,27 @@ def train_play_policy(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
     within = torch.arange(DELAY_STEPS, nearest)
-    first = torch.full((len(latents),), -1)  # row of the episode's first frame, for every frame that can be a goal
+    last = torch.full((len(latents),), -1)  # row of the episode's last frame, for every frame with a goal after it
     for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        first[offset + nearest : offset + length] = offset
-    goals = torch.nonzero(first >= 0)[:, 0]
-    rests = torch.nonzero((first >= 0) & resting)[:, 0]
-    if not len(rests):
-        rests = goals
-    sums, count = torch.zeros(()), max(1, steps // 10)
+        last[offset : offset + length - 1 - nearest] = offset + length - 1
+    starts = torch.nonzero(last >= 0)[:, 0]
+    starts = starts[~resting[starts[:, None] + within].all(1)]
+    mean, counted = torch.zeros(()), max(1, steps // 10)
     for step in range(steps):
-        half = POLICY_BATCH // 2
-        goal = torch.cat([of[torch.randint(len(of), (half,))] for of in (goals, rests)])
-        farthest = torch.clamp(goal - first[goal], max=POLICY_HORIZON)
-        ahead = nearest + (torch.rand(len(goal)) * (farthest - nearest + 1)).long()
-        here = goal - ahead
-        known = torch.rand(len(goal)) < 0.5
-        latent, wanted = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[goal]))
+        here = starts[torch.randint(len(starts), (POLICY_BATCH,))]
+        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
+        known = torch.rand(POLICY_BATCH) < 0.5
+        latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[here + ahead]))
         done = actions[here[:, None] + within].flatten(1)
-        loss = F.smooth_l1_loss(policy(latent, wanted, known * ahead.float()), done)
+        loss = F.smooth_l1_loss(policy(latent, goal, known * ahead.float()), done)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step >= steps - count:
-            sums += loss.detach() / count
-    return policy.eval(), {"loss": float(sums)}
+        if step >= steps - counted:
+            mean += loss.detach() / counted
+    return policy.eval(), {"loss": float(mean)}
 
 
 HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {

@@ -481,7 +481,7 @@ def train_heads(
             model.config,
             latents,
             torch.from_numpy(spec.normalise(raw)),
-            torch.from_numpy(still & np.roll(still, 1)),
+            torch.from_numpy(still),
             offsets,
             lengths,
             config.policy_steps,
