@@ -18,7 +18,7 @@ EPISODES, STEPS = 1200, 240
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
-TRAIN: dict[str, Any] = {"steps": 4000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 10000}
+TRAIN: dict[str, Any] = {"steps": 4000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 15000}
 
 
 def train_push(out: Path, seed: int, goals: int) -> None:
