@@ -113,7 +113,7 @@ class HeldActions:
 class TwoRoom:
     """A dot goes through the door in a wall. State: its position, pixels of 224. Reached: within 16 pixels."""
 
-    action_names = ("x", "y")
+    action_names: tuple[str, ...] = ("x", "y")
     control_dt_s = 0.1
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Reacher:
     One frame holds no velocity, so its model sees two.
     """
 
-    action_names = ("shoulder", "wrist")
+    action_names: tuple[str, ...] = ("shoulder", "wrist")
     control_dt_s = 0.04
 
     def __init__(self) -> None:
@@ -168,10 +168,9 @@ class Reacher:
         self.env = reference.module("envs.dmcontrol.reacher").ReacherDMControlWrapper(task="qpos_match", seed=0)
         self.env.reset(seed=0)  # compiles the arm as it will stay
         self.physics, self.task = self.env.env.physics, self.env.env.task
-        # Drawn on a CPU, shadows of 2048 pixels take two thirds of a picture's time.
-        self.physics.model.vis.quality.shadowsize = 512
+        self.physics.model.vis.quality.shadowsize = 0  # drawn on a CPU, shadows take two thirds of a picture's time
         self.env.action_repeat = 1  # the criterion is asked between the two simulation steps of a control step, too
-        self.goal = np.zeros(2)
+        self.goal: np.ndarray = np.zeros(2)
 
     def begin(self, seed: int) -> None:
         self.env.reset(seed=seed)
@@ -269,7 +268,7 @@ Planner = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
 def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> np.ndarray:
     """Whether the reference counts the goal as reached, after each control step of the budget, (BUDGET_STEPS,) bool."""
     env.place(goal.start, goal.end)
-    frames, blocks, reached = [env.picture()], [], []
+    frames, blocks, reached = [env.picture()], list[np.ndarray](), list[bool]()
     while len(reached) < BUDGET_STEPS:
         for block in plan(frames, blocks):
             actions = block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)
