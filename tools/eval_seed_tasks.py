@@ -25,7 +25,7 @@ ours at most 1920:
 Push-T and OGB-Cube are not run: config/tasks has their settings for one GPU. What a task gave stays in the folder, and
 in the summary, when other tasks are run.
 
-    python tools/eval_seed_tasks.py --tasks two_room reacher --goals 100 --steps 800 --seed 0
+    python tools/eval_seed_tasks.py --tasks two_room reacher --goals 100 --steps 2000 --seed 0
 """
 
 from __future__ import annotations
@@ -449,8 +449,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--goals", type=int, default=100)
-    parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "out/eval-seed-tasks")
     arguments = parser.parse_args()
