@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push clean
+.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -97,6 +97,10 @@ faults-train: setup  ## training killed RUNS times at a random moment, and a ful
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
 	$(BIN)/python tools/compare_train.py $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
+eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks beside the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED
+	$(BIN)/python tools/eval_seed_tasks.py $(call option,TASKS,tasks) $(call option,GOALS,goals) \
+	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed)
+
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -147,4 +151,8 @@ $(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg
 $(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.dependencies
 	test -x $(RTX)/bin/python || $(BIN)/python -m venv $(RTX)
 	$(RTX)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-rtx.txt
+	@touch $@
+
+$(VENV)/.tasks: requirements-tasks.txt | $(VENV)/.dependencies
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-tasks.txt
 	@touch $@

@@ -1,0 +1,110 @@
+"""The seed's tasks: the criterion is the reference's, goals come from other episodes, and plans reach them or not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import eval_seed_tasks as seed_tasks
+
+from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml
+from lewm_model.resources import resource
+from lewm_model.train import action_spec
+
+
+def recorded(env, path, episodes=2):
+    data = seed_tasks.record(env, path / "few.h5", episodes, seed=0)
+    return data, action_spec(data, np.arange(episodes), 5), seed_tasks.draw_goals(env, data, seed=0)
+
+
+@pytest.fixture(scope="module")
+def two_room(tmp_path_factory):
+    env = seed_tasks.TwoRoom()
+    return env, *recorded(env, tmp_path_factory.mktemp("two_room"))
+
+
+def test_recordings_are_those_of_the_scripted_policy_and_of_random_actions(two_room):
+    _, data, _, _ = two_room
+    frames = seed_tasks.EPISODE_STEPS + 1
+    assert data.pixels.shape == (2 * frames, 64, 64, 3) and data.actions.shape == (2 * frames, 2)
+    changes = np.abs(np.diff(data.actions, axis=0)).max(1) > 0
+    assert changes[: frames - 2].mean() > 0.9, "noise at each step"
+    assert changes[frames:-2].mean() < 0.5, "random actions are held for some steps"
+    moved = np.abs(np.diff(data.proprio[:frames], axis=0)).sum(0)
+    assert (moved > 100).all(), "the scripted policy goes somewhere, and goes on when it is there"
+
+
+def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fail(two_room):
+    env, _, spec, goals = two_room
+    for goal in goals:
+        for name, planner in seed_tasks.baselines(spec, seed=0).items():
+            reached = seed_tasks.attempt(env, goal, planner(goal), spec)
+            assert reached.shape == (seed_tasks.BUDGET_STEPS,)
+            if name == "replay":
+                assert reached[seed_tasks.GOAL_STEPS - 1 :].all()
+            if name == "hold":
+                assert not reached.any()
+
+
+def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
+    """Where imagining is adding actions up, far from the wall."""
+    env, _, spec, _ = two_room
+    scale = 50.0
+
+    class Position(torch.nn.Module):
+        config = SimpleNamespace(history=1, block_dim=10)
+
+        def encode(self, frames):
+            red = (frames[..., 0].float() - frames[..., 1].float()).clamp_min(0.0) ** 2
+            x, y = (
+                (red * axis).sum((1, 2)) / red.sum((1, 2)) for axis in (torch.arange(64.0), torch.arange(64.0)[:, None])
+            )
+            return torch.stack([x, y], 1) * 3.5 / scale
+
+    planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
+    planners.model, planners.spec, planners.seed = Position(), spec, 0
+    planners.noise = torch.Generator().manual_seed(0)
+    planners.steps_to_go = lambda latents, goal: (latents - goal).norm(dim=-1)
+    mean, std = (torch.tensor(values) for values in (spec.mean, spec.std))
+
+    def rollout(context, past, candidates):
+        steps = (candidates.unflatten(-1, (5, 2)) * std + mean).clamp(-1.0, 1.0)
+        return context + 5.0 / scale * steps.sum(2).cumsum(1)
+
+    planners.rollout = rollout
+    goal = seed_tasks.Goal(np.array([40.0, 150.0]), np.array([80.0, 180.0]), None, None)
+    env.place(goal.end, goal.end)
+    goal = seed_tasks.Goal(goal.start, goal.end, env.picture(), None)
+    for planner in (planners.planner, planners.their_planner):
+        reached = seed_tasks.attempt(env, goal, planner(goal), spec)
+        assert reached.any() and reached[-1], planner
+
+
+def test_reacher_is_judged_by_the_reference_without_ending_the_attempt(tmp_path):
+    pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
+    env = seed_tasks.Reacher()
+    env.begin(0)
+    start = env.state()
+    assert env.picture().shape == (64, 64, 3)
+    still = np.zeros(2)
+    env.place(np.array([0.5, 1.0, 0.0, 0.0]), np.array([0.5, 1.0, 0.0, 0.0]))
+    assert all(env.step(still) for _ in range(30)), "at rest at the goal it stays reached, and the episode goes on"
+    env.place(np.array([0.5, 1.0, 0.0, 0.0]), np.array([0.5, 1.06, 0.0, 0.0]))
+    assert not env.step(still), "0.06 rad beside it it is not reached"
+    env.begin(0)
+    np.testing.assert_array_equal(env.state(), start)
+
+
+@pytest.mark.parametrize("name", ["pusht", "ogb_cube"])
+def test_the_settings_of_what_was_not_run_are_valid(name):
+    values = load_yaml(resource("config", "tasks", f"{name}.yaml"))
+    assert set(values) == {"model", "train"}
+    from_dict(ModelConfig, values["model"], MODEL_SIZES["reference"])
+    from_dict(TrainConfig, values["train"], TRAIN_SIZES["reference"])
