@@ -12,16 +12,18 @@ import math
 import multiprocessing
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from lewm_model.bundle import load_bundle
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.resources import resource
+from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 BLOCK_STEPS = 5  # control steps in one action block
@@ -97,9 +99,11 @@ def record_episode(
 
 
 def record_play(
-    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int, runtime: Runtime | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode."""
+    """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode; with a `runtime`
+    play begins where its bundle's policy got to.
+    """
     from lewm_model.play import play
 
     pixels, proprio = [], []
@@ -108,22 +112,26 @@ def record_play(
         pixels.append(to_model_image(sim.render(), image_size))
         proprio.append(sim.joint_positions().copy())
 
-    action = play(sim, np.random.default_rng(np.random.SeedSequence((seed, episode))), steps, look)
+    action = play(sim, np.random.default_rng(np.random.SeedSequence((seed, episode))), steps, look, runtime=runtime)
     return np.array(pixels), action.astype(np.float32), np.array(proprio, np.float32)
 
 
-_worker: tuple[ArmSim, int, int, int, bool] | None = None
+_worker: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
 
 
-def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool) -> None:
+def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool, policy: Path | None) -> None:
     global _worker
-    _worker = (ArmSim(world), seed, steps, image_size, play)
+    sim = ArmSim(world)
+    if not play:
+        _worker = lambda episode: record_episode(sim, seed, episode, steps, image_size)  # noqa: E731
+        return
+    runtime = None if policy is None else load_runtime(load_bundle(policy), "torch")
+    _worker = lambda episode: record_play(sim, seed, episode, steps, image_size, runtime)  # noqa: E731
 
 
 def _record(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     assert _worker is not None
-    sim, seed, steps, image_size, play = _worker
-    return (record_play if play else record_episode)(sim, seed, episode, steps, image_size)
+    return _worker(episode)
 
 
 def collect(
@@ -135,6 +143,7 @@ def collect(
     image_size: int = 64,
     workers: int = 2,
     play: bool = False,
+    policy: Path | None = None,
 ) -> None:
     """Records episodes to an HDF5 file. The same arguments give the same data, with any number of workers.
 
@@ -144,6 +153,7 @@ def collect(
     :param image_size: pixels, square.
     :param workers: processes that simulate and render.
     :param play: the arm plays with the block (`lewm_model.play`) instead of moving at random.
+    :param policy: bundle with a policy, which moves the arm before each episode; it then begins where that got to.
     :raises ValueError: a count is below 1.
     """
     for name, value in (
@@ -155,13 +165,14 @@ def collect(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
-    arguments = (str(path), seed, steps, image_size, play)
+    arguments = (str(path), seed, steps, image_size, play, policy)
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
         names, dt = sim.names, sim.control_dt_s
     command = shlex.join(
         ["python", "-m", "lewm_model.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
         + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
         + ["--play"] * play
+        + (["--policy", str(policy)] if policy else [])
     )
     attributes: dict[str, str | int | float] = {"seed": seed, "world": path.name, "command": command}
     context = multiprocessing.get_context("spawn")
@@ -187,6 +198,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64, help="pixels, square (default 64)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--play", action="store_true", help="play with the block instead of moving at random")
+    parser.add_argument("--policy", type=Path, help="with --play: bundle whose policy moves first")
     collect(**vars(parser.parse_args()))
 
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from lewm_model.collect import BLOCK_STEPS, random_velocities
+from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 # Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
@@ -27,6 +29,7 @@ MIDDLE_M = 0.4  # between them
 REACH_SPEED, PUSH_SPEED = 0.40, 0.16  # m/s of the tip
 BESIDE_M = (0.015, 0.032)  # beside the line through block and target: less begins a push, more ends it
 NEAR_M = 0.012  # from the target: the push is over
+LEAD_BLOCKS = (4, 40)  # for which a policy moves the arm before play goes on from there
 STRAY = 0.08  # probability, each block, that the player strays while it goes or pushes; it then shows the way back
 WANDER, REACH = 0.12, 0.2  # probabilities that an episode begins with wandering, and that no push follows a rest
 
@@ -215,10 +218,13 @@ def play(
     look: Callable[[], None] = lambda: None,
     wander: bool = True,
     until: Callable[[Player], bool] = lambda player: False,
+    runtime: Runtime | None = None,
 ) -> np.ndarray:
     """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
 
-    `look` is called at the start and after every step.
+    `look` is called at the start and after every step. With a `runtime` whose bundle has a policy, that moves the arm
+    first, unseen, and play starts from where it got to: so a policy's next training has the ways out of what it runs
+    into.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
@@ -226,5 +232,32 @@ def play(
     block = random_block(rng)
     sim.reset(joint_positions=player.random_pose(block))
     place_block(sim, block, rng.uniform(-math.pi, math.pi))
+    if runtime is not None:
+        _lead(sim, rng, player, runtime)
     look()
     return player.play(steps, look, until)
+
+
+def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtime) -> None:
+    """The policy moves arm and block towards a random goal picture for a random time, then the arm rests."""
+    joints, block = sim.joint_positions().copy(), sim.block_pose()
+    size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
+    target = player.random_target(block[:2])
+    sim.reset(joint_positions=player.random_pose(target))
+    place_block(sim, target, rng.uniform(-math.pi, math.pi))
+    goal = runtime.encode(to_model_image(sim.render(), size))
+    sim.reset(joint_positions=joints)
+    sim.set_block_pose(block)
+    led = Timeline(0.0, joints, player.limits)
+    blocks, dt = int(rng.integers(*LEAD_BLOCKS)), sim.control_dt_s
+    for knot in range(blocks + 2):
+        position, velocity = led.state(knot)
+        wanted = np.zeros(len(joints))
+        if knot < blocks:
+            latent = runtime.encode(to_model_image(sim.render(), size))
+            proposed = runtime.propose(latent, goal, 0.0).reshape(spec.frameskip, -1)
+            wanted = proposed[-1] * np.array(spec.std) + np.array(spec.mean)
+        led.splice(knot, player.limits.project(position, velocity, wanted[None, None])[0])
+        motion = led.sample(dt * (BLOCK_STEPS * knot + np.arange(2 * BLOCK_STEPS + 1)))
+        sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
+        sim.step(BLOCK_STEPS * dt)

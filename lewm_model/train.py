@@ -11,7 +11,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, save_description
+from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, load_model, save_description
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.distributed import rank, ranks
-from lewm_model.heads import ActionProposal, train_play_policy, train_steps_to_go
+from lewm_model.heads import ActionProposal, PlayPolicy, train_play_policy, train_steps_to_go
 from lewm_model.model import LeWM, prediction_loss
 from lewm_model.report import Log, write_report
 from lewm_model.sigreg import SIGReg
@@ -463,32 +463,48 @@ def imagined_views(
     return views
 
 
+def train_policy(
+    model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
+) -> tuple[PlayPolicy, dict[str, float]]:
+    """The policy of `config.policy_steps` steps on the frozen latents of recordings of play, each with its episodes."""
+    latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
+    for data, episodes in play:
+        latents.append(encode_rows(model, data, data.rows(episodes)))
+        raw = np.nan_to_num(data.actions)
+        actions.append(torch.from_numpy(spec.normalise(raw)))
+        still.append(torch.from_numpy((np.abs(raw) <= STILL * np.array(spec.std)).all(1)))
+        offsets.append(torch.from_numpy(data.offsets[episodes] + first))
+        lengths.append(torch.from_numpy(data.lengths[episodes]))
+        first += len(raw)
+    z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
+    return train_play_policy(model.config, z, done, rests, begins, frames, config.policy_steps, config.seed)
+
+
+def retrain_policy(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
+    """Replaces the policy of a bundle, whose only head it is, by one of more recordings of play.
+
+    The first recording is the one that the world model was trained on, and what was held out of it stays held out.
+    """
+    episodes = [play[0].split(config.validation_fraction, config.seed)[0]]
+    episodes += [np.arange(len(data.lengths)) for data in play[1:]]
+    model = load_model(bundle)
+    policy, metrics = train_policy(model, list(zip(play, episodes, strict=True)), bundle.actions, config)
+    save_file({f"policy.{key}": value for key, value in policy.state_dict().items()}, bundle.folder / HEADS)
+    return save_description(replace(bundle, evaluation={**bundle.evaluation, "heads": {"policy": metrics}}))
+
+
 def train_heads(
     model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
     """Heads on the frozen latents of the training episodes, and what they measured."""
-    if config.head_steps == config.policy_steps == 0:
-        return {}, {}
-    rows = data.rows(episodes)
-    latents = encode_rows(model, data, rows)
     heads: dict[str, torch.nn.Module] = {}
     metrics: dict[str, Any] = {}
-    lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
     if config.policy_steps:
-        raw = np.nan_to_num(data.actions)
-        still = (np.abs(raw) <= STILL * np.array(spec.std)).all(1)
-        heads["policy"], metrics["policy"] = train_play_policy(
-            model.config,
-            latents,
-            torch.from_numpy(spec.normalise(raw)),
-            torch.from_numpy(still),
-            offsets,
-            lengths,
-            config.policy_steps,
-            config.seed,
-        )
+        heads["policy"], metrics["policy"] = train_policy(model, [(data, episodes)], spec, config)
     if config.head_steps == 0:
         return heads, metrics
+    latents = encode_rows(model, data, data.rows(episodes))
+    lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
     travelled = np.zeros_like(data.actions)
     for episode in episodes:
         first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1

@@ -12,9 +12,10 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig
 from lewm_model.data.clips import load_episodes
 from lewm_model.evaluate.push import eval_push
 from lewm_model.export import export_onnx, sample_frames
-from lewm_model.train import train
+from lewm_model.train import retrain_policy, train
 
 EPISODES, STEPS = 1200, 240
+MISTAKES, MISTAKE_STEPS = 400, 160  # episodes that begin where the first policy got to
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
@@ -32,7 +33,11 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     model = from_dict(ModelConfig, MODEL, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed, **TRAIN}, TRAIN_SIZES["small"])
     data = load_episodes(recording)
-    bundle = calibrate(train(data, folder / "bundle", folder / "run", model, config), data)
+    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    mistakes = folder / "mistakes.h5"
+    if not mistakes.is_file():
+        collect(mistakes, MISTAKES, MISTAKE_STEPS, 1000 + seed, play=True, policy=bundle.folder)
+    bundle = calibrate(retrain_policy(bundle, [data, load_episodes(mistakes)], config), data)
     export_onnx(bundle, frames=sample_frames(data, model))
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
     eval_push(folder / "bundle", goals, TASK_SEED, folder)

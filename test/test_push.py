@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bundle import ActionSpec, load_bundle
+from lewm_model.bundle import ActionSpec, load_bundle, load_heads
 from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
@@ -24,7 +24,7 @@ from lewm_model.play import ANGLES, RADII, play
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.train import train
+from lewm_model.train import retrain_policy, train
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,13 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5},
     )
     bundle = train(data, folder / "bundle", folder / "run", model, config)
+    arguments = {"steps": 20, "image_size": 32, "workers": 1, "play": True, "policy": bundle.folder}
+    collect(folder / "mistakes.h5", episodes=2, **arguments)  # the policy leads
+    mistakes = load_episodes(folder / "mistakes.h5")
+    assert "--policy" in mistakes.source and not np.array_equal(mistakes.pixels[0], data.pixels[0])
+    before = load_heads(bundle)["policy"].state_dict()["net.0.weight"]
+    bundle = retrain_policy(bundle, [data, mistakes], config)
+    assert not torch.equal(load_heads(bundle)["policy"].state_dict()["net.0.weight"], before)
     export_onnx(bundle, frames=sample_frames(data, model))
     return folder / "bundle"
 
