@@ -43,7 +43,6 @@ from lewm_model.runtime import load_runtime
 from lewm_model.runtime.torch_backend import Computation
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("train", "plan", "decision", "engines")
 STEPS = 5  # training steps in a turn
 Figure = tuple[str, float, str]
 
@@ -164,10 +163,18 @@ def _untrained(model: LeWM, like: Bundle, folder: Path) -> Bundle:
     return save_description(Bundle(folder, model.config, like.actions, (), {}, {}))
 
 
+PARTS: dict[str, Callable[[Bundle], list[Figure]]] = {
+    "train": train,
+    "plan": plan,
+    "decision": decision,
+    "engines": engines,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=resource("models", "reach"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "out/bench-gpu")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -179,7 +186,7 @@ def main() -> None:
         command = f"make bench-gpu PARTS={name}"
         figures += [
             {"name": f"bench_gpu.{key}", "value": round(float(value), 6), "unit": unit, "command": command, "gpu": gpu}
-            for key, value, unit in globals()[name](bundle)
+            for key, value, unit in PARTS[name](bundle)
         ]
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
