@@ -13,6 +13,7 @@ import multiprocessing
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +123,10 @@ _worker: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = Non
 def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool, policy: Path | None) -> None:
     global _worker
     sim = ArmSim(world)
-    if not play:
-        _worker = lambda episode: record_episode(sim, seed, episode, steps, image_size)  # noqa: E731
-        return
-    runtime = None if policy is None else load_runtime(load_bundle(policy), "torch")
-    _worker = lambda episode: record_play(sim, seed, episode, steps, image_size, runtime)  # noqa: E731
+    _worker = partial(record_episode, sim, seed, steps=steps, image_size=image_size)
+    if play:
+        runtime = None if policy is None else load_runtime(load_bundle(policy), "torch")
+        _worker = partial(record_play, sim, seed, steps=steps, image_size=image_size, runtime=runtime)
 
 
 def _record(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,8 +154,10 @@ def collect(
     :param workers: processes that simulate and render.
     :param play: the arm plays with the block (`lewm_model.play`) instead of moving at random.
     :param policy: bundle with a policy, which moves the arm before each episode; it then begins where that got to.
-    :raises ValueError: a count is below 1.
+    :raises ValueError: a count is below 1, or a policy is to move the arm and nobody plays.
     """
+    if policy is not None and not play:
+        raise ValueError(f"the policy of {policy} moves the arm before play; record with --play, or without --policy")
     for name, value in (
         ("episodes", episodes),
         ("steps", steps),

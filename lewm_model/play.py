@@ -13,6 +13,7 @@ import numpy as np
 
 from lewm_model.collect import BLOCK_STEPS, random_velocities
 from lewm_model.imaging import to_model_image
+from lewm_model.planning.controller import UNKNOWN_STEPS
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
@@ -255,7 +256,7 @@ def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtim
         wanted = np.zeros(len(joints))
         if knot < blocks:
             latent = runtime.encode(to_model_image(sim.render(), size))
-            proposed = runtime.propose(latent, goal, 0.0).reshape(spec.frameskip, -1)
+            proposed = runtime.propose(latent, goal, UNKNOWN_STEPS).reshape(spec.frameskip, -1)
             wanted = proposed[-1] * np.array(spec.std) + np.array(spec.mean)
         led.splice(knot, player.limits.project(position, velocity, wanted[None, None])[0])
         motion = led.sample(dt * (BLOCK_STEPS * knot + np.arange(2 * BLOCK_STEPS + 1)))

@@ -106,6 +106,11 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
+def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="record with --play, or without --policy"):
+        collect(tmp_path / "random.h5", episodes=1, steps=5, policy=tmp_path)
+
+
 def test_a_push_bundle_loads_and_every_back_end_proposes_the_same(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
     assert bundle.heads == ("policy",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from lewm_model.bundle import Bundle, load_heads, load_model
@@ -18,7 +20,7 @@ from lewm_model.graphs import EncoderGraph, RolloutGraph
 
 
 class TorchRuntime:
-    """Runs a bundle's weights."""
+    """Runs a bundle's weights. On a GPU calls from several threads take turns."""
 
     backend = "torch"
 
@@ -56,6 +58,7 @@ class Computation:
     def __init__(self, module: nn.Module) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._module = module.to(self.device).eval()
+        self._lock = threading.Lock()  # a recorded graph has one set of inputs and outputs
         self._recorded: dict[tuple[tuple[int, ...], ...], tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]] = {}
 
     @torch.inference_mode()
@@ -66,13 +69,14 @@ class Computation:
         if self.device == "cpu":
             return [output.numpy() for output in self._outputs(inputs)]
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        if shapes not in self._recorded:
-            self._recorded[shapes] = self._record(inputs)
-        held, graph, outputs = self._recorded[shapes]
-        for there, here in zip(held, inputs, strict=True):
-            there.copy_(here)
-        graph.replay()
-        return [output.cpu().numpy() for output in outputs]  # waits for the GPU
+        with self._lock:
+            if shapes not in self._recorded:
+                self._recorded[shapes] = self._record(inputs)
+            held, graph, outputs = self._recorded[shapes]
+            for there, here in zip(held, inputs, strict=True):
+                there.copy_(here)
+            graph.replay()
+            return [output.cpu().numpy() for output in outputs]  # waits for the GPU
 
     def _outputs(self, inputs: list[Tensor]) -> list[Tensor]:
         outputs = self._module(*inputs)
