@@ -15,7 +15,7 @@ from lewm_model.graphs import RolloutGraph
 from lewm_model.model import LeWM
 from lewm_model.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.planning.surprise import SURPRISING
-from lewm_model.runtime.signature import POLICY
+from lewm_model.runtime.signature import POLICY, measuring
 from lewm_model.train import encode_rows
 
 FEWEST_FRAMES = 500  # that an error can be called usual from
@@ -50,7 +50,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
             f"{data.source}: {len(errors)} frames are too few to know what is usual; {FEWEST_FRAMES} are needed, "
             "record more episodes"
         )
-    graph = RolloutGraph(model, heads.get("steps_to_go"))
+    graph = RolloutGraph(model, heads.get(measuring(heads) or ""))
     distances = same_place_distances(graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads)
     reached = float(np.quantile(distances, REACHED_SHARE))
     usual_changes, usual_errors = _usual(errors, changes)

@@ -128,7 +128,7 @@ class TrainConfig:
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
-    policy_steps: int = 0  # optimiser steps of the play policy on frozen latents, for recordings of play; 0 trains none
+    policy_steps: int = 0  # the same of the policy and of the time to go, for recordings of play
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more encoding, the same gradient
     # How, not what: a run may go on with others.

@@ -45,6 +45,7 @@ from lewm_model.runtime.signature import (
     ROLLOUT,
     SAMPLES,
     Signature,
+    measuring,
     onnx_file,
     proposing,
     signatures,
@@ -116,7 +117,7 @@ def graph_modules(
     The steps-to-go head stays in fp32: it is small, and costs are compared.
     """
     half = precision == "fp16"
-    rollout = RolloutGraph(model, heads.get("steps_to_go"), still)
+    rollout = RolloutGraph(model, heads.get(measuring(heads) or ""), still)
     if half:
         rollout.rollout.blocks.half()
     encoder = EncoderGraph(half_encoder(model) if half else for_inference(model))

@@ -20,8 +20,10 @@ SQUARED = 4.0  # weight of the decoder's squared error beside the absolute one, 
 CHANNELS = 32  # of the pictures inside the decoder
 BACKGROUND_FRAMES = 500  # whose median is the background
 DELAY_STEPS = 2  # control steps from a frame to where the plan that was made from it takes over
-POLICY_HORIZON = 120  # control steps to the farthest frame that is taken as a goal of what was done
+POLICY_HORIZON = 240  # control steps to the farthest frame that is taken as a goal of what was done: longer than a push
 POLICY_WIDTH, POLICY_BATCH = 384, 512
+TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the time-to-go head; control steps in a unit
+FASTER = 0.2  # expectile of the times that play took
 LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 
 
@@ -209,9 +211,7 @@ def train_play_policy(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
     within = torch.arange(DELAY_STEPS, nearest)
-    last = torch.full((len(latents),), -1)  # row of the episode's last frame, for every frame with a goal after it
-    for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        last[offset : offset + length - 1 - nearest] = offset + length - 1
+    last = _last_rows(len(latents), offsets, lengths, nearest + 1)
     starts = torch.nonzero(last >= 0)[:, 0]
     starts = starts[~resting[starts[:, None] + within].all(1)]
     mean, counted = torch.zeros(()), max(1, steps // 10)
@@ -232,8 +232,76 @@ def train_play_policy(
     return policy.eval(), {"loss": float(mean)}
 
 
+class TimeToGo(nn.Module):
+    """How many control steps play takes from one latent to another, for goals that the arm's own way does not lead to.
+
+    Two networks, of which the longer time counts: a search finds what one of them errs about. They learn the square
+    root, in which near goals matter as far ones do. Latents (…, D).
+    """
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        widths = (3 * c.latent_dim, *3 * (TIME_WIDTH,))
+        self.nets = nn.ModuleList()
+        for _ in range(2):
+            layers: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()]
+            self.nets.append(nn.Sequential(*layers, nn.Linear(TIME_WIDTH, 1)))
+
+    def roots(self, latents: Tensor, goal: Tensor) -> Tensor:
+        """Square roots of the times, (2, …): what each network says, in units of TIME_SCALE control steps."""
+        latents, goal = torch.broadcast_tensors(latents, goal)
+        inputs = torch.cat([latents, goal, goal - latents], -1)
+        return torch.stack([net(inputs)[..., 0] for net in self.nets])
+
+    def forward(self, latents: Tensor, goal: Tensor) -> Tensor:
+        """Steps from `latents` (…, D) to `goal` (…, D), broadcast against each other -> (…)."""
+        return TIME_SCALE * self.roots(latents, goal).amax(0).clamp(min=0.0).square()
+
+
+def train_time_to_go(
+    c: ModelConfig, latents: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int
+) -> tuple[TimeToGo, dict[str, float]]:
+    """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
+
+    Play dawdles, so the times are an expectile below the mean: what was faster weighs more. Arguments are those of
+    `train_play_policy`. Returns the head and the mean loss of the last tenth of the steps.
+    """
+    torch.manual_seed(seed)
+    head = TimeToGo(c)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
+    last = _last_rows(len(latents), offsets, lengths, 1)
+    starts = torch.nonzero(last >= 0)[:, 0]
+    mean, counted = torch.zeros(()), max(1, steps // 10)
+    for step in range(steps):
+        here = starts[torch.randint(len(starts), (BATCH,))]
+        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        ahead = (torch.rand(BATCH) * (farthest + 1)).long()
+        latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[here + ahead]))
+        error = (ahead / TIME_SCALE).sqrt() - head.roots(latent, goal)
+        loss = (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step >= steps - counted:
+            mean += loss.detach() / counted
+    return head.eval(), {"loss": float(mean)}
+
+
+def _last_rows(rows: int, offsets: Tensor, lengths: Tensor, nearest: int) -> Tensor:
+    """(rows,): the row of its episode's last frame for each row with at least `nearest` rows after it, else -1."""
+    last = torch.full((rows,), -1)
+    for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+        last[offset : offset + length - nearest] = offset + length - 1
+    return last
+
+
 HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "steps_to_go": StepsToGo,
     "proposal": ActionProposal,
     "policy": PlayPolicy,
+    "time_to_go": TimeToGo,
 }

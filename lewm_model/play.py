@@ -224,8 +224,8 @@ def play(
     """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
 
     `look` is called at the start and after every step. With a `runtime` whose bundle has a policy, that moves the arm
-    first, unseen, and play starts from where it got to: so a policy's next training has the ways out of what it runs
-    into.
+    first, unseen, towards a goal picture; the player takes over where it got to and brings the block to that goal. So a
+    policy's next training has the ways out of what it runs into.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
@@ -240,10 +240,13 @@ def play(
 
 
 def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtime) -> None:
-    """The policy moves arm and block towards a random goal picture for a random time, then the arm rests."""
+    """The policy moves arm and block towards a random goal picture for a random time, then the arm rests.
+
+    The player is left with that goal as its target.
+    """
     joints, block = sim.joint_positions().copy(), sim.block_pose()
     size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
-    target = player.random_target(block[:2])
+    target = player.target = player.random_target(block[:2])
     sim.reset(joint_positions=player.random_pose(target))
     place_block(sim, target, rng.uniform(-math.pi, math.pi))
     goal = runtime.encode(to_model_image(sim.render(), size))

@@ -28,9 +28,10 @@ from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, load_mo
 from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.distributed import rank, ranks
-from lewm_model.heads import ActionProposal, PlayPolicy, train_play_policy, train_steps_to_go
+from lewm_model.heads import ActionProposal, train_play_policy, train_steps_to_go, train_time_to_go
 from lewm_model.model import LeWM, prediction_loss
 from lewm_model.report import Log, write_report
+from lewm_model.runtime.signature import POLICY, TIME_TO_GO
 from lewm_model.sigreg import SIGReg
 
 LOG_EVERY = 20  # steps
@@ -463,10 +464,10 @@ def imagined_views(
     return views
 
 
-def train_policy(
+def train_play_heads(
     model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
-) -> tuple[PlayPolicy, dict[str, float]]:
-    """The policy of `config.policy_steps` steps on the frozen latents of recordings of play, each with its episodes."""
+) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
+    """Policy and time to go, on the frozen latents of recordings of play (with its episodes), and their metrics."""
     latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
     for data, episodes in play:
         latents.append(encode_rows(model, data, data.rows(episodes)))
@@ -477,20 +478,24 @@ def train_policy(
         lengths.append(torch.from_numpy(data.lengths[episodes]))
         first += len(raw)
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
-    return train_play_policy(model.config, z, done, rests, begins, frames, config.policy_steps, config.seed)
+    steps, seed = config.policy_steps, config.seed
+    policy, policy_metrics = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed)
+    time, time_metrics = train_time_to_go(model.config, z, begins, frames, steps, seed)
+    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: policy_metrics, TIME_TO_GO: time_metrics}
 
 
-def retrain_policy(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
-    """Replaces the policy of a bundle, whose only head it is, by one of more recordings of play.
+def retrain_play_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
+    """Replaces the heads of a bundle that were trained on play by those of more recordings of it.
 
     The first recording is the one that the world model was trained on, and what was held out of it stays held out.
     """
     episodes = [play[0].split(config.validation_fraction, config.seed)[0]]
     episodes += [np.arange(len(data.lengths)) for data in play[1:]]
     model = load_model(bundle)
-    policy, metrics = train_policy(model, list(zip(play, episodes, strict=True)), bundle.actions, config)
-    save_file({f"policy.{key}": value for key, value in policy.state_dict().items()}, bundle.folder / HEADS)
-    return save_description(replace(bundle, evaluation={**bundle.evaluation, "heads": {"policy": metrics}}))
+    heads, metrics = train_play_heads(model, list(zip(play, episodes, strict=True)), bundle.actions, config)
+    tensors = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
+    save_file(tensors, bundle.folder / HEADS)
+    return save_description(replace(bundle, evaluation={**bundle.evaluation, "heads": metrics}))
 
 
 def train_heads(
@@ -500,7 +505,7 @@ def train_heads(
     heads: dict[str, torch.nn.Module] = {}
     metrics: dict[str, Any] = {}
     if config.policy_steps:
-        heads["policy"], metrics["policy"] = train_policy(model, [(data, episodes)], spec, config)
+        heads, metrics = train_play_heads(model, [(data, episodes)], spec, config)
     if config.head_steps == 0:
         return heads, metrics
     latents = encode_rows(model, data, data.rows(episodes))

@@ -10,16 +10,16 @@ from lewm_model.calibrate import calibrate
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
-from lewm_model.evaluate.push import eval_push
+from lewm_model.evaluate.push import PLAN, eval_push
 from lewm_model.export import export_onnx, sample_frames
-from lewm_model.train import retrain_policy, train
+from lewm_model.train import retrain_play_heads, train
 
 EPISODES, STEPS = 1200, 240
-MISTAKES, MISTAKE_STEPS = 400, 160  # episodes that begin where the first policy got to
+MISTAKES = 1000  # episodes that begin where the first policy got to
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
-TRAIN: dict[str, Any] = {"steps": 4000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 15000}
+TRAIN: dict[str, Any] = {"steps": 4000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 6000}
 
 
 def train_push(out: Path, seed: int, goals: int) -> None:
@@ -36,8 +36,8 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     bundle = train(data, folder / "bundle", folder / "run", model, config)
     mistakes = folder / "mistakes.h5"
     if not mistakes.is_file():
-        collect(mistakes, MISTAKES, MISTAKE_STEPS, 1000 + seed, play=True, policy=bundle.folder)
-    bundle = calibrate(retrain_policy(bundle, [data, load_episodes(mistakes)], config), data)
-    export_onnx(bundle, frames=sample_frames(data, model))
+        collect(mistakes, MISTAKES, STEPS, 1000 + seed, play=True, policy=bundle.folder)
+    bundle = calibrate(retrain_play_heads(bundle, [data, load_episodes(mistakes)], config), data)
+    export_onnx(bundle, PLAN.horizon, frames=sample_frames(data, model))
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
     eval_push(folder / "bundle", goals, TASK_SEED, folder)

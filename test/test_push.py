@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,21 @@ import torch
 from lewm_model.bundle import ActionSpec, load_bundle, load_heads
 from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
-from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluate import push as task
 from lewm_model.evaluate.tasks import held
 from lewm_model.export import export_onnx, sample_frames
 from lewm_model.graphs import RolloutGraph
-from lewm_model.heads import train_play_policy
+from lewm_model.heads import train_play_policy, train_time_to_go
 from lewm_model.model import LeWM
+from lewm_model.planning import controller as planning
 from lewm_model.planning.controller import Controller
 from lewm_model.play import ANGLES, RADII, play
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.train import retrain_policy, train
+from lewm_model.train import retrain_play_heads, train
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,20 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
     np.testing.assert_allclose(blocks.numpy(), done[[0, 60]].expand(2, 5).numpy(), atol=0.25)
 
 
+def test_the_time_to_go_is_that_of_play_which_did_not_dawdle() -> None:
+    """On a line from 0 to 1: half of the episodes take 20 steps, half 40."""
+    config = from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"])
+    lengths = torch.tensor([21, 41] * 20)
+    latents = torch.cat([torch.linspace(0, 1, n)[:, None].expand(n, 2) for n in lengths.tolist()])
+    head, metrics = train_time_to_go(config, latents, lengths.cumsum(0) - lengths, lengths, 300, 0)
+    assert metrics["loss"] < 0.01
+    begin, middle, end = (torch.full((2,), value) for value in (0.0, 0.5, 1.0))
+    far, half, here = (float(head(latent, end).detach()) for latent in (begin, middle, end))
+    assert 20 - 3 < far < 30 - 2, "nearer to the fast ones than the mean of 30"
+    assert 0.35 * far < half < 0.65 * far and here < 2.0
+    assert head(torch.zeros(4, 3, 2), end).shape == (4, 3)
+
+
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
@@ -100,7 +116,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mistakes = load_episodes(folder / "mistakes.h5")
     assert "--policy" in mistakes.source and not np.array_equal(mistakes.pixels[0], data.pixels[0])
     before = load_heads(bundle)["policy"].state_dict()["net.0.weight"]
-    bundle = retrain_policy(bundle, [data, mistakes], config)
+    bundle = retrain_play_heads(bundle, [data, mistakes], config)
     assert not torch.equal(load_heads(bundle)["policy"].state_dict()["net.0.weight"], before)
     export_onnx(bundle, frames=sample_frames(data, model))
     return folder / "bundle"
@@ -113,7 +129,7 @@ def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
 
 def test_a_push_bundle_loads_and_every_back_end_proposes_the_same(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
-    assert bundle.heads == ("policy",)
+    assert bundle.heads == ("policy", "time_to_go")
     rng = np.random.default_rng(0)
     latent, goal = (rng.standard_normal(bundle.model.latent_dim).astype(np.float32) for _ in range(2))
     for steps in (0.0, 30.0):
@@ -121,20 +137,67 @@ def test_a_push_bundle_loads_and_every_back_end_proposes_the_same(bundle_folder:
         np.testing.assert_allclose(*blocks, atol=1e-4)
 
 
-def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_folder: Path, sim: ArmSim) -> None:
-    runtime = TorchRuntime(load_bundle(bundle_folder))
-    wanted = np.tile([0.4, -0.3], 5)
-    runtime.propose = lambda latent, goal, steps: runtime.bundle.actions.normalise(wanted.reshape(5, 2)).reshape(-1)  # type: ignore[method-assign]
+def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Controller:
+    """At rest, with a frame and a goal, and a policy that proposes the velocities `wanted()` (A,) rad/s."""
+    runtime.propose = lambda latent, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
+        np.tile(wanted(), (5, 1))
+    ).reshape(-1)
     sim.reset(joint_positions=[0.0, 0.5])
-    controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
+    controller = Controller(runtime, sim.limits, task.PLAN, clock=lambda: sim.time_s)
     controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))
     controller.start(sim.joint_positions())
     controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))
+    return controller
+
+
+def test_the_controller_does_what_the_policy_proposes_within_the_limits(
+    bundle_folder: Path, sim: ArmSim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "STRAYS", 0.0)
+    controller = controller_of(TorchRuntime(load_bundle(bundle_folder)), sim, lambda: np.array([0.4, -0.3]))
     decision = controller.plan()
     assert decision is not None and decision.trajectory is not None and decision.iterations == 1
     most = np.minimum([0.4, 0.3], controller.knot_limits.velocity)
     np.testing.assert_allclose(np.abs(decision.trajectory.velocities).max(0), most, atol=0.02)
     np.testing.assert_allclose(decision.trajectory.velocities[-1], 0.0, atol=1e-9)
+
+
+def test_of_the_ways_that_a_policy_leads_the_one_that_is_imagined_to_come_nearest_is_taken(
+    bundle_folder: Path, sim: ArmSim
+) -> None:
+    runtime = TorchRuntime(load_bundle(bundle_folder))
+    wanted = np.zeros(2)
+    controller = controller_of(runtime, sim, lambda: wanted)
+    rollout = runtime.rollout
+
+    def left_is_near(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances, latents = rollout(*arguments)
+        return np.repeat(10.0 - arguments[2][..., 0].sum(1)[:, None], distances.shape[1], 1), latents
+
+    runtime.rollout = left_is_near  # type: ignore[method-assign]
+    decision = controller.plan()
+    assert decision is not None
+    assert decision.joint_path[-1, 0] > 0.02, "a policy that stands still is strayed from to where it is nearer"
+
+
+def test_a_plan_is_kept_while_no_other_is_better_by_much(bundle_folder: Path, sim: ArmSim) -> None:
+    runtime = TorchRuntime(load_bundle(bundle_folder))
+    wanted = np.array([0.4, 0.4])
+    controller = controller_of(runtime, sim, lambda: wanted)
+    rollout = runtime.rollout
+
+    def all_alike(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances, latents = rollout(*arguments)
+        return np.full_like(distances, 10.0), latents
+
+    runtime.rollout = all_alike  # type: ignore[method-assign]
+    for moment, direction in ((0.0, 1.0), (0.25, -1.0), (0.5, -1.0)):
+        wanted[:] = 0.4 * direction  # the policy is in two minds
+        sim.step(moment - sim.time_s) if moment else None
+        controller.observe(moment, np.ones(runtime.bundle.model.latent_dim, np.float32))
+        decision = controller.plan()
+        assert decision is not None and decision.trajectory is not None
+        assert decision.joint_path[-1, 0] - decision.joint_path[0, 0] > 0.05
 
 
 def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:

@@ -34,6 +34,7 @@ from lewm_model.sim.arm_sim import ArmSim
 TOLERANCE = 0.05  # of the workspace diameter, between the block's middle and its place in the goal picture
 MOVED_M = 0.08  # least way of the block from start to goal
 BUDGET_STEPS = 400  # control steps: 20 s
+PLAN = PlanConfig(horizon=9, samples=32)  # 2.25 s ahead, so that a plan sees the block move
 MOST_STEPS = 240  # that the player may take to make a goal
 _HELD_OUT = 0x50757368  # the tasks' seeds are (this, seed, task, attempt), those of recordings (seed, episode)
 
@@ -172,7 +173,7 @@ def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
     with ArmSim() as sim:
         tasks = draw_tasks(goals, seed, sim)
         for number, task in enumerate(tqdm(tasks, "goals", unit="goal", disable=quiet)):
-            outcome, times = push(task, sim, runtime, PlanConfig(), number)
+            outcome, times = push(task, sim, runtime, PLAN, number)
             plan_s += times
             results["model"].append(outcome)
             results["random"].append(move_randomly(task, sim, seed, number))

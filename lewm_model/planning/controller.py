@@ -17,7 +17,7 @@ import numpy as np
 from lewm_model.config import PlanConfig
 from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
-from lewm_model.planning.samplers import Search, search
+from lewm_model.planning.samplers import Search, coloured_noise, search
 from lewm_model.planning.surprise import SLOW
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.signature import POLICY
@@ -26,6 +26,9 @@ from lewm_model.runtime.signature import POLICY
 WIDE_SEARCH = 0.4
 NARROWEST = 0.03  # of the full width, at the goal
 UNKNOWN_STEPS = 0.0  # left to the goal, for a policy
+STRAYS = 0.3  # standard deviations of the recorded actions, by which imagined ways stray from what a policy proposes
+HURRIES = (15.0, 200.0)  # control steps to go that a policy is told on every second of these ways, drawn evenly
+KEPT = 0.9  # the plan before is dropped for a way that is faster than this share of it: in two minds, nothing is done
 FAR_STEPS = 100.0  # a time to go so long that a proposal is not clipped, and says the whole way
 EFFORT = (
     0.1  # cost of moving a joint for one control step at full speed; what is imagined to be better must be worth it
@@ -223,9 +226,9 @@ class Controller:
             if rest.distance <= calibration.left:
                 return rest
         if POLICY in self.runtime.bundle.heads:
-            played = self._play(context[-1], goal, position, velocity, limits) / self.std
-            expected = float(cost(played[None])[0])
-            found = Search(played, expected, 1, elites=played[None], costs=np.array([expected]))
+            found = self._follow(
+                context[-1], goal, knot, position, velocity, limits, lambda knots: imagine(actions(knots))
+            )
         else:
             warm = self._warm_start(knot)
             way = self._proposal(context[-1], goal, committed[0], position, velocity, limits, otherwise=warm)
@@ -336,17 +339,47 @@ class Controller:
             knots.append(knot)
         return np.stack(knots)
 
-    def _play(
-        self, latent: np.ndarray, goal: np.ndarray, position: np.ndarray, velocity: np.ndarray, limits: KnotLimits
-    ) -> np.ndarray:
-        """Knots (K, A) rad/s: what play did next before it came to the goal, and then a stop.
+    def _follow(
+        self,
+        latent: np.ndarray,
+        goal: np.ndarray,
+        knot: int,
+        position: np.ndarray,
+        velocity: np.ndarray,
+        limits: KnotLimits,
+        imagine: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    ) -> Search:
+        """Follows the policy of play in imagination, on `samples` ways at once; the best ends nearest to the goal.
 
-        `position` and `velocity` (A,) are commanded at the hand-over.
+        A policy is in two minds at times, and the mean of two ways is to stand still. The first way is what it
+        proposes, the others stray from it, and the last is the rest of the plan before, which is kept in doubt.
+        `position` and `velocity` (A,) are commanded at the hand-over `knot`; `imagine` takes knots (S, K, A) rad/s to
+        distances (S, K + 1) and latents (S, K, D).
         """
-        block = self.runtime.propose(latent, goal, UNKNOWN_STEPS).reshape(self.spec.frameskip, -1)
-        knots = np.zeros((1, self.config.horizon, len(self.mean)))
-        knots[0, 0] = block[-1] * self.std + self.mean
-        return limits.project(position, velocity, knots)[0]
+        ways, horizon = self.config.samples, self.config.horizon
+        skip, joints = self.spec.frameskip, len(self.mean)
+        noise = STRAYS * coloured_noise(self.rng, (ways, horizon, joints), self.config.noise_colour)
+        noise[0] = 0.0
+        left = np.where(np.arange(ways) % 2, self.rng.uniform(*HURRIES, ways), np.inf)
+        before = self._warm[1][knot - self._warm[0] :] if self._warm is not None and ways > 1 else np.zeros((0, joints))
+        latents = np.repeat(latent[None], ways, 0)
+        costs: np.ndarray = np.zeros(ways)
+        knots = np.zeros((ways, horizon, joints))
+        for k in range(horizon):
+            steps = np.where(np.isinf(left), UNKNOWN_STEPS, np.maximum(left - skip * k, 1.0))
+            blocks = np.stack([self.runtime.propose(z, goal, n) for z, n in zip(latents, steps, strict=True)])
+            wanted = blocks.reshape(ways, skip, joints)[:, -1] + noise[:, k]
+            knots[:, k:] = (wanted * self.std + self.mean)[:, None]
+            if len(before):
+                knots[-1] = np.pad(before, ((0, horizon - len(before)), (0, 0)), "edge")
+            knots = limits.project(position, velocity, knots)
+            distances, imagined = imagine(knots)
+            latents, costs = imagined[:, k], distances[:, -1]
+        if len(before):
+            costs = costs * np.where(np.arange(ways) == ways - 1, KEPT, 1.0)
+        order = np.argsort(costs)
+        best = knots[order] / self.std
+        return Search(best[0], float(costs[order[0]]), 1, best[: self.config.elites], costs[order[:1]])
 
     def _frame_period(self) -> float:
         """Median time between the newest frames; 0 while there are too few to know."""

@@ -9,6 +9,8 @@ from lewm_model.config import ModelConfig
 
 ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
 POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration
+# Heads that measure how far a goal is: by the arm's own way, and by what play took where things have to be pushed.
+STEPS_TO_GO, TIME_TO_GO = "steps_to_go", "time_to_go"
 PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
 SAMPLES = -1  # a dimension that is the number of candidates
 
@@ -51,6 +53,11 @@ class Signature:
 def proposing(heads: Collection[str]) -> str | None:
     """Which head computes the graph `proposal`; None where the bundle proposes nothing."""
     return next((name for name in (POLICY, PROPOSAL) if name in heads), None)
+
+
+def measuring(heads: Collection[str]) -> str | None:
+    """Which head measures the distances of the graph `rollout`; None where they are the paper's, of latents."""
+    return next((name for name in (TIME_TO_GO, STEPS_TO_GO) if name in heads), None)
 
 
 def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) -> dict[str, Signature]:

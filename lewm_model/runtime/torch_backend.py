@@ -8,7 +8,7 @@ import numpy as np
 
 from lewm_model.bundle import Bundle, load_heads, load_model
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import proposing
+from lewm_model.runtime.signature import measuring, proposing
 
 try:
     import torch
@@ -30,7 +30,7 @@ class TorchRuntime:
         self.notes: list[str] = []
         heads = load_heads(bundle)
         model = load_model(bundle)
-        rollout = RolloutGraph(model, heads.get("steps_to_go"), torch.from_numpy(bundle.actions.still))
+        rollout = RolloutGraph(model, heads.get(measuring(heads) or ""), torch.from_numpy(bundle.actions.still))
         self._encoder, self._rollout = Computation(EncoderGraph(model)), Computation(rollout)
         proposal = heads.get(proposing(heads) or "")
         self._proposal = None if proposal is None else Computation(proposal)
