@@ -597,7 +597,14 @@ def _plot(points: list[dict[str, Any]], path: Path) -> None:
     for name in dict.fromkeys(point["planner"] for point in points):
         mine = sorted((p for p in points if p["planner"] == name), key=lambda p: p["ms"])
         held_, low, high = (np.array([p[key] for p in mine]) for key in ("held", "low", "high"))
-        axes.errorbar([p["ms"] for p in mine], held_, (held_ - low, high - held_), fmt="o-", capsize=2, label=name)
+        axes.errorbar(
+            [p["ms"] for p in mine],
+            held_,
+            np.maximum((held_ - low, high - held_), 0.0),
+            fmt="o-",
+            capsize=2,
+            label=name,
+        )
     axes.set(xscale="log", xlabel="time of a decision, ms", ylabel="near goals held, %", ylim=(0, 102))
     axes.grid(alpha=0.3)
     axes.legend()
