@@ -114,7 +114,7 @@ def graph_modules(
 ) -> dict[str, nn.Module]:
     """The graphs as PyTorch modules; `still` (E,) is the z-scored block of an arm at rest.
 
-    The steps-to-go head stays in fp32: it is small, and costs are compared.
+    The head that measures distances stays in fp32: it is small, and costs are compared.
     """
     half = precision == "fp16"
     rollout = RolloutGraph(model, heads.get(measuring(heads) or ""), still)

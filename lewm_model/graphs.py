@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lewm_model.heads import StepsToGo
 from lewm_model.model import LeWM
 from lewm_model.rollout import FastRollout, folded
 
@@ -28,8 +27,8 @@ class RolloutGraph(nn.Module):
     """context (h, D), candidates (S, H, E), goal (D,), past_actions (h - 1, E) -> distances (S, H + 1),
     latents (S, H, D).
 
-    A model with history 1 has no past actions, and its graph no such input. Distances are those of the steps-to-go head
-    where there is one, else the squared latent distance of the paper; column 0 is that of the newest frame.
+    A model with history 1 has no past actions, and its graph no such input. Distances are those of the head that
+    measures them (`measuring`), else the squared latent distance of the paper; column 0 is that of the newest frame.
 
     With `still`, the z-scored block (E,) of an arm that stands still, the drift of the imagination is taken out: an arm
     that stands still stays where it is, so what the model imagines for it beside the newest frame is the model's own
@@ -38,7 +37,7 @@ class RolloutGraph(nn.Module):
 
     still: Tensor | None
 
-    def __init__(self, model: LeWM, head: StepsToGo | None, still: Tensor | None = None) -> None:
+    def __init__(self, model: LeWM, head: nn.Module | None, still: Tensor | None = None) -> None:
         super().__init__()
         self.rollout, self.head = FastRollout(model), head
         self.register_buffer("still", still, persistent=False)

@@ -172,11 +172,7 @@ class PlayPolicy(nn.Module):
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        widths = (3 * c.latent_dim + 2, *3 * (POLICY_WIDTH,))
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Linear(POLICY_WIDTH, c.block_dim))
+        self.net = _network((3 * c.latent_dim + 2, *3 * (POLICY_WIDTH,)), c.block_dim, nn.ReLU)
 
     def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
         """latent (B, D), goal (B, D), steps_to_go (B,) in control steps, 0 where it is not known -> z-scored blocks
@@ -207,29 +203,23 @@ def train_play_policy(
     """
     torch.manual_seed(seed)
     policy = PlayPolicy(c)
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=1.5e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
     within = torch.arange(DELAY_STEPS, nearest)
     last = _last_rows(len(latents), offsets, lengths, nearest + 1)
     starts = torch.nonzero(last >= 0)[:, 0]
     starts = starts[~resting[starts[:, None] + within].all(1)]
-    mean, counted = torch.zeros(()), max(1, steps // 10)
-    for step in range(steps):
+
+    def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (POLICY_BATCH,))]
         farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
         ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
         known = torch.rand(POLICY_BATCH) < 0.5
         latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[here + ahead]))
         done = actions[here[:, None] + within].flatten(1)
-        loss = F.smooth_l1_loss(policy(latent, goal, known * ahead.float()), done)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if step >= steps - counted:
-            mean += loss.detach() / counted
-    return policy.eval(), {"loss": float(mean)}
+        return F.smooth_l1_loss(policy(latent, goal, known * ahead.float()), done)
+
+    loss = _fit(policy, steps, draw)
+    return policy.eval(), {"loss": loss}
 
 
 class TimeToGo(nn.Module):
@@ -242,12 +232,7 @@ class TimeToGo(nn.Module):
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
         widths = (3 * c.latent_dim, *3 * (TIME_WIDTH,))
-        self.nets = nn.ModuleList()
-        for _ in range(2):
-            layers: list[nn.Module] = []
-            for before, after in pairwise(widths):
-                layers += [nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()]
-            self.nets.append(nn.Sequential(*layers, nn.Linear(TIME_WIDTH, 1)))
+        self.nets = nn.ModuleList(_network(widths, 1, nn.GELU) for _ in range(2))
 
     def roots(self, latents: Tensor, goal: Tensor) -> Tensor:
         """Square roots of the times, (2, …): what each network says, in units of TIME_SCALE control steps."""
@@ -270,25 +255,42 @@ def train_time_to_go(
     """
     torch.manual_seed(seed)
     head = TimeToGo(c)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
     last = _last_rows(len(latents), offsets, lengths, 1)
     starts = torch.nonzero(last >= 0)[:, 0]
-    mean, counted = torch.zeros(()), max(1, steps // 10)
-    for step in range(steps):
+
+    def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (BATCH,))]
         farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
         ahead = (torch.rand(BATCH) * (farthest + 1)).long()
         latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[here + ahead]))
         error = (ahead / TIME_SCALE).sqrt() - head.roots(latent, goal)
-        loss = (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
+        return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
+
+    loss = _fit(head, steps, draw)
+    return head.eval(), {"loss": loss}
+
+
+def _network(widths: tuple[int, ...], outputs: int, activation: Callable[[], nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.LayerNorm(after), activation()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor]) -> float:
+    """Trains `head` by `steps` losses that `draw` computes of a new batch each; their mean over the last tenth."""
+    optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    mean, counted = torch.zeros(()), max(1, steps // 10)
+    for step in range(steps):
+        loss = draw()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         if step >= steps - counted:
             mean += loss.detach() / counted
-    return head.eval(), {"loss": float(mean)}
+    return float(mean)
 
 
 def _last_rows(rows: int, offsets: Tensor, lengths: Tensor, nearest: int) -> Tensor:

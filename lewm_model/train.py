@@ -467,7 +467,7 @@ def imagined_views(
 def train_play_heads(
     model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-    """Policy and time to go, on the frozen latents of recordings of play (with its episodes), and their metrics."""
+    """Policy and time to go, on the frozen latents of recordings of play, each with its episodes; and their metrics."""
     latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
     for data, episodes in play:
         latents.append(encode_rows(model, data, data.rows(episodes)))

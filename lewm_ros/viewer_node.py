@@ -32,6 +32,7 @@ from lewm_model.bundle import BundleError, load_bundle
 from lewm_model.decoder import load_decoder
 from lewm_model.kinematics import Chain, Workspace
 from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.signature import measuring
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.debug_picture import HISTORY_S, Scene, draw
 from lewm_ros.markers import plan_markers
@@ -81,7 +82,7 @@ class ViewerNode(Node):
         self._decoder = load_decoder(bundle, values["threads"])
         self._latent_dim, self._names = bundle.model.latent_dim, bundle.actions.names
         self._block_s = bundle.actions.block_s
-        self._unit = "steps" if "steps_to_go" in bundle.heads else "squared latent distance"
+        self._unit = "steps" if measuring(bundle.heads) else "squared latent distance"
         self._values, self._period_s = values, 1.0 / values["rate"]
         self._chain, self._box = _arm(values, self._names)
 

@@ -22,6 +22,7 @@ from lewm_model.decoder import load_decoder
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.report import draw, read_metrics
 from lewm_model.runtime import Runtime, load_runtime
+from lewm_model.runtime.signature import measuring
 
 BLUE, AMBER, GREEN, RED, GREY = "#1b6ca8", "#c98a1b", "#148c3c", "#c0392b", "#888888"
 EPISODES = 3  # of the held-out ones, whose rollouts are drawn
@@ -189,7 +190,7 @@ def _calibration(bundle: Bundle, out: Path) -> str:
     axis.plot(changes, SURPRISING * errors, color=RED, ls="--", label=f"surprising from here on ({SURPRISING:g} times)")
     axis.set(xlabel="mean squared change of the latent that was imagined", ylabel="mean squared error", ylim=(0, None))
     axis.legend(frameon=False)
-    unit = "control steps at full speed" if "steps_to_go" in bundle.heads else "squared latent distance"
+    unit = "control steps" if measuring(bundle.heads) else "squared latent distance"
     return _table(
         [
             ("a goal counts as reached up to", f"{found.reached:.3g} {unit}"),

@@ -20,7 +20,7 @@ from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.planning.samplers import Search, coloured_noise, search
 from lewm_model.planning.surprise import SLOW
 from lewm_model.runtime import Runtime
-from lewm_model.runtime.signature import POLICY
+from lewm_model.runtime.signature import POLICY, STEPS_TO_GO, measuring
 
 # The search is as wide as the way that is left: full width from this share of the farthest way in a horizon on.
 WIDE_SEARCH = 0.4
@@ -53,7 +53,7 @@ class Decision:
     iterations: int
     cost: float
     distance: (
-        float  # of the frame's latent to the goal: control steps with a steps-to-go head, else squared latent distance
+        float  # of the frame's latent to the goal: control steps where a head measures, else squared latent distance
     )
     imagined: np.ndarray  # (H, D) latents that the plan is expected to lead to, one block apart
     joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
@@ -173,7 +173,7 @@ class Controller:
         position, velocity = timeline.state(knot)
         context, past = self._context(frame_s, timeline)
 
-        in_steps = "steps_to_go" in self.runtime.bundle.heads  # else distances have no scale that is known
+        in_steps = measuring(self.runtime.bundle.heads) == STEPS_TO_GO  # else distances have no scale that is known
 
         def paths(knots: np.ndarray) -> np.ndarray:
             """Commanded positions (S, N, A) on the grid for knots (S, K, A) rad/s."""
@@ -288,7 +288,7 @@ class Controller:
         """
         frame_s = self._seen[-1][0]
         position = self._measured_at(frame_s)
-        if "steps_to_go" not in self.runtime.bundle.heads or position is None or not self._known:
+        if measuring(self.runtime.bundle.heads) != STEPS_TO_GO or position is None or not self._known:
             return True
         context, past = self._context(frame_s, None)
         still = np.repeat(self.spec.still[None, None], self.config.horizon, axis=1)
@@ -354,7 +354,7 @@ class Controller:
         A policy is in two minds at times, and the mean of two ways is to stand still. The first way is what it
         proposes, the others stray from it, and the last is the rest of the plan before, which is kept in doubt.
         `position` and `velocity` (A,) are commanded at the hand-over `knot`; `imagine` takes knots (S, K, A) rad/s to
-        distances (S, K + 1) and latents (S, K, D).
+        distances (S, K + 1) and latents (S, K, D). No deadline cuts it short: it takes as long for every picture.
         """
         ways, horizon = self.config.samples, self.config.horizon
         skip, joints = self.spec.frameskip, len(self.mean)
