@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push eval-seed-tasks clean
+.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ setup: $(VENV)/.package  ## create or update .venv (the other targets do it by t
 
 demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz)
 	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate)
+
+demo-push: setup  ## the same nodes push the block to where goal pictures show it: GOALS, SEED, MODEL
+	$(BIN)/python -m lewm_ros.demo_push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,MODEL,model)
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest

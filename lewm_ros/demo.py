@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
 FILMED = 4  # goals of each kind that the film shows
 STOPPING = 5  # one in so many goals anywhere is also reached by an arm that stops to plan
+STILL_S = 0.5  # after the first command: the moment of a goal anywhere that becomes a picture
 REST_S = 0.1  # that the arm stays where it was put before its start counts
 KINDS = ("near", "anywhere")
 
@@ -152,6 +153,11 @@ class Robot:
         message = self.commands[-1][1]
         return nanoseconds(message.header.stamp) + nanoseconds(message.points[-1].time_from_start)
 
+    def forget(self) -> None:
+        """What the nodes said until now, but for the commands."""
+        for kept in (self.joint_states, self.pictures, self.plans, self.imagined):
+            kept.clear()
+
     def show_goal(self, picture: np.ndarray) -> None:
         """Sends a goal picture (H, W, 3) and waits until it is a latent, and so are frames of the arm at rest."""
         from lewm_ros.messages import rgb_to_message
@@ -242,6 +248,8 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
                     Pinhole.of_world(),
                     sim,
                     t.tolerance_m(sim),
+                    "end effector",
+                    ("anywhere", STILL_S),
                     load_decoder(bundle),
                     bundle.actions.block_s,
                 ) as film,
@@ -291,28 +299,43 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
 
 def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     """One goal, from start pose to the end of its budget."""
-    from lewm_model.evaluate.tasks import Outcome, score, tip_distance_m, tolerance_m
-    from lewm_model.planning.motion import Trajectory
-    from lewm_ros.commanded import Command
+    from lewm_model.evaluate.tasks import tip_distance_m, tolerance_m
     from lewm_ros.demo_pictures import Episode
-    from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
 
     sim.reset(joint_positions=task.goal)
-    picture = sim.render().copy()
+    episode = Episode(task, number, sim.render().copy())
     goal_m = sim.end_effector()
-    episode = Episode(task, number, picture)
     robot.place(task.start)
-    robot.show_goal(picture)
-    robot.joint_states.clear()
-    robot.pictures.clear()
-    robot.plans.clear()
-    robot.imagined.clear()
-    lost = Outcome(False, False, tip_distance_m(sim, task.start, task.goal))
+
+    def errors_m() -> list[tuple[int, float]]:
+        return [(stamp, float(np.linalg.norm(sim.end_effector(q) - goal_m))) for stamp, q, _ in robot.joint_states]
+
+    pursue(robot, episode, errors_m, tolerance_m(sim), tip_distance_m(sim, task.start, task.goal))
+    return episode
+
+
+def pursue(
+    robot: Robot, episode: Any, errors_m: Callable[[], list[tuple[int, float]]], tolerance_m: float, before_m: float
+) -> None:
+    """Shows the goal's picture, enables, waits until the budget is over, and writes into `episode` what happened.
+
+    :param errors_m: (stamp ns, distance from the goal, m) since the goal was shown.
+    :param before_m: distance from the goal at the start, which is that of an arm that is never commanded.
+    """
+    from lewm_model.evaluate.tasks import Outcome, score
+    from lewm_model.planning.motion import Trajectory
+    from lewm_ros.commanded import Command
+    from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
+
+    task = episode.task
+    robot.show_goal(episode.goal_picture)
+    robot.forget()
+    lost = Outcome(False, False, before_m)
     try:
         begin_ns = robot.go()
     except GraphError as error:
         episode.outcome, episode.note = lost, str(error).splitlines()[0]
-        return episode
+        return
     end_ns = begin_ns + round(1e9 * task.budget_s)
     robot.graph.spin_until(
         lambda: robot.joint_states and robot.joint_states[-1][0] >= end_ns, task.budget_s + 10.0, "the budget to pass"
@@ -320,14 +343,15 @@ def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     for received_ns, message in robot.commands:
         if begin_ns <= received_ns <= end_ns:
             stamp_s = (nanoseconds(message.header.stamp) - begin_ns) / 1e9
-            points = message_to_trajectory(message, sim.names)
+            points = message_to_trajectory(message, robot.names)
             assert points.velocities is not None, "the planner sends velocities"
             trajectory = Trajectory(stamp_s + points.times_s, points.positions, points.velocities)
             episode.commands.append(Command((received_ns - begin_ns) / 1e9, trajectory))
-    episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _, _ in robot.joint_states])
-    episode.errors_m = np.array([np.linalg.norm(sim.end_effector(q) - goal_m) for _, q, _ in robot.joint_states])
+    measured = errors_m()
+    episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _ in measured])
+    episode.errors_m = np.array([error for _, error in measured])
     try:
-        episode.outcome = score(episode.times_s, episode.errors_m, task.budget_s, tolerance_m(sim))
+        episode.outcome = score(episode.times_s, episode.errors_m, task.budget_s, tolerance_m)
     except ValueError as error:
         episode.outcome, episode.note = lost, str(error)
     episode.frames = [
@@ -337,7 +361,6 @@ def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     episode.plans = [
         ((at - begin_ns) / 1e9, np.array([point.positions for point in message.points])) for at, message in robot.plans
     ]
-    return episode
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

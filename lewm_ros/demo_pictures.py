@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from lewm_model.decoder import PictureDecoder
+from lewm_model.evaluate.push import PushTask
 from lewm_model.evaluate.tasks import HELD_S, Outcome, Rate, Task
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_model.sim.pinhole import Pinhole
@@ -20,7 +21,6 @@ from lewm_ros.commanded import GRID_S, Command, stitch
 PANE = 576  # pixels, square: one picture of the film
 BAR = 64  # pixels: the line of text above
 LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
-STILL_S = 0.5  # after the first command: the moment of a goal anywhere that becomes a picture
 COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
 
 
@@ -28,7 +28,7 @@ COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
 class Episode:
     """What happened at one goal. Times are seconds since the first command of the goal."""
 
-    task: Task
+    task: Task | PushTask
     number: int
     goal_picture: np.ndarray  # (H, W, 3) uint8 RGB
     times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -62,10 +62,16 @@ class Film:
         camera: Pinhole,
         sim: ArmSim,
         tolerance_m: float,
+        what: str,
+        still: tuple[str, float],
         decoder: PictureDecoder | None = None,
         block_s: float = 0.25,
     ) -> None:
+        """`what` is at a distance from the goal; `still` is the kind of goal, and the moment of it (s since the first
+        command), that becomes the PNG.
+        """
         self.path, self.frames = path, 0
+        self._what, self._still = what, still
         self._camera, self._sim, self._tolerance_m = camera, sim, tolerance_m
         self._decoder, self._block_s = decoder, block_s
         self._still_taken = False
@@ -96,7 +102,7 @@ class Film:
                 self._draw_path(camera, known[-1])
             error = float(np.interp(time_s, episode.times_s, episode.errors_m))
             good = error <= self._tolerance_m
-            text = f"{episode.title}   {max(time_s, 0.0):4.1f} s   end effector {1e3 * error:4.0f} mm from the goal"
+            text = f"{episode.title}   {max(time_s, 0.0):4.1f} s   {self._what} {1e3 * error:4.0f} mm from the goal"
             bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)
             cv2.putText(
                 bar,
@@ -113,7 +119,7 @@ class Film:
             frame = np.vstack([bar, np.hstack([camera, goal]), *self._strip(episode, time_s)])
             self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             self.frames += 1
-            if not self._still_taken and episode.task.kind == "anywhere" and time_s >= STILL_S:
+            if not self._still_taken and episode.task.kind == self._still[0] and time_s >= self._still[1]:
                 still = cv2.resize(frame, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
                 cv2.imwrite(str(self.path.with_suffix(".png")), cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
                 self._still_taken = True

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from cv_bridge.boost.cv_bridge_boost import cvtColor2
+from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from rclpy.duration import Duration
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
@@ -237,6 +238,35 @@ def message_to_joint_positions(message: JointState, names: Sequence[str]) -> np.
     if not np.isfinite(positions).all():
         raise MessageError(f"joint_states holds positions {positions}, which are not finite")
     return positions
+
+
+# ---- poses -----------------------------------------------------------------------------------------------------------
+
+
+def pose_message(pose: np.ndarray, stamp_ns: int, frame_id: str) -> PoseStamped:
+    """A pose (7,) in that frame: x y z in m and quaternion w x y z."""
+    x, y, z, qw, qx, qy, qz = (float(value) for value in pose)
+    return PoseStamped(
+        header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
+        pose=Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=qw, x=qx, y=qy, z=qz)),
+    )
+
+
+def message_to_pose(message: PoseStamped, frame_id: str) -> np.ndarray:
+    """The pose (7,) as `pose_message` takes it.
+
+    :raises MessageError: another frame, a number that is not finite, or no unit quaternion.
+    """
+    if message.header.frame_id != frame_id:
+        raise MessageError(f"the pose is in the frame {message.header.frame_id!r}; give it in {frame_id!r}")
+    place, turn = message.pose.position, message.pose.orientation
+    pose = np.array([place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z])
+    if not np.isfinite(pose).all() or abs(np.linalg.norm(pose[3:]) - 1.0) > 1e-3:
+        raise MessageError(f"the pose {pose} is not x y z and a unit quaternion w x y z, all finite")
+    return pose
+
+
+# ---- trajectories ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

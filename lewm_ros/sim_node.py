@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -23,7 +24,9 @@ from lewm_ros.messages import (
     camera_info_message,
     joint_state_message,
     message_to_joint_positions,
+    message_to_pose,
     message_to_trajectory,
+    pose_message,
     rgb_to_message,
     time_message,
 )
@@ -36,6 +39,7 @@ JOINT_STATE_S = 0.02
 # is further behind lets go of the time that it lost.
 MOST_LAG_S = 1.0
 FRAME_ID = "camera_link"
+WORLD = "world"  # the frame of the SDF file
 
 PARAMETERS = (
     Parameter("world", "", "SDF file; empty is the packaged worlds/tabletop.sdf."),
@@ -46,8 +50,9 @@ PARAMETERS = (
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
-    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`,
-    and puts the arm at rest wherever `~/set_joint_state` says, for experiments. With `use_sim_time` it is the clock.
+    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`.
+    For experiments it tells where the block lies (`~/block_pose`), and puts the arm and the block at rest wherever
+    `~/set_joint_state` and `~/set_block_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
     """
 
@@ -73,7 +78,8 @@ class SimNode(ManagedNode):
         self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
         self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
-        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states]
+        self._block_poses = self.create_publisher(PoseStamped, "~/block_pose", 10)
+        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states, self._block_poses]
         if self._is_clock:
             self._clocks = self.create_publisher(Clock, "/clock", 10)
             self._publishers_made.append(self._clocks)
@@ -101,6 +107,9 @@ class SimNode(ManagedNode):
             ),
             self.create_subscription(
                 JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
+            ),
+            self.create_subscription(
+                PoseStamped, "~/set_block_pose", lambda message: self._mailbox.put("set block", message), 1
             ),
         ]
 
@@ -133,6 +142,8 @@ class SimNode(ManagedNode):
         items = self._mailbox.take(timeout_s=0.0)
         for message in items.get("set", ()):
             self._attempt_input(lambda message=message: self._put_arm(sim, message))
+        for message in items.get("set block", ()):
+            self._attempt_input(lambda message=message: sim.set_block_pose(message_to_pose(message, WORLD)))
         self._arrived.extend(items.get("trajectory", ()))
         due = None  # a simulation that is behind must not execute what has not been sent yet at its time
         while self._arrived and self._arrived[0][0] <= self._tick_time + TICK_S:
@@ -149,6 +160,8 @@ class SimNode(ManagedNode):
             self._joint_states.publish(
                 joint_state_message(sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns)
             )
+            if sim.has_block:
+                self._block_poses.publish(pose_message(sim.block_pose(), stamp_ns, WORLD))
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:

@@ -24,9 +24,11 @@ from lewm_ros.messages import (
     latent_to_message,
     message_to_joint_positions,
     message_to_latent,
+    message_to_pose,
     message_to_rgb,
     message_to_trajectory,
     nanoseconds,
+    pose_message,
     rgb_to_message,
     time_message,
     trajectory_to_message,
@@ -207,6 +209,18 @@ def test_a_joint_state_that_lacks_something_is_refused_with_the_reason(message, 
     with pytest.raises(MessageError) as refusal:
         message_to_joint_positions(message, JOINTS)
     assert reason in str(refusal.value)
+
+
+def test_a_pose_survives_the_wire_and_what_is_none_is_refused():
+    pose = np.array([0.1, -0.2, 0.3, 0.5, -0.5, 0.5, -0.5])
+    message = over_the_wire(pose_message(pose, 7, "world"))
+    np.testing.assert_array_equal(message_to_pose(message, "world"), pose)
+    assert nanoseconds(message.header.stamp) == 7
+    with pytest.raises(MessageError, match="in the frame 'world'; give it in 'base_link'"):
+        message_to_pose(message, "base_link")
+    for wrong in (0.0 * pose, np.append(np.nan, pose[1:]), 2.0 * pose):
+        with pytest.raises(MessageError, match="unit quaternion"):
+            message_to_pose(pose_message(wrong, 7, "world"), "world")
 
 
 def test_a_trajectory_survives_the_wire_to_the_nanosecond():

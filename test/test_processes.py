@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool, Trigger
@@ -20,7 +21,15 @@ from lewm_model.resources import resource
 from lewm_model.sim.arm_sim import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, set_environment
-from lewm_ros.messages import joint_state_message, message_to_rgb, message_to_trajectory, nanoseconds, rgb_to_message
+from lewm_ros.messages import (
+    joint_state_message,
+    message_to_pose,
+    message_to_rgb,
+    message_to_trajectory,
+    nanoseconds,
+    pose_message,
+    rgb_to_message,
+)
 from lewm_ros.safety import find_violation
 
 NODES = ("sim_node", "camera_node", "planner_node")
@@ -174,6 +183,17 @@ def test_the_simulated_arm_is_put_where_an_experiment_wants_it(graph):
     graph.spin_until(lambda: np.abs(watcher.position() - wanted).max() < 1e-3, 5, "the arm to be there")
     stamps = np.array([nanoseconds(message.header.stamp) for message in watcher.joint_states])
     assert (np.diff(stamps) > 0).all(), "stamps go on through the reset"
+
+    poses = []
+    graph.node.create_subscription(PoseStamped, "/sim_node/block_pose", poses.append, 10)
+    putter = graph.node.create_publisher(PoseStamped, "/sim_node/set_block_pose", 1)
+    graph.spin_until(lambda: poses and putter.get_subscription_count() == 1, 10, "the block's place")
+    turned = np.array([0.2, -0.4, 0.025, np.cos(0.5), 0.0, 0.0, np.sin(0.5)])
+    putter.publish(pose_message(turned, 0, "base_link"))  # another frame: refused
+    putter.publish(pose_message(turned + [0, 0.1, 0, 0, 0, 0, 0], 0, "world"))
+    graph.spin_until(lambda: abs(poses[-1].pose.position.y + 0.3) < 2e-3, 5, "the block to be there")
+    np.testing.assert_allclose(message_to_pose(poses[-1], "world")[3:], turned[3:], atol=1e-2)
+    assert np.abs(watcher.position() - wanted).max() < 1e-3, "the arm stays where it is"
 
     watcher.images.clear()
     graph.spin_for(3.0)

@@ -379,15 +379,25 @@ def image_message(encoding: str, channels: int, size: int = 8) -> Any:
     return Image(encoding=encoding, height=size, width=size, step=size * channels, data=data)
 
 
+BLOCK_POSE = np.array([0.3, 0.3, 0.025, 1.0, 0.0, 0.0, 0.0])  # m, quaternion; clear of an arm that is stretched out
+
+
 def good_messages() -> dict[Any, list[Any]]:
     """Good examples of every type of message that a node subscribes to."""
     from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+    from geometry_msgs.msg import PoseStamped
     from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState, Joy
     from std_msgs.msg import Float32, String
     from trajectory_msgs.msg import JointTrajectory
 
     from lewm_model.planning.motion import Trajectory
-    from lewm_ros.messages import camera_info_message, joint_state_message, latent_to_message, trajectory_to_message
+    from lewm_ros.messages import (
+        camera_info_message,
+        joint_state_message,
+        latent_to_message,
+        pose_message,
+        trajectory_to_message,
+    )
 
     times_s = 0.05 * np.arange(1, 9)
     rise = 0.5 * (1 - np.cos(np.pi * np.arange(8) / 7))[:, None] * np.array([[0.2, -0.2]])
@@ -404,6 +414,7 @@ def good_messages() -> dict[Any, list[Any]]:
         ],
         JointState: [joint_state_message(JOINTS, np.array([0.1, 0.2]), np.zeros(2), 0)],
         JointTrajectory: [trajectory_to_message(motion, JOINTS, 0)],
+        PoseStamped: [pose_message(BLOCK_POSE, 0, "world")],
         Joy: [Joy(axes=array.array("f", [0.0] * 4), buttons=array.array("i", [1] + [0] * 7))],
         String: [String(data="good")],
         Float32: [Float32(data=0.5)],
@@ -811,21 +822,33 @@ class Planner(NodeTarget):
 
 class Sim(NodeTarget):
     def __init__(self, seeds: Path, scratch: Path) -> None:
+        from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import JointState
 
         from lewm_ros.sim_node import SimNode
 
         super().__init__(SimNode, {"rate": 0.5})
         self._positions: list[Any] = []
+        self._blocks: list[Any] = []
         self.probe.create_subscription(JointState, "joint_states", self._positions.append, 10)
+        self.probe.create_subscription(PoseStamped, "sim_node/block_pose", self._blocks.append, 10)
 
     def after(self, topic: str) -> None:
         time.sleep(0.003)  # it takes messages every 10 ms
 
     def good(self) -> None:
+        from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import JointState
         from trajectory_msgs.msg import JointTrajectory
 
+        from lewm_ros.messages import message_to_pose
+
+        def put() -> bool:
+            found, self._blocks[:] = self._blocks[:], []
+            return any(np.allclose(message_to_pose(one, "world"), BLOCK_POSE, atol=0.003) for one in found)
+
+        block = copy.deepcopy(good_messages()[PoseStamped][0])
+        self.until(put, lambda: self.publishers["/sim_node/set_block_pose"].publish(block), "a block's good pose", 2.0)
         for kind, wanted in ((JointState, [0.1, 0.2]), (JointTrajectory, [0.2, -0.2])):
             topic = next(name for name, one in self.subscriptions.items() if one.msg_type is kind)
             good = copy.deepcopy(good_messages()[kind][0])

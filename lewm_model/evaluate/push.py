@@ -34,7 +34,8 @@ from lewm_model.sim.arm_sim import ArmSim
 TOLERANCE = 0.05  # of the workspace diameter, between the block's middle and its place in the goal picture
 MOVED_M = 0.08  # least way of the block from start to goal
 BUDGET_STEPS = 400  # control steps: 20 s
-PLAN = PlanConfig(horizon=9, samples=32)  # 2.25 s ahead, so that a plan sees the block move
+# 2.25 s ahead, so that a plan sees the block move. config/push.yaml has the same numbers for planner_node.
+PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
 MOST_STEPS = 240  # that the player may take to make a goal
 _HELD_OUT = 0x50757368  # the tasks' seeds are (this, seed, task, attempt), those of recordings (seed, episode)
 
@@ -48,6 +49,7 @@ class PushTask:
     goal: np.ndarray
     goal_block: np.ndarray
     budget_s: float
+    kind: str = "push"
 
     @property
     def way_m(self) -> float:

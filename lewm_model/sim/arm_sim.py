@@ -220,6 +220,11 @@ class ArmSim:
             mujoco.mj_kinematics(self._model, data)
         return data.site_xpos[self._tip].copy()
 
+    @property
+    def has_block(self) -> bool:
+        """Whether the world has a free body."""
+        return self._block is not None
+
     def block_pose(self) -> np.ndarray:
         """Pose of the world's first free body: (7,) float64, position x y z in m and quaternion w x y z."""
         start = self._block_address()
