@@ -565,7 +565,7 @@ def train_push(
 
 @app.command()
 def eval_push(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("out/train-push/seed0/bundle"),
+    bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("models/push"),
     goals: Annotated[int, typer.Option(help="held-out goals")] = 200,
     seed: Annotated[int, typer.Option(help="of the goals")] = 1,
     out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/eval-push"),

@@ -49,6 +49,9 @@ class ModelConfig:
     image_size: int = 224  # pixels, square
     stem: str = "patch"  # "patch": linear patches; "conv": strided convolutions, 16 x 16 pixels a token
     patch_size: int = 14  # pixels; of the "patch" stem
+    # What of the last tokens becomes the latent. "cls": the first, which has looked at all others; "all": every one, in
+    # its place, which says more exactly where small things lie.
+    readout: str = "cls"
     activation: str = "gelu"  # of the encoder's and predictor's MLPs; "relu" is 14 times faster on CPUs
     encoder_width: int = 192
     encoder_depth: int = 12
@@ -75,6 +78,7 @@ class ModelConfig:
                 _require(getattr(self, field.name) >= 1, self, field.name, "1 or more")
                 _require(getattr(self, field.name) <= most, self, field.name, f"{most} or less")
         _require(self.stem in ("patch", "conv"), self, "stem", "'patch' or 'conv'")
+        _require(self.readout in ("cls", "all"), self, "readout", "'cls' or 'all'")
         _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
         stride = self.patch_size if self.stem == "patch" else 16
         _require(self.image_size % stride == 0, self, "image_size", f"a multiple of {stride} (pixels a token)")

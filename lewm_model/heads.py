@@ -24,6 +24,7 @@ POLICY_HORIZON = 240  # control steps to the farthest frame that is taken as a g
 POLICY_WIDTH, POLICY_BATCH = 384, 512
 TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the time-to-go head; control steps in a unit
 FASTER = 0.2  # expectile of the times that play took
+ELSEWHERE = 0.25  # of the goals of the time to go are frames of any episode, and count as POLICY_HORIZON steps away
 LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 
 
@@ -250,8 +251,10 @@ def train_time_to_go(
 ) -> tuple[TimeToGo, dict[str, float]]:
     """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
 
-    Play dawdles, so the times are an expectile below the mean: what was faster weighs more. Arguments are those of
-    `train_play_policy`. Returns the head and the mean loss of the last tenth of the steps.
+    Play dawdles, so the times are an expectile below the mean: what was faster weighs more. A share of the goals is of
+    any episode and counts as farther than all others: what lies out of reach is the goal of no play, and a search would
+    take it for near. Arguments are those of `train_play_policy`. Returns the head and the mean loss of the last tenth
+    of the steps.
     """
     torch.manual_seed(seed)
     head = TimeToGo(c)
@@ -262,7 +265,10 @@ def train_time_to_go(
         here = starts[torch.randint(len(starts), (BATCH,))]
         farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
         ahead = (torch.rand(BATCH) * (farthest + 1)).long()
-        latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[here + ahead]))
+        elsewhere = torch.rand(BATCH) < ELSEWHERE
+        there = torch.where(elsewhere, starts[torch.randint(len(starts), (BATCH,))], here + ahead)
+        ahead = torch.where(elsewhere, POLICY_HORIZON, ahead)
+        latent, goal = (z + LATENT_NOISE * torch.randn_like(z) for z in (latents[here], latents[there]))
         error = (ahead / TIME_SCALE).sqrt() - head.roots(latent, goal)
         return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
 

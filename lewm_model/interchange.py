@@ -79,6 +79,7 @@ def check_expressible(c: ModelConfig) -> None:
     """Raises InterchangeError where the reference code has no network of this kind."""
     for wrong, what in (
         (c.stem != "patch", f"the stem is {c.stem!r}; the reference's encoder has linear patches only (stem 'patch')"),
+        (c.readout != "cls", "its latent is read from all tokens; the reference's encoder has a CLS token"),
         (c.activation != "gelu", f"the activation is {c.activation!r}; the reference's predictor has GELU only"),
         (
             c.predictor_heads == 1 and c.predictor_head_dim == c.predictor_width,

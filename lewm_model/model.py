@@ -70,7 +70,10 @@ class ViTBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ViT whose CLS token after the last norm is the description of the frame. (B, 3, H, W) -> (B, encoder_width)."""
+    """ViT whose CLS token after the last norm describes the frame, or all its other tokens, one after the other.
+
+    (B, 3, H, W) -> (B, features).
+    """
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
@@ -86,12 +89,15 @@ class Encoder(nn.Module):
                 layers += [nn.Conv2d(before, after, 3, 2, 1), nn.ReLU()]
             self.stem = nn.Sequential(*layers[:-1])
             tokens = (c.image_size // 16) ** 2
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.position = nn.Parameter(torch.empty(1, tokens + 1, width))
+        first = c.readout == "cls"
+        self.features = width * (1 if first else tokens)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if first else None
+        self.position = nn.Parameter(torch.empty(1, tokens + first, width))
         self.blocks = nn.ModuleList(ViTBlock(c) for _ in range(c.encoder_depth))
         self.norm = nn.LayerNorm(width, eps=1e-12)
         for parameter in (self.cls_token, self.position):
-            nn.init.trunc_normal_(parameter, std=0.02)
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
         if c.stem == "patch":  # as in the ViTModel of the reference
             for part in self.modules():
                 if isinstance(part, (nn.Linear, nn.Conv2d)):
@@ -100,6 +106,11 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.stem(images).flatten(2).transpose(1, 2)  # (B, N, W)
+        if self.cls_token is None:
+            x = tokens + self.position
+            for block in self.blocks:
+                x = block(x)
+            return self.norm(x).flatten(1)
         x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.position
         for block in self.blocks[:-1]:
             x = block(x)
@@ -240,7 +251,7 @@ class LeWM(nn.Module):
         self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("image_std", torch.tensor(IMAGE_STD).view(3, 1, 1) * 255, persistent=False)
         self.encoder = Encoder(config)
-        self.projector = Projector(config.encoder_width, config.projector_width, config.latent_dim)
+        self.projector = Projector(self.encoder.features, config.projector_width, config.latent_dim)
         self.action_encoder = ActionEncoder(config)
         self.predictor = Predictor(config)
         self.pred_proj = Projector(config.latent_dim, config.projector_width, config.latent_dim)
@@ -260,7 +271,7 @@ class LeWM(nn.Module):
         return self.projector(features).reshape(*lead, -1)
 
     def describe(self, frames: Tensor) -> Tensor:
-        """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, encoder_width)."""
+        """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, features)."""
         images = frames.permute(0, 3, 1, 2).float()
         return self.encoder((images - self.image_mean).div_(self.image_std))
 

@@ -21,7 +21,11 @@ from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import SAMPLES, onnx_file, signatures
 from lewm_model.runtime.torch_backend import TorchRuntime
 
-MODELS = {"conv-1": tiny_model(), "patch-3": tiny_model(stem="patch", patch_size=8, activation="gelu", history=3)}
+MODELS = {
+    "conv-1": tiny_model(),
+    "all-1": tiny_model(readout="all"),
+    "patch-3": tiny_model(stem="patch", patch_size=8, activation="gelu", history=3),
+}
 
 
 @pytest.fixture(params=MODELS)

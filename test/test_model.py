@@ -73,6 +73,17 @@ def test_the_target_of_the_prediction_keeps_its_gradient() -> None:
     assert latents.grad is not None and (latents.grad[:, 1].abs() > 0).all()
 
 
+def test_read_from_all_tokens_a_latent_has_no_cls_token_and_sees_every_patch() -> None:
+    model = LeWM(tiny_model(readout="all")).eval()
+    assert "encoder.cls_token" not in model.state_dict()
+    frames = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
+    for i, (row, column) in enumerate(((0, 0), (0, 16), (16, 0), (16, 16))):
+        frames[i, row : row + 16, column : column + 16] = 255
+    features = model.describe(frames)
+    assert features.shape == (5, 4 * 32)
+    assert torch.pdist(model.encode(frames)).min() > 1e-4
+
+
 def test_a_clip_that_does_not_fit_the_history_is_refused() -> None:
     with pytest.raises(ValueError, match="not a multiple of history"):
         prediction_loss(awake(tiny_model(history=3)), torch.randn(1, 3, 8), torch.randn(1, 2, 10))
@@ -108,6 +119,7 @@ def test_sigreg_prefers_a_gaussian_to_a_collapsed_or_a_shifted_latent() -> None:
         ({"image_size": 65}, "image_size is 65; it must be a multiple of 14"),
         ({"history": 0}, "history is 0; it must be 1 or more"),
         ({"stem": "wavelet"}, "stem is 'wavelet'"),
+        ({"readout": "mean"}, "readout is 'mean'; it must be 'cls' or 'all'"),
         ({"dropout": 1.5}, "dropout is 1.5"),
         ({"latent_dim": "many"}, "latent_dim is 'many'; it must be of type int"),
         ({"latent_dims": 3}, "no field 'latent_dims'"),

@@ -245,8 +245,8 @@ class Controller:
         if not late:
             timeline.splice(knot, knots[:1] if self.config.while_moving else knots)
         plan = decision(knots, found, late, send=not late)
-        rests = bool((np.maximum(np.abs(velocity), np.abs(knots[0])) <= RESTING * self.knot_limits.velocity).all())
-        self.reached = calibration is not None and rests and plan.distance <= calibration.reached
+        near = calibration is not None and plan.distance <= calibration.reached
+        self.reached = near and self._rests(velocity, knots)
         return plan
 
     def surprise(self) -> float | None:
@@ -358,10 +358,17 @@ class Controller:
         """
         ways, horizon = self.config.samples, self.config.horizon
         skip, joints = self.spec.frameskip, len(self.mean)
+        calibration = self.runtime.bundle.calibration
+        still = limits.project(position, velocity, np.zeros((1, horizon, joints)))
+        near = float(imagine(still)[0][0, -1])
+        if calibration is not None and near <= calibration.reached:  # a policy of play does not rest by itself
+            return Search(still[0] / self.std, near, 1, still / self.std, np.array([near]))
         noise = STRAYS * coloured_noise(self.rng, (ways, horizon, joints), self.config.noise_colour)
         noise[0] = 0.0
         left = np.where(np.arange(ways) % 2, self.rng.uniform(*HURRIES, ways), np.inf)
         before = self._warm[1][knot - self._warm[0] :] if self._warm is not None and ways > 1 else np.zeros((0, joints))
+        if self._rests(velocity, before):
+            before = before[:0]  # a plan that has come to nothing is dropped
         latents = np.repeat(latent[None], ways, 0)
         costs: np.ndarray = np.zeros(ways)
         knots = np.zeros((ways, horizon, joints))
@@ -380,6 +387,10 @@ class Controller:
         order = np.argsort(costs)
         best = knots[order] / self.std
         return Search(best[0], float(costs[order[0]]), 1, best[: self.config.elites], costs[order[:1]])
+
+    def _rests(self, velocity: np.ndarray, knots: np.ndarray) -> bool:
+        """Whether an arm rests at `velocity` (A,) rad/s, and goes on to rest at the first of `knots` (K, A) rad/s."""
+        return bool((np.abs([velocity, *knots[:1]]) <= RESTING * self.knot_limits.velocity).all())
 
     def _frame_period(self) -> float:
         """Median time between the newest frames; 0 while there are too few to know."""
