@@ -18,7 +18,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ class Robot:
         return nanoseconds(message.header.stamp) + nanoseconds(message.points[-1].time_from_start)
 
     def forget(self) -> None:
-        """What the nodes said until now, but for the commands."""
+        """Drops what the nodes have said until now, except the commands."""
         for kept in (self.joint_states, self.pictures, self.plans, self.imagined):
             kept.clear()
 
@@ -363,6 +364,17 @@ def pursue(
     ]
 
 
+@contextmanager
+def ending_in_a_sentence() -> Iterator[None]:
+    """Ends the program with the reason where a node fails or the model cannot be loaded."""
+    try:
+        yield
+    except (GraphError, BundleError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -379,13 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = f"make demo GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
     if options.model:
         command = f"python -m lewm_ros.demo --goals {options.goals} --seed {options.seed} --model {options.model}"
-    try:
+    with ending_in_a_sentence():
         model = options.model or resource("models", "reach")
         run(options.goals, options.seed, options.rate, model.resolve(), options.out, command)
-    except (GraphError, BundleError, FileNotFoundError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle import BundleError, load_bundle
+from lewm_model.bundle import load_bundle
 from lewm_model.resources import resource
-from lewm_ros.demo import FILMED, Robot, pursue
-from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
+from lewm_ros.demo import FILMED, Robot, ending_in_a_sentence, pursue
+from lewm_ros.graph import Graph, reserve_domain, set_environment
 
 STILL_S = 4.0  # after the first command: the moment that becomes a picture
 PUT_M = 0.002  # from where it was put, the block has come to rest there
@@ -150,21 +150,13 @@ def _report(
     command: str,
 ) -> dict[str, Any]:
     """Prints the table, writes summary.json and a picture of each failure; returns what summary.json holds."""
-    from rich.table import Table
-
-    from lewm_model.evaluate.push import tolerance_m
+    from lewm_model.evaluate.push import outcome_table, tolerance_m
     from lewm_model.evaluate.tasks import first_hit, held
     from lewm_ros.commanded import count_violations
     from lewm_ros.demo_pictures import save_failure
 
     outcomes = {"nodes": [episode.outcome for episode in episodes], **baselines}
-    table = Table(title=f"push over ROS: block within {100 * tolerance_m(sim):.1f} cm")
-    for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
-        table.add_column(heading)
-    for who, found in outcomes.items():
-        error_m = float(np.median([outcome.final_error_m for outcome in found]))
-        table.add_row(who, str(len(found)), str(held(found)), str(first_hit(found)), f"{100 * error_m:.1f} cm")
-    console.print(table)
+    console.print(outcome_table(f"push over ROS: block within {100 * tolerance_m(sim):.1f} cm", outcomes))
     rate = held(outcomes["nodes"])
     latencies_ms = np.concatenate([episode.latencies_ms for episode in episodes])
     p50, p95 = np.percentile(latencies_ms, (50, 95)) if len(latencies_ms) else (np.nan, np.nan)
@@ -222,13 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = f"make demo-push GOALS={options.goals} SEED={options.seed}"
     if options.model:
         command += f" MODEL={options.model}"
-    try:
+    with ending_in_a_sentence():
         model = options.model or resource("models", "push")
         run(options.goals, options.seed, model.resolve(), options.out, command)
-    except (GraphError, BundleError, FileNotFoundError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

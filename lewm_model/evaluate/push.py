@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from rich.console import Console
@@ -44,12 +46,12 @@ _HELD_OUT = 0x50757368  # the tasks' seeds are (this, seed, task, attempt), thos
 class PushTask:
     """From arm at `start` (A,) rad and block at `block` (7,) to the block at `goal_block` (7,), the arm at `goal`."""
 
+    kind: ClassVar[str] = "push"
     start: np.ndarray
     block: np.ndarray
     goal: np.ndarray
     goal_block: np.ndarray
     budget_s: float
-    kind: str = "push"
 
     @property
     def way_m(self) -> float:
@@ -163,6 +165,18 @@ def _watch(task: PushTask, sim: ArmSim) -> Outcome:
     return score(dt * np.arange(len(errors)), np.array(errors), task.budget_s, tolerance_m(sim))
 
 
+def outcome_table(title: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Table:
+    """A row for each who tried."""
+    table = Table(title=title)
+    for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
+        table.add_column(heading)
+    for who, found in outcomes.items():
+        error_m = float(np.median([outcome.final_error_m for outcome in found]))
+        label = "the player, who sees the block" if who == "player" else who
+        table.add_row(label, str(len(found)), str(held(found)), str(first_hit(found)), f"{100 * error_m:.1f} cm")
+    return table
+
+
 def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
     """Measures a bundle, its baselines and the player on `goals` tasks; prints a table, writes `out`/summary.json.
 
@@ -183,25 +197,20 @@ def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
             results["player"].append(play_towards(task, sim, seed, number))
         tolerance = tolerance_m(sim)
     ways = [task.way_m for task in tasks]
-    table = Table(
-        title=f"push: block within {100 * tolerance:.1f} cm, budget {tasks[0].budget_s:g} s, "
+    title = (
+        f"push: block within {100 * tolerance:.1f} cm, budget {tasks[0].budget_s:g} s, "
         f"moved {100 * min(ways):.0f} to {100 * max(ways):.0f} cm (median {100 * np.median(ways):.0f})"
     )
-    for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
-        table.add_column(heading)
     names = {"model": "", "random": "_random", "hold": "_hold", "player": "_player"}
     values: dict[str, tuple[float, str]] = {"eval.push_goals": (goals, "")}
     for who, outcomes in results.items():
-        error_m = float(np.median([outcome.final_error_m for outcome in outcomes]))
-        label = "the player, who sees the block" if who == "player" else who
-        table.add_row(label, str(goals), str(held(outcomes)), str(first_hit(outcomes)), f"{100 * error_m:.1f} cm")
         low, high = held(outcomes).interval
         values[f"eval.push_success_held{names[who]}"] = (held(outcomes).percent, "%")
         values[f"eval.push_success_held{names[who]}_low"] = (round(low, 1), "%")
         values[f"eval.push_success_held{names[who]}_high"] = (round(high, 1), "%")
     values["eval.push_first_hit"] = (first_hit(results["model"]).percent, "%")
     values["eval.push_plan_ms"] = (round(1000 * float(np.median(plan_s)), 2), "ms")
-    Console().print(table)
+    Console().print(outcome_table(title, results))
     out.mkdir(parents=True, exist_ok=True)
     command = f"make eval-push BUNDLE={folder} GOALS={goals} SEED={seed}"
     figures = [{"name": n, "value": v, "unit": unit, "command": command} for n, (v, unit) in values.items()]

@@ -352,17 +352,19 @@ class Controller:
         """Follows the policy of play in imagination, on `samples` ways at once; the best ends nearest to the goal.
 
         A policy is in two minds at times, and the mean of two ways is to stand still. The first way is what it
-        proposes, the others stray from it, and the last is the rest of the plan before, which is kept in doubt.
+        proposes, the others stray from it, and the last is the rest of the plan before, which is kept in doubt unless
+        it stands still. An arm that would be at the goal by standing still does so.
         `position` and `velocity` (A,) are commanded at the hand-over `knot`; `imagine` takes knots (S, K, A) rad/s to
         distances (S, K + 1) and latents (S, K, D). No deadline cuts it short: it takes as long for every picture.
         """
         ways, horizon = self.config.samples, self.config.horizon
         skip, joints = self.spec.frameskip, len(self.mean)
         calibration = self.runtime.bundle.calibration
-        still = limits.project(position, velocity, np.zeros((1, horizon, joints)))
-        near = float(imagine(still)[0][0, -1])
-        if calibration is not None and near <= calibration.reached:  # a policy of play does not rest by itself
-            return Search(still[0] / self.std, near, 1, still / self.std, np.array([near]))
+        if calibration is not None:
+            still = limits.project(position, velocity, np.zeros((1, horizon, joints)))
+            near = float(imagine(still)[0][0, -1])
+            if near <= calibration.reached:  # a policy of play does not rest by itself
+                return Search(still[0] / self.std, near, 1, still / self.std, np.array([near]))
         noise = STRAYS * coloured_noise(self.rng, (ways, horizon, joints), self.config.noise_colour)
         noise[0] = 0.0
         left = np.where(np.arange(ways) % 2, self.rng.uniform(*HURRIES, ways), np.inf)
