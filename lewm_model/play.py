@@ -20,7 +20,12 @@ from lewm_model.sim.arm_sim import ArmSim
 
 # Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
 RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)
+# Where recordings put and push it now and then as well: from most of it the player brings it back, and who pushes less
+# well than the player gets it there.
+EDGE_RADII, EDGE_ANGLES = (0.27, 0.51), (-1.55, 1.65)
+EDGE = 0.3  # probability of that
 PUSH_M = (0.08, 0.30)  # how far it is pushed
+TRIES = 1000  # to draw such a target
 BLOCK_HEIGHT_M = 0.025  # of its middle, on the table
 CONTACT_M = 0.042 + 0.025  # from the tip's axis to the block's middle when they touch face on
 ROUND_M = 0.115  # from the block's middle, where the tip goes round it
@@ -35,9 +40,13 @@ STRAY = 0.08  # probability, each block, that the player strays while it goes or
 WANDER, REACH = 0.12, 0.2  # probabilities that an episode begins with wandering, and that no push follows a rest
 
 
-def random_block(rng: np.random.Generator) -> np.ndarray:
-    """A position (2,) m for the block's middle, evenly over the part of the table that is played on."""
-    radius, angle = math.sqrt(rng.uniform(RADII[0] ** 2, RADII[1] ** 2)), rng.uniform(*ANGLES)
+def random_block(rng: np.random.Generator, edge: bool = False) -> np.ndarray:
+    """A position (2,) m for the block's middle, evenly over the part of the table that is played on; with its `edge`
+    now and then.
+    """
+    wide = edge and rng.random() < EDGE
+    radii, angles = (EDGE_RADII, EDGE_ANGLES) if wide else (RADII, ANGLES)
+    radius, angle = math.sqrt(rng.uniform(radii[0] ** 2, radii[1] ** 2)), rng.uniform(*angles)
     return radius * np.array([math.cos(angle), math.sin(angle)])
 
 
@@ -49,8 +58,8 @@ def place_block(sim: ArmSim, position: np.ndarray, yaw: float) -> None:
 class Player:
     """Chooses the next velocity knot from where arm and block are. For a planar arm whose shoulder is the origin."""
 
-    def __init__(self, sim: ArmSim, rng: np.random.Generator, wander: bool = True) -> None:
-        self.sim, self.rng = sim, rng
+    def __init__(self, sim: ArmSim, rng: np.random.Generator, roam: bool = True) -> None:
+        self.sim, self.rng, self.roam = sim, rng, roam
         self.block_s = BLOCK_STEPS * sim.control_dt_s
         self.limits = KnotLimits(sim.limits, self.block_s)
         self.upper_m, self.lower_m = sim.end_effector([0.0, 0.5 * math.pi])[:2]  # the two links
@@ -60,7 +69,7 @@ class Player:
         self.target: np.ndarray | None = None
         self.pose = np.zeros(2)
         self.wandering = np.zeros((0, 2))
-        self.phase, self.left = "wander" if wander and rng.random() < WANDER else "push", 0
+        self.phase, self.left = "wander" if roam and rng.random() < WANDER else "push", 0
 
     def play(self, steps: int, look: Callable[[], None], until: Callable[[Player], bool]) -> np.ndarray:
         """Plays from the simulation's state on; see `play`."""
@@ -96,12 +105,13 @@ class Player:
             if np.linalg.norm(tip - block) > ROUND_M:
                 return self.joints_for(tip)
 
-    def random_target(self, block: np.ndarray) -> np.ndarray:
+    def random_target(self, block: np.ndarray, edge: bool = False) -> np.ndarray:
         """Where to push the block next (2,) m."""
-        while True:
-            target = random_block(self.rng)
+        for _ in range(TRIES):
+            target = random_block(self.rng, edge)
             if PUSH_M[0] < np.linalg.norm(target - block) < PUSH_M[1]:
-                return target
+                break
+        return target  # where the block is too far from everywhere, the last that was tried
 
     def knot(self, position: np.ndarray, velocity: np.ndarray, block: np.ndarray) -> np.ndarray:
         """The velocity (2,) rad/s at the next knot, from the commanded state at this one and the block's place (2,)."""
@@ -119,7 +129,7 @@ class Player:
             return self.wandering[-1 - self.left]
         if self.phase == "push":
             if self.target is None:
-                self.target = self.random_target(block)
+                self.target = self.random_target(block, self.roam)
             if np.linalg.norm(self.target - block) < NEAR_M:
                 self.phase, self.left = "back", 3
             else:
@@ -217,20 +227,21 @@ def play(
     rng: np.random.Generator,
     steps: int,
     look: Callable[[], None] = lambda: None,
-    wander: bool = True,
+    roam: bool = True,
     until: Callable[[Player], bool] = lambda player: False,
     runtime: Runtime | None = None,
 ) -> np.ndarray:
     """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
 
-    `look` is called at the start and after every step. With a `runtime` whose bundle has a policy, that moves the arm
+    `look` is called at the start and after every step. One that does not `roam` pushes at once, and only on the part of
+    the table where goals lie. With a `runtime` whose bundle has a policy, that moves the arm
     first, unseen, towards a goal picture; the player takes over where it got to and brings the block to that goal. So a
     policy's next training has the ways out of what it runs into.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
-    player = Player(sim, rng, wander)
-    block = random_block(rng)
+    player = Player(sim, rng, roam)
+    block = random_block(rng, roam)
     sim.reset(joint_positions=player.random_pose(block))
     place_block(sim, block, rng.uniform(-math.pi, math.pi))
     if runtime is not None:

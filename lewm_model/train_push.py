@@ -14,12 +14,12 @@ from lewm_model.evaluate.push import PLAN, eval_push
 from lewm_model.export import export_onnx, sample_frames
 from lewm_model.train import retrain_play_heads, train
 
-EPISODES, STEPS = 1200, 240
+EPISODES, STEPS = 1600, 240
 ROUNDS, MISTAKES = 2, 700  # of recording episodes that begin where the policy of the round before got to
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32, "readout": "all"}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
-TRAIN: dict[str, Any] = {"steps": 6000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 6000}
+TRAIN: dict[str, Any] = {"steps": 12000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 6000}
 
 
 def train_push(out: Path, seed: int, goals: int) -> None:

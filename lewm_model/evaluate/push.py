@@ -88,7 +88,7 @@ def _draw(rng: np.random.Generator, sim: ArmSim) -> PushTask | None:
         rests.append(player.phase == "rest")
         return rests[-1]
 
-    play(sim, rng, MOST_STEPS, look, wander=False, until=until)
+    play(sim, rng, MOST_STEPS, look, roam=False, until=until)
     if not rests[-1]:
         return None
     sim.step(BLOCK_STEPS * sim.control_dt_s)  # what still moves comes to rest
@@ -138,7 +138,7 @@ def play_towards(task: PushTask, sim: ArmSim, seed: int, number: int) -> Outcome
     """What the player of the recordings reaches when it is told the goal and sees the block: a bound, no baseline."""
     rng = np.random.default_rng(np.random.SeedSequence((_HELD_OUT, seed, number, 0, 2)))
     _set_out(task, sim)
-    player = Player(sim, rng, wander=False)
+    player = Player(sim, rng, roam=False)
     player.target = task.goal_block[:2].copy()
     errors: list[float] = []
     player.play(BUDGET_STEPS, lambda: errors.append(_error_m(task, sim)), lambda player: player.phase == "rest")
