@@ -3,7 +3,10 @@
     onnx/encoder.onnx   image (1, S, S, 3) uint8 -> latent (1, D); normalisation is inside the graph
     onnx/rollout.onnx   context (h, D), candidates (samples, H, E), goal (D,) [, past_actions (h - 1, E)]
                         -> distances (samples, H + 1), latents (samples, H, D)
-    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head for it only
+    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head for it only,
+                        and with a policy (samples, …) but for the goal
+    onnx/step.onnx      contexts (samples, h, D), blocks (samples, E) [, past_actions (samples, h - 1, E)]
+                        -> latents (samples, D); with a policy only
     onnx/decoder.onnx   latents (N, D) -> pictures (N, S, S, 3); with a decoder only, see `lewm_model.decoder`
     onnx/*.fp16.onnx    the same graphs with fp16 inside and the same inputs and outputs
     onnx/golden.safetensors  sample frames, candidates, and what ONNX Runtime makes of them in fp32
@@ -36,14 +39,16 @@ from lewm_model import decoder, parity
 from lewm_model.bundle import Bundle, BundleError, load_heads, load_model, save_description
 from lewm_model.config import ModelConfig, PlanConfig
 from lewm_model.data.clips import Episodes
-from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, for_inference, half_encoder, in_half
+from lewm_model.graphs import EncoderGraph, ProposalGraph, RolloutGraph, StepGraph, for_inference, half_encoder, in_half
 from lewm_model.model import LeWM
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.signature import (
     ENCODER,
+    POLICY,
     PROPOSAL,
     ROLLOUT,
     SAMPLES,
+    STEP,
     Signature,
     measuring,
     onnx_file,
@@ -85,7 +90,7 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
         export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
     golden = parity.golden_inputs(bundle, horizon, frames)
-    answers = parity.answer(OnnxRuntime(bundle), golden, propose=proposing(bundle.heads) is not None)
+    answers = parity.answer(OnnxRuntime(bundle), golden, PROPOSAL in wanted, STEP in wanted)
     golden = replace(golden, answers=answers)
     parity.save_golden(bundle, golden)
 
@@ -125,6 +130,10 @@ def graph_modules(
     name = proposing(heads)
     if name:
         modules[PROPOSAL] = ProposalGraph(in_half(copy.deepcopy(heads[name])) if half else heads[name])
+    if name == POLICY:
+        modules[STEP] = StepGraph(model)
+        if half:
+            modules[STEP].rollout.blocks.half()
     return modules
 
 

@@ -61,8 +61,23 @@ class RolloutGraph(nn.Module):
         return self.head(latents, goal)
 
 
+class StepGraph(nn.Module):
+    """contexts (S, h, D), blocks (S, E), past_actions (S, h - 1, E) -> latents (S, D) one block later.
+
+    A model with history 1 has no past actions, and its graph no such input.
+    """
+
+    def __init__(self, model: LeWM) -> None:
+        super().__init__()
+        self.rollout = FastRollout(model)
+
+    def forward(self, contexts: Tensor, blocks: Tensor, past_actions: Tensor | None = None) -> Tensor:
+        past = None if past_actions is None else past_actions.transpose(0, 1)
+        return self.rollout(contexts.transpose(0, 1), past, blocks.unsqueeze(1))[:, 0]
+
+
 class ProposalGraph(nn.Module):
-    """latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E), z-scored."""
+    """latent (N, D), goal (1, D), steps_to_go (N,) -> block (N, E), z-scored; N is 1 but for a policy."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()

@@ -176,9 +176,10 @@ class PlayPolicy(nn.Module):
         self.net = _network((3 * c.latent_dim + 2, *3 * (POLICY_WIDTH,)), c.block_dim, nn.ReLU)
 
     def forward(self, latent: Tensor, goal: Tensor, steps_to_go: Tensor) -> Tensor:
-        """latent (B, D), goal (B, D), steps_to_go (B,) in control steps, 0 where it is not known -> z-scored blocks
-        (B, frameskip * A).
+        """latent (B, D), goal (B or 1, D), steps_to_go (B,) in control steps, 0 where it is not known -> z-scored
+        blocks (B, frameskip * A).
         """
+        goal = goal.expand_as(latent)
         steps = steps_to_go.unsqueeze(-1)
         left = [steps / POLICY_HORIZON, (steps > 0).to(latent.dtype)]
         return self.net(torch.cat([latent, goal, goal - latent, *left], -1))

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
-from lewm_model.runtime.signature import proposing
+from lewm_model.runtime.signature import POLICY, proposing
 
 GOLDEN = "onnx/golden.safetensors"
 CANDIDATES, ELITES = 300, 30  # of the golden rollout: the reference planner's population
@@ -34,17 +34,20 @@ class Computes(Protocol):
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray: ...
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray: ...
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a back end makes of the golden inputs: frames' latents, then a rollout and a proposal from those latents."""
+    """What a back end makes of the golden inputs: frames' latents, then what it imagines and proposes from those."""
 
     latents: np.ndarray  # (FRAMES, D)
     distances: np.ndarray  # (CANDIDATES, H + 1)
     imagined: np.ndarray  # (CANDIDATES, H, D)
     blocks: np.ndarray  # (FRAMES - 1, E) proposed on the way from each frame to the last; (0, E) without that head
+    stepped: np.ndarray  # (FRAMES - h + 1, D) one block after each run of h frames; (0, D) without a policy
 
 
 @dataclass(frozen=True)
@@ -109,29 +112,37 @@ def golden_inputs(bundle: Bundle, horizon: int, frames: np.ndarray) -> Golden:
         actions = rng.standard_normal((*lead, 1, model.action_dim)).repeat(model.frameskip, -2)
         return actions.reshape(*lead, model.block_dim).astype(np.float32)
 
-    nothing = np.zeros(0, np.float32)
-    return Golden(
-        frames, blocks(model.history - 1), blocks(CANDIDATES, horizon), Answers(nothing, nothing, nothing, nothing)
-    )
+    nothing = Answers(*(np.zeros(0, np.float32),) * 5)
+    return Golden(frames, blocks(model.history - 1), blocks(CANDIDATES, horizon), nothing)
 
 
-def answer(runtime: Computes, golden: Golden, propose: bool) -> Answers:
-    """Runs a back end on the golden inputs, as the robot does: its rollouts start from its own latents."""
+def answer(runtime: Computes, golden: Golden, propose: bool, step: bool) -> Answers:
+    """Runs a back end on the golden inputs, as the robot does: its rollouts start from its own latents.
+
+    `propose` and `step` say whether the bundle has these graphs.
+    """
     latents = np.stack([runtime.encode(frame) for frame in golden.frames])
-    goal = latents[-1]
-    distances, imagined = runtime.rollout(
-        latents[: len(golden.past_actions) + 1], golden.past_actions, golden.candidates, goal
-    )
-    blocks = [runtime.propose(latent, goal, 5.0 * (i + 1)) for i, latent in enumerate(latents[:-1])] if propose else []
-    empty = np.zeros((0, golden.candidates.shape[2]), np.float32)
-    return Answers(latents, distances, imagined, np.stack(blocks) if blocks else empty)
+    goal, past, history = latents[-1], golden.past_actions, len(golden.past_actions) + 1
+    distances, imagined = runtime.rollout(latents[:history], past, golden.candidates, goal)
+    blocks = np.zeros((0, golden.candidates.shape[2]), np.float32)
+    stepped = np.zeros((0, latents.shape[1]), np.float32)
+    if propose:
+        steps = 5.0 * np.arange(1, len(latents), dtype=np.float32)
+        ways = zip(latents[:-1, None], steps[:, None], strict=True)
+        blocks = np.concatenate([runtime.propose(latent, goal, step) for latent, step in ways])
+    if step:
+        rows = np.arange(len(latents) - history + 1)
+        contexts = latents[rows[:, None] + np.arange(history)]
+        stepped = runtime.step(contexts, np.repeat(past[None], len(rows), 0), golden.candidates[rows, 0])
+    return Answers(latents, distances, imagined, blocks, stepped)
 
 
 def measure(runtime: Computes, golden: Golden) -> Parity:
     """Compares a back end with the golden answers."""
     wanted = golden.answers
-    found = answer(runtime, golden, propose=len(wanted.blocks) > 0)
+    found = answer(runtime, golden, len(wanted.blocks) > 0, len(wanted.stepped) > 0)
     pairs = [(found.latents, wanted.latents), (found.imagined, wanted.imagined)]
+    pairs += [(found.stepped, wanted.stepped)] * (len(wanted.stepped) > 0)
     cost, wanted_cost = _cost(found.distances), _cost(wanted.distances)
     elites = [set(np.argsort(c, kind="stable")[:ELITES].tolist()) for c in (cost, wanted_cost)]
     return Parity(
@@ -160,6 +171,7 @@ def load_golden(bundle: Bundle) -> Golden:
     try:
         tensors = load_file(path)
         frames, past_actions, candidates = (tensors.pop(name) for name in ("frames", "past_actions", "candidates"))
+        tensors.setdefault("stepped", np.zeros((0, model.latent_dim), np.float32))  # of bundles without a policy
         golden = Golden(frames, past_actions, candidates, Answers(**tensors))
         count, samples, horizon = len(frames), len(candidates), golden.horizon
     except Exception as error:  # safetensors has its own; KeyError, TypeError, IndexError: other arrays
@@ -173,6 +185,7 @@ def load_golden(bundle: Bundle) -> Golden:
         ("distances", found.distances, (samples, horizon + 1)),
         ("imagined", found.imagined, (samples, horizon, latent)),
         ("blocks", found.blocks, (count - 1 if proposing(bundle.heads) else 0, model.block_dim)),
+        ("stepped", found.stepped, (count - model.history + 1 if POLICY in bundle.heads else 0, latent)),
     ):
         if array.shape != shape or array.dtype != (np.uint8 if name == "frames" else np.float32):
             raise BundleError(f"{path} has {name} {array.shape} {array.dtype}, this bundle needs {shape}")

@@ -12,11 +12,16 @@ from collections.abc import Callable
 import numpy as np
 
 from lewm_model.collect import BLOCK_STEPS, random_velocities
+from lewm_model.config import PlanConfig
+from lewm_model.evaluate.closed_loop import drive
 from lewm_model.imaging import to_model_image
-from lewm_model.planning.controller import UNKNOWN_STEPS
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
+
+# How a policy of play is followed: 2.25 s ahead, so that a plan sees the block move. config/push.yaml has the same
+# numbers for planner_node.
+PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
 
 # Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
 RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)
@@ -35,7 +40,7 @@ MIDDLE_M = 0.4  # between them
 REACH_SPEED, PUSH_SPEED = 0.40, 0.16  # m/s of the tip
 BESIDE_M = (0.015, 0.032)  # beside the line through block and target: less begins a push, more ends it
 NEAR_M = 0.012  # from the target: the push is over
-LEAD_BLOCKS = (4, 40)  # for which a policy moves the arm before play goes on from there
+LEAD_S = (1.0, 12.0)  # for which the robot moves the arm before play goes on from there
 STRAY = 0.08  # probability, each block, that the player strays while it goes or pushes; it then shows the way back
 WANDER, REACH = 0.12, 0.2  # probabilities that an episode begins with wandering, and that no push follows a rest
 
@@ -107,11 +112,12 @@ class Player:
 
     def random_target(self, block: np.ndarray, edge: bool = False) -> np.ndarray:
         """Where to push the block next (2,) m."""
-        for _ in range(TRIES):
+        target = block
+        for _ in range(TRIES):  # a block may be too far from everywhere
             target = random_block(self.rng, edge)
             if PUSH_M[0] < np.linalg.norm(target - block) < PUSH_M[1]:
                 break
-        return target  # where the block is too far from everywhere, the last that was tried
+        return target
 
     def knot(self, position: np.ndarray, velocity: np.ndarray, block: np.ndarray) -> np.ndarray:
         """The velocity (2,) rad/s at the next knot, from the commanded state at this one and the block's place (2,)."""
@@ -234,9 +240,9 @@ def play(
     """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
 
     `look` is called at the start and after every step. One that does not `roam` pushes at once, and only on the part of
-    the table where goals lie. With a `runtime` whose bundle has a policy, that moves the arm
-    first, unseen, towards a goal picture; the player takes over where it got to and brings the block to that goal. So a
-    policy's next training has the ways out of what it runs into.
+    the table where goals lie. With a `runtime` whose bundle has a policy, the robot moves first, unseen, towards a goal
+    picture; the player takes over where it got to and brings the block to that goal. So the next training has the ways
+    out of what this one runs into.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
@@ -251,28 +257,17 @@ def play(
 
 
 def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtime) -> None:
-    """The policy moves arm and block towards a random goal picture for a random time, then the arm rests.
+    """The robot moves arm and block towards a random goal picture for a random time, then the arm comes to rest.
 
     The player is left with that goal as its target.
     """
     joints, block = sim.joint_positions().copy(), sim.block_pose()
-    size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
     target = player.target = player.random_target(block[:2])
     sim.reset(joint_positions=player.random_pose(target))
     place_block(sim, target, rng.uniform(-math.pi, math.pi))
-    goal = runtime.encode(to_model_image(sim.render(), size))
+    goal = runtime.encode(to_model_image(sim.render(), runtime.bundle.model.image_size))
     sim.reset(joint_positions=joints)
     sim.set_block_pose(block)
-    led = Timeline(0.0, joints, player.limits)
-    blocks, dt = int(rng.integers(*LEAD_BLOCKS)), sim.control_dt_s
-    for knot in range(blocks + 2):
-        position, velocity = led.state(knot)
-        wanted = np.zeros(len(joints))
-        if knot < blocks:
-            latent = runtime.encode(to_model_image(sim.render(), size))
-            proposed = runtime.propose(latent, goal, UNKNOWN_STEPS).reshape(spec.frameskip, -1)
-            wanted = proposed[-1] * np.array(spec.std) + np.array(spec.mean)
-        led.splice(knot, player.limits.project(position, velocity, wanted[None, None])[0])
-        motion = led.sample(dt * (BLOCK_STEPS * knot + np.arange(2 * BLOCK_STEPS + 1)))
-        sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
-        sim.step(BLOCK_STEPS * dt)
+    seed, budget_s = int(rng.integers(2**32)), float(rng.uniform(*LEAD_S))
+    drive(sim, runtime, PLAN, seed, goal, lambda: 0.0, budget_s)
+    sim.step(player.limits.longest_stop_s)  # every motion that was sent ends in a stop

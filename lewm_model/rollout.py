@@ -58,13 +58,18 @@ class FastRollout(nn.Module):
     def forward(self, context: Tensor, past_actions: Tensor | None, candidates: Tensor) -> Tensor:
         """context (h, D) with 1 <= h <= history, past_actions (h - 1, E) or None where h is 1, candidates (S, H, E)
         -> imagined latents (S, H, D), float32: `LeWM.rollout` with the context repeated for every candidate.
+
+        A context (h, S, D), with past_actions (h - 1, S, E), has one for each candidate.
         """
         inside, horizon = self.blocks[0].widen.weight.dtype, candidates.shape[1]
-        past = () if past_actions is None else past_actions.unsqueeze(1).unbind(0)
-        actions = [*past, *candidates.unbind(1)]  # (1, E) of the past, then (S, E)
+        if context.dim() == 2:
+            context = context.unsqueeze(1)
+            past_actions = None if past_actions is None else past_actions.unsqueeze(1)
+        past = () if past_actions is None else past_actions.unbind(0)
+        actions = [*past, *candidates.unbind(1)]  # (1 or S, E) of the past, then (S, E)
         conditions = [self.condition(action).to(inside) for action in actions]
         modulations = [[block.modulation(condition) for block in self.blocks] for condition in conditions]
-        frames = [*self.enter(context).unsqueeze(1).unbind(0)]  # (1, W) each, then (S, W); without position
+        frames = [*self.enter(context).unbind(0)]  # (1 or S, W) each, then (S, W); without position
         latents: list[Tensor] = []
         start = -1  # the window's first frame
         cache: list[tuple[list[Tensor], list[Tensor]]] = []  # for each block: keys and values of the window's frames

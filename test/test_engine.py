@@ -88,7 +88,7 @@ def test_any_number_of_candidates_is_as_in_onnx_runtime(tmp_path: Path, model: s
         for found, wanted in zip(runtime.rollout(*inputs), reference.rollout(*inputs), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-6)
     context, _, _, goal = random_rollout(robot.bundle.model, 1)
-    blocks = [each.propose(context[0], goal, 9.0) for each in (runtime, reference)]
+    blocks = [each.propose(context[:1], goal, np.full(1, 9.0, np.float32)) for each in (runtime, reference)]
     np.testing.assert_allclose(*blocks, atol=1e-6)
     assert any("without a CUDA graph" in note for note in runtime.notes) == (not recordable)
 

@@ -56,9 +56,8 @@ def test_onnx_runtime_and_pytorch_agree_on_pictures_rollouts_and_proposals(bundl
             assert found.shape == wanted.shape and found.dtype == np.float32
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     context, _, _, goal = random_rollout(bundle.model, 1)
-    np.testing.assert_allclose(
-        onnx_runtime.propose(context[0], goal, 20.0), torch_runtime.propose(context[0], goal, 20.0), atol=1e-5
-    )
+    blocks = [runtime.propose(context[:1], goal, np.array([20.0])) for runtime in (onnx_runtime, torch_runtime)]
+    np.testing.assert_allclose(*blocks, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -158,8 +157,8 @@ def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
             distances, latents = runtime.rollout(*inputs)
             return distances[:: int(self.changes.get("order", 1))], latents * self.changes.get("scale", 1.0)
 
-        def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-            return runtime.propose(latent, goal, steps_to_go) + self.changes.get("block", 0.0)
+        def propose(self, *inputs: np.ndarray) -> np.ndarray:
+            return runtime.propose(*inputs) + self.changes.get("block", 0.0)
 
     assert parity.measure(Wrong(), golden).problem == ""
     for change, complaint in (

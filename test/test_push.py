@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bundle import ActionSpec, load_bundle, load_heads
+from lewm_model.bundle import ActionSpec, load_bundle, load_heads, load_model
 from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, ModelConfig, TrainConfig, from_dict
@@ -132,21 +132,32 @@ def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
         collect(tmp_path / "random.h5", episodes=1, steps=5, policy=tmp_path)
 
 
-def test_a_push_bundle_loads_and_every_back_end_proposes_the_same(bundle_folder: Path) -> None:
+def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
     assert bundle.heads == ("policy", "time_to_go")
     rng = np.random.default_rng(0)
-    latent, goal = (rng.standard_normal(bundle.model.latent_dim).astype(np.float32) for _ in range(2))
-    for steps in (0.0, 30.0):
-        blocks = [back_end(bundle).propose(latent, goal, steps) for back_end in (TorchRuntime, OnnxRuntime)]
-        np.testing.assert_allclose(*blocks, atol=1e-4)
+    back_ends = TorchRuntime(bundle), OnnxRuntime(bundle)
+    dimension, block = bundle.model.latent_dim, bundle.model.block_dim
+    goal, *contexts = rng.standard_normal((7, dimension)).astype(np.float32)
+    steps, actions = np.array([0.0, 30.0] * 3), rng.standard_normal((6, 1, block)).astype(np.float32)
+    blocks = [runtime.propose(np.stack(contexts), goal, steps) for runtime in back_ends]
+    np.testing.assert_allclose(*blocks, atol=1e-4)
+    alone = back_ends[1].propose(contexts[3][None], goal, steps[3:4])
+    np.testing.assert_allclose(alone[0], blocks[1][3], atol=1e-5)
+    # A step is a rollout of one block, but for the drift that a rollout takes out.
+    model = load_model(bundle)
+    context = torch.from_numpy(np.stack(contexts))[:, None]
+    wanted = model.rollout(context, torch.zeros(6, 0, block), torch.from_numpy(actions))[:, 0].detach().numpy()
+    for runtime in back_ends:
+        found = runtime.step(context.numpy(), np.zeros((6, 0, block), np.float32), actions[:, 0])
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Controller:
     """At rest, with a frame and a goal, and a policy that proposes the velocities `wanted()` (A,) rad/s."""
-    runtime.propose = lambda latent, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
-        np.tile(wanted(), (5, 1))
-    ).reshape(-1)
+    runtime.propose = lambda latents, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
+        np.tile(wanted(), (len(latents), 5, 1))
+    ).reshape(len(latents), -1)
     sim.reset(joint_positions=[0.0, 0.5])
     controller = Controller(runtime, sim.limits, task.PLAN, clock=lambda: sim.time_s)
     controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))

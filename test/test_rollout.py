@@ -32,7 +32,12 @@ def test_it_equals_the_rollout_of_the_model(width: int, history: int, frames: in
     model = lived(awake(tiny_model(history=history, predictor_width=width, predictor_depth=2, predictor_heads=4)))
     context, past, candidates = torch.randn(frames, 8), torch.randn(frames - 1, 10), torch.randn(6, horizon, 10)
     wanted = model.rollout(context.expand(6, -1, -1), past.expand(6, -1, -1), candidates)
-    found = FastRollout(model)(context, past if frames > 1 else None, candidates)
+    fast = FastRollout(model)
+    found = fast(context, past if frames > 1 else None, candidates)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    contexts, pasts = torch.randn(frames, 6, 8), torch.randn(frames - 1, 6, 10)  # each candidate has its own
+    wanted = model.rollout(contexts.transpose(0, 1), pasts.transpose(0, 1), candidates)
+    found = fast(contexts, pasts if frames > 1 else None, candidates)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -42,9 +42,9 @@ class TorchHalf:
         return distances.numpy(), latents.numpy()
 
     @torch.inference_mode()
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        inputs = (torch.from_numpy(latent)[None], torch.from_numpy(goal)[None], torch.tensor([steps_to_go]))
-        return self.modules["proposal"](*inputs)[0].numpy()
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
+        inputs = (torch.from_numpy(value) for value in (latents, goal[None], steps_to_go))
+        return self.modules["proposal"](*inputs).numpy()
 
 
 def half(bundle: Bundle, backend: str) -> Computes:

@@ -1369,7 +1369,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
         distances, latents = runtime.rollout(context, past, candidates, context[-1])
         assert distances.shape == (4, 3) and latents.shape == (4, 2, model.latent_dim)
         if "proposal" in bundle.heads:
-            assert runtime.propose(context[-1], context[-1], 100.0).shape == (model.block_dim,)
+            assert runtime.propose(context[-1:], context[-1], np.full(1, 100.0)).shape == (1, model.block_dim)
     parity.load_golden(bundle)
     ones = np.ones(len(names))
     try:

@@ -29,15 +29,13 @@ from lewm_model.evaluate.closed_loop import drive
 from lewm_model.evaluate.tasks import Outcome, first_hit, held, score
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.play import Player, play
+from lewm_model.play import PLAN, Player, play
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 
 TOLERANCE = 0.05  # of the workspace diameter, between the block's middle and its place in the goal picture
 MOVED_M = 0.08  # least way of the block from start to goal
 BUDGET_STEPS = 400  # control steps: 20 s
-# 2.25 s ahead, so that a plan sees the block move. config/push.yaml has the same numbers for planner_node.
-PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
 MOST_STEPS = 240  # that the player may take to make a goal
 _HELD_OUT = 0x50757368  # the tasks' seeds are (this, seed, task, attempt), those of recordings (seed, episode)
 

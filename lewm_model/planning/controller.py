@@ -227,7 +227,7 @@ class Controller:
                 return rest
         if POLICY in self.runtime.bundle.heads:
             found = self._follow(
-                context[-1], goal, knot, position, velocity, limits, lambda knots: imagine(actions(knots))
+                context, past, goal, knot, position, velocity, limits, actions, lambda knots: imagine(actions(knots))
             )
         else:
             warm = self._warm_start(knot)
@@ -327,7 +327,7 @@ class Controller:
         """
         if "proposal" not in self.runtime.bundle.heads:
             return otherwise
-        block = self.runtime.propose(latent, goal, FAR_STEPS).reshape(self.spec.frameskip, -1)
+        block = self.runtime.propose(latent[None], goal, np.array([FAR_STEPS])).reshape(self.spec.frameskip, -1)
         way = (block * self.std + self.mean).mean(0) * FAR_STEPS * self.spec.control_dt_s  # rad, from the frame on
         left, knots = now + way - position, []
         for _ in range(self.config.horizon):
@@ -341,12 +341,14 @@ class Controller:
 
     def _follow(
         self,
-        latent: np.ndarray,
+        context: np.ndarray,
+        past: np.ndarray,
         goal: np.ndarray,
         knot: int,
         position: np.ndarray,
         velocity: np.ndarray,
         limits: KnotLimits,
+        actions: Callable[[np.ndarray], np.ndarray],
         imagine: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     ) -> Search:
         """Follows the policy of play in imagination, on `samples` ways at once; the best ends nearest to the goal.
@@ -354,8 +356,10 @@ class Controller:
         A policy is in two minds at times, and the mean of two ways is to stand still. The first way is what it
         proposes, the others stray from it, and the last is the rest of the plan before, which is kept in doubt unless
         it stands still. An arm that would be at the goal by standing still does so.
-        `position` and `velocity` (A,) are commanded at the hand-over `knot`; `imagine` takes knots (S, K, A) rad/s to
-        distances (S, K + 1) and latents (S, K, D). No deadline cuts it short: it takes as long for every picture.
+        `context` (h, D) and `past` (h - 1, E) are `_context`'s, `position` and `velocity` (A,) are commanded at the
+        hand-over `knot`; `actions` takes knots (S, K, A) rad/s to low-level actions (S, K * frameskip, A) rad/s from
+        the frame on, `imagine` to distances (S, K + 1) and latents (S, K, D). No deadline cuts it short: it takes as
+        long for every picture.
         """
         ways, horizon = self.config.samples, self.config.horizon
         skip, joints = self.spec.frameskip, len(self.mean)
@@ -371,19 +375,21 @@ class Controller:
         before = self._warm[1][knot - self._warm[0] :] if self._warm is not None and ways > 1 else np.zeros((0, joints))
         if self._rests(velocity, before):
             before = before[:0]  # a plan that has come to nothing is dropped
-        latents = np.repeat(latent[None], ways, 0)
-        costs: np.ndarray = np.zeros(ways)
+        contexts, done = np.repeat(context[None], ways, 0), np.repeat(past[None], ways, 0)
         knots = np.zeros((ways, horizon, joints))
         for k in range(horizon):
             steps = np.where(np.isinf(left), UNKNOWN_STEPS, np.maximum(left - skip * k, 1.0))
-            blocks = np.stack([self.runtime.propose(z, goal, n) for z, n in zip(latents, steps, strict=True)])
-            wanted = blocks.reshape(ways, skip, joints)[:, -1] + noise[:, k]
+            proposed = self.runtime.propose(contexts[:, -1], goal, steps)
+            wanted = proposed.reshape(ways, skip, joints)[:, -1] + noise[:, k]
             knots[:, k:] = (wanted * self.std + self.mean)[:, None]
             if len(before):
                 knots[-1] = np.pad(before, ((0, horizon - len(before)), (0, 0)), "edge")
             knots = limits.project(position, velocity, knots)
-            distances, imagined = imagine(knots)
-            latents, costs = imagined[:, k], distances[:, -1]
+            block = self.spec.normalise(actions(knots)[:, k * skip : (k + 1) * skip]).reshape(ways, 1, -1)
+            latents = self.runtime.step(contexts, done, block[:, 0])
+            contexts = np.concatenate([contexts[:, 1:], latents[:, None]], 1)
+            done = np.concatenate([done, block], 1)[:, 1:]
+        costs = imagine(knots)[0][:, -1]
         if len(before):
             costs = costs * np.where(np.arange(ways) == ways - 1, KEPT, 1.0)
         order = np.argsort(costs)

@@ -35,8 +35,16 @@ class Runtime(Protocol):
         Returns distances to goal (D,) as (S, H + 1) float32, column 0 that of the newest frame, and latents (S, H, D).
         """
 
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        """The z-scored block (E,) that leads from latent (D,) to goal (D,); for bundles with a head that proposes."""
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
+        """Z-scored blocks (N, E) that lead from latents (N, D) to goal (D,), each in steps_to_go (N,) control steps.
+
+        For bundles with a head that proposes. N is 1, but for a policy, which proposes up to S at once.
+        """
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        """Imagines one z-scored block (S, E) from each of contexts (S, h, D), with past_actions (S, h - 1, E) between
+        their frames -> latents (S, D), the model's own drift and all. For bundles with a policy.
+        """
 
 
 def load_runtime(

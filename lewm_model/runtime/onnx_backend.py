@@ -13,9 +13,9 @@ from lewm_model.runtime.signature import (
     PROPOSAL,
     ROLLOUT,
     SAMPLES,
+    STEP,
     TensorSpec,
     onnx_file,
-    proposing,
     signatures,
 )
 
@@ -35,7 +35,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
         self._sessions = {}
-        for graph in (ENCODER, ROLLOUT, *([PROPOSAL] if proposing(bundle.heads) else [])):
+        for graph in signatures(bundle.model, 1, bundle.heads):
             try:
                 path = bundle.path(onnx_file(graph, precision))
             except BundleError as error:
@@ -82,9 +82,15 @@ class OnnxRuntime:
         distances, latents = self._run(ROLLOUT, inputs)
         return distances, latents
 
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        inputs = {"latent": latent[None], "goal": goal[None], "steps_to_go": np.array([steps_to_go], np.float32)}
-        return self._run(PROPOSAL, inputs)[0][0]
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
+        inputs = {"latent": latents, "goal": goal[None], "steps_to_go": steps_to_go.astype(np.float32)}
+        return self._run(PROPOSAL, inputs)[0]
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        inputs = {"contexts": contexts, "blocks": np.ascontiguousarray(blocks, np.float32)}
+        if past_actions.shape[1]:
+            inputs["past_actions"] = np.ascontiguousarray(past_actions, np.float32)
+        return self._run(STEP, inputs)[0]
 
     def _run(self, graph: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from lewm_model.config import ModelConfig
 
 ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
-POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration
+POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration; many blocks at once
+STEP = "step"  # a rollout of one block, each candidate from a context of its own: how a policy is followed
 # Heads that measure how far a goal is: by the arm's own way, and by what play took where things have to be pushed.
 STEPS_TO_GO, TIME_TO_GO = "steps_to_go", "time_to_go"
 PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
@@ -61,7 +62,9 @@ def measuring(heads: Collection[str]) -> str | None:
 
 
 def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) -> dict[str, Signature]:
-    """The graphs of a model by name: encoder, rollout over `horizon` blocks, and proposal where there is that head."""
+    """The graphs of a model by name: encoder, rollout over `horizon` blocks, proposal where a head proposes, and step
+    where that is a policy.
+    """
     size, latent, block, history = model.image_size, model.latent_dim, model.block_dim, model.history
     rollout = [
         TensorSpec("context", (history, latent)),
@@ -80,9 +83,20 @@ def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) ->
             (TensorSpec("distances", (SAMPLES, horizon + 1)), TensorSpec("latents", (SAMPLES, horizon, latent))),
         ),
     }
-    if proposing(heads):
-        inputs = (TensorSpec("latent", (1, latent)), TensorSpec("goal", (1, latent)), TensorSpec("steps_to_go", (1,)))
-        found[PROPOSAL] = Signature(PROPOSAL, inputs, (TensorSpec("block", (1, block)),))
+    head = proposing(heads)
+    if head:
+        rows = SAMPLES if head == POLICY else 1
+        inputs = (
+            TensorSpec("latent", (rows, latent)),
+            TensorSpec("goal", (1, latent)),
+            TensorSpec("steps_to_go", (rows,)),
+        )
+        found[PROPOSAL] = Signature(PROPOSAL, inputs, (TensorSpec("block", (rows, block)),))
+    if head == POLICY:
+        step = [TensorSpec("contexts", (SAMPLES, history, latent)), TensorSpec("blocks", (SAMPLES, block))]
+        if history > 1:
+            step.append(TensorSpec("past_actions", (SAMPLES, history - 1, block)))
+        found[STEP] = Signature(STEP, tuple(step), (TensorSpec("latents", (SAMPLES, latent)),))
     return found
 
 

@@ -19,7 +19,7 @@ from lewm_model.bundle import Bundle
 from lewm_model.engine_builder import make_logger, numpy_dtype
 from lewm_model.runtime.cuda import Cuda, CudaError
 from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
-from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, Signature, signatures
+from lewm_model.runtime.signature import ENCODER, PROPOSAL, ROLLOUT, SAMPLES, STEP, Signature, signatures
 
 OLDEST, NEWEST_MAJOR = (10, 3), 11  # JetPack 6 has 10.3
 log = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ class TensorRTRuntime:
         self.notes: list[str] = []
         self._lock = threading.Lock()
         self.close = weakref.finalize(self, cuda.release)  # gives the GPU's memory back; happens by itself in the end
-        self._rollouts: dict[int, Engine] = {}
-        self._others: dict[str, Engine] = {}
+        self._engines: dict[str, dict[int, Engine]] = {}  # by graph and number of candidates
         try:
             self._load(plans, trt, cuda)
         except BaseException:
@@ -150,38 +149,44 @@ class TensorRTRuntime:
     def _load(self, plans: Mapping[tuple[str, int], bytes], trt: Any, cuda: Cuda) -> None:
         logger = make_logger(trt)
         runtime = trt.Runtime(logger)
-        wanted = signatures(self.bundle.model, self.horizon, self.bundle.heads)
+        self._signatures = signatures(self.bundle.model, self.horizon, self.bundle.heads)
         for (graph, samples), plan in sorted(plans.items()):
-            engine = Engine(trt, runtime, logger, cuda, plan, wanted[graph].at(samples))
+            engine = Engine(trt, runtime, logger, cuda, plan, self._signatures[graph].at(samples))
             if engine.note:
                 self.notes.append(engine.note)
-            if graph == ROLLOUT:
-                self._rollouts[samples] = engine
-            else:
-                self._others[graph] = engine
-        self._largest = max(self._rollouts)
+            self._engines.setdefault(graph, {})[samples] = engine
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         with self._lock:
-            return self._others[ENCODER]({"image": image[None]})[0][0]
+            return self._engines[ENCODER][1]({"image": image[None]})[0][0]
 
     def rollout(
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        inputs = {"context": context, "goal": goal, "past_actions": past_actions}
-        parts = []
-        with self._lock:
-            for start in range(0, len(candidates), self._largest):
-                part = candidates[start : start + self._largest]
-                engine = self._rollouts[min(size for size in self._rollouts if size >= len(part))]
-                parts.append([output[: len(part)] for output in engine({**inputs, "candidates": part})])
-        distances, latents = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+        inputs = {"context": context, "goal": goal, "past_actions": past_actions, "candidates": candidates}
+        distances, latents = self._in_parts(ROLLOUT, inputs, len(candidates))
         return distances, latents
 
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
-        inputs = {"latent": latent[None], "goal": goal[None], "steps_to_go": np.array([steps_to_go], np.float32)}
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
+        inputs = {"latent": latents, "goal": goal[None], "steps_to_go": steps_to_go}
+        return self._in_parts(PROPOSAL, inputs, len(latents))[0]
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        inputs = {"contexts": contexts, "past_actions": past_actions, "blocks": blocks}
+        return self._in_parts(STEP, inputs, len(blocks))[0]
+
+    def _in_parts(self, graph: str, inputs: Mapping[str, np.ndarray], rows: int) -> list[np.ndarray]:
+        """Runs `rows` candidates on the graph's engines, the smallest that takes them; more than it takes in parts."""
+        engines, specs = self._engines[graph], self._signatures[graph].inputs
+        split = {tensor.name for tensor in specs if tensor.shape[0] == SAMPLES}
+        largest, parts = max(engines), []
         with self._lock:
-            return self._others[PROPOSAL](inputs)[0][0]
+            for start in range(0, rows, largest):
+                end = min(start + largest, rows)
+                engine = engines[min(size for size in engines if size >= end - start)]
+                part = {t.name: inputs[t.name][start:end] if t.name in split else inputs[t.name] for t in specs}
+                parts.append([output[: end - start] for output in engine(part)])
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def _check_tensors(trt: Any, engine: Any, signature: Signature) -> None:

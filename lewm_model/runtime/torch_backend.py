@@ -8,7 +8,7 @@ import numpy as np
 
 from lewm_model.bundle import Bundle, load_heads, load_model
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import measuring, proposing
+from lewm_model.runtime.signature import POLICY, measuring, proposing
 
 try:
     import torch
@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise RuntimeLoadError(f"PyTorch is not installed ({error}); run `pip install torch`") from error
 
-from lewm_model.graphs import EncoderGraph, RolloutGraph
+from lewm_model.graphs import EncoderGraph, RolloutGraph, StepGraph
 
 
 class TorchRuntime:
@@ -34,6 +34,7 @@ class TorchRuntime:
         self._encoder, self._rollout = Computation(EncoderGraph(model)), Computation(rollout)
         proposal = heads.get(proposing(heads) or "")
         self._proposal = None if proposal is None else Computation(proposal)
+        self._step = Computation(StepGraph(model)) if POLICY in heads else None
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._encoder(image[None])[0][0]
@@ -44,9 +45,13 @@ class TorchRuntime:
         distances, latents = self._rollout(context, candidates, goal, *([past_actions] if len(past_actions) else []))
         return distances, latents
 
-    def propose(self, latent: np.ndarray, goal: np.ndarray, steps_to_go: float) -> np.ndarray:
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
         assert self._proposal is not None, "the bundle has no head that proposes"
-        return self._proposal(latent[None], goal[None], np.array([steps_to_go], np.float32))[0][0]
+        return self._proposal(latents, goal[None], steps_to_go)[0]
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        assert self._step is not None, "the bundle has no policy"
+        return self._step(contexts, blocks, *([past_actions] if past_actions.shape[1] else []))[0]
 
 
 class Computation:
