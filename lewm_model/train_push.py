@@ -15,7 +15,7 @@ from lewm_model.export import export_onnx, sample_frames
 from lewm_model.train import retrain_play_heads, train
 
 EPISODES, STEPS = 1600, 240
-ROUNDS, MISTAKES = 3, 700  # of recording episodes that begin where the robot got to with the policy of the round before
+ROUNDS, MISTAKES = 3, 800  # of recording episodes that begin where the robot got to with the policy of the round before
 TASK_SEED = 1  # the goals are the same for every training seed
 MODEL: dict[str, Any] = {"latent_dim": 32, "readout": "all"}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
