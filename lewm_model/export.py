@@ -57,7 +57,9 @@ from lewm_model.runtime.signature import (
 )
 
 OPSET = 18
-TOLERANCE = 1e-5  # greatest difference between ONNX Runtime and PyTorch in fp32, relative to the greatest output
+# Greatest difference between ONNX Runtime and PyTorch in fp32, relative to the greatest output: a few times what fp32
+# differs from fp64 by where the latent is read from all tokens.
+TOLERANCE = 5e-5
 log = logging.getLogger(__name__)
 
 
