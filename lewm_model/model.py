@@ -28,7 +28,10 @@ def mlp_activation(name: str) -> nn.Module:
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm transformer block of the encoder: full attention, then MLP. (B, N, W) -> (B, N, W)."""
+    """Pre-norm transformer block of the encoder: full attention, then MLP. (B, N, W) -> (B, N, W).
+
+    With weights in fp16 the products are; the norms, which square, and what the block adds to stay as they are.
+    """
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
@@ -45,10 +48,12 @@ class ViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, w = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        inside = self.qkv.weight.dtype
+        qkv = self.qkv(self.norm1(x).to(inside))
+        q, k, v = qkv.view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, W / heads)
         x = x + self.out(attended.transpose(1, 2).reshape(b, n, w))
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x).to(inside))
 
     def of_first_token(self, x: Tensor) -> Tensor:
         """What `forward` gives for the first token, (B, W), without what it computes for the others.
