@@ -10,25 +10,32 @@ from typing import Any
 import numpy as np
 
 from lewm_model.bundle import Bundle, BundleError
-from lewm_model.config import PlanConfig
+from lewm_model.config import PLAY_PLAN, PlanConfig
 from lewm_model.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.parity import load_golden
 from lewm_model.planning.controller import HANDOVER_MARGIN_S, Controller, Decision
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.cuda import Cuda
+from lewm_model.runtime.signature import POLICY
 from lewm_model.target import this_machine
 
-PLAN = PlanConfig()
 WARM_UP = 5  # runs that do not count
 
 
-def bench(runtime: Runtime, config: PlanConfig = PLAN, repeats: int = 100) -> dict[str, Any]:
+def plan_of(bundle: Bundle) -> PlanConfig:
+    """How plans are searched for with a bundle, unless a robot's configuration says otherwise."""
+    return PLAY_PLAN if POLICY in bundle.heads else PlanConfig()
+
+
+def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100) -> dict[str, Any]:
     """Times a bundle on a back end; all durations are milliseconds of wall-clock time.
 
-    `end_to_end_ms` is what lies between a picture in memory and a trajectory: encode it, plan with `config` and its
-    deadline, sample the motion. Transport of pictures and commands is not in it; the nodes' diagnostics have that.
+    `config` is `plan_of` the bundle by default. `end_to_end_ms` is what lies between a picture in memory and a
+    trajectory: encode it, plan within the deadline, sample the motion. Transport of pictures and commands is not in it;
+    the nodes' diagnostics have that.
     """
     bundle, model = runtime.bundle, runtime.bundle.model
+    config = plan_of(bundle) if config is None else config
     frames = _frames(bundle)
     rng = np.random.default_rng(0)
 

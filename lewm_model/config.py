@@ -207,6 +207,10 @@ class PlanConfig:
         _require(self.deadline_s > 0, self, "deadline_s", "above 0 seconds")
 
 
+# How a policy of play is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers.
+PLAY_PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
+
+
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
     """Builds the dataclass `cls` from plain data laid over `base`; unknown keys and wrong types are `ConfigError`."""
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

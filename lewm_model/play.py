@@ -12,16 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from lewm_model.collect import BLOCK_STEPS, random_velocities
-from lewm_model.config import PlanConfig
+from lewm_model.config import PLAY_PLAN
 from lewm_model.evaluate.closed_loop import drive
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm_sim import ArmSim
-
-# How a policy of play is followed: 2.25 s ahead, so that a plan sees the block move. config/push.yaml has the same
-# numbers for planner_node.
-PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
 
 # Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
 RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)
@@ -269,5 +265,5 @@ def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtim
     sim.reset(joint_positions=joints)
     sim.set_block_pose(block)
     seed, budget_s = int(rng.integers(2**32)), float(rng.uniform(*LEAD_S))
-    drive(sim, runtime, PLAN, seed, goal, lambda: 0.0, budget_s)
+    drive(sim, runtime, PLAY_PLAN, seed, goal, lambda: 0.0, budget_s)
     sim.step(player.limits.longest_stop_s)  # every motion that was sent ends in a stop

@@ -8,9 +8,9 @@ from typing import Any
 
 from lewm_model.calibrate import calibrate
 from lewm_model.collect import collect
-from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, PLAY_PLAN, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
-from lewm_model.evaluate.push import PLAN, eval_push
+from lewm_model.evaluate.push import eval_push
 from lewm_model.export import export_onnx, sample_frames
 from lewm_model.train import retrain_play_heads, train
 
@@ -36,13 +36,13 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     bundle = train(data, folder / "bundle", folder / "run", model, config)
     play, frames = [data], sample_frames(data, model)
     for number in range(1, ROUNDS + 1):
-        export_onnx(bundle, PLAN.horizon, frames)  # on a CPU the robot plans twice as fast with it
+        export_onnx(bundle, PLAY_PLAN.horizon, frames)  # on a CPU the robot plans twice as fast with it
         mistakes = folder / f"mistakes{number}.h5"
         if not mistakes.is_file():
             collect(mistakes, MISTAKES, STEPS, 1000 * number + seed, play=True, policy=bundle.folder)
         play.append(load_episodes(mistakes))
         bundle = retrain_play_heads(bundle, play, config)
     bundle = calibrate(bundle, data)
-    export_onnx(bundle, PLAN.horizon, frames)
+    export_onnx(bundle, PLAY_PLAN.horizon, frames)
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
     eval_push(folder / "bundle", goals, TASK_SEED, folder)

@@ -173,15 +173,14 @@ def test_the_limits_in_plan_yaml_are_those_of_the_simulated_arm():
 
 
 def test_push_yaml_is_what_the_push_task_is_evaluated_with_on_the_same_arm():
-    from lewm_model.config import PlanConfig
-    from lewm_model.evaluate.push import PLAN
+    from lewm_model.config import PLAY_PLAN, PlanConfig
 
     given, plain = (node_parameters(ROOT / "config" / name, "planner_node") for name in ("push.yaml", "plan.yaml"))
     assert {name: plain[name] for name in plain if name.startswith("limits.")} == {
         name: given[name] for name in given if name.startswith("limits.")
     }
     plan = {name.removeprefix("plan."): value for name, value in given.items() if name.startswith("plan.")}
-    assert PlanConfig(**plan) == PLAN
+    assert PlanConfig(**plan) == PLAY_PLAN
 
 
 def calls(file: Path, function: str) -> list[ast.Call]:

@@ -12,7 +12,7 @@ import torch
 from lewm_model.bundle import ActionSpec, load_bundle, load_heads, load_model
 from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
-from lewm_model.config import MODEL_SIZES, ModelConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluate import push as task
 from lewm_model.evaluate.tasks import held
@@ -159,7 +159,7 @@ def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.nd
         np.tile(wanted(), (len(latents), 5, 1))
     ).reshape(len(latents), -1)
     sim.reset(joint_positions=[0.0, 0.5])
-    controller = Controller(runtime, sim.limits, task.PLAN, clock=lambda: sim.time_s)
+    controller = Controller(runtime, sim.limits, PLAY_PLAN, clock=lambda: sim.time_s)
     controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))
     controller.start(sim.joint_positions())
     controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bench import bench
+from lewm_model.bench import bench, plan_of
 from lewm_model.bundle import Bundle, BundleError, save_description
-from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.data.held_out import held_out_episodes
 from lewm_model.novelty import load_novelty, most_together
 from lewm_model.planning.surprise import SURPRISING
 from lewm_model.runtime import Runtime
+from lewm_model.runtime.signature import POLICY, TIME_TO_GO
 
 GO, NO_GO = "GO", "NO-GO"
-PLAN = PlanConfig()
 STARTS = 150  # frames that are planned from
+CANDIDATES = 64  # actions that are imagined from each: those that were recorded there, and others
 PAIRS = 300  # of frames of an episode, whose distance is compared with the way between them
 FRAMES = 600  # whose latents are looked at
 
@@ -38,6 +38,7 @@ LEAST_STD = 0.3  # of a latent's numbers; the training makes it 1
 MOST_ERROR_RATIO = 0.5  # prediction error to that of "nothing changes", one block and a whole horizon ahead
 LEAST_SENSITIVITY = 0.25  # variance of what different actions are imagined to lead to, to that of what they did lead to
 MOST_RANK = 0.1  # share of random candidates that are imagined to end nearer to where the recorded actions ended
+MOST_RANK_BY_TIME = 0.25  # the same where distances are times: where play rests, all that rest are as near
 LEAST_COST_VARIATION = 0.3  # standard deviation of the candidates' costs to their mean (what others found plan-worthy)
 LEAST_MONOTONICITY = 0.8  # rank correlation of the distance to a goal with the way to it
 NO_SENSITIVITY = 0.01  # below it, with latents that hardly differ, the model has learned nothing at all
@@ -78,13 +79,13 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
     episodes = held_out_episodes(bundle, data)
     rng = np.random.default_rng((seed, 4))
     measured = _Measured(runtime, data, episodes, rng)
-    times = bench(runtime, PLAN, repeats=20)
+    times = bench(runtime, repeats=20)
     checks = (
         _of_pictures(measured),
         *_of_latents(measured),
         *_of_imagination(measured),
         _of_distance(measured),
-        _of_latency(times),
+        _of_latency(bundle, times),
     )
     return Preflight(
         verdict=GO if all(check.good for check in checks) else NO_GO,
@@ -97,11 +98,11 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
 
 
 def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
-    """A fresh recording in the demo's world, for a bundle of its arm.
+    """A fresh recording in the demo's world, for a bundle of its arm: of play where the bundle has a policy of it.
 
     :raises DataError: the bundle is of another arm; its preflight needs a recording of that.
     """
-    from lewm_model.collect import record_episode  # MuJoCo is not on a robot
+    from lewm_model.collect import record_episode, record_play  # MuJoCo is not on a robot
     from lewm_model.sim.arm_sim import ArmSim
 
     with ArmSim() as sim:
@@ -110,7 +111,8 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
                 f"the bundle {bundle.folder} moves {', '.join(bundle.actions.names)}, the simulated arm has "
                 f"{', '.join(sim.names)}; give a recording of its own arm and camera"
             )
-        recorded = [record_episode(sim, _SEED, i, 60, bundle.model.image_size) for i in range(episodes)]
+        record, steps = (record_play, 120) if POLICY in bundle.heads else (record_episode, 60)
+        recorded = [record(sim, _SEED, i, steps, bundle.model.image_size) for i in range(episodes)]
         control_dt_s = sim.control_dt_s
     last = np.full((1, len(bundle.actions.names)), np.nan, np.float32)
     lengths = np.array([len(pixels) for pixels, _, _ in recorded])
@@ -134,7 +136,7 @@ class _Measured:
     def __init__(self, runtime: Runtime, data: Episodes, episodes: np.ndarray, rng: np.random.Generator) -> None:
         self.runtime, self.bundle, self.data, self.rng = runtime, runtime.bundle, data, rng
         model, spec = self.bundle.model, self.bundle.actions
-        skip, history, horizon = model.frameskip, model.history, PLAN.horizon
+        skip, history, horizon = model.frameskip, model.history, plan_of(self.bundle).horizon
         before, ahead = (history - 1) * skip, horizon * skip
         firsts = [
             data.offsets[e] + np.arange(before, data.lengths[e] - ahead)
@@ -161,7 +163,7 @@ class _Measured:
             return spec.normalise(data.actions[start : start + ahead]).reshape(horizon, -1)
 
         chosen = rng.choice(starts, STARTS, replace=False)
-        others = rng.choice(starts, (STARTS, PLAN.samples - 1))
+        others = rng.choice(starts, (STARTS, CANDIDATES - 1))
         errors, changes, spread = (np.zeros(horizon) for _ in range(3))
         ranks, variations = np.zeros(STARTS), np.zeros(STARTS)
         for i, start in enumerate(chosen):
@@ -185,10 +187,13 @@ class _Measured:
         self.new_pictures, self.new_pixels = self._novelty()
 
     def _monotonicity(self, episodes: np.ndarray) -> float:
-        """Rank correlation of the distance between two frames of an episode with the way of the joints between them."""
+        """Rank correlation of the distance between two frames of an episode with the way of the joints between them.
+
+        Where distances are times, with the time between them.
+        """
         data, spec, model = self.data, self.bundle.actions, self.bundle.model
         past = np.zeros((model.history - 1, model.block_dim), np.float32)
-        rest = np.repeat(spec.still[None, None], PLAN.horizon, axis=1)
+        rest = np.repeat(spec.still[None, None], plan_of(self.bundle).horizon, axis=1)
         distances, ways = np.zeros(PAIRS), np.zeros(PAIRS)
         for i in range(PAIRS):
             episode = self.rng.choice(episodes[data.lengths[episodes] > 1])
@@ -196,7 +201,7 @@ class _Measured:
             context = np.repeat(self.latent(first)[None], model.history, axis=0)
             distances[i] = self.runtime.rollout(context, past, rest, self.latent(last))[0][0, 0]
             travelled = data.actions[first:last].sum(0) * spec.control_dt_s / spec.full_step
-            ways[i] = np.linalg.norm(travelled)
+            ways[i] = last - first if TIME_TO_GO in self.bundle.heads else np.linalg.norm(travelled)
         return _rank_correlation(distances, ways)
 
     def _novelty(self) -> tuple[float | None, float]:
@@ -260,6 +265,7 @@ def _of_latents(m: _Measured) -> tuple[Check, Check]:
 
 def _of_imagination(m: _Measured) -> tuple[Check, ...]:
     first, last, horizon = float(m.error_ratios[0]), float(m.error_ratios[-1]), len(m.error_ratios)
+    most_rank = MOST_RANK_BY_TIME if TIME_TO_GO in m.bundle.heads else MOST_RANK
     return (
         Check(
             "prediction, 1 block",
@@ -285,8 +291,8 @@ def _of_imagination(m: _Measured) -> tuple[Check, ...]:
         Check(
             "recorded action's rank",
             m.recorded_rank,
-            MOST_RANK,
-            m.recorded_rank <= MOST_RANK,
+            most_rank,
+            m.recorded_rank <= most_rank,
             f"{m.recorded_rank:.1%} of random actions are imagined to end nearer to where the recorded ones ended; "
             "50 % is chance",
         ),
@@ -310,10 +316,13 @@ def _of_distance(m: _Measured) -> Check:
     )
 
 
-def _of_latency(times: dict[str, Any]) -> Check:
-    """A plan is the best of the iterations within its deadline, so one of them at least must fit."""
-    least_ms, most = times["encoder_ms"]["p50"] + times["rollout_ms"]["p50"], 1e3 * PLAN.deadline_s
-    found = f"a picture and one iteration of the search take {least_ms:.0f} ms of {most:.0f} ms on this machine"
+def _of_latency(bundle: Bundle, times: dict[str, Any]) -> Check:
+    """A plan is the best of the iterations within its deadline, so one of them at least must fit; a policy that is
+    followed has but one.
+    """
+    what, least = ("a plan", "plan_ms") if POLICY in bundle.heads else ("one iteration of the search", "rollout_ms")
+    least_ms, most = times["encoder_ms"]["p50"] + times[least]["p50"], 1e3 * plan_of(bundle).deadline_s
+    found = f"a picture and {what} take {least_ms:.0f} ms of {most:.0f} ms on this machine"
     return Check("latency", least_ms, most, least_ms <= most, found)
 
 

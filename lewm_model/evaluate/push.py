@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from lewm_model.bundle import load_bundle
 from lewm_model.collect import BLOCK_STEPS, random_velocities
-from lewm_model.config import PlanConfig
+from lewm_model.config import PLAY_PLAN, PlanConfig
 from lewm_model.evaluate.closed_loop import drive
 from lewm_model.evaluate.tasks import Outcome, first_hit, held, score
 from lewm_model.imaging import to_model_image
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.play import PLAN, Player, play
+from lewm_model.play import Player, play
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm_sim import ArmSim
 
@@ -187,7 +187,7 @@ def eval_push(folder: Path, goals: int, seed: int, out: Path) -> float:
     with ArmSim() as sim:
         tasks = draw_tasks(goals, seed, sim)
         for number, task in enumerate(tqdm(tasks, "goals", unit="goal", disable=quiet)):
-            outcome, times = push(task, sim, runtime, PLAN, number)
+            outcome, times = push(task, sim, runtime, PLAY_PLAN, number)
             plan_s += times
             results["model"].append(outcome)
             results["random"].append(move_randomly(task, sim, seed, number))
