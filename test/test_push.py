@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lewm_model.bench import bench
 from lewm_model.bundle import ActionSpec, load_bundle, load_heads, load_model
 from lewm_model.calibrate import same_place_distances
 from lewm_model.collect import collect
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluate import push as task
+from lewm_model.evaluate.plannability import preflight, simulated
 from lewm_model.evaluate.tasks import held
 from lewm_model.export import export_onnx, sample_frames
 from lewm_model.graphs import RolloutGraph
@@ -22,7 +25,8 @@ from lewm_model.heads import train_play_policy, train_time_to_go
 from lewm_model.model import LeWM
 from lewm_model.planning import controller as planning
 from lewm_model.planning.controller import Controller
-from lewm_model.play import ANGLES, RADII, play
+from lewm_model.play import ANGLES, RADII, Player, play, random_block
+from lewm_model.runtime import load_runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm_sim import ArmSim
@@ -36,18 +40,32 @@ def sim() -> ArmSim:
 
 def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: ArmSim) -> None:
     starts, ways = [], []
-    for episode in range(6):
+    for episode in range(8):
         seen: list[np.ndarray] = []
-        actions = play(sim, np.random.default_rng((7, episode)), 100, lambda seen=seen: seen.append(sim.block_pose()))
+        rng = np.random.default_rng((7, episode))
+        actions = play(sim, rng, 100, lambda seen=seen: seen.append(sim.block_pose()), roam=False)
         assert actions.shape == (100, 2) and len(seen) == 101
         assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
         starts.append(seen[0][:2])
         ways.append(float(np.linalg.norm((seen[-1] - seen[0])[:2])))
     radii = np.hypot(*np.transpose(starts))
-    assert (radii >= RADII[0]).all() and (radii <= RADII[1]).all() and np.std(starts, axis=0).min() > 0.05
+    assert (radii >= RADII[0]).all() and (radii <= RADII[1]).all() and np.std(starts, axis=0).min() > 0.04
     assert np.mean(np.array(ways) > task.MOVED_M) > 0.3
     angles = np.arctan2(*np.transpose(starts)[::-1])
     assert (angles >= ANGLES[0]).all() and (angles <= ANGLES[1]).all() and np.ptp(angles) > 0.3
+
+
+def test_recorded_play_shows_the_block_beyond_where_goals_lie_and_comes_back(sim: ArmSim) -> None:
+    rng = np.random.default_rng(3)
+    blocks = [random_block(rng, edge=True) for _ in range(400)]
+    beyond = [
+        not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in blocks
+    ]
+    assert 0.1 < np.mean(beyond) < 0.3
+    player = Player(sim, rng)
+    targets = [player.random_target(np.array([0.0, -0.5])) for _ in range(50)]
+    assert all(RADII[0] <= np.hypot(*target) <= RADII[1] for target in targets)
+    assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "a block that is far from everywhere"
 
 
 def test_push_tasks_are_the_same_for_a_seed_and_cannot_be_won_by_waiting(sim: ArmSim) -> None:
@@ -123,7 +141,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = load_heads(bundle)["policy"].state_dict()["net.0.weight"]
     bundle = retrain_play_heads(bundle, [data, mistakes], config)
     assert not torch.equal(load_heads(bundle)["policy"].state_dict()["net.0.weight"], before)
-    export_onnx(bundle, frames=sample_frames(data, model))
+    export_onnx(bundle, PLAY_PLAN.horizon, frames=sample_frames(data, model))
     return folder / "bundle"
 
 
@@ -151,6 +169,14 @@ def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(b
     for runtime in back_ends:
         found = runtime.step(context.numpy(), np.zeros((6, 0, block), np.float32), actions[:, 0])
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_it_is_timed_and_examined_as_it_is_planned_with(bundle_folder: Path) -> None:
+    runtime = load_runtime(load_bundle(bundle_folder), "onnxruntime")
+    assert bench(runtime, repeats=2)["plan"] == asdict(PLAY_PLAN)
+    found = preflight(runtime, simulated(runtime.bundle, episodes=3))
+    assert len(found.error_ratios) == PLAY_PLAN.horizon and "3 episodes" in found.data
+    assert found.verdict == "NO-GO", "three steps of training"
 
 
 def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Controller:
