@@ -82,7 +82,7 @@ class _Loop:
         self.lead_s = config.deadline_s + HANDOVER_MARGIN_S + 1e-3  # just in time for a hand-over
         for _ in range(3):  # the controller then knows that no newer frame will come in time
             self._observe(goal_frame)
-        self.controller.set_goal(runtime.encode(goal_frame))
+        self.controller.set_goal(-runtime.encode(goal_frame))  # of no picture: a goal that is reached needs no plan
 
     def step(self, frame: np.ndarray) -> Decision:
         self._observe(frame)

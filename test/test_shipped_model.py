@@ -46,6 +46,11 @@ class TorchHalf:
         inputs = (torch.from_numpy(value) for value in (latents, goal[None], steps_to_go))
         return self.modules["proposal"](*inputs).numpy()
 
+    @torch.inference_mode()
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        past = torch.from_numpy(past_actions) if past_actions.shape[1] else None
+        return self.modules["step"](torch.from_numpy(contexts), torch.from_numpy(blocks), past).numpy()
+
 
 def half(bundle: Bundle, backend: str) -> Computes:
     return OnnxRuntime(bundle, precision="fp16") if backend == "onnxruntime" else TorchHalf(bundle)

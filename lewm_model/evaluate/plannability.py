@@ -41,6 +41,7 @@ MOST_RANK = 0.1  # share of random candidates that are imagined to end nearer to
 MOST_RANK_BY_TIME = 0.25  # the same where distances are times: where play rests, all that rest are as near
 LEAST_COST_VARIATION = 0.3  # standard deviation of the candidates' costs to their mean (what others found plan-worthy)
 LEAST_MONOTONICITY = 0.8  # rank correlation of the distance to a goal with the way to it
+LEAST_MONOTONICITY_BY_TIME = 0.6  # the same with the time that passed: play comes back to where it was
 NO_SENSITIVITY = 0.01  # below it, with latents that hardly differ, the model has learned nothing at all
 CHANCE_RANK = 0.4  # a recorded action that ranks beyond it might be any; half-trained models rank it between the two
 MOST_NEW_PICTURES = 0.2  # share of pictures that hold colours which the training's recordings never had there
@@ -307,11 +308,12 @@ def _of_imagination(m: _Measured) -> tuple[Check, ...]:
 
 
 def _of_distance(m: _Measured) -> Check:
+    least = LEAST_MONOTONICITY_BY_TIME if TIME_TO_GO in m.bundle.heads else LEAST_MONOTONICITY
     return Check(
         "goal distance",
         m.monotonicity,
-        LEAST_MONOTONICITY,
-        m.monotonicity >= LEAST_MONOTONICITY,
+        least,
+        m.monotonicity >= least,
         f"the distance to a goal picture and the way to it have a rank correlation of {m.monotonicity:.2f}",
     )
 
