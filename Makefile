@@ -43,7 +43,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and builds the graphs, on a CPU: SIZE (small or reference)
+engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and builds the graphs, on a CPU: SIZE (small, reference or push)
 	$(BIN)/python tools/engine_check.py --python $(RTX)/bin/python $(call option,SIZE,size)
 
 train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS

@@ -1,10 +1,10 @@
 """Does NVIDIA's own library take our graphs? `make engine-check`, on a CPU.
 
-Exports encoder, rollout and proposal of randomly initialised models, in fp32 and fp16, checks them with onnx.checker
-and ONNX Runtime, and has `lewm_model.engine_builder.build_plan`, which builds engines on a robot, build them with the
-real `tensorrt_rtx` in a virtual environment of its own. Graphs that must not build are built as well and must be
-refused with a message that names the node and the reason. Nothing is executed on a GPU: a pass reads "TensorRT-RTX's
-parser and builder accept it", no more.
+Exports the graphs of randomly initialised models, in fp32 and fp16, checks them with onnx.checker and ONNX Runtime, and
+has `lewm_model.engine_builder.build_plan`, which builds engines on a robot, build them with the real `tensorrt_rtx` in
+a virtual environment of its own. Graphs that must not build are built as well and must be refused with a message that
+names the node and the reason. Nothing is executed on a GPU: a pass reads "TensorRT-RTX's parser and builder accept it",
+no more.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lewm_model.config import MODEL_SIZES, ModelConfig, PlanConfig, from_dict
+from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, from_dict
 from lewm_model.export import example_inputs, export_graph, graph_modules
-from lewm_model.heads import ActionProposal, StepsToGo
+from lewm_model.heads import HEADS
 from lewm_model.model import LeWM
 from lewm_model.runtime.signature import PRECISIONS, signatures
+from lewm_model.train_push import MODEL as PUSH_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 64  # candidates of the rollouts that are built
+# What is built: the sizes of a model for reaching, and the one that pushes, which follows a policy.
+MODELS: dict[str, dict[str, Any]] = {**MODEL_SIZES, "push": {**MODEL_SIZES["small"], **PUSH_MODEL}}
 CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # what the controls claim to be
 
 
 def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
-    """Writes the graphs of one model size in one precision; one row each."""
+    """Writes the graphs of one of MODELS in one precision; one row each."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    config, horizon = from_dict(ModelConfig, {}, MODEL_SIZES[size]), PlanConfig().horizon
+    config, pushes = from_dict(ModelConfig, MODELS[size]), size == "push"
+    horizon = (PLAY_PLAN if pushes else PlanConfig()).horizon
     model = LeWM(config).eval()
-    heads = {"steps_to_go": StepsToGo(config).eval(), "proposal": ActionProposal(config).eval()}
+    names = ("policy", "time_to_go") if pushes else ("steps_to_go", "proposal")
+    heads = {name: HEADS[name](config).eval() for name in names}
     rows = []
     for name, module in graph_modules(model, heads, precision, torch.zeros(model.config.block_dim)).items():
         path = folder / f"{size}-{name}-{precision}.onnx"
@@ -61,6 +66,8 @@ def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
             {
                 "file": path.name,
                 "size": size,
+                "model": MODELS[size],
+                "heads": names,
                 "graph": name,
                 "precision": precision,
                 "horizon": horizon,
@@ -134,10 +141,10 @@ def controls(folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-rtx/bin/python", help="has tensorrt_rtx")
-    parser.add_argument("--size", choices=list(MODEL_SIZES), action="append", help="default: every size")
+    parser.add_argument("--size", choices=list(MODELS), action="append", help="default: all")
     parser.add_argument("--out", type=Path, default=ROOT / "out/engine-check")
     arguments = parser.parse_args()
-    sizes = arguments.size or list(MODEL_SIZES)
+    sizes = arguments.size or list(MODELS)
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
     kinds = [(size, precision) for size in sizes for precision in PRECISIONS]

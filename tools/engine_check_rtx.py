@@ -13,7 +13,7 @@ from typing import Any
 import tensorrt_rtx as trt
 from cuda.bindings import runtime
 
-from lewm_model.config import MODEL_SIZES, ModelConfig, from_dict
+from lewm_model.config import ModelConfig, from_dict
 from lewm_model.engine_builder import EngineBuildError, build_plan, make_logger
 from lewm_model.runtime import cuda
 from lewm_model.runtime.errors import RuntimeLoadError
@@ -22,8 +22,7 @@ from lewm_model.runtime.tensorrt_backend import Engine
 
 
 def signature(row: dict[str, Any]) -> Signature:
-    config = from_dict(ModelConfig, {}, MODEL_SIZES[row["size"]])
-    return signatures(config, row["horizon"], ("steps_to_go", "proposal"))[row["graph"]]
+    return signatures(from_dict(ModelConfig, row["model"]), row["horizon"], row["heads"])[row["graph"]]
 
 
 def build(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
