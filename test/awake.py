@@ -36,8 +36,9 @@ def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEA
     tensors = {}
     for name in names:
         head = heads.HEADS[name](config)
-        with torch.no_grad():  # far enough apart that a goal asks for motion
-            head.net[-1].weight.normal_(std=100.0)  # type: ignore[union-attr, index]
+        if name in HEAD_NAMES:
+            with torch.no_grad():  # far enough apart that a goal asks for motion
+                head.net[-1].weight.normal_(std=100.0)  # type: ignore[union-attr, index]
         tensors |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
     if tensors:
         save_file(tensors, folder / HEADS)

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from awake import exported_folder, pictures
+from awake import HEAD_NAMES, exported_folder, pictures
 from fake_gpu import FAKED, FakeCuda, FakeTensorRT, cudaError_t
 from test_export import MODELS, random_rollout
 
+from lewm_model import parity
 from lewm_model.bundle import Bundle, load_bundle
 from lewm_model.engine import Engines, engine_root
 from lewm_model.engine_builder import EngineBuildError, build_plan
@@ -36,8 +37,8 @@ NAMES = json.loads((Path(__file__).parent / "data/tensorrt_names.json").read_tex
 class Robot:
     """A machine with a GPU, and a bundle on it."""
 
-    def __init__(self, folder: Path, model: str = "conv-1") -> None:
-        shutil.copytree(exported_folder(MODELS[model]), folder / "bundle")
+    def __init__(self, folder: Path, model: str = "conv-1", heads: tuple[str, ...] = HEAD_NAMES) -> None:
+        shutil.copytree(exported_folder(MODELS[model], heads), folder / "bundle")
         self.bundle: Bundle = load_bundle(folder / "bundle")
         self.cuda = FakeCuda()
         self.trt = FakeTensorRT(self.cuda)
@@ -91,6 +92,31 @@ def test_any_number_of_candidates_is_as_in_onnx_runtime(tmp_path: Path, model: s
     blocks = [each.propose(context[:1], goal, np.full(1, 9.0, np.float32)) for each in (runtime, reference)]
     np.testing.assert_allclose(*blocks, atol=1e-6)
     assert any("without a CUDA graph" in note for note in runtime.notes) == (not recordable)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_policy_is_followed_as_in_onnx_runtime_and_its_steps_pass_the_gate(tmp_path: Path, model: str) -> None:
+    robot = Robot(tmp_path, model, ("policy", "steps_to_go"))
+    runtime, reference = robot.load(precision="fp32", samples=(4, 16)), OnnxRuntime(robot.bundle)
+    history, latent = robot.bundle.model.history, robot.bundle.model.latent_dim
+    rng = np.random.default_rng(0)
+    for ways in (1, 4, 16, 17):
+        contexts = rng.standard_normal((ways, history, latent)).astype(np.float32)
+        past, blocks = (rng.standard_normal((ways, n, 10)).astype(np.float32) for n in (history - 1, 1))
+        goal, steps = contexts[0, 0], np.arange(ways, dtype=np.float32)
+        for found, wanted in (
+            (runtime.propose(contexts[:, -1], goal, steps), reference.propose(contexts[:, -1], goal, steps)),
+            (runtime.step(contexts, past, blocks[:, 0]), reference.step(contexts, past, blocks[:, 0])),
+        ):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+    plans = manifests(robot)["orin-sm87-trt10.3.0-fp32"]["plans"]
+    assert {"proposal-4", "proposal-16", "step-4", "step-16"} <= plans.keys()
+
+    golden = parity.load_golden(robot.bundle)
+    assert len(golden.answers.stepped) == len(golden.frames) - history + 1
+    right = runtime.step
+    runtime.step = lambda *inputs: right(*inputs) + 0.3  # type: ignore[method-assign]
+    assert "standard deviations" in parity.measure(runtime, golden).problem
 
 
 def test_a_call_launches_one_recorded_graph_and_allocates_nothing(robot: Robot) -> None:
