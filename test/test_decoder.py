@@ -12,7 +12,7 @@ import torch
 from tiny import dot_recording, tiny_bundle, tiny_model
 from typer.testing import CliRunner
 
-from lewm_model import decoder
+from lewm_model import decoder, heads
 from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description, sha256
 from lewm_model.cli import app
 from lewm_model.data.clips import DataError, load_episodes
@@ -53,6 +53,24 @@ def test_what_it_measures_is_told_beside_the_mean_picture_and_where_it_comes_fro
     assert found["share_of_mean_picture"] == pytest.approx(found["mse_encoded"] / found["mse_mean_picture"])
     assert found["frames"] == 41, "one episode of three is held out"
     assert (provenance["steps"], provenance["data"]["held_out_episodes"]) == (3, 1)
+
+
+def test_a_thing_of_few_pixels_is_drawn_though_its_place_is_not_known_to_a_pixel(monkeypatch):
+    torch.set_num_threads(1)
+    config = tiny_model()
+    rng = np.random.default_rng(0)
+    latents = torch.from_numpy(rng.uniform(-1, 1, (400, config.latent_dim)).astype(np.float32))
+    corners = (latents[:, :2].numpy() * 10 + 15 + rng.normal(0, 1.0, (400, 2))).round().astype(int)
+    pixels = np.zeros((400, 32, 32, 3), np.uint8)
+    for picture, (x, y) in zip(pixels, corners, strict=True):
+        picture[y : y + 2, x : x + 2, 1] = 255
+    peaks = []
+    for things in (heads.THINGS, 0.0):
+        monkeypatch.setattr(heads, "THINGS", things)
+        network = train_decoder(config, latents[None], lambda some: pixels[some], steps=1000, seed=0)
+        with torch.inference_mode():
+            peaks.append(float(network(latents)[..., 1].amax((1, 2)).median()))
+    assert peaks[0] > 0.25 and peaks[0] > 3 * max(peaks[1], 0.0), peaks
 
 
 def test_it_learns_to_draw_what_a_latent_says_about_where_a_dot_is():
