@@ -208,7 +208,7 @@ class PlanConfig:
 
 
 # How a policy of play is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers.
-PLAY_PLAN = PlanConfig(horizon=9, samples=32, deadline_s=0.12)
+PLAY_PLAN = PlanConfig(horizon=9, samples=32)
 
 
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
