@@ -125,7 +125,7 @@ def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool
     sim = ArmSim(world)
     _worker = partial(record_episode, sim, seed, steps=steps, image_size=image_size)
     if play:
-        runtime = None if policy is None else load_runtime(load_bundle(policy))
+        runtime = None if policy is None else load_runtime(load_bundle(policy), build_engines=False)
         _worker = partial(record_play, sim, seed, steps=steps, image_size=image_size, runtime=runtime)
 
 

@@ -19,7 +19,8 @@ def test_the_nodes_push_a_block_and_the_demo_leaves_figures_a_film_and_a_picture
     figures = {figure["name"].removeprefix("demo_push."): figure["value"] for figure in summary["figures"]}
     assert all(figure["command"] == "make demo-push GOALS=1 SEED=3" for figure in summary["figures"])
     assert figures["goals"] == 1 and figures["success_held_hold"] == 0.0
-    assert figures["plans"] > 8, "one for each block of 0.25 s until the arm rests at its goal"
+    # One for each block of 0.25 s; an arm that rests at its goal needs none.
+    assert figures["plans"] > (8 if figures["success_held"] else 40)
     assert figures["violations"] == 0
     assert len(summary["failures"]) == (figures["success_held"] == 0.0)
     assert cv2.imread(str(tmp_path / "demo.png")) is not None
