@@ -44,64 +44,64 @@ lint: setup  ## ruff and mypy
 	$(BIN)/mypy
 
 engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and builds the graphs, on a CPU: SIZE (small, reference or push)
-	$(BIN)/python tools/engine_check.py --python $(RTX)/bin/python $(call option,SIZE,size)
+	$(BIN)/python -m validation.engine_check --python $(RTX)/bin/python $(call option,SIZE,size)
 
 train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS
-	$(BIN)/lewm train-demo $(call option,SEED,seed) $(call option,GOALS,goals)
+	$(BIN)/python -m recipes.train_demo $(call option,SEED,seed) $(call option,GOALS,goals)
 
 bench: setup  ## time the planner and measure its success, against the authors' own: PARTS, GOALS
-	$(BIN)/python tools/bench.py $(call option,PARTS,parts) $(call option,GOALS,goals)
+	$(BIN)/python -m benchmarks.planner $(call option,PARTS,parts) $(call option,GOALS,goals)
 
 train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS
-	$(BIN)/lewm train-push $(call option,SEED,seed) $(call option,GOALS,goals)
+	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals)
 
 eval-push: setup  ## the push task: a model, random motion, hold and the player, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval-push $(BUNDLE) $(call option,GOALS,goals) $(call option,SEED,seed)
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
-	$(BIN)/python tools/faults.py $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
+	$(BIN)/python -m validation.faults $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
 soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED
-	$(BIN)/python tools/soak.py $(call option,MINUTES,minutes) $(call option,SEED,seed)
+	$(BIN)/python -m validation.soak $(call option,MINUTES,minutes) $(call option,SEED,seed)
 
 fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
-	$(BIN)/python tools/fuzz.py $(call option,INPUTS,inputs) $(call option,SEED,seed)
+	$(BIN)/python -m validation.fuzz $(call option,INPUTS,inputs) $(call option,SEED,seed)
 
 bench-data: setup  ## loading of clips against the reference's HDF5 reader, at 64 and 224 pixels: ROUNDS
-	$(BIN)/python tools/bench_data.py $(call option,ROUNDS,rounds)
+	$(BIN)/python -m benchmarks.loading $(call option,ROUNDS,rounds)
 
 train-memory: setup  ## what training on a sparse data set of GB gigabytes holds in memory: STEPS
-	$(BIN)/python tools/train_memory.py $(call option,GB,gb) $(call option,STEPS,steps)
+	$(BIN)/python -m benchmarks.memory $(call option,GB,gb) $(call option,STEPS,steps)
 
 viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of turns, and pictures of it: SEED
-	$(BIN)/python tools/viewer.py $(call option,PAIRS,pairs) $(call option,SEED,seed)
+	$(BIN)/python -m validation.viewer $(call option,PAIRS,pairs) $(call option,SEED,seed)
 
 eval: setup  ## what the shipped model can do, knows and notices, and whether the preflight tells good from bad: EPISODES, SEED
-	$(BIN)/python tools/evaluate.py --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
+	$(BIN)/python -m validation.evaluate --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
 
 picture: setup  ## the pictures of docs/, made anew from the demo and from the viewer
 	$(BIN)/python -m lewm_ros.demo --goals 3 --out out/picture
-	$(BIN)/python tools/viewer.py --pairs 2 --out out/picture
+	$(BIN)/python -m validation.viewer --pairs 2 --out out/picture
 	cp out/picture/demo.png docs/demo.png
 	cp out/picture/debug_image_1.png docs/debug_image.png
 
 parity: setup  ## network, loss and gradients beside the authors' code with the same weights: SIZE (reference or short)
-	$(BIN)/python tools/parity.py $(call option,SIZE,size)
+	$(BIN)/python -m benchmarks.equivalence $(call option,SIZE,size)
 
 bench-train: setup  ## the training step beside the authors', same data, batch and precision: ROUNDS
-	$(BIN)/python tools/bench_train.py $(call option,ROUNDS,rounds)
+	$(BIN)/python -m benchmarks.training $(call option,ROUNDS,rounds)
 
 bench-gpu: setup  ## the same on an NVIDIA GPU: training steps, plans, decisions, TensorRT's engines: PARTS
-	$(BIN)/python tools/bench_gpu.py $(call option,PARTS,parts)
+	$(BIN)/python -m benchmarks.gpu $(call option,PARTS,parts)
 
 faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
-	$(BIN)/python tools/faults_train.py $(call option,RUNS,runs) $(call option,SEED,seed)
+	$(BIN)/python -m validation.faults_train $(call option,RUNS,runs) $(call option,SEED,seed)
 
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
-	$(BIN)/python tools/compare_train.py $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
+	$(BIN)/python -m benchmarks.comparison $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
 eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks beside the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED
-	$(BIN)/python tools/eval_seed_tasks.py $(call option,TASKS,tasks) $(call option,GOALS,goals) \
+	$(BIN)/python -m benchmarks.seed_tasks $(call option,TASKS,tasks) $(call option,GOALS,goals) \
 	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed)
 
 clean:  ## remove .venv and what builds, tests and demos left behind

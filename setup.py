@@ -50,7 +50,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "lewm = lewm_model.cli:main",
+            "lewm = lewm_model.cli.main:main",
             "camera_node = lewm_ros.camera_node:main",
             "planner_node = lewm_ros.planner_node:main",
             "viewer_node = lewm_ros.viewer_node:main",

@@ -7,7 +7,9 @@ and what is allowed when something does not fit.
 from __future__ import annotations
 
 import dataclasses
+import os
 import reprlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar("T")
+PACKAGE = "lewm_ros"
 MOST_NUMBER = 1e10  # of any number in a configuration
 MOST_SIZE, MOST_LAYERS = 65_536, 256  # of a model: more is a typing error or a damaged file, and fills the memory
 
@@ -248,3 +251,25 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of names to values, not a {type(data).__name__}")
     return data
+
+
+def resource(*parts: str) -> Path:
+    """Absolute path of a file or folder that ships with the package, e.g. ``resource("worlds", "tabletop.sdf")``.
+
+    Looks beside the source tree first, then in ``share/lewm_ros`` of each prefix in ``AMENT_PREFIX_PATH``, then in
+    that of the Python environment.
+
+    :param parts: path below the root of the repository or of ``share/lewm_ros``.
+    :raises FileNotFoundError: none of the places has it; the message names each.
+    """
+    source_tree = Path(__file__).resolve().parent.parent
+    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    roots = [source_tree, *(Path(prefix) / "share" / PACKAGE for prefix in prefixes)]
+    for root in roots:
+        path = root.joinpath(*parts)
+        if path.exists():
+            return path
+    raise FileNotFoundError(
+        f"{Path(*parts)} does not ship with this installation of {PACKAGE}; looked in {', '.join(map(str, roots))}. "
+        "Install the package again (colcon build, or make setup in a checkout), or give the path of your own file."
+    )

@@ -12,9 +12,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float32, String
 from std_srvs.srv import Trigger
 
-from lewm_model.bundle import load_bundle
-from lewm_model.imaging import to_model_image
-from lewm_model.novelty import load_novelty
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_ros.goals import GoalError, GoalLibrary
 from lewm_ros.mailbox import Mailbox

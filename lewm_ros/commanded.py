@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
 
 GRID_S = 0.005  # on which commanded motions are compared

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from lewm_model.imaging import to_model_image
-from lewm_model.planning.surprise import SURPRISING
+from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.robot.pictures import to_model_image
 
 WIDTH, HEIGHT = 960, 592
 MARGIN = 8

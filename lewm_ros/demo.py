@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle import BundleError, load_bundle
-from lewm_model.resources import resource
+from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.config import resource
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
 FILMED = 4  # goals of each kind that the film shows
@@ -224,10 +224,10 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
         graph.start("sim_node", {"rate": rate_hz}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
-        from lewm_model.decoder import load_decoder
-        from lewm_model.evaluate import tasks as t
-        from lewm_model.sim.arm_sim import ArmSim
+        from lewm_model.runtime.decoder import load_decoder
+        from lewm_model.sim.arm import ArmSim
         from lewm_model.sim.pinhole import Pinhole
+        from lewm_model.tasks import reach as t
         from lewm_ros.demo_pictures import Film
         from lewm_ros.demo_report import Results, report
 
@@ -300,7 +300,7 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
 
 def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
     """One goal, from start pose to the end of its budget."""
-    from lewm_model.evaluate.tasks import tip_distance_m, tolerance_m
+    from lewm_model.tasks.reach import tip_distance_m, tolerance_m
     from lewm_ros.demo_pictures import Episode
 
     sim.reset(joint_positions=task.goal)
@@ -323,8 +323,8 @@ def pursue(
     :param errors_m: (stamp ns, distance from the goal, m) since the goal was shown.
     :param before_m: distance from the goal at the start, which is that of an arm that is never commanded.
     """
-    from lewm_model.evaluate.tasks import Outcome, score
     from lewm_model.planning.motion import Trajectory
+    from lewm_model.tasks.reach import Outcome, score
     from lewm_ros.commanded import Command
     from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
 

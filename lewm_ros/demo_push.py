@@ -2,7 +2,7 @@
 
     python -m lewm_ros.demo_push --goals 10 --seed 0
 
-As `lewm_ros.demo`, with the tasks of `lewm_model.evaluate.push`: the simulator is told where arm and block begin, and
+As `lewm_ros.demo`, with the tasks of `lewm_model.tasks.push`: the simulator is told where arm and block begin, and
 tells where the block lies, for the score; the nodes get pictures and joint states. Leaves summary.json, demo.mp4,
 demo.png, failures/ and the nodes' logs in --out.
 """
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle import load_bundle
-from lewm_model.resources import resource
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import resource
 from lewm_ros.demo import FILMED, Robot, ending_in_a_sentence, pursue
 from lewm_ros.graph import Graph, reserve_domain, set_environment
 
@@ -81,10 +81,10 @@ def run(goals: int, seed: int, model: Path, out: Path, command: str) -> dict[str
         graph.start("sim_node", {}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
-        from lewm_model.decoder import load_decoder
-        from lewm_model.evaluate import push as p
-        from lewm_model.sim.arm_sim import ArmSim
+        from lewm_model.runtime.decoder import load_decoder
+        from lewm_model.sim.arm import ArmSim
         from lewm_model.sim.pinhole import Pinhole
+        from lewm_model.tasks import push as p
         from lewm_ros.demo_pictures import Film
 
         with ArmSim() as sim:
@@ -123,7 +123,7 @@ def run(goals: int, seed: int, model: Path, out: Path, command: str) -> dict[str
 
 def _push(robot: PushRobot, sim: Any, task: Any, number: int) -> Any:
     """One goal, from the start to the end of its budget."""
-    from lewm_model.evaluate.push import tolerance_m
+    from lewm_model.tasks.push import tolerance_m
     from lewm_ros.demo_pictures import Episode
 
     sim.reset(joint_positions=task.goal)
@@ -150,8 +150,8 @@ def _report(
     command: str,
 ) -> dict[str, Any]:
     """Prints the table, writes summary.json and a picture of each failure; returns what summary.json holds."""
-    from lewm_model.evaluate.push import outcome_table, tolerance_m
-    from lewm_model.evaluate.tasks import first_hit, held
+    from lewm_model.tasks.push import outcome_table, tolerance_m
+    from lewm_model.tasks.reach import first_hit, held
     from lewm_ros.commanded import count_violations
     from lewm_ros.demo_pictures import save_failure
 

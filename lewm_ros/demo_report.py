@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lewm_model.evaluate import tasks as t
-from lewm_model.limits import JointLimits
+from lewm_model.robot.limits import JointLimits
+from lewm_model.tasks import reach as t
 from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
 from lewm_ros.demo_pictures import Episode, save_failure, save_summary, save_velocities
 from lewm_ros.safety import ShieldConfig

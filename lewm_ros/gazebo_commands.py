@@ -19,7 +19,7 @@ from rclpy.qos import QoSProfile
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
 from lewm_model.planning.motion import Trajectory
-from lewm_model.sim.trajectory import JointTrajectory
+from lewm_model.robot.trajectory import JointTrajectory
 from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, nanoseconds, trajectory_to_message
 
 STEP_S = 0.01

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lewm_model.encodings import EncodingError, compressed_to_rgb
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

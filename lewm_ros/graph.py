@@ -28,7 +28,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 
 
 class GraphError(RuntimeError):

@@ -13,7 +13,7 @@ from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from lewm_model.kinematics import Chain
+from lewm_model.robot.chain import Chain
 
 LIFETIME = Duration(sec=2)  # a viewer that ends leaves nothing behind
 BLUE, GREEN, AMBER, RED, GREY = (

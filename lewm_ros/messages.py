@@ -20,8 +20,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from lewm_model.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 
 NANOSECONDS = 1_000_000_000
 LAST_STAMP_NS = 2**31 * NANOSECONDS - 1  # seconds of a stamp are int32
@@ -81,8 +81,8 @@ def rgb_to_message(rgb: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
 def message_to_rgb(message: Image | CompressedImage) -> np.ndarray:
     """The picture of an image message, (H, W, 3) uint8 RGB.
 
-    :raises ImageError: an encoding that is not in `lewm_model.encodings.ENCODINGS`, no pixels, a size that does not fit
-        the data, or compressed data that cannot be decoded.
+    :raises ImageError: an encoding that is not in `lewm_model.robot.encodings.ENCODINGS`, no pixels, a size that does
+        not fit the data, or compressed data that cannot be decoded.
     """
     try:
         if isinstance(message, CompressedImage):

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.signals import SignalHandlerOptions
 
-from lewm_model.bundle import Bundle, BundleError
+from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PlanConfig
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.errors import RuntimeLoadError

@@ -19,11 +19,11 @@ from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.bundle import Bundle, load_bundle
+from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.config import PlanConfig
-from lewm_model.planning.controller import Controller, Decision
+from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_model.planning.surprise import SURPRISING, Vigilance
+from lewm_model.planning.planner import Controller, Decision
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.mailbox import Mailbox

@@ -9,8 +9,8 @@ from typing import Any
 from rclpy.parameter import Parameter as RosParameter
 
 from lewm_model.config import ConfigError, PlanConfig
-from lewm_model.kinematics import Chain, Workspace
-from lewm_model.limits import JointLimits, limits_from_parameters
+from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.robot.limits import JointLimits, limits_from_parameters
 from lewm_ros.camera_node import MODEL_PARAMETERS
 from lewm_ros.parameters import Parameter, ParameterError
 from lewm_ros.safety import ShieldConfig

@@ -36,7 +36,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.encodings import EncodingError, raw_to_rgb
+from lewm_model.robot.encodings import EncodingError, raw_to_rgb
 from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 

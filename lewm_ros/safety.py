@@ -24,9 +24,9 @@ from enum import Enum
 
 import numpy as np
 
-from lewm_model.kinematics import Workspace
-from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.chain import Workspace
+from lewm_model.robot.limits import JointLimits
 
 ROUNDING = 1e-6  # relative; limits are compared with numbers that went through nanoseconds
 # What cubic pieces between points may add to the position (rad) and velocity limits that the points keep. A feasible

@@ -13,7 +13,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_ros.camera_node import NEWEST_FRAME

@@ -28,11 +28,11 @@ from std_msgs.msg import Float32
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from lewm_model.bundle import BundleError, load_bundle
-from lewm_model.decoder import load_decoder
-from lewm_model.kinematics import Chain, Workspace
+from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.models.signature import measuring
+from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.runtime.decoder import load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import measuring
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.debug_picture import HISTORY_S, Scene, draw
 from lewm_ros.markers import plan_markers

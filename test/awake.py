@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from lewm_model import heads
-from lewm_model.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
+from lewm_model.bundle.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
 from lewm_model.config import ModelConfig
-from lewm_model.model import LeWM
+from lewm_model.models import heads
+from lewm_model.models.lewm import LeWM
 
 HEAD_NAMES = ("steps_to_go", "proposal")
 
@@ -60,7 +60,7 @@ def pictures(config: ModelConfig, count: int = 8) -> np.ndarray:
 @functools.cache
 def exported_folder(config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES, horizon: int = 2) -> Path:
     """An exported bundle, made once in a test run; copy it before changing anything in it."""
-    from lewm_model.export import export_onnx
+    from lewm_model.runtime.export import export_onnx
 
     folder = Path(tempfile.mkdtemp(prefix="lewm_bundle_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

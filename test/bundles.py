@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lewm_model.bundle import WEIGHTS, ActionSpec, Bundle, load_bundle, save_description
+from lewm_model.bundle.bundle import WEIGHTS, ActionSpec, Bundle, load_bundle, save_description
 from lewm_model.config import ModelConfig
-from lewm_model.export import export_onnx
-from lewm_model.model import LeWM
+from lewm_model.models.lewm import LeWM
+from lewm_model.runtime.export import export_onnx
 
 TINY = ModelConfig(
     history=1,

@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_model, tiny_train
 
 from lewm_model.data.clips import load_episodes
-from lewm_model.distributed import joined
-from lewm_model.train import Checkpoint, fit
+from lewm_model.models.distributed import joined
+from lewm_model.training.trainer import Checkpoint, fit
 
 CONFIG = {"steps": 9, "batch": 16, "checkpoint_every": 3, "validate_every": 5, "head_steps": 0, "device": "cpu"}
 
@@ -23,14 +23,14 @@ class KeepingAll(Checkpoint):
 
 
 def run(recording: Path, folder: Path) -> None:
-    import lewm_model.train
+    import lewm_model.training.trainer
 
-    lewm_model.train.Checkpoint = KeepingAll
+    lewm_model.training.trainer.Checkpoint = KeepingAll
     try:
         with joined("cpu"):
             fit(load_episodes(recording), folder, tiny_model(), tiny_train(**CONFIG, threads=1))
     finally:
-        lewm_model.train.Checkpoint = Checkpoint
+        lewm_model.training.trainer.Checkpoint = Checkpoint
 
 
 if __name__ == "__main__":

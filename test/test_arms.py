@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lewm_model.limits import limits_from_yaml
+from lewm_model.config import resource
 from lewm_model.planning.motion import KnotLimits
-from lewm_model.resources import resource
+from lewm_model.robot.limits import limits_from_yaml
 
 DEGREE = math.pi / 180
 # Published numbers, sources in the files: lower and upper rad, velocity rad/s, acceleration rad/s^2, jerk rad/s^3.

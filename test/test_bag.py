@@ -13,10 +13,10 @@ from bags import BagWriter, write_motion
 from mcap.writer import CompressionType
 from typer.testing import CliRunner
 
-import lewm_model.data.bag as bag_module
-from lewm_model.cli import app
-from lewm_model.data.bag import LOST, BagReport, Topics, bag_files, convert_bag, read_messages
+import lewm_model.data.converters.rosbag2 as bag_module
+from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
+from lewm_model.data.converters.rosbag2 import LOST, BagReport, Topics, bag_files, convert_bag, read_messages
 
 NAMES = ("shoulder", "elbow")
 DT = 0.05

@@ -10,12 +10,12 @@ from awake import exported_folder
 from test_export import MODELS
 from typer.testing import CliRunner
 
-from lewm_model import target
-from lewm_model.bench import bench
-from lewm_model.bundle import load_bundle
-from lewm_model.cli import app
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.cli.main import app
 from lewm_model.config import PlanConfig
+from lewm_model.evaluation.timing import bench
 from lewm_model.runtime import load_runtime
+from lewm_model.runtime import machine as target
 
 
 @pytest.mark.parametrize("model", MODELS)

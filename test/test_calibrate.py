@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny import dot_recording, tiny_bundle
 
-from lewm_model import calibrate as c
-from lewm_model.bundle import (
+from lewm_model.bundle.bundle import (
     SEEN,
     BundleError,
     Calibration,
@@ -21,10 +20,11 @@ from lewm_model.bundle import (
     save_description,
 )
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.graphs import RolloutGraph
-from lewm_model.novelty import load_novelty
+from lewm_model.models.graphs import RolloutGraph
+from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.runtime.torch_backend import TorchRuntime
-from lewm_model.train import encode_all
+from lewm_model.training import calibration as c
+from lewm_model.training.trainer import encode_all
 
 
 @pytest.fixture(scope="module")

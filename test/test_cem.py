@@ -10,10 +10,10 @@ from test_reference import patches
 from test_rollout import lived
 from tiny import tiny_model
 
-from lewm_model.evaluate import reference
-from lewm_model.model import LeWM
+from benchmarks import reference
+from lewm_model.models.lewm import LeWM
+from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.cem import plan_blocks, terminal_cost
-from lewm_model.rollout import FastRollout
 
 
 @pytest.mark.parametrize("expressible", [True, False], ids=["the paper's network", "convolutions and ReLU"])

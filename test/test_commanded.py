@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.robot.limits import JointLimits
 from lewm_ros.commanded import GRID_S, Command, count_violations, latest_arrival_s, longest_pause_s, stitch
 from lewm_ros.safety import ShieldConfig
 

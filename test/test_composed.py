@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import Image
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, set_environment
 from lewm_ros.messages import nanoseconds, rgb_to_message

@@ -15,7 +15,7 @@ from bags import BagWriter, write_motion
 from tiny import dot_recording
 from typer.testing import CliRunner
 
-from lewm_model.cli import app
+from lewm_model.cli.main import app
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.report import DataReport, report_on
 

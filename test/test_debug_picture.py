@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lewm_model.planning.surprise import SURPRISING
+from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_ros.debug_picture import (
     BAR_END,
     COLUMN,

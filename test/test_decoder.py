@@ -12,14 +12,15 @@ import torch
 from tiny import dot_recording, tiny_bundle, tiny_model
 from typer.testing import CliRunner
 
-from lewm_model import decoder, heads
-from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description, sha256
-from lewm_model.cli import app
+from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle, save_description, sha256
+from lewm_model.cli.main import app
+from lewm_model.config import resource
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.decoder import PictureDecoder, add_decoder, load_decoder
-from lewm_model.heads import train_decoder
-from lewm_model.imaging import to_model_image
-from lewm_model.resources import resource
+from lewm_model.models import heads
+from lewm_model.models.heads import train_decoder
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import decoder
+from lewm_model.runtime.decoder import PictureDecoder, add_decoder, load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 
@@ -155,7 +156,7 @@ def shipped() -> tuple[Bundle, PictureDecoder]:
 
 
 def test_the_shipped_one_draws_poses_of_the_arm_that_it_never_saw_and_what_is_imagined():
-    from lewm_model.sim.arm_sim import ArmSim
+    from lewm_model.sim.arm import ArmSim
 
     bundle, draws = shipped()
     runtime = OnnxRuntime(bundle)

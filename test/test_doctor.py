@@ -16,12 +16,12 @@ from fake_gpu import FakeCuda, FakeTensorRT, cudaError_t
 from test_export import MODELS
 from typer.testing import CliRunner
 
-from lewm_model import doctor
-from lewm_model.bundle import load_bundle
-from lewm_model.cli import app
-from lewm_model.doctor import Finding, examine
-from lewm_model.engine import Engines
-from lewm_model.target import Target
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.cli.main import app
+from lewm_model.evaluation import doctor
+from lewm_model.evaluation.doctor import Finding, examine
+from lewm_model.runtime.machine import Target
+from lewm_model.runtime.tensorrt.engines import Engines
 
 JETSON = Target("NVIDIA Jetson AGX Orin Developer Kit", "6 (L4T 36.4.3)", "MAXN", 12)
 PC = Target("AMD EPYC", "", "", 2)

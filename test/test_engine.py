@@ -22,14 +22,14 @@ from awake import HEAD_NAMES, exported_folder, pictures
 from fake_gpu import FAKED, FakeCuda, FakeTensorRT, cudaError_t
 from test_export import MODELS, random_rollout
 
-from lewm_model import parity
-from lewm_model.bundle import Bundle, load_bundle
-from lewm_model.engine import Engines, engine_root
-from lewm_model.engine_builder import EngineBuildError, build_plan
+from lewm_model.bundle.bundle import Bundle, load_bundle
+from lewm_model.models.signature import signatures
 from lewm_model.runtime import InferenceError, RuntimeLoadError
+from lewm_model.runtime import equivalence as parity
 from lewm_model.runtime.onnx_backend import OnnxRuntime
-from lewm_model.runtime.signature import signatures
-from lewm_model.runtime.tensorrt_backend import TensorRTRuntime
+from lewm_model.runtime.tensorrt.backend import TensorRTRuntime
+from lewm_model.runtime.tensorrt.builder import EngineBuildError, build_plan
+from lewm_model.runtime.tensorrt.engines import Engines, engine_root
 
 NAMES = json.loads((Path(__file__).parent / "data/tensorrt_names.json").read_text())
 
@@ -318,7 +318,7 @@ def test_a_build_that_breaks_off_leaves_no_engines_behind_that_would_be_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lewm_model.engine.parity.measure", power_cut)
+        patch.setattr("lewm_model.runtime.tensorrt.engines.parity.measure", power_cut)
         with pytest.raises(KeyboardInterrupt):
             robot.load(rebuild=True)
     assert "there are no engines in" in robot.load().notes[0]
@@ -328,7 +328,7 @@ def test_a_full_disk_is_a_reason_not_a_crash(robot: Robot, monkeypatch: pytest.M
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lewm_model.engine._replace", full)
+    monkeypatch.setattr("lewm_model.runtime.tensorrt.engines._replace", full)
     with pytest.raises(RuntimeLoadError, match="No space left on device"):
         robot.load()
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NAMES: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "data/tensorrt_names.json").read_text())
-FILES = ("lewm_model/engine_builder.py", "lewm_model/engine.py", "lewm_model/runtime/tensorrt_backend.py")
+FILES = tuple(f"lewm_model/runtime/tensorrt/{name}.py" for name in ("builder", "engines", "backend"))
 
 # What a method gives, and what a parameter of our functions is.
 GIVES = {

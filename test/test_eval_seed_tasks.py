@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import eval_seed_tasks as seed_tasks
-
-from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml
-from lewm_model.resources import resource
-from lewm_model.train import action_spec
+from benchmarks import seed_tasks as seed_tasks
+from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml, resource
+from lewm_model.training.trainer import action_spec
 
 
 def recorded(env, path, episodes=2):

@@ -13,13 +13,13 @@ from tiny import dot_recording
 from tiny import tiny_bundle as dot_bundle
 from typer.testing import CliRunner
 
-from lewm_model.cli import app
+from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.data.held_out import held_out_episodes
-from lewm_model.evaluate import success
-from lewm_model.evaluate.success import Pair, Results, compare, cut_tasks, run_baselines
-from lewm_model.evaluate.tasks import NEAR_STEPS, Outcome, tip_distance_m, tolerance_m
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.evaluation import success
+from lewm_model.evaluation.success import Pair, Results, compare, cut_tasks, run_baselines
+from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.reach import NEAR_STEPS, Outcome, tip_distance_m, tolerance_m
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_only_episodes_that_the_model_was_not_trained_on_are_held_out(tmp_path):
 
 def test_the_training_s_episodes_recorded_again_are_refused(bundle, data):
     for seed, world, refused in ((77, "tabletop.sdf", True), (78, "tabletop.sdf", False), (77, "shelf.sdf", False)):
-        source = f"python -m lewm_model.collect other.h5 --episodes 9 --seed {seed} --world {world}"
+        source = f"python -m lewm_model.sim.collect other.h5 --episodes 9 --seed {seed} --world {world}"
         trained = dataclasses.replace(bundle, training={"data": {"sha256": "another", "source": source}})
         if refused:
             with pytest.raises(DataError, match="those of the training, which had the same seed"):

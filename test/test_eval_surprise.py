@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lewm_model.bundle import BundleError, load_bundle
-from lewm_model.cli import app
-from lewm_model.evaluate import surprise as s
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.cli.main import app
+from lewm_model.config import resource
+from lewm_model.evaluation import surprise as s
+from lewm_model.sim.arm import ArmSim
 
 
 def test_the_area_is_how_often_a_positive_scores_above_a_negative():

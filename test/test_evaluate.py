@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 from sim_recording import sim_recording
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import evaluate
-import spoilt_bundles
-
-from lewm_model.evaluate import plannability
-from lewm_model.resources import resource
+from lewm_model.config import resource
+from lewm_model.evaluation import preflight as plannability
+from validation import evaluate, spoilt_bundles
 
 
 def test_the_figures_of_a_part_have_names_values_units_and_the_command(tmp_path):

@@ -12,13 +12,13 @@ from awake import awake_bundle, exported_folder, pictures
 from safetensors.torch import save_file
 from tiny import tiny_model
 
-from lewm_model import decoder, export, parity
-from lewm_model.bundle import Bundle, BundleError, load_bundle, save_description
+from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle, save_description
 from lewm_model.config import ModelConfig
-from lewm_model.heads import Decoder
-from lewm_model.runtime import RuntimeLoadError
+from lewm_model.models.heads import Decoder
+from lewm_model.models.signature import SAMPLES, onnx_file, signatures
+from lewm_model.runtime import RuntimeLoadError, decoder, export
+from lewm_model.runtime import equivalence as parity
 from lewm_model.runtime.onnx_backend import OnnxRuntime
-from lewm_model.runtime.signature import SAMPLES, onnx_file, signatures
 from lewm_model.runtime.torch_backend import TorchRuntime
 
 MODELS = {

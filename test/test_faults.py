@@ -1,9 +1,7 @@
 """`make faults`, short: what its judgement is worth, and each fault once."""
 
 import os
-import sys
 from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,9 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 from rich.console import Console
 
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
-from lewm_model.sim.arm_sim import ArmSim
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import faults
-from rig import Command, CommandedMotion, parting_time_s
+from lewm_model.sim.arm import ArmSim
+from validation import faults
+from validation.rig import Command, CommandedMotion, parting_time_s
 
 BLOCK_S = 0.25
 

@@ -1,13 +1,10 @@
 """`make faults-train`, short: killed in the middle, and a full disk under a checkpoint."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import faults_train
+from validation import faults_train
 
 
 @pytest.fixture(scope="module")

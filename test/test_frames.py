@@ -119,9 +119,9 @@ def test_a_file_that_is_cut_off_is_an_error_and_not_a_crash(tmp_path: Path, reco
 def test_batches_of_a_data_set_larger_than_memory_do_not_grow_the_process(tmp_path: Path) -> None:
     """The short form of `make train-memory`: 1.2 GB read out of 40 GB."""
     code = (
-        "import json, sys; sys.path.insert(0, 'tools')\n"
+        "import json, sys; sys.path.insert(0, '.')\n"
         "from pathlib import Path; import numpy as np\n"
-        "from train_memory import memory_gb, sparse_recording\n"
+        "from benchmarks.memory import memory_gb, sparse_recording\n"
         "from lewm_model.data.clips import ClipSampler, load_episodes\n"
         "data = load_episodes(sparse_recording(Path(sys.argv[1]), 40e9))\n"
         "sampler = ClipSampler(data, np.arange(len(data.lengths)), 4, 5, 1, 0)\n"

@@ -18,14 +18,13 @@ from bags import BagWriter, write_motion
 from bundles import tiny_bundle
 from tiny import dot_recording
 
-from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
-from lewm_model.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
-from lewm_model.data.bag import convert_bag
+from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
+from lewm_model.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml, resource
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.encodings import EncodingError, compressed_to_rgb
-from lewm_model.resources import resource
+from lewm_model.data.converters.rosbag2 import convert_bag
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_model.runtime import RuntimeLoadError, load_runtime
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.sdf import SdfError, load_world
 from lewm_ros.messages import LAST_STAMP_NS, latent_to_message, nanoseconds
 
@@ -33,8 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_no_target_is_brought_down_by_a_few_thousand_inputs(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tools/fuzz.py"), "--inputs", "2000", "--out", str(tmp_path / "out")]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "-m", "validation.fuzz", "--inputs", "2000", "--out", str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     figures = {figure["name"]: figure["value"] for figure in summary["figures"]}
     assert figures["fuzz.crashes"] == figures["fuzz.hangs"] == 0, run.stdout
@@ -145,7 +144,7 @@ def test_sizes_that_the_weights_do_not_have_take_no_memory(tmp_path: Path) -> No
 
 
 def test_damaged_weights_and_graphs_whose_hashes_fit_are_refused_by_who_reads_them(tmp_path: Path) -> None:
-    from lewm_model.bundle import save_description
+    from lewm_model.bundle.bundle import save_description
 
     bundle = tiny_bundle(tmp_path / "bundle")
     (bundle.folder / "onnx" / "encoder.onnx").write_bytes(b"\x08\x07garbage")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.sim.trajectory import JointTrajectory
+from lewm_model.config import resource
+from lewm_model.robot.trajectory import JointTrajectory
+from lewm_model.sim.arm import ArmSim
 
 WORLD = resource("worlds", "tabletop.sdf")
 BRIDGE = yaml.safe_load(resource("config", "gazebo_bridge.yaml").read_text())

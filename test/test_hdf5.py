@@ -14,15 +14,15 @@ from tiny import dot_recording, tiny_model, tiny_train
 from typer.testing import CliRunner
 
 import lewm_model.data.clips as clips
-from lewm_model.bundle import load_bundle
-from lewm_model.cli import app
+from benchmarks.reference import module
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.cli.main import app
 from lewm_model.data.clips import ClipSampler, DataError, Episodes, load_episodes
-from lewm_model.data.convert import convert
+from lewm_model.data.converters.convert import convert
+from lewm_model.data.converters.hdf5 import SIGNATURE, salvage_hdf5
 from lewm_model.data.episodes import EpisodeWriter
-from lewm_model.data.held_out import held_out_episodes
-from lewm_model.data.salvage import SIGNATURE, salvage_hdf5
-from lewm_model.evaluate.reference import module
-from lewm_model.train import train
+from lewm_model.training.trainer import train
 
 EPISODES, STEPS = 12, 40
 
@@ -72,7 +72,7 @@ def test_a_recording_of_the_reference_trains_here(
     sizes = {"model": asdict(tiny_model()), "train": {**asdict(tiny_train(steps=2)), "betas": [0.9, 0.99]}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sizes))
     times: list[Any] = []
-    monkeypatch.setattr("lewm_model.train.train", lambda *given: times.append(given) or train(*given))
+    monkeypatch.setattr("lewm_model.training.trainer.train", lambda *given: times.append(given) or train(*given))
     result = CliRunner().invoke(app, [*arguments, "--config", str(tmp_path / "tiny.yaml"), "--control-dt-s", "0.1"])
     assert result.exception is None, result.output
     assert len(times) == 1

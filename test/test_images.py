@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lewm_model.encodings import ENCODINGS, EncodingError, compressed_to_rgb, raw_to_rgb
+from lewm_model.robot.encodings import ENCODINGS, EncodingError, compressed_to_rgb, raw_to_rgb
 
 H, W = 12, 16
 RNG = np.random.default_rng(0)
@@ -277,7 +277,7 @@ def test_camera_node_encodes_compressed_pictures(tmp_path: Path) -> None:
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CompressedImage, Image
 
-    from lewm_model.imaging import to_model_image
+    from lewm_model.robot.pictures import to_model_image
     from lewm_model.runtime import load_runtime
     from lewm_ros.camera_node import CameraNode
 

@@ -14,13 +14,19 @@ from test_reference import patches
 from tiny import dot_recording, tiny_bundle, tiny_train
 from typer.testing import CliRunner
 
-from lewm_model.bundle import ActionSpec, load_bundle, load_heads, load_model
-from lewm_model.cli import app
+from benchmarks import reference
+from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model
+from lewm_model.bundle.interchange import (
+    InterchangeError,
+    export_checkpoint,
+    hydra_config,
+    import_checkpoint,
+    read_state,
+)
+from lewm_model.cli.main import app
 from lewm_model.config import MODEL_SIZES, ModelConfig
 from lewm_model.data.clips import load_episodes
-from lewm_model.evaluate import reference
-from lewm_model.interchange import InterchangeError, export_checkpoint, hydra_config, import_checkpoint, read_state
-from lewm_model.train import add_heads
+from lewm_model.training.trainer import add_heads
 
 ACTIONS = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.2), (1.5, 2.0), (-2.0, -2.0), (2.0, 2.0))
 
@@ -170,7 +176,7 @@ def test_the_commands_import_and_write_back(tmp_path: Path, monkeypatch: pytest.
     weights = checkpoint(tmp_path / "run", patches())
     (tmp_path / "actions.json").write_text(json.dumps(asdict(ACTIONS)))
     exported = []
-    monkeypatch.setattr("lewm_model.export.export_onnx", lambda bundle, frames: exported.append(bundle))
+    monkeypatch.setattr("lewm_model.runtime.export.export_onnx", lambda bundle, frames: exported.append(bundle))
 
     def lewm(*arguments: object) -> str:
         result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)

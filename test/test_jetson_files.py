@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from lewm_model.cli import app
+from lewm_model.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs/jetson.md").read_text()
@@ -52,7 +52,8 @@ def test_the_unit_never_arms_stops_smoothly_and_caches_where_it_says() -> None:
 
 
 def test_a_robot_that_runs_engines_imports_neither_torch_nor_onnx() -> None:
-    code = "import sys, lewm_model.engine, lewm_model.doctor, lewm_model.runtime; print(*sys.modules)"
+    imports = "lewm_model.runtime.tensorrt.engines, lewm_model.evaluation.doctor, lewm_model.runtime"
+    code = f"import sys, {imports}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "lewm_model.runtime.tensorrt_backend" in modules
+    assert "lewm_model.runtime.tensorrt.backend" in modules
     assert not {"torch", "onnx", "onnxruntime", "mujoco", "h5py", "rclpy"} & set(modules)

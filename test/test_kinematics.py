@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lewm_model.kinematics import Chain, Workspace
-from lewm_model.limits import LimitsError, limits_from_urdf
-from lewm_model.resources import resource
+from lewm_model.config import resource
+from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.robot.limits import LimitsError, limits_from_urdf
 
 TABLETOP = resource("config", "arms", "tabletop.urdf")
 JOINTS = ("shoulder", "elbow")
@@ -56,7 +56,7 @@ def six(tmp_path: Path) -> Path:
 
 def test_the_tip_of_the_tabletop_arm_is_where_the_simulator_has_it() -> None:
     pytest.importorskip("mujoco")
-    from lewm_model.sim.arm_sim import ArmSim
+    from lewm_model.sim.arm import ArmSim
 
     sim = ArmSim(render=False)
     limits = limits_from_urdf(TABLETOP, JOINTS)

@@ -16,7 +16,7 @@ from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription
 from launch_ros.actions import Node
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 
 
 def actions(name: str, **arguments: str) -> list[Any]:

@@ -16,9 +16,9 @@ from lerobots import CAMERA, FPS, LENGTHS, folder, motion
 from test_bag import number
 from typer.testing import CliRunner
 
-from lewm_model.cli import app
+from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
-from lewm_model.data.lerobot import convert_lerobot
+from lewm_model.data.converters.lerobot import convert_lerobot
 
 
 def check(data: Episodes, first: int = 0, radians: bool = False) -> None:

@@ -15,7 +15,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter as RosParameter
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 from lewm_ros.camera_node import CameraNode
 from lewm_ros.messages import joint_state_message, latent_to_message, message_to_trajectory
 from lewm_ros.planner_node import PlannerNode

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_model.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf, limits_from_yaml
+from lewm_model.robot.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf, limits_from_yaml
 
 URDF = """<?xml version="1.0"?>
 <robot name="arm">

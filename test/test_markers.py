@@ -8,9 +8,9 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 from builtin_interfaces.msg import Time
 from visualization_msgs.msg import Marker
 
-from lewm_model.kinematics import Chain
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.config import resource
+from lewm_model.robot.chain import Chain
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.markers import plan_markers
 
 NAMES = ("shoulder", "elbow")

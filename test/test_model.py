@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_model
 
 from lewm_model.config import ConfigError, ModelConfig, from_dict
-from lewm_model.model import LeWM, prediction_loss
-from lewm_model.sigreg import SIGReg
+from lewm_model.models.lewm import LeWM, prediction_loss
+from lewm_model.models.sigreg import SIGReg
 
 
 def test_the_reference_size_has_the_parameters_of_the_paper() -> None:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lewm_model.limits import JointLimits
-from lewm_model.planning.controller import _path_weights
 from lewm_model.planning.motion import KEPT_BLOCKS, STOP_STEP_S, KnotLimits, Timeline, stop_from
+from lewm_model.planning.planner import _path_weights
+from lewm_model.robot.limits import JointLimits
 
 BLOCK_S = 0.25
 

@@ -24,12 +24,11 @@ from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.bundle import save_description
-from lewm_model.config import PlanConfig
-from lewm_model.novelty import Novelty, remember
+from lewm_model.bundle.bundle import save_description
+from lewm_model.config import PlanConfig, resource
+from lewm_model.monitoring.novelty import Novelty, remember
+from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_model.planning.surprise import Vigilance
-from lewm_model.resources import resource
 from lewm_ros import planner_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lewm_model.novelty import STAYS_S, WINDOW, Novelty, most_together, remember
+from lewm_model.monitoring.novelty import STAYS_S, WINDOW, Novelty, most_together, remember
 
 SIZE = 16
 GREY, GREEN, RED = (120, 120, 120), (10, 200, 10), (220, 20, 20)

@@ -8,16 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from lewm_model.bench import _Loop
-from lewm_model.bundle import ActionSpec, load_bundle
-from lewm_model.config import PlanConfig
-from lewm_model.evaluate.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
-from lewm_model.evaluate.open_loop import reach_open_loop
-from lewm_model.evaluate.tasks import draw_tasks
-from lewm_model.parity import load_golden
-from lewm_model.resources import resource
+from benchmarks.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
+from benchmarks.open_loop import reach_open_loop
+from lewm_model.bundle.bundle import ActionSpec, load_bundle
+from lewm_model.config import PlanConfig, resource
+from lewm_model.evaluation.timing import _Loop
+from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.onnx_backend import OnnxRuntime
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.reach import draw_tasks
 
 SPEC = ActionSpec(
     ("shoulder", "elbow"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5)

@@ -13,7 +13,7 @@ import setuptools
 import yaml
 
 import lewm_model
-from lewm_model.resources import resource
+from lewm_model.config import resource
 
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
@@ -100,7 +100,7 @@ def test_every_program_of_lewm_ros_is_an_executable_and_every_executable_can_be_
     assert set(scripts) == {"lewm", *programs}
     for name, target in scripts.items():
         module, function = target.split(":")
-        assert module == ("lewm_model.cli" if name == "lewm" else f"lewm_ros.{name}")
+        assert module == ("lewm_model.cli.main" if name == "lewm" else f"lewm_ros.{name}")
         assert callable(getattr(importlib.import_module(module), function)), target
 
 
@@ -163,7 +163,7 @@ def test_plan_yaml_gives_each_parameter_of_a_node_its_default(node):
 
 
 def test_the_limits_in_plan_yaml_are_those_of_the_simulated_arm():
-    from lewm_model.sim.arm_sim import ArmSim
+    from lewm_model.sim.arm import ArmSim
 
     limits = node_parameters(ROOT / "config" / "plan.yaml", "planner_node")
     with ArmSim(render=False) as sim:

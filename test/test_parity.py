@@ -1,16 +1,11 @@
 """`make parity`, short: our network beside the authors' with the same weights, and two processes beside one."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import equivalence as parity
 from lewm_model.config import ModelConfig, from_dict
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import parity
 
 SIZES = {**parity.SMALL, "image_size": 28, "encoder_depth": 2, "predictor_depth": 2, "dropout": 0.0}
 CONFIG = from_dict(ModelConfig, SIZES)

@@ -16,12 +16,12 @@ from bundles import tiny_bundle
 from sim_recording import sim_recording
 from typer.testing import CliRunner
 
-from lewm_model.bundle import BundleError, load_bundle, sha256
-from lewm_model.cli import app
+from lewm_model.bundle.bundle import BundleError, load_bundle, sha256
+from lewm_model.cli.main import app
+from lewm_model.config import resource
 from lewm_model.data.clips import DataError
-from lewm_model.evaluate import plannability
-from lewm_model.evaluate.plannability import GO, NO_GO, preflight, save_preflight, simulated
-from lewm_model.resources import resource
+from lewm_model.evaluation import preflight as plannability
+from lewm_model.evaluation.preflight import GO, NO_GO, preflight, save_preflight, simulated
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 
@@ -104,8 +104,8 @@ def test_an_imagination_that_does_not_follow_the_actions_is_found_out(runtime, d
 def test_a_model_that_was_never_trained_is_called_so(tmp_path, data):
     from safetensors.torch import save_file
 
-    from lewm_model.bundle import WEIGHTS, save_description
-    from lewm_model.model import LeWM
+    from lewm_model.bundle.bundle import WEIGHTS, save_description
+    from lewm_model.models.lewm import LeWM
 
     shipped = load_bundle(resource("models", "reach"))
     torch.manual_seed(0)

@@ -9,9 +9,9 @@ from bundles import tiny_bundle
 from sim_recording import sim_recording
 
 from lewm_model.data.clips import DataError
-from lewm_model.evaluate import probe
-from lewm_model.evaluate.probe import context_rows, fit, moved_blocks, probe_bundle, table
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.evaluation import probe
+from lewm_model.evaluation.probe import context_rows, fit, moved_blocks, probe_bundle, table
+from lewm_model.sim.arm import ArmSim
 
 RNG = np.random.default_rng(0)
 OWNER = np.repeat(np.arange(40), 50)

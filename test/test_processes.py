@@ -14,11 +14,11 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.bundle import load_bundle
-from lewm_model.limits import JointLimits
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import resource
 from lewm_model.planning.motion import Trajectory
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.robot.limits import JointLimits
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, set_environment
 from lewm_ros.messages import (

@@ -10,27 +10,27 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bench import bench
-from lewm_model.bundle import ActionSpec, load_bundle, load_heads, load_model
-from lewm_model.calibrate import same_place_distances
-from lewm_model.collect import collect
+from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
-from lewm_model.evaluate import push as task
-from lewm_model.evaluate.plannability import preflight, simulated
-from lewm_model.evaluate.tasks import held
-from lewm_model.export import export_onnx, sample_frames
-from lewm_model.graphs import RolloutGraph
-from lewm_model.heads import train_play_policy, train_time_to_go
-from lewm_model.model import LeWM
-from lewm_model.planning import controller as planning
-from lewm_model.planning.controller import Controller
-from lewm_model.play import ANGLES, RADII, Player, play, random_block
+from lewm_model.evaluation.preflight import preflight, simulated
+from lewm_model.evaluation.timing import bench
+from lewm_model.models.graphs import RolloutGraph
+from lewm_model.models.heads import train_play_policy, train_time_to_go
+from lewm_model.models.lewm import LeWM
+from lewm_model.planning import planner as planning
+from lewm_model.planning.planner import Controller
 from lewm_model.runtime import load_runtime
+from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
-from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.train import retrain_play_heads, train
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.collect import collect
+from lewm_model.sim.push_script import ANGLES, RADII, Player, play, random_block
+from lewm_model.tasks import push as task
+from lewm_model.tasks.reach import held
+from lewm_model.training.calibration import same_place_distances
+from lewm_model.training.trainer import retrain_play_heads, train
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 from lewm_ros.camera_node import CameraNode
 from lewm_ros.messages import joint_state_message, rgb_to_message
 from lewm_ros.planner_node import PlannerNode

@@ -12,13 +12,10 @@ import torch
 import yaml
 from tiny import dot_recording, tiny_model, tiny_train
 
-from lewm_model.bundle import load_bundle
+from benchmarks.equivalence import spawn_ranks
+from lewm_model.bundle.bundle import load_bundle
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
-from lewm_model.train import fit
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-from parity import spawn_ranks
+from lewm_model.training.trainer import fit
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -50,12 +47,12 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
 
 def test_torchrun_trains_with_the_command_of_the_docs(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent / "docs/training.md").read_text()
-    assert "-m -- lewm_model.cli train /data/train.h5 /models/mine --size reference --run /runs/mine" in page
+    assert "-m -- lewm_model.cli.main train /data/train.h5 /models/mine --size reference --run /runs/mine" in page
     recording, settings = dot_recording(tmp_path / "dots.h5", size=64), tmp_path / "settings.yaml"
     train = {"steps": 2, "batch": 8, "head_steps": 0, "threads": 1}
     settings.write_text(yaml.safe_dump({"model": {"encoder_depth": 1}, "train": train}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "--", "lewm_model.cli", "train", str(recording), str(tmp_path / "bundle"), "--size", "small"]
+    command += ["-m", "--", "lewm_model.cli.main", "train", str(recording), str(tmp_path / "bundle"), "--size", "small"]
     command += ["--config", str(settings), "--run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -73,7 +70,7 @@ def test_the_parts_of_a_batch_that_processes_read_are_the_batch(tmp_path: Path) 
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lewm_model.train.ranks", lambda: 3)
+    monkeypatch.setattr("lewm_model.training.trainer.ranks", lambda: 3)
     data = load_episodes(dot_recording(tmp_path / "dots.h5", episodes=2))
     with pytest.raises(DataError, match="a batch of 16 clips cannot be shared by 3 processes"):
         fit(data, tmp_path / "run", tiny_model(), tiny_train(batch=16))

@@ -16,12 +16,12 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.data.bag import convert_bag, read_messages
 from lewm_model.data.clips import load_episodes
-from lewm_model.encodings import compressed_to_rgb
-from lewm_model.imaging import to_model_image
+from lewm_model.data.converters.rosbag2 import convert_bag, read_messages
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.robot.encodings import compressed_to_rgb
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, GraphError, set_environment
 from lewm_ros.messages import joint_state_message, nanoseconds, rgb_to_message, trajectory_to_message

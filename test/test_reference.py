@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from benchmarks import reference
+from lewm_model.bundle.interchange import InterchangeError, from_reference, to_reference
 from lewm_model.config import ModelConfig
-from lewm_model.evaluate import reference
-from lewm_model.interchange import InterchangeError, from_reference, to_reference
-from lewm_model.model import LeWM
+from lewm_model.models.lewm import LeWM
 
 PATCHES = {"stem": "patch", "patch_size": 8, "activation": "gelu", "history": 3, "encoder_depth": 2}
 

@@ -8,14 +8,14 @@ import pytest
 from tiny import dot_recording
 from typer.testing import CliRunner
 
-from lewm_model.bundle import load_bundle
-from lewm_model.cli import app
-from lewm_model.collect import record_episode
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.cli.main import app
+from lewm_model.config import resource
 from lewm_model.data.clips import DataError, Episodes, load_episodes
-from lewm_model.evaluate.report import write_report
-from lewm_model.report import Log
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.evaluation.summary import write_report
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.collect import record_episode
+from lewm_model.training.report import Log
 
 
 @pytest.fixture(scope="module")

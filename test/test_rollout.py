@@ -7,8 +7,8 @@ import torch
 from test_model import awake
 from tiny import tiny_model
 
-from lewm_model.model import LeWM
-from lewm_model.rollout import FastRollout
+from lewm_model.models.lewm import LeWM
+from lewm_model.models.rollout import FastRollout
 
 
 def lived(model: LeWM) -> LeWM:

@@ -13,7 +13,7 @@ from awake import exported_folder, pictures
 from fake_gpu import FakeCuda, FakeTensorRT, cudaError_t
 from test_export import MODELS
 
-from lewm_model.bundle import Bundle, load_bundle
+from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.runtime import RuntimeLoadError, load_runtime
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lewm_model.kinematics import Chain, Workspace
-from lewm_model.limits import JointLimits
+from lewm_model.config import resource
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
-from lewm_model.resources import resource
+from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety import (
     CUBIC_RAD,
     CUBIC_SHARE,

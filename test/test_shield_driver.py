@@ -5,18 +5,14 @@ The second half takes a check out of the shield and expects the driver to see th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lewm_ros import safety
 from lewm_ros.safety import Intervention, Reason, Shield, ShieldConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import shield_driver
+from validation import shield_driver
 
 
 def test_what_goes_out_keeps_every_limit_and_is_continuous_whatever_comes_in() -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model import parity
-from lewm_model.bundle import Bundle, load_bundle, load_heads, load_model
-from lewm_model.export import graph_modules
-from lewm_model.parity import Computes
-from lewm_model.resources import resource
+from lewm_model.bundle.bundle import Bundle, load_bundle, load_heads, load_model
+from lewm_model.config import resource
+from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime.equivalence import Computes
+from lewm_model.runtime.export import graph_modules
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 

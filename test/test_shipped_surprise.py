@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lewm_model.bundle import load_bundle
-from lewm_model.config import PlanConfig
-from lewm_model.evaluate.closed_loop import picture
-from lewm_model.evaluate.tasks import Task, draw_tasks
-from lewm_model.imaging import to_model_image
-from lewm_model.novelty import load_novelty
-from lewm_model.planning.controller import Controller
-from lewm_model.planning.surprise import SURPRISING, Vigilance
-from lewm_model.resources import resource
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import PlanConfig, resource
+from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
+from lewm_model.planning.planner import Controller
+from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.closed_loop import picture
+from lewm_model.tasks.reach import Task, draw_tasks
 
 WRONG_S = 0.6  # since the start: the arm is in full motion
 DETECTED_S = 0.5  # a picture that is wrong holds the arm within this, as a missing one does

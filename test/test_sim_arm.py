@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lewm_model.imaging import to_model_image
-from lewm_model.limits import JointLimits
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.sim.arm import ArmSim
 
 BLOCK_S = 0.25
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.config import resource
+from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.sdf import SdfError, load_world, pose_matrix
 
 WORLD = resource("worlds", "tabletop.sdf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lewm_model.sim.trajectory import JointTrajectory
+from lewm_model.robot.trajectory import JointTrajectory
 
 HERE, REST = np.array([0.0, 1.0]), np.zeros(2)
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,10 +9,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-import soak
-from rig import NODES
+from validation import soak
+from validation.rig import NODES
 
 
 def test_growth_is_told_from_the_first_window_after_the_warm_up_to_the_last():

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 
 POLICY = ElementTree.parse(resource("config", "sros2", "policy.xml")).getroot()
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_planning import Arm, PerfectModel, calibrated, controller_for, run
 
-from lewm_model.bundle import Calibration
-from lewm_model.planning.surprise import CALM_S, HOLD_FRAMES, Vigilance
+from lewm_model.bundle.bundle import Calibration
+from lewm_model.monitoring.vigilance import CALM_S, HOLD_FRAMES, Vigilance
 
 
 def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is_calm() -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from lewm_model.evaluate.tasks import (
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.pinhole import Pinhole
+from lewm_model.tasks.reach import (
     HELD_S,
     Outcome,
     Rate,
@@ -17,8 +19,6 @@ from lewm_model.evaluate.tasks import (
     tip_distance_m,
     tolerance_m,
 )
-from lewm_model.sim.arm_sim import ArmSim
-from lewm_model.sim.pinhole import Pinhole
 
 TIMES = 0.02 * np.arange(126)  # 0 to 2.5 s
 

@@ -15,10 +15,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model, tiny_train
 
-from lewm_model.bundle import BundleError, load_bundle, load_heads, load_model
+from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
-from lewm_model.report import Log, read_metrics
-from lewm_model.train import encode_all, train
+from lewm_model.training.report import Log, read_metrics
+from lewm_model.training.trainer import encode_all, train
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, re
             "--run",
             str(tmp_path / f"run_{name}"),
         ]
-        return [sys.executable, "-m", "lewm_model.cli", "train", *options]
+        return [sys.executable, "-m", "lewm_model.cli.main", "train", *options]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
@@ -133,8 +133,8 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path: Path, recording
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lewm_model.model import LeWM
-    from lewm_model.train import Checkpoint
+    from lewm_model.models.lewm import LeWM
+    from lewm_model.training.trainer import Checkpoint
 
     model = LeWM(tiny_model())
     optimiser = torch.optim.AdamW(model.parameters())

@@ -12,8 +12,8 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.resources import resource
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.config import resource
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, set_environment
 from lewm_ros.messages import rgb_to_message

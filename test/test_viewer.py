@@ -20,12 +20,12 @@ from std_msgs.msg import Float32
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from lewm_model import decoder
-from lewm_model.bundle import BundleError, save_description
-from lewm_model.export import export_decoder
-from lewm_model.heads import Decoder
+from lewm_model.bundle.bundle import BundleError, save_description
+from lewm_model.config import resource
+from lewm_model.models.heads import Decoder
 from lewm_model.planning.motion import Trajectory
-from lewm_model.resources import resource
+from lewm_model.runtime import decoder
+from lewm_model.runtime.export import export_decoder
 from lewm_ros import viewer_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.debug_picture import HEADER, HEIGHT, MARGIN, PANE, STATES, STRIP_SIDE, STRIP_TOP, WIDTH

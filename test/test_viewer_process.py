@@ -12,7 +12,7 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 
 from sensor_msgs.msg import Image
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, set_environment
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from lewm_model.bundle import Bundle
+from lewm_model.bundle.bundle import Bundle
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 
 TINY_MODEL = {
@@ -66,7 +66,7 @@ def dot_recording(path: Path, episodes: int = 12, steps: int = 40, size: int = 3
 def tiny_bundle(folder: Path, model: ModelConfig | None = None, steps: int = 2, head_steps: int = 5) -> Bundle:
     """Trains for a moment and writes a bundle without graphs to `folder` / bundle."""
     from lewm_model.data.clips import load_episodes
-    from lewm_model.train import train
+    from lewm_model.training.trainer import train
 
     model = model or tiny_model()
     recording = dot_recording(folder / "dots.h5", size=model.image_size)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from lewm_model.data.clips import Episodes
-from lewm_model.data.conversion import Conversion
+from lewm_model.data.converters.conversion import Conversion
 
 EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # so many frames of an episode
 LAGS = 10  # control steps to either side

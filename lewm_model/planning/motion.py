@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lewm_model.limits import JointLimits
+from lewm_model.robot.limits import JointLimits
 
 KEPT_BLOCKS = 64  # of the past, in a timeline
 MAX_STOP_BLOCKS = 16  # an arm that needs more blocks than this to stop cannot be planned for

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lewm_model.bundle import Bundle
+from lewm_model.bundle.bundle import Bundle
 from lewm_model.config import PlanConfig
 from lewm_model.runtime.errors import InferenceError as InferenceError
 from lewm_model.runtime.errors import RuntimeLoadError as RuntimeLoadError
@@ -92,7 +92,7 @@ def _load(
     progress: Callable[[str, float], None] | None,
 ) -> Runtime:
     if backend == "tensorrt":
-        from lewm_model.engine import Engines
+        from lewm_model.runtime.tensorrt.engines import Engines
 
         return Engines(bundle).load((samples,), build=build_engines, progress=progress)
     if backend == "onnxruntime":

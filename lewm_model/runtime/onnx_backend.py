@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle import Bundle, BundleError
-from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
-from lewm_model.runtime.signature import (
+from lewm_model.bundle.bundle import Bundle, BundleError
+from lewm_model.models.signature import (
     ENCODER,
     PROPOSAL,
     ROLLOUT,
@@ -18,6 +17,7 @@ from lewm_model.runtime.signature import (
     onnx_file,
     signatures,
 )
+from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
 
 
 class OnnxRuntime:

@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 
-from lewm_model.bundle import Bundle, load_heads, load_model
+from lewm_model.bundle.bundle import Bundle, load_heads, load_model
+from lewm_model.models.signature import POLICY, measuring, proposing
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_model.runtime.signature import POLICY, measuring, proposing
 
 try:
     import torch
@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise RuntimeLoadError(f"PyTorch is not installed ({error}); run `pip install torch`") from error
 
-from lewm_model.graphs import EncoderGraph, RolloutGraph, StepGraph
+from lewm_model.models.graphs import EncoderGraph, RolloutGraph, StepGraph
 
 
 class TorchRuntime:

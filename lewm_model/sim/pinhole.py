@@ -9,7 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from lewm_model.resources import resource
+from lewm_model.config import resource
 from lewm_model.sim import sdf
 
 

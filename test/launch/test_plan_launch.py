@@ -24,8 +24,8 @@ from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from lewm_model.limits import JointLimits
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.robot.limits import JointLimits
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.debug_picture import HEIGHT, WIDTH
 from lewm_ros.messages import message_to_latent, rgb_to_message

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.sim.arm_sim import ArmSim
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.messages import nanoseconds, rgb_to_message
 

@@ -1,0 +1,1 @@
+"""What is compared with others: planner, training, loading, equivalence."""

@@ -1,0 +1,65 @@
+"""The LeWM paper's way to reach a goal picture, on the simulated arm: plan 25 control steps, execute all, plan again.
+
+The arm stands still and simulation time too while it plans. Actions are executed as velocities, as far as the arm's
+velocity and position limits let it; its acceleration is not limited, so that nothing holds the plans back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from lewm_model.planning.cem import HORIZON, SAMPLES, plan_blocks
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.closed_loop import SAMPLE_S, picture
+from lewm_model.tasks.reach import Outcome, Task, score, tolerance_m
+
+Planner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (D,) now and of the goal -> z-scored blocks (H, E)
+
+
+def cem_planner(
+    costs: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], block_dim: int, seed: int
+) -> Planner:
+    """The reference's planner at its default budget over `costs`: latents (D,) now and of the goal, candidates
+    (S, H, E) -> squared latent distances from the goal at the end (S,).
+
+    The noise is that of the reference's solver with the same seed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise() -> np.ndarray:
+        return torch.randn(SAMPLES, HORIZON, block_dim, generator=generator).numpy()
+
+    def plan(latent: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        return plan_blocks(lambda candidates: costs(latent, goal, candidates), noise)
+
+    return plan
+
+
+def reach_open_loop(task: Task, sim: ArmSim, runtime: Runtime, plan: Planner) -> Outcome:
+    """Brings the arm to the picture of the task's goal, one plan after the other to its end."""
+    size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
+    goal = runtime.encode(picture(sim, task.goal, size))
+    goal_tip = sim.end_effector()
+    sim.reset(joint_positions=task.start)
+    errors = [float(np.linalg.norm(sim.end_effector() - goal_tip))]
+    total, plans = round(task.budget_s / SAMPLE_S), 0
+    while len(errors) <= total:
+        blocks = plan(runtime.encode(to_model_image(sim.render(), size)), goal)
+        raw = blocks.reshape(-1, len(spec.mean)) * np.asarray(spec.std) + np.asarray(spec.mean)
+        positions = [sim.joint_positions()]
+        for velocity in np.clip(raw, -sim.limits.velocity, sim.limits.velocity):
+            wanted = positions[-1] + spec.control_dt_s * velocity
+            positions.append(np.clip(wanted, sim.limits.lower, sim.limits.upper))
+        sim.set_trajectory(spec.control_dt_s * np.arange(len(positions)), np.stack(positions))
+        plans += 1
+        until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan is 62.5 samples long
+        while len(errors) <= min(until, total):
+            sim.step(SAMPLE_S)
+            errors.append(float(np.linalg.norm(sim.end_effector() - goal_tip)))
+    return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), task.budget_s, tolerance_m(sim))

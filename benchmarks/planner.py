@@ -1,0 +1,705 @@
+"""How fast the planner is, and at what success: against the authors' own planner, in one run. `make bench`.
+
+    python -m benchmarks.planner --goals 200 --parts exact matmul decision success dinowm curve memory int8
+
+Times are CPU time of one thread, which other programs on the machine hardly lengthen; what is compared takes turns, and
+ratios are of medians. The simulated arm stands still while it is planned for, so that success
+does not depend on the machine: no plan is cut short, and how long each takes is measured beside. Each part leaves
+<part>.json in the folder, and all parts there make summary.json, so that they can be run one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from benchmarks import reference
+from benchmarks.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
+from benchmarks.open_loop import cem_planner, reach_open_loop
+from lewm_model.bundle.bundle import Bundle, load_bundle, load_model
+from lewm_model.config import ModelConfig, PlanConfig, resource
+from lewm_model.evaluation.success import PLANNERS, Pair
+from lewm_model.evaluation.timing import _Loop
+from lewm_model.models.graphs import RolloutGraph
+from lewm_model.models.lewm import LeWM
+from lewm_model.models.rollout import FastRollout
+from lewm_model.models.signature import ROLLOUT, signatures
+from lewm_model.planning import planner as controller
+from lewm_model.planning.cem import ELITES, HORIZON, ITERATIONS, SAMPLES, plan_blocks
+from lewm_model.runtime.equivalence import load_golden
+from lewm_model.runtime.export import export_graph
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.reach import (
+    ClosedLoop,
+    Outcome,
+    Rate,
+    Task,
+    baselines,
+    draw_tasks,
+    first_hit,
+    held,
+    reach,
+    tolerance_m,
+)
+
+PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", "int8")
+ROUNDS = 7  # of what takes turns
+CANDIDATE_S = 5e-5  # that one takes with the demo's model, about
+PLANS = 10_000  # of the part "memory"
+DEADLINES_S, DEADLINE_GOALS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), 25  # of the part "curve"
+# What the robot does, and what it could do with fewer candidates.
+OURS = {"ours_default": PlanConfig(), "ours": PlanConfig(samples=48, iterations=4)}
+console = Console()
+
+
+# ---- what all parts use ----------------------------------------------------------------------------------------------
+
+
+def cpu_ms(action: Callable[[], Any]) -> float:
+    begin = time.process_time()
+    action()
+    return (time.process_time() - begin) * 1e3
+
+
+def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median CPU time of each action, ms; they take turns, and a first round does not count."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds + 1):
+        for name, action in actions.items():
+            duration = cpu_ms(action)
+            if number:
+                times[name].append(duration)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def reference_size() -> LeWM:
+    """The paper's network with random weights, its modulations too: fresh ones are zero, and no action would matter."""
+    torch.manual_seed(0)
+    model = LeWM(ModelConfig()).eval()
+    with torch.no_grad():
+        for layer in model.predictor.transformer.layers:
+            for parameter in layer.adaLN_modulation[1].parameters():
+                parameter.normal_(std=0.1)
+    return model
+
+
+class Graph:
+    """A model's rollout as an ONNX graph, with the squared latent distance, on ONNX Runtime."""
+
+    def __init__(self, model: LeWM, folder: Path, frames: int = 1) -> None:
+        wanted = signatures(replace(model.config, history=frames), HORIZON)[ROLLOUT]
+        path = folder / f"rollout-{model.config.latent_dim}-{frames}.onnx"
+        export_graph(RolloutGraph(model, None), wanted, path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path.unlink()
+
+    def costs(self, context: np.ndarray, goal: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """context (1, D), goal (D,), candidates (S, H, E) -> squared distances at the end (S,); of one frame."""
+        inputs = {"context": context, "goal": goal, "candidates": candidates}
+        return self.session.run(["distances"], inputs)[0][:, -1]
+
+
+def products(module: nn.Module, run: Callable[[], Any]) -> list[tuple[int, int, int]]:
+    """(rows, inputs, outputs) of every linear layer's product while `run` uses `module`."""
+    found: list[tuple[int, int, int]] = []
+
+    def note(layer: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        found.append((output.numel() // layer.out_features, layer.in_features, layer.out_features))
+
+    hooks = [part.register_forward_hook(note) for part in module.modules() if isinstance(part, nn.Linear)]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def product_rate(m: int, k: int, n: int) -> float:
+    """Multiply-adds in a second of CPU time of a bare product (m, k) x (k, n): the fastest of PyTorch's and ONNX
+    Runtime's, over a few runs that take turns.
+    """
+    a, b, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+    tensors = [helper.make_tensor_value_info(x, TensorProto.FLOAT, size) for x, size in (("a", (m, k)), ("o", (m, n)))]
+    node = helper.make_node("MatMul", ["a", "b"], ["o"])
+    graph = helper.make_graph([node], "product", tensors[:1], tensors[1:], [numpy_helper.from_array(b.numpy(), "b")])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    inputs, repeats = {"a": a.numpy()}, max(1, int(1e8 / (m * k * n)))
+    best = math.inf
+    for _ in range(8):
+        best = min(best, cpu_ms(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)]))
+        best = min(best, cpu_ms(lambda: [session.run(None, inputs) for _ in range(repeats)]))
+    return m * k * n * repeats / best * 1e3
+
+
+@contextlib.contextmanager
+def unhurried() -> Iterator[None]:
+    """No search is cut short by its deadline."""
+    search = controller.search
+    controller.search = lambda *arguments: search(*arguments[:-1], math.inf)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        controller.search = search
+
+
+def decision_ms(runtime: Any, config: PlanConfig, frames: np.ndarray, repeats: int = 15) -> float:
+    """Median CPU time from a picture to a motion, ms: encode and plan."""
+    with unhurried():
+        loop = _Loop(runtime, config, frames[-1])
+        times = [cpu_ms(lambda i=i: loop.step(frames[i % len(frames)])) for i in range(repeats + 2)]
+    return float(np.median(times[2:]))
+
+
+def quietly(action: Callable[[], Any]) -> Any:
+    """The reference's solver prints how long it took."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return action()
+
+
+def figure(name: str, value: float, unit: str, part: str) -> dict[str, Any]:
+    command = f"python -m benchmarks.planner --parts {part}"
+    return {"name": f"bench.{name}", "value": round(float(value), 6), "unit": unit, "command": command}
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+    console.print(table)
+
+
+# ---- the parts: each prints its table, and returns its figures and what else is worth keeping ------------------------
+
+
+@torch.inference_mode()
+def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The reference's planner at the reference's size, its code against ours, fed with the same noise."""
+    model = reference_size()
+    theirs, fast, graph = reference.counterpart(model), FastRollout(model), Graph(model, out)
+    images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    pixels = reference.pixels(model, images[None])
+    latents = model.encode(torch.from_numpy(images))
+    now, goal = latents[:1].numpy(), latents[1].numpy()
+
+    def solve() -> np.ndarray:
+        solver = reference.solver(theirs, 2, 5, HORIZON, SAMPLES, ELITES, ITERATIONS, seed=0)
+        info = {"pixels": pixels[:, :1], "goal": pixels[:, 1:], "action": torch.zeros(1, 1, 10)}
+        return quietly(lambda: solver.solve(info))["actions"][0].numpy()
+
+    def with_graph() -> np.ndarray:
+        encoded = model.encode(torch.from_numpy(images)).numpy()
+        return plan_blocks(lambda c: graph.costs(encoded[:1], encoded[1], c), noise())
+
+    def noise() -> Callable[[], np.ndarray]:
+        generator = torch.Generator().manual_seed(0)
+        return lambda: torch.randn(SAMPLES, HORIZON, 10, generator=generator).numpy()
+
+    whole = {}
+    for name, plan in (("reference", solve), ("graph", with_graph)):
+        begin = time.process_time()
+        whole[name] = plan(), time.process_time() - begin
+    difference = float(np.abs(whole["graph"][0] - whole["reference"][0]).max())
+
+    candidates = noise()()
+    naive = {"pixels": pixels[:, None, :1].expand(1, SAMPLES, -1, -1, -1, -1), "goal": pixels[:, None, 1:]}
+    naive["emb"], naive["goal_emb"] = (torch.from_numpy(x).expand(1, SAMPLES, 1, -1) for x in (now[0], goal))
+    times = in_turns(
+        {
+            "stable-worldmodel, get_cost": lambda: theirs.get_cost(dict(naive), torch.from_numpy(candidates)[None]),
+            "ours, PyTorch": lambda: fast(torch.from_numpy(now), None, torch.from_numpy(candidates)),
+            "ours, ONNX Runtime": lambda: graph.costs(now, goal, candidates),
+        }
+    )
+    slow, torch_ms, graph_ms = times.values()
+    profile = profiled(lambda: fast(torch.from_numpy(now), None, torch.from_numpy(candidates)))
+    before = profiled(lambda: theirs.get_cost(dict(naive), torch.from_numpy(candidates)[None]))
+    show(
+        f"one iteration: {SAMPLES} candidates x {HORIZON} blocks, 18 M parameters, 1 thread, CPU time",
+        ("", "ms", "times the reference's speed"),
+        [(name, value, slow / value) for name, value in times.items()],
+    )
+    show(
+        f"a whole plan of {ITERATIONS} iterations, pictures encoded",
+        ("", "s"),
+        [(name, seconds) for name, (_, seconds) in whole.items()],
+    )
+    show(
+        "where the time goes, share of it",
+        ("", "reference", "ours, PyTorch"),
+        [(name, before.get(name, 0.0), share) for name, share in profile.items()],
+    )
+    console.print(f"greatest difference of an action {difference:.2g}")
+    figures = [
+        figure("exact_ratio", slow / graph_ms, "times", "exact"),
+        figure("exact_ratio_torch", slow / torch_ms, "times", "exact"),
+        figure("exact_ratio_whole_plan", whole["reference"][1] / whole["graph"][1], "times", "exact"),
+        figure("exact_action_max_abs", difference, "standard deviations of the actions", "exact"),
+    ]
+    # One re-planning decision with the settings of the robot, three frames of context and a picture to encode.
+    robot = OURS["ours"]
+    planner = _ReferenceSizeRuntime(bundle, model, Graph(model, out, frames=3))
+    second = decision_ms(planner, robot, images, repeats=5) / 1e3
+    console.print(
+        f"one decision at this size with {robot.samples} x {robot.iterations} candidates: {second:.2f} s of CPU"
+    )
+    figures.append(figure("reference_decision_s", second, "s of CPU time, one thread", "exact"))
+    kept = {"times_ms": times, "profile_reference": before, "profile_ours": profile}
+    return figures, kept
+
+
+@torch.inference_mode()
+def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """An iteration at the reference's size against the bare products of matrices that are in it."""
+    model = reference_size()
+    fast, graph = FastRollout(model), Graph(model, out)
+    now, candidates = torch.randn(1, 192), torch.randn(SAMPLES, HORIZON, 10)
+    shapes = products(fast, lambda: fast(now, None, candidates))
+    rates = {shape: product_rate(*shape) for shape in sorted(set(shapes))}
+    times = in_turns(
+        {
+            "ours, ONNX Runtime": lambda: graph.costs(now.numpy(), now[0].numpy(), candidates.numpy()),
+            "ours, PyTorch": lambda: fast(now, None, candidates),
+        }
+    )
+    rates = {shape: max(rate, product_rate(*shape)) for shape, rate in rates.items()}
+    square = product_rate(1024, 1024, 1024)
+    work = sum(math.prod(shape) for shape in shapes)
+    bare_ms = sum(math.prod(shape) / rates[shape] for shape in shapes) * 1e3
+    show(
+        f"products of matrices: {work / SAMPLES / 1e6:.1f} M multiply-adds a candidate, 1 thread, CPU time",
+        ("", "ms", "share of the time that the bare products need"),
+        [
+            *((name, value, bare_ms / value) for name, value in times.items()),
+            ("bare products of these shapes", bare_ms, 1.0),
+            ("as many multiply-adds in a product 1024 x 1024 x 1024", work / square * 1e3, ""),
+        ],
+    )
+    graph_ms, torch_ms = times.values()
+    return [
+        figure("gemm_fraction", bare_ms / graph_ms, "share", "matmul"),
+        figure("gemm_fraction_torch", bare_ms / torch_ms, "share", "matmul"),
+        figure("gemm_fraction_of_square", work / square * 1e3 / graph_ms, "share", "matmul"),
+        figure("multiply_adds_a_candidate", work / SAMPLES, "multiply-adds", "matmul"),
+    ], {"times_ms": times, "rates": {str(shape): rate for shape, rate in rates.items()}}
+
+
+class _ReferenceSizeRuntime:
+    """The robot's planner on the paper's network; actions and limits are those of the demo's bundle."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, model: LeWM, graph: Graph) -> None:
+        self.bundle = replace(bundle, model=model.config, heads=(), calibration=None)
+        self.model, self.graph, self.notes = model, graph, list[str]()
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        return self.model.encode(torch.from_numpy(image)[None])[0].numpy()
+
+    def rollout(
+        self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        inputs = {"context": context, "past_actions": past_actions, "goal": goal}
+        distances, latents = self.graph.session.run(
+            None, {**inputs, "candidates": np.ascontiguousarray(candidates, np.float32)}
+        )
+        return distances, latents
+
+
+def profiled(action: Callable[[], Any]) -> dict[str, float]:
+    """Shares of the time of PyTorch's operations."""
+    kinds = {
+        "aten::addmm": "products", "aten::mm": "products", "aten::bmm": "products", "aten::gelu": "GELU",
+        "aten::native_layer_norm": "norms", "aten::mul": "sums and products of elements",
+        "aten::add": "sums and products of elements", "aten::sub": "sums and products of elements",
+        "aten::copy_": "copies and biases", "aten::cat": "copies and biases", "aten::stack": "copies and biases",
+        "aten::_scaled_dot_product_flash_attention_for_cpu": "attention", "aten::sum": "attention",
+        "aten::_softmax": "attention",
+    }  # fmt: skip
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        action()
+    times: dict[str, float] = dict.fromkeys([*dict.fromkeys(kinds.values()), "rest"], 0.0)
+    for entry in found.key_averages():
+        times[kinds.get(entry.key, "rest")] += entry.self_cpu_time_total
+    return {name: value / sum(times.values()) for name, value in times.items()}
+
+
+@torch.inference_mode()
+def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The demo's model: the reference's planner at its default budget, its code, against the robot's planner."""
+    model, runtime, frames = load_model(bundle), OnnxRuntime(bundle), load_golden(bundle).frames
+    theirs = reference.planning_counterpart(model)
+    pixels = reference.pixels(model, frames[None])
+    info = {"pixels": pixels[:, :1], "goal": pixels[:, -1:], "action": torch.zeros(1, 1, bundle.model.block_dim)}
+    solver = reference.solver(
+        theirs, bundle.model.action_dim, bundle.model.frameskip, HORIZON, SAMPLES, ELITES, ITERATIONS, seed=0
+    )
+    graph = Graph(model, out)
+    plan = cem_planner(lambda z, goal, candidates: graph.costs(z[None], goal, candidates), bundle.model.block_dim, 0)
+    wanted = quietly(lambda: solver.solve(info))["actions"][0].numpy()
+    found = plan(runtime.encode(frames[0]), runtime.encode(frames[-1]))
+    difference = float(np.abs(found - wanted).max())
+    with unhurried():
+        loops = {name: _Loop(runtime, config, frames[-1]) for name, config in OURS.items()}
+        turn = iter(range(10**6))
+
+        def ten(loop: _Loop) -> Callable[[], Any]:
+            return lambda: [loop.step(frames[next(turn) % len(frames)]) for _ in range(10)]
+
+        times = in_turns(
+            {
+                "stable-worldmodel": lambda: quietly(lambda: solver.solve(info)),
+                "its planner on our rollout": lambda: plan(runtime.encode(frames[0]), runtime.encode(frames[-1])),
+                **{name: ten(loop) for name, loop in loops.items()},
+            }
+        )
+    times |= {name: times[name] / 10 for name in OURS}
+    slow = times["stable-worldmodel"]
+    show(
+        "one decision for the demo's arm, pictures encoded, 1 thread, CPU time",
+        ("", "ms", "times the reference's speed"),
+        [(name, value, slow / value) for name, value in times.items()],
+    )
+    console.print(f"with the same noise the exact planner's actions differ by {difference:.2g} at most")
+    return [
+        figure("decision_ratio", slow / times["ours"], "times", "decision"),
+        figure("decision_ratio_default", slow / times["ours_default"], "times", "decision"),
+        figure("decision_ms", times["ours"], "ms of CPU time, one thread", "decision"),
+        figure("decision_reference_ms", slow, "ms of CPU time, one thread", "decision"),
+        figure("decision_action_max_abs", difference, "standard deviations of the actions", "decision"),
+    ], {"times_ms": times}
+
+
+class Trial:
+    """The planners of the part "success" on one simulated arm; one in each process."""
+
+    mine: Trial | None = None
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.sim, self.bundle = ArmSim(), load_bundle(resource("models", "reach"))
+        self.runtime = OnnxRuntime(self.bundle)
+        with TemporaryDirectory() as folder:
+            self.graph = Graph(load_model(self.bundle), Path(folder))
+
+    @torch.inference_mode()
+    def outcomes(self, task: Task, seed: int) -> dict[str, Outcome]:
+        found = {}
+        with unhurried():
+            for name, config in OURS.items():
+                found[name] = reach(task, self.sim, self.runtime, config, seed).outcome
+        plan = cem_planner(
+            lambda z, goal, candidates: self.graph.costs(z[None], goal, candidates), self.bundle.model.block_dim, seed
+        )
+        return found | {"reference": reach_open_loop(task, self.sim, self.runtime, plan)}
+
+
+def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
+    Trial.mine = Trial.mine or Trial()
+    return Trial.mine.outcomes(task, seed)
+
+
+def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
+    with ArmSim() as sim:
+        tasks = draw_tasks("near", options.goals, options.seed, sim)
+        tolerance = tolerance_m(sim)
+        seeds = range(options.seed, options.seed + len(tasks))
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            found = list(track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console))
+        outcomes = {name: [result[name] for result in found] for name in (*OURS, "reference")}
+        outcomes |= dict(baselines(tasks, sim, options.seed))
+    rows, figures = [], []
+    for name, known in outcomes.items():
+        end = Rate(sum(outcome.final_error_m <= tolerance for outcome in known), len(known))
+        error = float(np.median([outcome.final_error_m for outcome in known])) * 1e3
+        rows.append((name, str(held(known)), str(end), str(first_hit(known)), error))
+        low, high = held(known).interval
+        for key, value in (("", held(known).percent), ("_low", low), ("_high", high), ("_at_end", end.percent)):
+            figures.append(figure(f"success_held_{name}{key}", value, "%", "success"))
+    show(
+        f"{options.goals} goals 25 control steps away, seed {options.seed}, 95 % intervals",
+        ("", "held for the last 0.5 s", "at the end", "ever", "median error at the end, mm"),
+        rows,
+    )
+    pairs = [(ours.held, other.held) for ours, other in zip(outcomes["ours"], outcomes["reference"], strict=True)]
+    pair = Pair("ours", "reference", pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+    console.print(str(pair), highlight=False)
+    figures.append(figure("success_held_more", pair.difference[0], "points more than the reference", "success"))
+    return figures, {"outcomes": {name: [asdict(outcome) for outcome in known] for name, known in outcomes.items()}}
+
+
+@torch.inference_mode()
+def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Planning with 196 tokens a frame against one, both as their authors compute it: every frame, every step."""
+    model, few = reference_size(), 2
+    theirs, dino, fast = reference.counterpart(model), DinoWMShape().eval(), FastRollout(model)
+    candidates = torch.randn(1, SAMPLES, HORIZON, 10)
+    latent = torch.randn(1, SAMPLES, 1, 192)
+    info = {"pixels": torch.zeros(1, SAMPLES, 1), "goal": torch.zeros(1, 1), "emb": latent, "goal_emb": latent}
+    frame, beside = torch.randn(TOKENS, FEATURES), torch.randn(few, HORIZON, BESIDE)
+    times = in_turns(
+        {
+            "DINO-WM's shape": lambda: dino.rollout(frame, beside),
+            "LeWM, stable-worldmodel": lambda: theirs.get_cost(dict(info), candidates),
+            "LeWM, ours": lambda: fast(latent[0, :1, 0], None, candidates[0]),
+        },
+        rounds=3,
+    )
+    each = dict(
+        zip(times, (times["DINO-WM's shape"] / few, *(t / SAMPLES for t in list(times.values())[1:])), strict=True)
+    )
+    slow = each["DINO-WM's shape"]
+    show(
+        f"a candidate of {HORIZON} blocks ({few} candidates at once for DINO-WM's shape, {SAMPLES} for LeWM), CPU time",
+        ("", "ms", f"s for a plan of {SAMPLES} x {ITERATIONS}, scaled", "ratio", "tokens in a frame"),
+        [
+            (name, value, value * SAMPLES * ITERATIONS / 1e3, slow / value, TOKENS if value == slow else 1)
+            for name, value in each.items()
+        ],
+    )
+    return [
+        figure("dinowm_time_ratio", slow / each["LeWM, stable-worldmodel"], "times", "dinowm"),
+        figure("dinowm_time_ratio_ours", slow / each["LeWM, ours"], "times", "dinowm"),
+        figure("dinowm_token_ratio", TOKENS / 1, "times", "dinowm"),
+    ], {"ms_a_candidate": each}
+
+
+def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
+    """What the curve compares, from fast to slow, up to `longest_s` where a candidate takes CANDIDATE_S."""
+    budgets = [(16, 1), (32, 1), (32, 3), (64, 3), (64, 6), (128, 10), (300, 30), (1000, 100)]
+    allowed = [(s, i) for s, i in budgets if s * i * CANDIDATE_S <= longest_s]
+    found = {
+        sampler: [PlanConfig(sampler, samples=s, iterations=i, elites=max(2, s // 8)) for s, i in allowed]
+        for sampler in ("cem", "icem", "mppi")
+    }
+    found["proposal only"] = [PLANNERS["proposal"]]
+    found["proposal + verify"] = [PlanConfig("icem", samples=s, iterations=1, elites=2) for s in (4, 8, 16, 64, 256)]
+    return found
+
+
+def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Success against time for each sampler; slow settings are tried on fewer goals, as the intervals show."""
+    runtime, frames = OnnxRuntime(bundle), load_golden(bundle).frames
+    points: list[dict[str, Any]] = []
+    with ArmSim() as sim, unhurried():
+        tasks = draw_tasks("near", options.curve_goals, options.seed, sim)
+        for name, configs in settings(options.longest).items():
+            for config in configs:
+                repeats = int(np.clip(2e5 / (config.samples * config.iterations), 3, 15))
+                ms = decision_ms(runtime, config, frames, repeats)
+                fewest = min(20 if ms < 1000 else 10, options.curve_goals)
+                goals = int(np.clip(options.curve_goals * 40 / ms, fewest, options.curve_goals))
+                results: list[ClosedLoop] = [
+                    reach(task, sim, runtime, config, options.seed + i) for i, task in enumerate(tasks[:goals])
+                ]
+                found = [result.outcome for result in results]
+                low, high = held(found).interval
+                points.append(
+                    {
+                        "planner": name,
+                        "samples": config.samples,
+                        "iterations": config.iterations,
+                        "ms": ms,
+                        "goals": goals,
+                        "held": held(found).percent,
+                        "low": low,
+                        "high": high,
+                        "error_mm": float(np.median([outcome.final_error_m for outcome in found])) * 1e3,
+                    }
+                )
+                console.print({key: round(v, 1) if isinstance(v, float) else v for key, v in points[-1].items()})
+    show(
+        "success against time: near goals held, CPU time of a decision",
+        tuple(points[0]),
+        [tuple(p.values()) for p in points],
+    )
+    deadlines = [under_deadline(runtime, seconds, tasks, frames, options.seed) for seconds in DEADLINES_S]
+    show(
+        "the robot's planner, iterations without end until a deadline, on the wall clock",
+        tuple(deadlines[0]),
+        [tuple(row.values()) for row in deadlines],
+    )
+    _plot(points, out / "curve.png")
+    figures = [
+        figure(
+            "curve_" + "_".join(str(p[k]) for k in ("planner", "samples", "iterations")).replace(" ", "_"),
+            p["held"],
+            "%",
+            "curve",
+        )
+        for p in points
+    ]
+    figures += [
+        figure(f"deadline_{row['deadline_ms']:g}_ms_{name}", row[name], unit, "curve")
+        for row in deadlines
+        for name, unit in (("held", "%"), ("iterations", ""), ("most_iterations_over", "iterations"))
+    ]
+    return figures, {"points": points, "deadlines": deadlines}
+
+
+def under_deadline(
+    runtime: Any, deadline_s: float, tasks: Sequence[Task], frames: np.ndarray, seed: int
+) -> dict[str, float]:
+    """What fits into a deadline, by how many iterations a plan overran it at most, and near goals held with it.
+
+    An iteration's time is that of 64 candidates in the same process just before. The arm waits as long for its
+    command as it would have to, which is why a long deadline costs goals that are near.
+    """
+    config = replace(PlanConfig(), deadline_s=deadline_s, iterations=10**6)
+    repeats = int(np.clip(2.0 / deadline_s, 10, 50))
+    with unhurried():
+        one, more = (decision_ms(runtime, replace(config, sampler="cem", iterations=i), frames) for i in (1, 4))
+    loop = _Loop(runtime, config, frames[-1])
+    decisions = [loop.step(frames[i % len(frames)]) for i in range(repeats)]
+    over_s = np.array([decision.plan_s for decision in decisions]) - deadline_s
+    with ArmSim() as sim:
+        results = [reach(task, sim, runtime, config, seed + i).outcome for i, task in enumerate(tasks[:DEADLINE_GOALS])]
+    low, high = held(results).interval
+    return {
+        "deadline_ms": 1e3 * deadline_s,
+        "iterations": float(np.median([decision.iterations for decision in decisions])),
+        "over_ms": 1e3 * float(np.median(over_s)),
+        "most_iterations_over": 1e3 * float(over_s.max()) / ((more - one) / 3),
+        "goals": len(results),
+        "held": held(results).percent,
+        "low": low,
+        "high": high,
+    }
+
+
+def _plot(points: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = pyplot.figure(figsize=(8, 4.5)).subplots()
+    for name in dict.fromkeys(point["planner"] for point in points):
+        mine = sorted((p for p in points if p["planner"] == name), key=lambda p: p["ms"])
+        held_, low, high = (np.array([p[key] for p in mine]) for key in ("held", "low", "high"))
+        axes.errorbar(
+            [p["ms"] for p in mine],
+            held_,
+            np.maximum((held_ - low, high - held_), 0.0),
+            fmt="o-",
+            capsize=2,
+            label=name,
+        )
+    axes.set(xscale="log", xlabel="time of a decision, ms", ylabel="near goals held, %", ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    axes.figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def memory(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Resident memory over many plans."""
+    runtime, frames = OnnxRuntime(bundle), load_golden(bundle).frames
+    loop = _Loop(runtime, replace(PlanConfig(), iterations=2, samples=16, elites=4), frames[-1])
+    samples = []
+    for number in track(range(options.plans), "memory", console=console):
+        loop.step(frames[number % len(frames)])
+        if number % (options.plans // 20 or 1) == 0:
+            samples.append(_resident_mib())
+    early, late = float(np.median(samples[2:6])), float(np.median(samples[-4:]))
+    console.print(f"resident memory over {options.plans} plans: {early:.1f} MiB early, {late:.1f} MiB late")
+    return [figure("memory_growth_mib", late - early, "MiB", "memory")], {"resident_mib": samples}
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The trained rollout with 8-bit weights, quantised by ONNX Runtime: its speed, and whether it keeps the elites."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    golden, path = load_golden(bundle), out / "rollout.int8.onnx"
+    quantize_dynamic(
+        str(bundle.path("onnx/rollout.onnx")), str(path), per_channel=True, reduce_range=True,
+        op_types_to_quantize=["MatMul", "Gemm"],
+    )  # fmt: skip
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = {
+        name: onnxruntime.InferenceSession(str(p), options, providers=["CPUExecutionProvider"])
+        for name, p in (("fp32", bundle.path("onnx/rollout.onnx")), ("int8", path))
+    }
+    path.unlink()
+    inputs = {
+        "context": golden.answers.latents[:1],
+        "candidates": golden.candidates,
+        "goal": golden.answers.latents[-1],
+    }
+    costs = {name: (lambda d: d[:, 1:].mean(1) + d[:, -1])(s.run(None, inputs)[0]) for name, s in sessions.items()}
+    elites = [set(np.argsort(cost)[:ELITES].tolist()) for cost in costs.values()]
+    times = in_turns({name: (lambda s=s: s.run(None, inputs)) for name, s in sessions.items()}, rounds=15)
+    shared = len(elites[0] & elites[1])
+    show("8-bit weights, 300 candidates of the trained model", ("", "ms"), list(times.items()))
+    console.print(f"{shared} of {ELITES} elites are the same")
+    return [
+        figure("int8_ratio", times["fp32"] / times["int8"], "times", "int8"),
+        figure("int8_shared_elites", shared, f"of {ELITES}", "int8"),
+    ], {"times_ms": times}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--goals", type=int, default=200, help="of the part success")
+    parser.add_argument("--curve-goals", type=int, default=100, help="of each setting of the curve, at most")
+    parser.add_argument("--longest", type=float, default=5.0, help="s that a decision of the curve may take, about")
+    parser.add_argument("--plans", type=int, default=PLANS, help="of the part memory")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the part success")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    bundle = load_bundle(resource("models", "reach"))
+    for part in options.parts:
+        console.rule(part)
+        figures, kept = globals()[part](bundle, options.out, options)
+        for each in figures:  # what is not as it is by default
+            each["command"] += "".join(
+                f" --{name.replace('_', '-')} {value}"
+                for name, value in vars(options).items()
+                if name not in ("parts", "out") and value != parser.get_default(name)
+            )
+        (options.out / f"{part}.json").write_text(json.dumps({"figures": figures, **kept}, indent=1) + "\n")
+    known = [options.out / f"{part}.json" for part in PARTS]
+    figures = [f for path in known if path.is_file() for f in json.loads(path.read_text())["figures"]]
+    (options.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

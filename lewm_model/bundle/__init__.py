@@ -1,0 +1,1 @@
+"""The folder that the trainer writes and the robot loads."""

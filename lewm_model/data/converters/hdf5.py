@@ -1,0 +1,260 @@
+"""HDF5 recordings to HDF5 recordings: what can be read of a damaged or cut-off one, at another size where wanted.
+
+HDF5 refuses a file that is shorter than it was. Read through a stream that continues it with zeros, its structure is
+found again, and where each chunk of rows lies tells which of them were lost. Rows of a chunk that its own decompressor
+or checksum refuses are lost as well. What is lost cuts the episode that it belongs to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lewm_model.data.converters.conversion import Conversion, stretches
+from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.data.errors import DataError
+from lewm_model.robot.pictures import to_model_image
+
+MOST = 1e9  # of a number that is taken
+ATTRIBUTES_S = 20.0  # that reading them may take
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> where it says how long the file is
+
+
+class _Continued(io.RawIOBase):
+    """A file as long as its superblock says, with zeros where it was cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed in close()
+        self.there = os.fstat(self._file.fileno()).st_size
+        start = self._file.read(64)
+        if not start.startswith(SIGNATURE):
+            raise DataError(f"{path} is no HDF5 file, or its beginning is damaged: nothing can be found in it")
+        end_at = _END_AT.get(start[8], 40)
+        said = int.from_bytes(start[end_at : end_at + 8], "little")
+        self.size = max(self.there, said if said < 2**50 else 0)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.size - self._at))
+        self._file.seek(self._at)
+        found = self._file.readinto(view[:count]) or 0
+        view[found:count] = bytes(count - found)
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def salvage_hdf5(
+    path: Path, out: str | Path, image_size: int | None = None, control_dt_s: float | None = None
+) -> Conversion:
+    """Writes what can be read of a recording in stable-worldmodel's layout to another file.
+
+    :param image_size: pixels; frames are cropped to a square and scaled. None keeps them, cropped.
+    :param control_dt_s: time from row to row, s, of a recording that does not say.
+    :raises DataError: nothing can be read, or the file is no such recording.
+    """
+    if Path(out).resolve() == path.resolve():
+        raise DataError(f"{path} cannot be written over itself; give another --out")
+    if find_spec("hdf5plugin"):
+        import hdf5plugin  # noqa: F401  registers its filters
+    report = Conversion()
+    with _Continued(path) as stream:
+        if stream.size > stream.there:
+            report.problems.append(f"{path} was cut off: {stream.there} of {stream.size} bytes are there")
+        try:
+            with h5py.File(stream, "r") as file:
+                _convert(file, path, out, stream.there, image_size, control_dt_s, report)
+        except DataError:
+            raise
+        except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
+            raise DataError(f"nothing can be read of {path}: {error}") from error
+    return report
+
+
+def _convert(
+    file: h5py.File,
+    path: Path,
+    out: str | Path,
+    there: int,
+    image_size: int | None,
+    control_dt_s: float | None,
+    report: Conversion,
+) -> None:
+    missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
+    if missing:
+        raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
+    lengths, offsets = (_whole(file[name], there, path) for name in ("ep_len", "ep_offset"))
+    pixels, action, measured = file["pixels"], file["action"], file.get("proprio", file.get("state"))
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or action.ndim != 2:
+        raise DataError(f"{path}: 'pixels' is {pixels.shape} {pixels.dtype}; it must be (N, H, W, 3) uint8")
+    width = 0 if measured is None else int(np.prod(measured.shape[1:]))
+    names, dt, kind, source = _facts(path, action.shape[1])
+    if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
+        raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
+    dt = control_dt_s or dt
+    if not dt > 0.0:
+        raise DataError(f"{path} does not say how much time lies between its rows; give it with --control-dt-s")
+    size = image_size or min(pixels.shape[1:3])
+    command = shlex.join(["lewm", "convert", str(path), "--out", str(out), "--image-size", str(size)])
+    attributes: dict[str, str | int | float] = {"command": command, "recorded_by": source}
+    if "timestamp" in file:
+        report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
+    with EpisodeWriter(out, size, names, dt, kind, attributes, width) as writer:
+        for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
+            rows = min(length, *(len(data) - offset for data in (pixels, action)))
+            report.frames_recorded += max(0, length)
+            if not 2 <= rows <= MOST or offset < 0:
+                report.problems.append(f"episode {number}: its {length} rows from {offset} on are not there")
+                continue
+            _convert_episode(
+                writer, number, slice(offset, offset + rows), length, pixels, action, measured, there, report
+            )
+        if not report.episodes:
+            raise DataError(f"no episode of 2 frames or more is left\n{report}")
+
+
+def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
+    """Names of the actions, time from row to row (0.0: unknown), kind and source; attributes may be damaged, too.
+
+    From some damage of the heap that holds texts HDF5 2.0.0 never returns, so a process of its own reads them.
+    """
+    command = [sys.executable, "-m", "lewm_model.data.converters.hdf5", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ATTRIBUTES_S, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        found = {}
+    try:
+        names = [str(name) for name in json.loads(found.get("action_names") or "[]")]
+    except (TypeError, ValueError, RecursionError):
+        names = []
+    if len(names) != columns or len(set(names)) != columns:
+        names = [f"joint{i + 1}" for i in range(columns)]
+    try:
+        dt = float(found.get("control_dt_s") or 0.0)
+    except (TypeError, ValueError):
+        dt = 0.0
+    kind, source = str(found.get("action_kind") or "recorded"), str(found.get("command") or "")
+    return tuple(names), dt if 0.0 < dt < MOST else 0.0, kind, source
+
+
+def _print_attributes(path: Path) -> None:
+    """The attributes that can be read, as JSON, one after the other so that a damaged one costs no other."""
+    found: dict[str, Any] = {}
+    with _Continued(path) as stream, h5py.File(stream, "r") as file:
+        for name in ("control_dt_s", "action_names", "action_kind", "command"):
+            try:
+                value = file.attrs.get(name)
+                value = value.decode() if isinstance(value, bytes) else value
+                found[name] = value if value is None or isinstance(value, str) else float(value)
+            except Exception:  # of damage HDF5 says what it likes
+                found[name] = None
+    print(json.dumps(found))
+
+
+def _convert_episode(
+    writer: EpisodeWriter,
+    number: int,
+    rows: slice,
+    length: int,
+    pixels: h5py.Dataset,
+    action: h5py.Dataset,
+    measured: h5py.Dataset | None,
+    there: int,
+    report: Conversion,
+) -> None:
+    actions, told = _read(action, rows, there)
+    frames, good = _read(pixels, rows, there)
+    state = np.zeros((len(frames), 0))
+    if measured is not None:
+        state, known = _read(measured, rows, there)
+        state = state.reshape(len(frames), -1)
+        good &= known & (np.abs(state) <= MOST).all(1)
+    told &= (np.abs(actions) <= MOST).all(1)
+    untold = np.flatnonzero(~told[:-1])  # nobody knows what led from these frames to the next
+    lost = {"frames": length - int(good.sum()), "actions": len(untold)}
+    if any(lost.values()):
+        report.gaps.append(
+            f"episode {number}: " + " and ".join(f"{n} {what}" for what, n in lost.items() if n) + " lost"
+        )
+    for part in np.split(np.arange(len(frames)), untold + 1):
+        for piece in stretches(good[part]):
+            kept = part[piece]
+            writer.append(
+                np.stack([to_model_image(frame, writer.image_size) for frame in frames[kept]]),
+                actions[kept[:-1]].astype(np.float32),
+                state[kept].astype(np.float32),
+            )
+            report.frames_used += len(kept)
+            report.episodes.append(f"episode {number}: {len(kept)} frames from row {rows.start + int(kept[0])} on")
+
+
+def _whole(data: h5py.Dataset, there: int, path: Path) -> np.ndarray:
+    values, good = _read(data, slice(0, len(data)), there)
+    if not good.all() or values.ndim != 1 or values.dtype.kind not in "iu":
+        raise DataError(f"{path}: {data.name[1:]!r} is lost, so nobody knows where an episode begins; record it again")
+    return values.astype(np.int64)
+
+
+def _read(data: h5py.Dataset, rows: slice, there: int) -> tuple[np.ndarray, np.ndarray]:
+    """These rows (n, …) and which of them could be read (n,); `there` is how many bytes of the file are."""
+    values = np.zeros((rows.stop - rows.start, *data.shape[1:]), data.dtype)
+    good = np.ones(len(values), bool)
+    step = data.chunks[0] if data.chunks else 64
+    for begin in range(rows.start - rows.start % step, rows.stop, step):
+        first, last = max(begin, rows.start), min(begin + step, rows.stop)
+        part = slice(first - rows.start, last - rows.start)
+        try:
+            if not _is_there(data, begin, last, there):
+                raise OSError("behind the end of the file")
+            values[part] = data[first:last]
+        except Exception:  # of a damaged chunk or index HDF5 says what it likes
+            good[part] = False
+    return values, good
+
+
+def _is_there(data: h5py.Dataset, begin: int, end: int, there: int) -> bool:
+    """Whether the chunk that begins at a row, or the rows of a data set in one piece, lie in the file that is left."""
+    if data.chunks is None:
+        start = data.id.get_offset()
+        if start is None:  # small ones lie in the header; others were never written
+            return bool(data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT)
+        return start + end * int(np.prod(data.shape[1:])) * data.dtype.itemsize <= there
+    for corner in np.ndindex(*(-(-n // chunk) for n, chunk in zip(data.shape[1:], data.chunks[1:], strict=True))):
+        at = (begin, *(i * chunk for i, chunk in zip(corner, data.chunks[1:], strict=True)))
+        chunk = data.id.get_chunk_info_by_coord(at)
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > there:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    _print_attributes(Path(sys.argv[1]))

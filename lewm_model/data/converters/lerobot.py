@@ -1,0 +1,325 @@
+"""LeRobot data sets (folders of version 2.0, 2.1 and 3.0) to episodes, without the lerobot package.
+
+    meta/info.json                       version, fps, features, and how the other files are named
+    data/**/*.parquet                    a row for each frame: action, observation.state, timestamp, episode_index
+    videos/**/*.mp4                      one file an episode (2.x), or several episodes in one (3.0), which
+    meta/episodes/**/*.parquet           then says where each begins; or pictures in the table, as PNG or JPEG
+    meta/episodes.jsonl                  lengths and tasks (2.x)
+
+A row's action is what was commanded when its frame was taken: it executes until the next frame, as here. Where a frame
+is missing, in the table or in the video, the episode is cut; nothing is repeated or made up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lewm_model.data.converters.conversion import Conversion, stretches
+from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.data.errors import DataError
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
+from lewm_model.robot.pictures import to_model_image
+
+STATE = "observation.state"
+MOST = 1e9  # of a number that is taken
+# What the numbers of the action are -> what they are multiplied with to become radians; None leaves them as they are.
+ACTIONS: dict[str, float | None] = {
+    "recorded": None,
+    "joint-positions-rad": 1.0,
+    "joint-positions-deg": math.pi / 180.0,
+}
+
+
+def is_lerobot(folder: Path) -> bool:
+    """Whether the folder is a LeRobot data set."""
+    return (folder / "meta" / "info.json").is_file()
+
+
+def convert_lerobot(
+    folder: Path,
+    out: str | Path,
+    image_size: int = 64,
+    camera: str = "",
+    action: str = "action",
+    actions_are: str = "recorded",
+) -> Conversion:
+    """Writes the episodes of a LeRobot data set to one HDF5 file that `lewm train` reads; `control_dt_s` is 1 / fps.
+
+    :param camera: key of the camera, such as observation.images.front; may be left out where there is one.
+    :param action: key of the action.
+    :param actions_are: a key of `ACTIONS`. Positions become the velocities between them, in rad/s, which is what
+        `planner_node` commands; a frame is lost for that. "recorded" keeps the numbers, whatever they are.
+    :raises DataError: the folder is no such data set, a key is missing or ambiguous, or nothing is left.
+    """
+    info = _info(folder)
+    features = info["features"]
+    cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
+    if not cameras:
+        raise DataError(f"{folder} has no camera: none of its features is a video or an image")
+    if (not camera and len(cameras) > 1) or (camera and camera not in cameras):
+        raise DataError(f"{folder} has the cameras {', '.join(cameras)}; say which to take with --camera")
+    camera = camera or cameras[0]
+    if features.get(action, {}).get("dtype") not in ("float32", "float64") or actions_are not in ACTIONS:
+        numeric = [key for key, feature in features.items() if str(feature.get("dtype")).startswith("float")]
+        raise DataError(
+            f"{folder} has no action {action!r} that is {actions_are!r}; it has the numbers {', '.join(numeric)}, to "
+            f"name with --action, and --actions-are is one of {', '.join(ACTIONS)}"
+        )
+    names = _names(features[action], action)
+    measured = math.prod(features[STATE].get("shape", [0])) if STATE in features else 0
+    scale, dt = ACTIONS[actions_are], 1.0 / info["fps"]
+    report = Conversion()
+    report.notes.append(f"camera {camera}; an action every {dt:.4g} s: {', '.join(names)}")
+    if scale is None:
+        report.notes.append(
+            "actions are kept as they were recorded, which planner_node does not command; where they are joint "
+            "positions, convert again with --actions-are joint-positions-deg or joint-positions-rad"
+        )
+    options = ["--image-size", str(image_size), "--camera", camera, "--action", action, "--actions-are", actions_are]
+    command = shlex.join(["lewm", "convert", str(folder), "--out", str(out), *options])
+    kind = "recorded" if scale is None else "joint_velocity"
+    with EpisodeWriter(out, image_size, names, dt, kind, {"command": command}, measured) as writer:
+        known = _episodes(folder, info)
+        for number, table in _tables(folder, camera, action, measured > 0, features[camera]["dtype"], report):
+            _convert_episode(writer, folder, info, camera, scale, number, table, known.get(number, {}), report)
+        if not report.episodes:
+            raise DataError(f"no episode of 2 frames or more is left\n{report}")
+    return report
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    path = folder / "meta" / "info.json"
+    try:
+        info = json.loads(path.read_text())
+        version, fps, features = str(info["codebase_version"]), float(info["fps"]), info["features"]
+        if not (0.1 <= fps <= 1000) or not all(isinstance(feature, dict) for feature in features.values()):
+            raise ValueError(f"fps is {fps}, or the features are no table")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} does not describe a LeRobot data set: {error!r}") from error
+    if not version.startswith(("v2.", "v3.")):
+        raise DataError(
+            f"{folder} has version {version}; 2.0, 2.1 and 3.0 are read. LeRobot itself converts older ones"
+        )
+    return {**info, "fps": fps, "version": 3 if version.startswith("v3.") else 2}
+
+
+def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A name for each column of a vector; LeRobot has lists, tables of lists, tables of numbers, or none."""
+    count = math.prod(feature.get("shape") or [0])
+    found: Any = feature.get("names")
+    if isinstance(found, dict):
+        found = next(iter(found.values())) if len(found) == 1 else list(found)
+    if not (isinstance(found, list) and len(found) == count == len({str(name) for name in found})):
+        found = [f"{key}{i}" for i in range(count)]
+    return tuple(str(name).removesuffix(".pos") for name in found)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the data set. A path that leads out of it is refused."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise DataError(f"{folder}: {name} lies outside the data set")
+    return path
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError("LeRobot data sets need pyarrow and PyAV: pip install pyarrow av") from error
+    return parquet
+
+
+def _episodes(folder: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What the metadata say of each episode: tasks, and in 3.0 where its videos are."""
+    rows: list[dict[str, Any]] = []
+    try:
+        if info["version"] == 3:
+            for path in sorted((folder / "meta" / "episodes").rglob("*.parquet")):
+                table = _pyarrow().read_table(path)
+                wanted = [name for name in table.column_names if not name.startswith("stats/")]
+                rows += table.select(wanted).to_pylist()
+        elif (folder / "meta" / "episodes.jsonl").is_file():
+            lines = (folder / "meta" / "episodes.jsonl").read_text().splitlines()
+            rows = [json.loads(line) for line in lines if line.strip()]
+        return {int(row["episode_index"]): row for row in rows}
+    except DataError:
+        raise
+    except Exception as error:  # of pyarrow, json, and missing columns
+        raise DataError(f"{folder / 'meta'}: the episodes cannot be read: {error}") from error
+
+
+def _tables(
+    folder: Path, camera: str, action: str, with_state: bool, dtype: str, report: Conversion
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Episodes' numbers and columns, in the order of the files; a file that cannot be read is named and left out."""
+    parquet = _pyarrow()
+    columns = ["episode_index", "timestamp", action]
+    columns += ([STATE] if with_state else []) + ([camera] if dtype == "image" else [])
+    files = sorted((folder / "data").rglob("*.parquet"))
+    if not files:
+        raise DataError(f"{folder / 'data'} holds no parquet file; was the data set downloaded whole?")
+    for path in files:
+        try:
+            table = parquet.read_table(path, columns=columns)
+            numbers = table.column("episode_index").to_numpy()
+            stamps = table.column("timestamp").to_numpy().astype(np.float64).reshape(-1)
+            vectors = {
+                name: np.array(table.column(key).to_pylist(), np.float64).reshape(len(numbers), -1)
+                for name, key in (("action", action), ("state", STATE))
+                if key in columns
+            }
+            pictures = table.column(camera) if camera in columns else None
+        except Exception as error:  # pyarrow's, and of columns that are missing or ragged
+            report.problems.append(f"{path} cannot be read and is left out: {error}")
+            continue
+        begins = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        for begin, end in itertools.pairwise(begins):
+            if end > begin:
+                rows = slice(begin, end)
+                found: dict[str, Any] = {name: values[rows] for name, values in vectors.items()}
+                found |= {"stamps": stamps[rows], "pictures": pictures and pictures[rows]}
+                yield int(numbers[begin]), found
+
+
+def _convert_episode(
+    writer: EpisodeWriter,
+    folder: Path,
+    info: dict[str, Any],
+    camera: str,
+    scale: float | None,
+    number: int,
+    table: dict[str, Any],
+    known: dict[str, Any],
+    report: Conversion,
+) -> None:
+    stamps_s, commanded, dt = table["stamps"], table["action"], 1.0 / info["fps"]
+    title = f"episode {number}"
+    frames = len(stamps_s)
+    report.frames_recorded += frames
+    report.intervals_s += np.diff(stamps_s).tolist()
+    good = (np.abs(commanded) <= MOST).all(1)
+    state = table.get("state", np.zeros((frames, 0)))
+    good &= (np.abs(state) <= MOST).all(1)
+    if not good.all():
+        report.left_out["frames with numbers that are not finite"] += int((~good).sum())
+    pictures: list[np.ndarray | None] = []
+    size = writer.image_size
+    try:
+        if table["pictures"] is not None:
+            pictures = [_image(folder, value, size) for value in table["pictures"].to_pylist()]
+        else:
+            path, begin_s = _video_place(folder, info, camera, number, known)
+            pictures = list(_video(path, begin_s + stamps_s, 0.5 * dt, size))
+    except DataError as error:
+        report.problems.append(f"{title}: {error}")
+        return
+    there = np.array([picture is not None for picture in pictures], bool)
+    if not there.all():
+        report.gaps.append(f"{title}: {int((~there).sum())} of {frames} frames are not in the video, or unreadable")
+        good &= there
+    if scale is not None:  # the motion from frame i to i + 1 leads from what was commanded before to what is now
+        action = scale * np.diff(commanded, axis=0, prepend=np.nan) / dt
+    else:
+        action = commanded
+    good &= np.isfinite(action).all(1)
+    late = np.flatnonzero(np.abs(np.diff(stamps_s) - dt) > 0.5 * dt) + 1
+    for row in late:
+        report.gaps.append(
+            f"{title}: {stamps_s[row] - stamps_s[row - 1]:.3f} s without a frame at {stamps_s[row]:.3f} s"
+        )
+    for part in np.split(np.arange(frames), late):
+        follows = good[part].copy()
+        if scale is not None and len(part):
+            follows[0] = False  # what was commanded before the gap is not known
+        for piece in stretches(follows):
+            rows = part[piece]
+            writer.append(
+                np.stack([picture for row in rows if (picture := pictures[row]) is not None]),
+                action[rows[:-1]].astype(np.float32),
+                state[rows].astype(np.float32),
+                stamps_s[rows],
+            )
+            report.frames_used += len(rows)
+            tasks = known.get("tasks") or []
+            task = f" {str(tasks[0])!r}" if isinstance(tasks, list) and tasks else ""
+            report.episodes.append(f"{title}{task}: {len(rows)} frames from {stamps_s[rows[0]]:.2f} s on")
+
+
+def _image(folder: Path, value: Any, size: int) -> np.ndarray | None:
+    """The model's picture of a cell {bytes, path}; None where it cannot be read."""
+    try:
+        content = value["bytes"] or _inside(folder, value["path"]).read_bytes()
+        return to_model_image(compressed_to_rgb(content), size)
+    except (EncodingError, OSError, TypeError, KeyError):
+        return None
+
+
+def _video_place(
+    folder: Path, info: dict[str, Any], camera: str, number: int, known: dict[str, Any]
+) -> tuple[Path, float]:
+    """The episode's video file and where in it the episode begins, s."""
+    try:
+        if info["version"] == 3:
+            place = {key: known[f"videos/{camera}/{key}"] for key in ("chunk_index", "file_index", "from_timestamp")}
+            name = info["video_path"].format(
+                video_key=camera, chunk_index=int(place["chunk_index"]), file_index=int(place["file_index"])
+            )
+            return _inside(folder, name), float(place["from_timestamp"])
+        chunk = number // int(info.get("chunks_size", 1000))
+        name = info["video_path"].format(video_key=camera, episode_chunk=chunk, episode_index=number)
+        return _inside(folder, name), 0.0
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise DataError(f"its metadata do not say where its video is: {error!r}") from error
+
+
+def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, size: int) -> Iterator[Any]:
+    """The model's picture at each of these increasing times, None where no frame lies within the tolerance.
+
+    :raises DataError: there is no video at all.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise DataError("LeRobot data sets need pyarrow and PyAV: pip install pyarrow av") from error
+    if not path.is_file():
+        raise DataError(f"there is no video {path}; was the data set downloaded whole?")
+    try:
+        container = av.open(str(path))
+        stream = container.streams.video[0]
+    except (av.error.FFmpegError, IndexError, OSError, ValueError) as error:
+        raise DataError(f"the video {path} cannot be opened: {error}") from error
+    with container:
+        stream.thread_type = "AUTO"
+        frames = _decoded(container, stream, float(times_s[0]))
+        frame = next(frames, None)
+        for wanted_s in times_s:
+            while frame is not None and frame.time < wanted_s - tolerance_s:
+                frame = next(frames, None)
+            if frame is None or frame.time > wanted_s + tolerance_s:
+                yield None
+            else:
+                yield to_model_image(frame.to_ndarray(format="rgb24"), size)
+                frame = next(frames, None)
+
+
+def _decoded(container: Any, stream: Any, begin_s: float) -> Iterator[Any]:
+    """Frames from about `begin_s` on, up to the first that cannot be decoded."""
+    import av
+
+    try:
+        if begin_s > 0.0 and stream.time_base:
+            container.seek(int(begin_s / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if frame.time is not None:
+                yield frame
+    except (av.error.FFmpegError, OSError, ValueError):  # a video that was cut off; its frames are missing
+        return

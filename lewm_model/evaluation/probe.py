@@ -1,0 +1,202 @@
+"""What a model's latents know of the world: ridge and MLP probes on the frozen encoder. `lewm probe`
+
+A probe is a regression from the latent to something that was never shown in training: joint angles, the end effector's
+position, the block's pose. Velocities are probed from three latents one action block apart, since one frame holds none.
+Probes are fitted to some of the held-out episodes and judged on the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+
+from lewm_model.bundle.bundle import Bundle, load_model
+from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.data.clips import DataError, Episodes
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.sim.arm import ArmSim
+from lewm_model.training.trainer import encode_all, encode_rows
+
+CONTEXT = 3  # latents that velocities are probed from, one action block apart
+TEST_SHARE = 0.3  # of the episodes
+FEWEST_EPISODES = 10  # on either side of the split
+PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge, per sample; chosen on a fifth of the episodes that are fitted
+BLOCK_RANGE_M = 0.6  # a moved block lies within this of the middle, in x and in y
+BLOCK_PIXELS = 3  # of the model's picture that must show the block; where the arm hides it, nothing can be known
+MLP_STEPS, MLP_WIDTH, MLP_BATCH = 1500, 256, 512
+_SEED = 0x50524F42  # of the block's places: (this, seed, frame)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """How well one probe predicts one target on episodes that it was not fitted to.
+
+    Means over the target's numbers: squared error of the standardised target, Pearson's r, and R^2.
+    """
+
+    target: str
+    probe: str  # "ridge" or "mlp"
+    mse: float
+    r: float
+    r2: float
+    frames: int
+    episodes: int
+
+
+def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, block_frames: int = 3000) -> list[Probed]:
+    """Probes a bundle on held-out episodes of a recording of the simulated arm, and on pictures of a moved block.
+
+    :raises DataError: no joint positions were recorded, or too few episodes are held out.
+    """
+    episodes = held_out_episodes(bundle, data)
+    if data.proprio is None:
+        raise DataError(f"{data.source} has no joint positions ('proprio'), nothing can be probed for; record them")
+    if len(episodes) * min(TEST_SHARE, 1 - TEST_SHARE) < FEWEST_EPISODES:
+        raise DataError(
+            f"{data.source}: {len(episodes)} held-out episodes are too few to fit and to judge a probe; give a "
+            f"recording of {int(np.ceil(FEWEST_EPISODES / TEST_SHARE))} or more that the model was not trained on"
+        )
+    model = load_model(bundle)
+    rows = data.rows(episodes)
+    latents = encode_rows(model, data, rows).numpy()
+    owner = np.repeat(np.arange(len(data.lengths)), data.lengths)
+    joints = data.proprio.astype(np.float64)
+    found = []
+    with ArmSim() as sim:
+        found += fit("joint angles", latents[rows], joints[rows], owner[rows], seed)
+        if data.action_names == sim.names:
+            tips = np.stack([sim.end_effector(pose)[:2] for pose in joints[rows]])
+            found += fit("end effector", latents[rows], tips, owner[rows], seed)
+        contexts, now = context_rows(data, episodes, bundle.actions.frameskip)
+        velocities = 0.5 * (data.actions[now - 1] + data.actions[now])
+        found += fit("joint velocities, 1 latent", latents[now], velocities, owner[now], seed)
+        stacked = latents[contexts].reshape(len(now), -1)
+        found += fit(f"joint velocities, {CONTEXT} latents", stacked, velocities, owner[now], seed)
+        if data.action_names == sim.names:
+            pictures, poses = moved_blocks(sim, bundle.model.image_size, block_frames, seed)
+            block_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
+            found += fit("block position", block_latents, poses[:, :2], each, seed)
+            # A square block looks the same after a quarter turn.
+            turned = np.stack([np.cos(4 * poses[:, 2]), np.sin(4 * poses[:, 2])], 1)
+            found += fit("block angle", block_latents, turned, each, seed)
+    return found
+
+
+def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (M, CONTEXT) of latents one block apart, and the rows (M,) of the last ones, before and after which there
+    are actions. The context ends at the frame whose velocity is asked for: no probe sees the future.
+    """
+    span = (CONTEXT - 1) * frameskip
+    last = np.concatenate(
+        [data.offsets[e] + np.arange(span, data.lengths[e] - 1) for e in episodes if data.lengths[e] > span + 1]
+    )
+    return last[:, None] - frameskip * np.arange(CONTEXT - 1, -1, -1), last
+
+
+def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (N, S, S, 3) of the arm and the block, both at random places, where the block can be seen.
+
+    :return: pictures, and the block's (N, 3) x, y in m and yaw in rad.
+    """
+    pictures = np.empty((frames, size, size, 3), np.uint8)
+    poses = np.empty((frames, 3))
+    for frame in range(frames):
+        rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, frame)))
+        while True:
+            sim.reset(seed=int(rng.integers(2**32)))
+            block = sim.block_pose()
+            block[0] = 10 * sim.reach_m  # out of the picture
+            sim.set_block_pose(block)
+            without = to_model_image(sim.render(), size).astype(int)
+            x, y = rng.uniform(-BLOCK_RANGE_M, BLOCK_RANGE_M, 2)
+            yaw = rng.uniform(0, np.pi / 2)
+            block[:2], block[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+            sim.set_block_pose(block)
+            pictures[frame] = to_model_image(sim.render(), size)
+            poses[frame] = x, y, yaw
+            if (np.abs(pictures[frame] - without).max(2) > 32).sum() >= BLOCK_PIXELS:
+                break
+    return pictures, poses
+
+
+def fit(target: str, inputs: np.ndarray, wanted: np.ndarray, owner: np.ndarray, seed: int) -> list[Probed]:
+    """Fits both probes from inputs (N, D) to wanted (N, K); owner (N,) numbers the episode of each row."""
+    rng = np.random.default_rng((seed, 3))
+    order = rng.permutation(np.unique(owner))
+    count = max(1, round(TEST_SHARE * len(order)))
+    tested = np.isin(owner, order[:count])
+    chosen = np.isin(owner, order[count : count + max(1, (len(order) - count) // 5)])  # to choose ridge's penalty
+    x, y = (_standardised(values, ~tested) for values in (inputs, wanted))
+    fitted = ~tested & ~chosen
+
+    def error(penalty: float) -> float:
+        return float(np.square(x[chosen] @ _ridge(x[fitted], y[fitted], penalty) - y[chosen]).mean())
+
+    penalty = min(PENALTIES, key=error)
+    ridge = x[tested] @ _ridge(x[~tested], y[~tested], penalty)
+    mlp = _mlp(x[~tested], y[~tested], x[tested], seed)
+    return [_judge(target, name, got, y[tested], count) for name, got in (("ridge", ridge), ("mlp", mlp))]
+
+
+def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Values (N, K) with mean 0 and deviation 1 on the rows `known`."""
+    values = values.astype(np.float64)
+    return (values - values[known].mean(0)) / np.maximum(values[known].std(0), 1e-9)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+    """Weights (D, K) of ridge regression without an offset; x and y are standardised."""
+    return np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
+
+
+def _mlp(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
+    """Predictions (M, K) for `test` (M, D) of a network with two hidden layers that was fitted to x and y."""
+    torch.manual_seed(seed)
+    inputs, wanted = (torch.from_numpy(values).float() for values in (x, y))
+    net = nn.Sequential(
+        nn.Linear(x.shape[1], MLP_WIDTH), nn.ReLU(), nn.Linear(MLP_WIDTH, MLP_WIDTH), nn.ReLU(),
+        nn.Linear(MLP_WIDTH, y.shape[1]),
+    )  # fmt: skip
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, MLP_STEPS)
+    for _ in range(MLP_STEPS):
+        rows = torch.randint(len(inputs), (MLP_BATCH,))
+        loss = (net(inputs[rows]) - wanted[rows]).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        return net(torch.from_numpy(test).float()).double().numpy()
+
+
+def _judge(target: str, probe: str, got: np.ndarray, wanted: np.ndarray, episodes: int) -> Probed:
+    squared = np.square(got - wanted)
+    r2 = 1 - squared.sum(0) / np.square(wanted - wanted.mean(0)).sum(0)
+    r = [0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1]) for a, b in zip(got.T, wanted.T, strict=True)]
+    return Probed(target, probe, float(squared.mean()), float(np.mean(r)), float(r2.mean()), len(wanted), episodes)
+
+
+def as_dict(bundle: Bundle, data: Episodes, probes: list[Probed]) -> dict[str, Any]:
+    """Everything, for JSON."""
+    return {
+        "bundle": str(bundle.folder),
+        "data": {"source": data.source, "sha256": data.sha256},
+        "probes": [asdict(probed) for probed in probes],
+    }
+
+
+def table(probes: list[Probed]) -> Table:
+    """The probes, for the terminal."""
+    shown = Table(title="probes on frozen latents, judged on other episodes than they were fitted to")
+    for heading in ("target", "probe", "R^2", "Pearson r", "MSE", "frames"):
+        shown.add_column(heading, justify="left" if heading in ("target", "probe") else "right")
+    for probed in probes:
+        numbers = (f"{probed.r2:.4f}", f"{probed.r:.4f}", f"{probed.mse:.4f}", str(probed.frames))
+        shown.add_row(probed.target, probed.probe, *numbers)
+    return shown

@@ -1,0 +1,360 @@
+"""How often a model and its planner reach goals of recordings that the model never saw: `lewm eval`.
+
+Start and goal are frames of held-out episodes, the goal is the recorded picture. Every planner and baseline gets the
+same tasks, so that two planners are compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from tqdm import tqdm
+
+from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.config import PlanConfig
+from lewm_model.data.clips import DataError, Episodes
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.closed_loop import samples_a_step
+from lewm_model.tasks.reach import (
+    BUDGET_STEPS,
+    NEAR_STEPS,
+    Outcome,
+    Rate,
+    Task,
+    baselines,
+    first_hit,
+    follow,
+    go_straight,
+    held,
+    reach,
+    tip_distance_m,
+    tolerance_m,
+)
+
+EPISODES = 200  # of each kind of task
+DRAWS = 50  # of a start in an episode, before the next episode is taken
+SHOWN = 12  # rows of the gallery at most
+PLANNERS = {
+    "icem": PlanConfig(),
+    "cem": PlanConfig(sampler="cem"),
+    "proposal": PlanConfig(sampler="cem", samples=1, elites=1, iterations=1),  # the first guess, without any search
+}
+BASELINES = {
+    "hold": "does not move",
+    "random": "moves as the recordings do",
+    "replay": "the recorded actions",
+    "straight": "straight line in joint space; is told the goal's joint positions",
+}
+
+
+@dataclass(frozen=True)
+class RecordedTask:
+    """A task cut from a recording: rows `start_row` and `goal_row`, and the goal as the camera saw it, (S, S, 3)."""
+
+    task: Task
+    start_row: int
+    goal_row: int
+    goal_picture: np.ndarray
+    path: np.ndarray | None  # (T, A) rad, where the recorded actions lead from the start on, a control step apart
+
+
+@dataclass
+class Results:
+    """What one planner or baseline did in each task. Steps are control steps until the first hit; None: never."""
+
+    name: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
+    plan_s: list[float] = field(default_factory=list)
+    ends: list[np.ndarray] = field(default_factory=list)  # (S, S, 3) pictures at the end of the budget
+
+    @property
+    def held(self) -> Rate:
+        return held(self.outcomes)
+
+    @property
+    def first_hit(self) -> Rate:
+        return first_hit(self.outcomes)
+
+    @property
+    def final_error_mm(self) -> float:
+        """Median, at the end of the budget."""
+        return 1e3 * float(np.median([outcome.final_error_m for outcome in self.outcomes]))
+
+    @property
+    def steps_to_hit(self) -> float | None:
+        """Median of the tasks that were hit."""
+        hits = [steps for steps in self.steps if steps is not None]
+        return float(np.median(hits)) if hits else None
+
+    @property
+    def plan_ms(self) -> float | None:
+        return 1e3 * float(np.median(self.plan_s)) if self.plan_s else None
+
+
+def cut_tasks(
+    kind: str, count: int, seed: int, data: Episodes, episodes: np.ndarray, sim: ArmSim
+) -> list[RecordedTask]:
+    """The first `count` tasks of a kind from these episodes (K,), one after the other; the same seed gives the same.
+
+    "near": two frames of an episode, NEAR_STEPS control steps apart; "anywhere": frames of two episodes. A start that
+    lies within the tolerance of its goal is drawn again.
+
+    :raises DataError: the recording has no joint positions, other joints, or episodes that are too short or too few.
+    """
+    if data.proprio is None or data.action_names != sim.names or data.proprio.shape[1] != len(sim.names):
+        raise DataError(
+            f"{data.source}: tasks in the simulator need recorded positions ('proprio') of the joints "
+            f"{', '.join(sim.names)}; record with `lewm collect`"
+        )
+    long_enough = episodes[data.lengths[episodes] > NEAR_STEPS]
+    if len(long_enough) < 2:
+        raise DataError(
+            f"{data.source}: {len(long_enough)} held-out episodes have more than {NEAR_STEPS} frames; 2 are needed, "
+            "record more"
+        )
+    order = np.random.default_rng((seed, 0)).permutation(long_enough)
+    tasks = []
+    for number in range(count):
+        rng = np.random.default_rng((seed, 1, number))
+        for attempt in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then in the next one
+            first = int(order[(number + attempt // DRAWS) % len(order)])
+            start_row = int(data.offsets[first] + rng.integers(data.lengths[first] - NEAR_STEPS))
+            if kind == "near":
+                goal_row = start_row + NEAR_STEPS
+            else:
+                second = int(rng.choice(order[order != first]))
+                goal_row = int(data.offsets[second] + rng.integers(data.lengths[second]))
+            start, goal = (
+                np.clip(data.proprio[row].astype(float), sim.limits.lower, sim.limits.upper)
+                for row in (start_row, goal_row)
+            )
+            if tip_distance_m(sim, start, goal) > tolerance_m(sim):
+                break
+        else:
+            raise DataError(f"{data.source}: the arm hardly moves in any episode; record some in which it does")
+        path = None
+        if kind == "near":
+            way = np.cumsum(data.actions[start_row:goal_row] * data.control_dt_s, axis=0)
+            path = np.concatenate([start[None], start + way])
+        task = Task(kind, start, goal, BUDGET_STEPS[kind] * sim.control_dt_s)
+        tasks.append(RecordedTask(task, start_row, goal_row, data.pixels[goal_row], path))
+    return tasks
+
+
+def run_planner(
+    name: str,
+    tasks: Sequence[RecordedTask],
+    sim: ArmSim,
+    runtime: Runtime,
+    seed: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Results:
+    """What one of PLANNERS does in the tasks; its random numbers in task i are those of seed + i."""
+    results, samples = Results(name), samples_a_step(sim)
+    size = runtime.bundle.model.image_size
+    for number, recorded in enumerate(tasks):
+        ran = reach(recorded.task, sim, runtime, PLANNERS[name], seed + number, recorded.goal_picture)
+        hits = np.flatnonzero(ran.errors_m <= tolerance_m(sim))
+        results.outcomes.append(ran.outcome)
+        results.steps.append(math.ceil(hits[0] / samples) if len(hits) else None)
+        results.plan_s += ran.plan_s
+        results.ends.append(to_model_image(sim.render(), size))
+        progress()
+    return results
+
+
+def run_baselines(tasks: Sequence[RecordedTask], sim: ArmSim, seed: int) -> Iterator[Results]:
+    """What BASELINES do in the tasks; there is no replay of tasks whose frames are of two episodes."""
+    all_tasks = [recorded.task for recorded in tasks]
+    for name, outcomes in baselines(all_tasks, sim, seed):
+        yield Results(name, outcomes)
+    if all(recorded.path is not None for recorded in tasks):
+        yield Results("replay", [_replay(recorded, sim) for recorded in tasks])
+    yield Results("straight", [go_straight(task, sim) for task in all_tasks])
+
+
+def _replay(recorded: RecordedTask, sim: ArmSim) -> Outcome:
+    assert recorded.path is not None
+    return follow(recorded.task, sim, sim.control_dt_s * np.arange(len(recorded.path)), recorded.path)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two planners on the same tasks, by what they held at the end."""
+
+    first: str
+    second: str
+    only_first: int  # tasks that only the first held
+    only_second: int
+    tasks: int
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's exact test, two-sided: that the two are equally good."""
+        n, k = self.only_first + self.only_second, min(self.only_first, self.only_second)
+        return min(1.0, 2.0 * sum(math.comb(n, i) for i in range(k + 1)) / 2.0**n)
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Percentage points that the first holds more, and its 95 % interval (adjusted Wald; Bonett and Price 2012)."""
+        total = self.tasks + 2
+        more, less = (self.only_first + 1) / total, (self.only_second + 1) / total
+        half = 1.959964 * math.sqrt((more + less - (more - less) ** 2) / total)
+        plain = (self.only_first - self.only_second) / self.tasks
+        return 100 * plain, 100 * max(-1.0, more - less - half), 100 * min(1.0, more - less + half)
+
+    def __str__(self) -> str:
+        value, low, high = self.difference
+        return (
+            f"{self.first} holds {value:+.1f} points ({low:+.1f} to {high:+.1f}) more than {self.second}: "
+            f"{self.only_first} tasks only {self.first}, {self.only_second} only {self.second}, McNemar p "
+            f"{self.p_value:.3g}"
+        )
+
+
+def compare(first: Results, second: Results) -> Pair:
+    """Compares what two planners held, pair by pair."""
+    pairs = list(zip(first.outcomes, second.outcomes, strict=True))
+    return Pair(
+        first.name,
+        second.name,
+        sum(a.held and not b.held for a, b in pairs),
+        sum(b.held and not a.held for a, b in pairs),
+        len(pairs),
+    )
+
+
+def as_dict(kind: str, tasks: Sequence[RecordedTask], results: Sequence[Results], pairs: Sequence[Pair]) -> dict:
+    """Everything about one kind of task, for JSON."""
+
+    def one(each: Results) -> dict[str, Any]:
+        return {
+            "held_percent": each.held.percent,
+            "held_interval": each.held.interval,
+            "first_hit_percent": each.first_hit.percent,
+            "first_hit_interval": each.first_hit.interval,
+            "final_error_mm_median": each.final_error_mm,
+            "steps_to_hit_median": each.steps_to_hit,
+            "plan_ms_median": each.plan_ms,
+            "outcomes": [asdict(outcome) for outcome in each.outcomes],
+            "steps": each.steps,
+        }
+
+    return {
+        "kind": kind,
+        "tasks": [{"start_row": task.start_row, "goal_row": task.goal_row} for task in tasks],
+        "policies": {each.name: one(each) for each in results},
+        "pairs": [{**asdict(pair), "p_value": pair.p_value, "difference_percent": pair.difference} for pair in pairs],
+    }
+
+
+def draw_gallery(path: Path, data: Episodes, tasks: Sequence[RecordedTask], results: Results) -> int:
+    """Draws start, goal and end of the tasks that were not held, worst first; of the worst ones where all were.
+
+    :return: how many were not held.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    outcomes = results.outcomes
+    worst = sorted(range(len(tasks)), key=lambda i: (outcomes[i].held, -outcomes[i].final_error_m))
+    failed = [i for i in worst if not outcomes[i].held]
+    shown = (failed or worst[:3])[:SHOWN]
+    figure, rows = plt.subplots(
+        len(shown), 3, figsize=(6.3, 2.2 * len(shown)), squeeze=False, layout="constrained", dpi=100
+    )
+    what = f"{len(failed)} of {len(tasks)} not held" + ("" if failed else "; those that ended farthest")
+    figure.suptitle(f"{results.name}, {tasks[0].task.kind}: {what}", fontsize=10)
+    for row, i in zip(rows, shown, strict=True):
+        pictures = (data.pixels[tasks[i].start_row], tasks[i].goal_picture, results.ends[i])
+        hit = ", had been there" if outcomes[i].first_hit and not outcomes[i].held else ""
+        titles = (f"start {i}", "goal", f"end: {1e3 * outcomes[i].final_error_m:.0f} mm off{hit}")
+        for axes, shot, title in zip(row, pictures, titles, strict=True):
+            axes.imshow(shot)
+            axes.set_title(title, fontsize=8)
+            axes.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return len(failed)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All results of one kind of task."""
+
+    kind: str
+    results: list[Results]  # of the planners, then of the baselines
+    pairs: list[Pair]  # the first planner with each other one
+
+
+def evaluate_reach(
+    runtime: Runtime,
+    data: Episodes,
+    out: Path,
+    episodes: int = EPISODES,
+    seed: int = 0,
+    planners: Sequence[str] = ("icem", "proposal"),
+    world: Path | None = None,
+) -> Iterator[Evaluation]:
+    """Runs planners and baselines in `episodes` tasks of either kind, from the held-out episodes of `data`.
+
+    Writes a gallery `out`/<kind>_<planner>.png for each planner and `out`/reach.json, which grows with each kind.
+
+    :raises DataError: nothing in the recording is held out, or no tasks can be cut from it.
+    """
+    unknown = [name for name in planners if name not in PLANNERS]
+    if unknown or not planners:
+        raise ValueError(f"there is no planner {', '.join(unknown) or '(none named)'}; choose of {', '.join(PLANNERS)}")
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; it must be 1 or more")
+    kept = held_out_episodes(runtime.bundle, data)
+    out.mkdir(parents=True, exist_ok=True)
+    described: list[dict[str, Any]] = []
+    with ArmSim(world) as sim, tqdm(desc="episodes", unit="ep", disable=not sys.stderr.isatty()) as bar:
+        bar.total = episodes * len(planners) * len(BUDGET_STEPS)
+        for kind in BUDGET_STEPS:
+            tasks = cut_tasks(kind, episodes, seed, data, kept, sim)
+            results = [run_planner(name, tasks, sim, runtime, seed, bar.update) for name in planners]
+            pairs = [compare(results[0], other) for other in results[1:]]
+            for each in results:
+                draw_gallery(out / f"{kind}_{each.name}.png", data, tasks, each)
+            results += run_baselines(tasks, sim, seed)
+            described.append(as_dict(kind, tasks, results, pairs))
+            facts = {
+                "bundle": str(runtime.bundle.folder),
+                "data": {"source": data.source, "sha256": data.sha256, "held_out_episodes": len(kept)},
+                "backend": runtime.backend,
+                "seed": seed,
+                "tasks": described,
+            }
+            (out / "reach.json").write_text(json.dumps(facts, indent=1) + "\n")
+            yield Evaluation(kind, results, pairs)
+
+
+def table(evaluation: Evaluation) -> Table:
+    """One kind of task, for the terminal."""
+    first = evaluation.results[0]
+    told = "; ".join(f"{each.name}: {BASELINES[each.name]}" for each in evaluation.results if each.name in BASELINES)
+    shown = Table(title=f"{evaluation.kind}: {len(first.outcomes)} tasks from held-out episodes", caption=told)
+    for heading in ("", "held at the end (95 %)", "ever there", "final error, mm", "steps to it", "plan, ms"):
+        shown.add_column(heading, justify="left" if heading in ("", "held at the end (95 %)") else "right")
+    for each in evaluation.results:
+        steps = "-" if each.steps_to_hit is None else f"{each.steps_to_hit:.0f}"
+        plan = "-" if each.plan_ms is None else f"{each.plan_ms:.0f}"
+        ever, error = f"{each.first_hit.percent:.1f} %", f"{each.final_error_mm:.0f}"
+        shown.add_row(each.name, str(each.held), ever, error, steps, plan)
+    return shown

@@ -1,0 +1,338 @@
+"""Does a model notice what must not happen? Violation of expectation in the simulator: `lewm surprise`.
+
+Random motions that the model never saw are played once undisturbed and once with each disturbance from some frame on.
+Two detectors look at every frame, as on the robot: the imagination's error over one action block, in times the usual
+(`Calibration.surprise`), and colours that a pixel never had (`Novelty`). The robot acts on the greater of the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from tqdm import tqdm
+
+from lewm_model.bundle.bundle import Bundle, BundleError, load_model
+from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.monitoring.vigilance import HOLD_FRAMES, SURPRISING
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.collect import record_episode
+from lewm_model.training.calibration import episode_errors
+from lewm_model.training.trainer import encode_all
+
+EPISODES = 200  # of each kind
+STEPS = 100  # control steps of an episode
+WINDOW = 20  # frames from the disturbance on that are looked at
+LAG = 5  # frames that a time-shifted camera is late: 0.25 s
+BLOCK_RANGE_M = 0.6  # a teleported block lies within this of the middle, in x and in y
+MOVES = 0.25  # share of full speed: an arm that is faster over the first block after the disturbance moves
+DETECTORS = ("imagination", "novelty", "combined")
+_SEED = 0x53555250  # of the episodes, which no recording has
+
+# Simulator, pictures (T, S, S, 3), joint positions (T, A), first frame -> what is seen from it on (WINDOW, S, S, 3).
+Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+
+
+def _drawn(sim: ArmSim, poses: np.ndarray, size: int, block: np.ndarray | None = None) -> np.ndarray:
+    """Pictures (N, S, S, 3) of the arm at poses (N, A), with the block at (x, y) m."""
+    pictures = np.empty((len(poses), size, size, 3), np.uint8)
+    for picture, pose in zip(pictures, poses, strict=True):
+        sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
+        if block is not None:
+            place = sim.block_pose()
+            place[:2] = block
+            sim.set_block_pose(place)
+        picture[:] = to_model_image(sim.render(), size)
+    return pictures
+
+
+def _recoloured(what: str) -> Disturb:
+    def disturb(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+        sim.recolour(what, (1, 2, 0) if rng.random() < 0.5 else (2, 0, 1))
+        pictures = _drawn(sim, poses[at : at + WINDOW], seen.shape[1])
+        sim.recolour(what)
+        return pictures
+
+    return disturb
+
+
+def _teleported_arm(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+    """It goes on with its motion from another pose."""
+    there = rng.uniform(0.95 * sim.limits.lower, 0.95 * sim.limits.upper)
+    return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1])
+
+
+def _teleported_block(
+    sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
+    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1], rng.uniform(-BLOCK_RANGE_M, BLOCK_RANGE_M, 2))
+
+
+def _occluded(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+    """A dark square hides a sixteenth of the picture."""
+    pictures, side = seen[at : at + WINDOW].copy(), seen.shape[1] // 4
+    top, left = rng.integers(0, seen.shape[1] - side + 1, 2)
+    pictures[:, top : top + side, left : left + side] = 30
+    return pictures
+
+
+def _frozen(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+    return np.repeat(seen[at - 1 : at], WINDOW, axis=0)
+
+
+def _late(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+    return seen[at - LAG : at - LAG + WINDOW]
+
+
+KINDS: dict[str, Disturb] = {
+    "recoloured arm": _recoloured("arm"),
+    "recoloured block": _recoloured("block"),
+    "teleported arm": _teleported_arm,
+    "teleported block": _teleported_block,
+    "occluded": _occluded,
+    "frozen": _frozen,
+    "time-shifted": _late,
+}
+GROUPS = {"colour": ("recoloured arm", "recoloured block"), "teleport": ("teleported arm", "teleported block")}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What each of DETECTORS says of each frame, and whether the arm moves when the disturbance begins."""
+
+    undisturbed: dict[str, np.ndarray]  # (E, T - first scored frame)
+    disturbed: dict[str, dict[str, np.ndarray]]  # kind -> detector -> (E, WINDOW), from the disturbance on
+    moves: np.ndarray  # (E,) bool
+    same: dict[str, np.ndarray]  # (E, WINDOW): the undisturbed episodes' scores of the same frames
+    control_dt_s: float
+
+
+@torch.no_grad()
+def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, world: Path | None = None) -> Scores:
+    """Plays and scores them.
+
+    :raises BundleError: the bundle is not calibrated, or is of another robot than the simulated one.
+    """
+    calibration, novelty = bundle.calibration, load_novelty(bundle)
+    if calibration is None or novelty is None:
+        raise BundleError(f"{bundle.folder} does not know what is usual; run `lewm calibrate` with a recording first")
+    model, spec = load_model(bundle), bundle.actions
+    first = bundle.model.history * spec.frameskip  # frame that is the first to be imagined
+
+    def imagination(pictures: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        errors, changes = episode_errors(model, encode_all(model, pictures), actions, spec)
+        return calibration.surprise(errors, changes)
+
+    undisturbed: list[np.ndarray] = []
+    same: list[np.ndarray] = []
+    disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
+    moves = np.zeros(episodes, bool)
+    with ArmSim(world) as sim:
+        if sim.names != spec.names:
+            raise BundleError(
+                f"{bundle.folder} moves {', '.join(spec.names)}, the simulated arm has {', '.join(sim.names)}; "
+                "give its world with --world"
+            )
+        for episode in tqdm(range(episodes), "episodes", unit="ep", disable=not sys.stderr.isatty()):
+            seen, actions, poses = record_episode(sim, _SEED + seed, episode, STEPS, bundle.model.image_size)
+            poses = poses.astype(float)
+            rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, episode)))
+            at = int(rng.integers(first + LAG, STEPS - WINDOW))
+            way = np.abs(actions[at : at + spec.frameskip]).mean(0) / (spec.full_step / spec.control_dt_s)
+            moves[episode] = way.max() > MOVES
+            novelty.forget()
+            news = np.array([novelty.look(seen[t], t * spec.control_dt_s) for t in range(len(seen))])
+            quiet = np.stack([imagination(seen, actions), news[first:]])
+            undisturbed.append(quiet)
+            same.append(quiet[:, at - first : at - first + WINDOW])
+            begin = at - first  # frames before it are imagined from nothing that was disturbed
+            for kind, disturb in KINDS.items():
+                spoilt = np.concatenate([seen[begin:at], disturb(sim, seen, poses, at, rng)])
+                novelty.forget()
+                news = np.array([novelty.look(p, t * spec.control_dt_s) for t, p in enumerate(spoilt[first:])])
+                errors = imagination(spoilt, actions[begin : at + WINDOW - 1])
+                disturbed[kind].append(np.stack([errors, news]))
+    return Scores(
+        _by_detector(undisturbed),
+        {kind: _by_detector(scores) for kind, scores in disturbed.items()},
+        moves,
+        _by_detector(same),
+        spec.control_dt_s,
+    )
+
+
+def _by_detector(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores (2, T) of episodes -> (E, T) for each of DETECTORS."""
+    both = np.stack(scores, axis=1)
+    return dict(zip(DETECTORS, (both[0], both[1], both.max(0)), strict=True))
+
+
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half. Any shapes."""
+    below = np.sort(negative.ravel())
+    counts = np.searchsorted(below, positive.ravel(), "left") + np.searchsorted(below, positive.ravel(), "right")
+    return float(counts.mean() / (2 * len(below)))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well one detector finds one kind of disturbance.
+
+    `auroc` compares single frames: those of the first block after the disturbance with all undisturbed ones.
+    `auroc_episode` compares the greatest scores of the first half second with those of the same frames undisturbed.
+    """
+
+    kind: str
+    detector: str
+    auroc: float
+    auroc_episode: float
+    noticed_percent: float  # of the episodes within half a second: one frame beyond the calibrated threshold
+    delay_s: float | None  # median, of those that were noticed within WINDOW
+    held_percent: float  # HOLD_FRAMES in a row within WINDOW, which holds the arm
+    episodes: int
+
+
+def judge(scores: Scores, block: int) -> list[Detection]:
+    """Every kind with every detector, and the kinds' groups; "frozen" and "time-shifted" also of arms that move.
+
+    :param block: frames in an action block.
+    """
+    every = np.ones(len(scores.moves), bool)
+    rows: list[tuple[str, tuple[str, ...], np.ndarray]] = [(kind, (kind,), every) for kind in KINDS]
+    rows += [(f"{kind}, arm moves", (kind,), scores.moves) for kind in ("frozen", "time-shifted")]
+    rows += [(group, kinds, every) for group, kinds in GROUPS.items()]
+    found = []
+    for name, kinds, which in rows:
+        if not which.any():
+            continue
+        for detector in DETECTORS:
+            positive = np.concatenate([scores.disturbed[kind][detector][which] for kind in kinds])
+            negative = np.concatenate([scores.same[detector][which]] * len(kinds))
+            half = round(0.5 / scores.control_dt_s)
+            beyond = positive > SURPRISING
+            noticed = beyond.any(1)
+            in_a_row = _in_a_row(beyond).any(1)
+            delays = beyond.argmax(1)[noticed] * scores.control_dt_s
+            found.append(
+                Detection(
+                    name,
+                    detector,
+                    auroc(positive[:, :block], scores.undisturbed[detector]),
+                    auroc(positive[:, :half].max(1), negative[:, :half].max(1)),
+                    100 * float(beyond[:, :half].any(1).mean()),
+                    float(np.median(delays)) if len(delays) else None,
+                    100 * float(in_a_row.mean()),
+                    len(positive),
+                )
+            )
+    return found
+
+
+def _in_a_row(beyond: np.ndarray) -> np.ndarray:
+    """Where HOLD_FRAMES frames in a row are beyond the threshold: (E, T) bool -> (E, T - HOLD_FRAMES + 1) bool."""
+    length = beyond.shape[1] - HOLD_FRAMES + 1
+    return np.logical_and.reduce([beyond[:, i : i + length] for i in range(HOLD_FRAMES)])
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """What a detector says while nothing is wrong, at the calibrated threshold."""
+
+    detector: str
+    hours: float
+    frames_per_hour: float  # beyond the threshold, each of which slows the arm
+    frames_per_hour_below: float  # 95 % upper limit, taking them as independent
+    holds_per_hour: float  # HOLD_FRAMES in a row
+
+
+def false_alarms(scores: Scores) -> list[FalseAlarms]:
+    """Of the undisturbed episodes."""
+    found = []
+    for detector in DETECTORS:
+        beyond = scores.undisturbed[detector] > SURPRISING
+        hours = beyond.size * scores.control_dt_s / 3600
+        runs = _in_a_row(beyond)
+        holds = int(runs[:, 0].sum() + (runs[:, 1:] & ~runs[:, :-1]).sum())
+        count = int(beyond.sum())
+        found.append(FalseAlarms(detector, hours, count / hours, _poisson_upper(count) / hours, holds / hours))
+    return found
+
+
+def _poisson_upper(count: int) -> float:
+    """The mean at which `count` events or fewer have a probability of 5 %."""
+    low, high = float(count), count + 10.0 + 5.0 * count**0.5
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        log_terms = np.cumsum([0.0, *(np.log(middle / k) for k in range(1, count + 1))])
+        low, high = (middle, high) if np.exp(log_terms - middle).sum() > 0.05 else (low, middle)
+    return high
+
+
+def as_dict(bundle: Bundle, seed: int, found: list[Detection], quiet: list[FalseAlarms]) -> dict[str, Any]:
+    """Everything, for JSON."""
+    return {
+        "bundle": str(bundle.folder),
+        "seed": seed,
+        "threshold": SURPRISING,
+        "disturbances": [asdict(each) for each in found],
+        "undisturbed": [asdict(each) for each in quiet],
+    }
+
+
+def tables(found: list[Detection], quiet: list[FalseAlarms]) -> list[Table]:
+    """For the terminal."""
+    shown = Table(title="disturbances: AUROC of single frames (of the first half second's greatest score)")
+    for heading in ("", *DETECTORS, "noticed in 0.5 s", "delay", "held in 1 s"):
+        shown.add_column(heading, justify="left" if heading == "" else "right")
+    for i in range(0, len(found), len(DETECTORS)):
+        three = found[i : i + len(DETECTORS)]
+        combined = three[-1]
+        delay = "-" if combined.delay_s is None else f"{combined.delay_s:.2f} s"
+        areas = [f"{each.auroc:.3f} ({each.auroc_episode:.3f})" for each in three]
+        shares = (f"{combined.noticed_percent:.1f} %", delay, f"{combined.held_percent:.1f} %")
+        shown.add_row(f"{combined.kind} ({combined.episodes})", *areas, *shares)
+    alarms = Table(title=f"undisturbed: {quiet[0].hours:.2f} h, at the calibrated threshold")
+    for heading in ("detector", "frames an hour", "95 % below", "holds an hour"):
+        alarms.add_column(heading, justify="left" if heading == "detector" else "right")
+    for each in quiet:
+        alarms.add_row(
+            each.detector,
+            f"{each.frames_per_hour:.1f}",
+            f"{each.frames_per_hour_below:.1f}",
+            f"{each.holds_per_hour:.1f}",
+        )
+    return [shown, alarms]
+
+
+def plot(path: Path, scores: Scores) -> None:
+    """Scores over time around the disturbance: the median of the episodes, and where 80 % of them lie."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, grid = plt.subplots(2, 4, figsize=(13, 6), sharex=True, sharey=True, layout="constrained", dpi=100)
+    panels = {"undisturbed": scores.same, **scores.disturbed}
+    times = scores.control_dt_s * np.arange(WINDOW)
+    for axes, (name, detectors) in zip(grid.flat, panels.items(), strict=True):
+        for detector, colour in (("imagination", "tab:blue"), ("novelty", "tab:orange")):
+            low, middle, high = np.maximum(np.quantile(detectors[detector], (0.1, 0.5, 0.9), axis=0), 1e-2)
+            axes.plot(times, middle, color=colour, label=detector)
+            axes.fill_between(times, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.axhline(SURPRISING, color="black", linewidth=0.8, linestyle="--")
+        axes.set(title=name, yscale="log")
+    for axes in grid[-1]:
+        axes.set_xlabel("s since the disturbance")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("times the usual")
+    grid[0, 0].legend(loc="lower left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)

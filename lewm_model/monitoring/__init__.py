@@ -1,0 +1,1 @@
+"""What the robot notices: surprise, novelty, vigilance."""

@@ -1,0 +1,121 @@
+"""Colours where a recording never had them: what was moved, put down, covered or lit otherwise.
+
+A world model keeps of a picture what helped to predict its recordings. A block that never moved in them is nothing to
+it, and may be moved unnoticed. What each pixel ever looked like is a simpler memory, and such a block is news to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from lewm_model.bundle.bundle import SEEN, Bundle, BundleError
+
+SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
+WINDOW = 5  # pixels, square: new pixels count where they lie together
+COLOURS = SHADES**3
+STAYS_S = 1.0  # a new colour that stays for so long is no news any more
+
+
+def _shades(picture: np.ndarray) -> np.ndarray:
+    """Red, green and blue (S * S, 3), 0 to SHADES - 1, of a picture (S, S, 3) uint8."""
+    return (picture.reshape(-1, 3) // (256 // SHADES)).astype(np.intp)
+
+
+def _colours(shades: np.ndarray) -> np.ndarray:
+    """Numbers (P,), 0 to COLOURS - 1, of shades (P, 3)."""
+    return shades @ np.array([SHADES**2, SHADES, 1])
+
+
+def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    """Which colours each pixel of one or more pictures (S, S, 3) uint8 ever had, or nearly: (S * S, COLOURS) bool."""
+    colours = (_colours(_shades(picture)) for picture in pictures)
+    first = next(colours)
+    pixels, seen = np.arange(len(first)), np.zeros((len(first), COLOURS), bool)
+    for seen_now in itertools.chain([first], colours):
+        seen[pixels, seen_now] = True
+    return _with_neighbours(seen)
+
+
+def _with_neighbours(seen: np.ndarray) -> np.ndarray:
+    """The colours (P, COLOURS) bool and those whose red, green and blue differ from them by one shade at most."""
+    near: np.ndarray = seen.reshape(-1, SHADES, SHADES, SHADES)
+    for axis in (1, 2, 3):
+        shades = np.moveaxis(near, axis, 0)
+        wider = shades.copy()
+        wider[1:] |= shades[:-1]
+        wider[:-1] |= shades[1:]
+        near = np.moveaxis(wider, 0, axis)
+    return near.reshape(seen.shape)
+
+
+def most_together(new: np.ndarray) -> float:
+    """How many of the pixels (S, S) bool lie in the fullest window."""
+    counts = cv2.boxFilter(
+        new.astype(np.float32), -1, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    return float(counts.max())
+
+
+class Novelty:
+    """How much of a picture is new. What stays for STAYS_S becomes familiar. Used from one thread.
+
+    :param seen: (S * S, COLOURS) bool, as from `remember`.
+    :param usual: new pixels in the fullest window of a frame in which nothing is wrong, at most.
+    """
+
+    def __init__(self, seen: np.ndarray, usual: float) -> None:
+        self._recorded, self._usual = seen, usual
+        self._pixels = np.arange(len(seen))
+        self.forget()
+
+    def forget(self) -> None:
+        """Knows only what was recorded again."""
+        self._seen = self._recorded.copy()
+        self._shades = np.zeros((len(self._seen), 3), np.intp)
+        # Since when, s, each pixel has its new colour; inf: it has none.
+        self._since_s: np.ndarray = np.full(len(self._seen), np.inf)
+
+    def new_pixels(self, picture: np.ndarray) -> np.ndarray:
+        """Which pixels (S, S) of a picture (S, S, 3) uint8 have a colour that they never had."""
+        return ~self._seen[self._pixels, _colours(_shades(picture))].reshape(picture.shape[:2])
+
+    def look(self, picture: np.ndarray, stamp_s: float) -> float:
+        """How many times as much as usual is new in the picture (S, S, 3) uint8 of a frame with this stamp."""
+        shades, new = _shades(picture), self.new_pixels(picture).reshape(-1)
+        same = np.abs(shades - self._shades).max(1) <= 1
+        since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
+        stays = new & (stamp_s - since_s >= STAYS_S)
+        if stays.any():
+            familiar = np.zeros((int(stays.sum()), COLOURS), bool)
+            familiar[np.arange(len(familiar)), _colours(shades[stays])] = True
+            self._seen[stays] |= _with_neighbours(familiar)
+            new &= ~stays
+        self._since_s, self._shades = np.where(new, since_s, np.inf), shades
+        return most_together(new.reshape(picture.shape[:2])) / self._usual
+
+
+def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
+    """Leaves what `remember` made, (S * S, COLOURS) bool, in the bundle's folder; `save_description` must follow."""
+    save_file({"seen": np.packbits(seen, axis=1)}, bundle.folder / SEEN)
+
+
+def load_novelty(bundle: Bundle) -> Novelty | None:
+    """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
+    if bundle.calibration is None or bundle.calibration.new_pixels is None:
+        return None
+    path, pixels = bundle.path(SEEN), bundle.model.image_size**2
+    try:
+        bits = load_file(path)["seen"]
+    except Exception as error:  # safetensors has errors of its own
+        raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
+    if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
+        raise BundleError(
+            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
+            "run `lewm calibrate` again"
+        )
+    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels)

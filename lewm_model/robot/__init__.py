@@ -1,0 +1,1 @@
+"""What a robot is: its file, limits, kinematics, cameras."""

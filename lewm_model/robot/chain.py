@@ -1,0 +1,204 @@
+"""Where the links of an arm are in space, from its URDF, and a box that they must stay in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import numpy.typing as npt
+
+from lewm_model.robot.limits import LimitsError, parse_xml
+
+TURNING, SLIDING = ("revolute", "continuous"), ("prismatic",)
+AXES = "xyz"
+
+
+class Chain:
+    """The links of a URDF from `base` to `tip` and the joints between them; made with `from_urdf`.
+
+    :ivar links: names of the L links after the base, in order.
+    :ivar moving: (L,) bool, whether the joints can change where the origin of that link's frame is.
+    """
+
+    def __init__(self, links: Sequence[str], joints: Sequence[_Joint]) -> None:
+        self.links, self._joints = tuple(links), tuple(joints)
+        self._columns = sum(joint.column is not None for joint in joints)
+        poses = np.random.default_rng(0).uniform(-1.0, 1.0, (16, self._columns))
+        self.moving = np.ptp(self.positions(poses), axis=0).max(-1) > 1e-9
+
+    @classmethod
+    def from_urdf(cls, path: str | Path, base: str, tip: str, joints: Sequence[str]) -> Chain:
+        """Reads a chain; xacro files have to be expanded first.
+
+        :param base: link whose frame positions are given in, and
+        :param tip: link that the chain ends with.
+        :param joints: joints that are moved, in the order of the columns of `positions`.
+        :raises LimitsError: the file is no URDF or has no such chain, or `joints` are not exactly the joints that move
+            the tip: one that nobody moves could be anywhere, and one behind the tip moves links that nobody watches.
+        """
+        path = Path(path)
+        robot = parse_xml(path, "robot")
+        names = [link.get("name") for link in robot.findall("link")]
+        for parameter, link in (("base", base), ("tip", tip)):
+            if link not in names:
+                raise LimitsError(
+                    f"{path} has no {parameter} link '{link}'; its links are {', '.join(map(str, names))}"
+                )
+        parents: dict[str, tuple[str, Element]] = {}  # of each link: its parent and the joint between them
+        for element in robot.findall("joint"):
+            ends = [_attribute(path, element, end, "link") for end in ("parent", "child")]
+            if ends[1] in parents:
+                raise LimitsError(f"link '{ends[1]}' in {path} is the child of two joints; a URDF is a tree")
+            parents[ends[1]] = (ends[0], element)
+
+        links: list[str] = []
+        chain: list[_Joint] = []
+        link = tip
+        while link != base:
+            if link not in parents or link in links:
+                reached = "goes in a circle" if link in links else f"ends at '{link}'"
+                raise LimitsError(f"the way from '{tip}' up the tree in {path} {reached} and does not meet '{base}'")
+            links.insert(0, link)
+            link, element = parents[link]
+            chain.insert(0, _read_joint(path, element, joints))
+        found = [joint.name for joint in chain]
+        missing = [name for name in joints if name not in found]
+        if missing:
+            raise LimitsError(
+                f"joint '{missing[0]}' does not lie between '{base}' and '{tip}' in {path}; "
+                "name the arm's first link as the base and the last one that moves as the tip"
+            )
+        return cls(links, chain)
+
+    def positions(self, joint_positions: npt.ArrayLike) -> np.ndarray:
+        """Origins of the links' frames in the base's frame, (N, L, 3) m, at joint positions (N, A) rad or m."""
+        values = np.asarray(joint_positions, float)
+        if values.ndim != 2 or values.shape[1] != self._columns:
+            raise ValueError(f"joint positions have shape {values.shape}, (N, {self._columns}) is expected")
+        origin, rotation = np.zeros((len(values), 3)), np.broadcast_to(np.eye(3), (len(values), 3, 3))
+        origins = np.empty((len(values), len(self._joints), 3))
+        for i, joint in enumerate(self._joints):
+            origin = origin + rotation @ joint.origin
+            rotation = rotation @ joint.rotation
+            if joint.column is not None:
+                value = values[:, joint.column, None]
+                if joint.slides:
+                    origin = origin + rotation @ joint.axis * value
+                else:
+                    rotation = rotation @ _turn(joint.axis, value[..., None])
+            origins[:, i] = origin
+        return origins
+
+
+class _Joint:
+    """One joint: where it sits in its parent's frame, and the column of the joint positions that moves it."""
+
+    def __init__(
+        self, name: str, origin: np.ndarray, rpy: np.ndarray, axis: np.ndarray, slides: bool, column: int | None
+    ) -> None:
+        self.name, self.origin, self.axis, self.slides, self.column = name, origin, axis, slides, column
+        roll, pitch, yaw = (_turn(unit, angle) for unit, angle in zip(np.eye(3), rpy, strict=True))
+        self.rotation = yaw @ pitch @ roll
+
+
+class Workspace:
+    """A box that the links of an arm must stay in. What must stay in are the origins of the links' frames, as far as
+    the joints move them: the box has to be smaller than the free space by half the thickness of the links.
+
+    :param lower: (3,) least x, y, z in the frame of the chain's base, m.
+    :param upper: (3,) greatest x, y, z, m.
+    :raises ValueError: the box is none, or no link moves.
+    """
+
+    def __init__(self, chain: Chain, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
+        self.chain = chain
+        self.lower, self.upper = np.array(lower, float), np.array(upper, float)
+        for name, values in (("lower", self.lower), ("upper", self.upper)):
+            if values.shape != (3,) or not np.isfinite(values).all():
+                raise ValueError(f"workspace.{name} is {values}; give x, y and z in m")
+        if (self.lower >= self.upper).any():
+            axis = AXES[int((self.lower >= self.upper).argmax())]
+            raise ValueError(f"workspace.lower is not less than workspace.upper along {axis}")
+        if not chain.moving.any():
+            raise ValueError("no joint changes where the links of the workspace's chain are; choose a later tip link")
+        self._links = [link for link, moves in zip(chain.links, chain.moving, strict=True) if moves]
+
+    def beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
+        """How far the farthest link is beyond each side of the box, (N, 6) m: x, y, z below, then above; 0 inside."""
+        return np.maximum(self._beyond(joint_positions), 0.0).max(1)
+
+    def find_outside(self, joint_positions: npt.ArrayLike, room: float | np.ndarray = 0.0) -> str | None:
+        """Which link is outside where, for people; None when all are inside at all joint positions (N, A).
+
+        :param room: m that links may be beyond the sides, one number or (6,) as `beyond` returns.
+        """
+        over = self._beyond(joint_positions) - room - 1e-9
+        if (over <= 0.0).all():  # this way round NaN is outside
+            return None
+        _, link, side = np.unravel_index(int(np.nan_to_num(over, nan=np.inf).argmax()), over.shape)
+        axis, above = int(side) % 3, bool(side >= 3)
+        edge = (self.upper if above else self.lower)[axis]
+        origins = self.chain.positions(joint_positions)[:, self.chain.moving][:, link, axis]
+        return (
+            f"link '{self._links[int(link)]}' at {AXES[axis]} = {origins.max() if above else origins.min():.3f} m, "
+            f"the box {'ends' if above else 'begins'} at {edge:.3f} m"
+        )
+
+    def _beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
+        """(N, moving links, 6) m beyond each side, negative inside."""
+        origins = self.chain.positions(joint_positions)[:, self.chain.moving]
+        return np.concatenate([self.lower - origins, origins - self.upper], -1)
+
+
+def _turn(axis: np.ndarray, angle: npt.ArrayLike) -> np.ndarray:
+    """Rotations (…, 3, 3) about a unit axis (3,) by angles (…, 1, 1) or one number, rad; Rodrigues' formula."""
+    x, y, z = axis
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+
+
+def _read_joint(path: Path, element: Element, moved: Sequence[str]) -> _Joint:
+    name, kind = element.get("name", ""), element.get("type")
+    if kind not in (*TURNING, *SLIDING, "fixed"):
+        raise LimitsError(
+            f"joint '{name}' in {path} is {kind}; only revolute, continuous, prismatic and fixed are known"
+        )
+    column = None
+    if kind != "fixed":
+        if name not in moved:
+            raise LimitsError(
+                f"joint '{name}' in {path} moves the tip and is none of the planned joints {', '.join(moved)}; "
+                "choose a tip before it, or make it fixed at the angle that it is kept at"
+            )
+        column = list(moved).index(name)
+    origin, rpy = _numbers(path, element, "origin", "xyz", "0 0 0"), _numbers(path, element, "origin", "rpy", "0 0 0")
+    axis = _numbers(path, element, "axis", "xyz", "1 0 0")
+    length = float(np.linalg.norm(axis))
+    if length < 1e-6:
+        raise LimitsError(f"the <axis> of joint '{name}' in {path} has no length; give it a direction")
+    return _Joint(name, origin, rpy, axis / length, kind in SLIDING, column)
+
+
+def _attribute(path: Path, joint: Element, tag: str, attribute: str) -> str:
+    child = joint.find(tag)
+    value = None if child is None else child.get(attribute)
+    if not value:
+        raise LimitsError(f"joint '{joint.get('name')}' in {path} has no <{tag} {attribute}=...>")
+    return value
+
+
+def _numbers(path: Path, joint: Element, tag: str, attribute: str, default: str) -> np.ndarray:
+    """Three finite numbers of an attribute that may be left out."""
+    child = joint.find(tag)
+    text = default if child is None else child.get(attribute, default)
+    try:
+        values = np.array([float(word) for word in text.split()])
+    except ValueError:
+        values = np.empty(0)
+    if values.shape != (3,) or not np.isfinite(values).all():
+        raise LimitsError(
+            f"<{tag} {attribute}> of joint '{joint.get('name')}' in {path} is {text!r}; write three numbers"
+        )
+    return values

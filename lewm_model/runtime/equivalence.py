@@ -1,0 +1,209 @@
+"""Does a back end compute what the exported model computes? Golden outputs in the bundle, and the gate that compares.
+
+Wrong results without an error are a known fault of TensorRT 10.3 and 10.4 with transformers: only numbers computed on
+the device itself can show it. So every engine is compared after its build and whenever it is loaded, and the fp16
+graphs are compared when they are exported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lewm_model.bundle.bundle import Bundle, BundleError
+from lewm_model.models.signature import POLICY, proposing
+
+GOLDEN = "onnx/golden.safetensors"
+CANDIDATES, ELITES = 300, 30  # of the golden rollout: the reference planner's population
+FRAMES = 8  # sample frames, one action block apart
+
+LEAST_COSINE = 0.999  # of a latent with its golden one
+GREATEST_ERROR = 0.05  # of a number, in standard deviations of the golden numbers of its kind
+LEAST_RANK_CORRELATION = 0.99  # Spearman's, of the candidates' costs
+LEAST_SHARED_ELITES = 27  # of ELITES
+
+
+class Computes(Protocol):
+    """What is compared: a back end, see `lewm_model.runtime.Runtime`."""
+
+    def encode(self, image: np.ndarray) -> np.ndarray: ...
+
+    def rollout(
+        self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray: ...
+
+    def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a back end makes of the golden inputs: frames' latents, then what it imagines and proposes from those."""
+
+    latents: np.ndarray  # (FRAMES, D)
+    distances: np.ndarray  # (CANDIDATES, H + 1)
+    imagined: np.ndarray  # (CANDIDATES, H, D)
+    blocks: np.ndarray  # (FRAMES - 1, E) proposed on the way from each frame to the last; (0, E) without that head
+    stepped: np.ndarray  # (FRAMES - h + 1, D) one block after each run of h frames; (0, D) without a policy
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs, and the answers of ONNX Runtime in fp32."""
+
+    frames: np.ndarray  # (FRAMES, S, S, 3) uint8
+    past_actions: np.ndarray  # (h - 1, E)
+    candidates: np.ndarray  # (CANDIDATES, H, E) z-scored
+    answers: Answers
+
+    @property
+    def horizon(self) -> int:
+        """Action blocks that the rollout graph imagines."""
+        return int(self.candidates.shape[1])
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a back end is from the golden answers."""
+
+    latent_cosine: float  # least of all frames and imagined latents
+    latent_error: float  # greatest, in standard deviations of the latents
+    rank_correlation: float  # Spearman's, of the candidates' costs
+    shared_elites: int  # of the ELITES cheapest candidates
+    block_error: float  # greatest of the proposed blocks, in z-scores; 0 without that head
+
+    @property
+    def problem(self) -> str:
+        """Why the gate stays shut; "" when it opens. A comparison with NaN never holds, so NaN never passes."""
+        checks = (
+            (self.latent_cosine >= LEAST_COSINE, f"latents have cosine {self.latent_cosine:.4f}, least {LEAST_COSINE}"),
+            (
+                self.latent_error <= GREATEST_ERROR,
+                f"latents are off by {self.latent_error:.3g} standard deviations, at most {GREATEST_ERROR}",
+            ),
+            (
+                self.rank_correlation >= LEAST_RANK_CORRELATION,
+                f"costs have rank correlation {self.rank_correlation:.4f}, least {LEAST_RANK_CORRELATION}",
+            ),
+            (
+                self.shared_elites >= LEAST_SHARED_ELITES,
+                f"{self.shared_elites} of {ELITES} elites are the same, least {LEAST_SHARED_ELITES}",
+            ),
+            (
+                self.block_error <= GREATEST_ERROR,
+                f"proposed blocks are off by {self.block_error:.3g} standard deviations, at most {GREATEST_ERROR}",
+            ),
+        )
+        return "; ".join(text for good, text in checks if not good)
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def golden_inputs(bundle: Bundle, horizon: int, frames: np.ndarray) -> Golden:
+    """Inputs without answers: `frames` (FRAMES, S, S, 3) and seeded candidates, one action repeated in each block."""
+    model = bundle.model
+    rng = np.random.default_rng(0)
+
+    def blocks(*lead: int) -> np.ndarray:
+        actions = rng.standard_normal((*lead, 1, model.action_dim)).repeat(model.frameskip, -2)
+        return actions.reshape(*lead, model.block_dim).astype(np.float32)
+
+    nothing = Answers(*(np.zeros(0, np.float32),) * 5)
+    return Golden(frames, blocks(model.history - 1), blocks(CANDIDATES, horizon), nothing)
+
+
+def answer(runtime: Computes, golden: Golden, propose: bool, step: bool) -> Answers:
+    """Runs a back end on the golden inputs, as the robot does: its rollouts start from its own latents.
+
+    `propose` and `step` say whether the bundle has these graphs.
+    """
+    latents = np.stack([runtime.encode(frame) for frame in golden.frames])
+    goal, past, history = latents[-1], golden.past_actions, len(golden.past_actions) + 1
+    distances, imagined = runtime.rollout(latents[:history], past, golden.candidates, goal)
+    blocks = np.zeros((0, golden.candidates.shape[2]), np.float32)
+    stepped = np.zeros((0, latents.shape[1]), np.float32)
+    if propose:
+        steps = 5.0 * np.arange(1, len(latents), dtype=np.float32)
+        ways = zip(latents[:-1, None], steps[:, None], strict=True)
+        blocks = np.concatenate([runtime.propose(latent, goal, step) for latent, step in ways])
+    if step:
+        rows = np.arange(len(latents) - history + 1)
+        contexts = latents[rows[:, None] + np.arange(history)]
+        stepped = runtime.step(contexts, np.repeat(past[None], len(rows), 0), golden.candidates[rows, 0])
+    return Answers(latents, distances, imagined, blocks, stepped)
+
+
+def measure(runtime: Computes, golden: Golden) -> Parity:
+    """Compares a back end with the golden answers."""
+    wanted = golden.answers
+    found = answer(runtime, golden, len(wanted.blocks) > 0, len(wanted.stepped) > 0)
+    pairs = [(found.latents, wanted.latents), (found.imagined, wanted.imagined)]
+    pairs += [(found.stepped, wanted.stepped)] * (len(wanted.stepped) > 0)
+    cost, wanted_cost = _cost(found.distances), _cost(wanted.distances)
+    elites = [set(np.argsort(c, kind="stable")[:ELITES].tolist()) for c in (cost, wanted_cost)]
+    return Parity(
+        latent_cosine=float(np.min([_cosine(a, b).min() for a, b in pairs])),
+        latent_error=float(np.max([np.abs(a - b).max() / (b.std() + 1e-9) for a, b in pairs])),
+        rank_correlation=_rank_correlation(cost, wanted_cost),
+        shared_elites=len(elites[0] & elites[1]),
+        block_error=float(np.abs(found.blocks - wanted.blocks).max(initial=0.0)),
+    )
+
+
+def save_golden(bundle: Bundle, golden: Golden) -> None:
+    """Writes the golden file into the bundle's folder; `save_description` then hashes it."""
+    from safetensors.numpy import save_file
+
+    tensors = {"frames": golden.frames, "past_actions": golden.past_actions, "candidates": golden.candidates}
+    tensors |= asdict(golden.answers)
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, bundle.folder / GOLDEN)
+
+
+def load_golden(bundle: Bundle) -> Golden:
+    """The golden inputs and answers of a bundle. Raises BundleError where it has none, or others than it needs."""
+    from safetensors.numpy import load_file
+
+    path, model = bundle.path(GOLDEN), bundle.model
+    try:
+        tensors = load_file(path)
+        frames, past_actions, candidates = (tensors.pop(name) for name in ("frames", "past_actions", "candidates"))
+        tensors.setdefault("stepped", np.zeros((0, model.latent_dim), np.float32))  # of bundles without a policy
+        golden = Golden(frames, past_actions, candidates, Answers(**tensors))
+        count, samples, horizon = len(frames), len(candidates), golden.horizon
+    except Exception as error:  # safetensors has its own; KeyError, TypeError, IndexError: other arrays
+        raise BundleError(f"{path} does not hold golden outputs ({type(error).__name__}: {error})") from error
+    found, size, latent = golden.answers, model.image_size, model.latent_dim
+    for name, array, shape in (
+        ("frames", golden.frames, (count, size, size, 3)),
+        ("past_actions", golden.past_actions, (model.history - 1, model.block_dim)),
+        ("candidates", golden.candidates, (samples, horizon, model.block_dim)),
+        ("latents", found.latents, (count, latent)),
+        ("distances", found.distances, (samples, horizon + 1)),
+        ("imagined", found.imagined, (samples, horizon, latent)),
+        ("blocks", found.blocks, (count - 1 if proposing(bundle.heads) else 0, model.block_dim)),
+        ("stepped", found.stepped, (count - model.history + 1 if POLICY in bundle.heads else 0, latent)),
+    ):
+        if array.shape != shape or array.dtype != (np.uint8 if name == "frames" else np.float32):
+            raise BundleError(f"{path} has {name} {array.shape} {array.dtype}, this bundle needs {shape}")
+    return golden
+
+
+def _cost(distances: np.ndarray) -> np.ndarray:
+    """What the planner minimises: distances (S, H + 1) -> (S,)."""
+    return distances[:, 1:].mean(1) + distances[:, -1]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1) + 1e-12)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's: Pearson's correlation of ranks. NaN when a value is not finite or all are the same."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()) or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -1,0 +1,277 @@
+"""TensorRT engines of a bundle: built on the target, described by a manifest, checked before they are used.
+
+    <bundle>/engines/<GPU>-sm<NN>-trt<version>-<precision>/
+        manifest.json      what the engines were built from and for, and how well they compute
+        encoder.plan, rollout-64.plan, proposal.plan
+    <bundle>/engines/timing-<GPU>-<version>.cache
+
+Where the bundle's folder cannot be written to, the same lies in $XDG_CACHE_HOME/lewm_ros/<hash of the bundle>/.
+
+An engine is used when its manifest fits GPU, TensorRT and ONNX graph, when it loads, and when the parity gate opens
+(`lewm_model.runtime.equivalence`). What does not fit is built again, with the reason in the notes. fp16 comes first; a
+precision that the gate refuses is remembered as refused, and the next one is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lewm_model.bundle.bundle import Bundle, BundleError, sha256
+from lewm_model.config import PlanConfig
+from lewm_model.models.signature import PRECISIONS, onnx_file, signatures
+from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime.equivalence import Golden, Parity
+from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.tensorrt.backend import EngineError, TensorRTRuntime, import_tensorrt
+from lewm_model.runtime.tensorrt.builder import EngineBuildError, Progress, build_plan
+from lewm_model.runtime.tensorrt.cuda import Cuda, Gpu
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+MOST_WORKSPACE_BYTES = 2 << 30
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of engines is. Two manifests with the same `key` are interchangeable."""
+
+    gpu: str
+    compute_capability: str
+    multiprocessors: int  # boards of one name differ in it, and engines do not run on fewer
+    tensorrt: str
+    precision: str
+    onnx: dict[str, str]  # graph -> SHA-256 of the ONNX file that it came from
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> graph, samples, sha256, inputs, outputs
+    parity: dict[str, float] = field(default_factory=dict)
+    refused: str = ""  # why the parity gate refused these engines; "" for engines that may be used
+    build: dict[str, Any] = field(default_factory=dict)  # duration, driver: for people
+    schema: int = SCHEMA
+
+    def mismatch(self, wanted: Manifest) -> str:
+        """Why these engines are not those that are `wanted` here; "" when they are."""
+        for name, what in (
+            ("schema", "manifest schema"),
+            ("gpu", "GPU"),
+            ("compute_capability", "compute capability"),
+            ("multiprocessors", "GPU multiprocessors"),
+            ("tensorrt", "TensorRT"),
+            ("precision", "precision"),
+        ):
+            mine, here = getattr(self, name), getattr(wanted, name)
+            if mine != here:
+                return f"the engines were built for {what} {mine}, here it is {here}"
+        if self.onnx != wanted.onnx:
+            return "the engines were built from other ONNX graphs than the bundle's"
+        return ""
+
+
+class Engines:
+    """The engines of one bundle on this machine's GPU.
+
+    :param trt, cuda_api: the modules `tensorrt` and `cuda.bindings.runtime`; given in tests.
+    :raises RuntimeLoadError: no TensorRT, no driver, no GPU, or a bundle without graphs.
+    """
+
+    def __init__(self, bundle: Bundle, trt: Any = None, cuda_api: Any = None) -> None:
+        self.bundle = bundle
+        self.trt = import_tensorrt() if trt is None else trt
+        self._cuda_api = cuda_api
+        cuda = Cuda(cuda_api)
+        self.gpu: Gpu = cuda.gpu()
+        cuda.release()
+        try:
+            self.golden: Golden = parity.load_golden(bundle)
+        except BundleError as error:
+            raise RuntimeLoadError(f"{error}; run `lewm export {bundle.folder}` where torch is installed") from error
+        self.signatures = signatures(bundle.model, self.golden.horizon, bundle.heads)
+        self.root = engine_root(bundle)
+
+    def load(
+        self,
+        samples: tuple[int, ...] = (PlanConfig().samples,),
+        precision: str = "auto",
+        build: bool = True,
+        rebuild: bool = False,
+        progress: Progress | None = None,
+    ) -> TensorRTRuntime:
+        """The engines, checked and ready to run; builds what is missing or does not fit.
+
+        :param samples: numbers of candidates to build rollouts for; existing engines are taken as they are.
+        :param precision: "fp16", "fp32", or "auto" for the first of them that passes the parity gate.
+        :param build: whether to build; without, a reason to build is an error.
+        :param rebuild: builds although the engines fit.
+        :raises RuntimeLoadError: no precision gives engines that may be used; the message has the reason of each.
+        """
+        if precision not in ("auto", *PRECISIONS):
+            raise RuntimeLoadError(f"the precision is {precision!r}; it must be auto, {', '.join(PRECISIONS)}")
+        problems = []
+        with self._locked():
+            for one in PRECISIONS if precision == "auto" else (precision,):
+                try:
+                    runtime = self._load(one, samples, build, rebuild, progress)
+                except (RuntimeLoadError, EngineBuildError, OSError) as error:
+                    log.warning("%s engines are not used: %s", one, str(error))
+                    problems.append(f"{one}: {error}")
+                    continue
+                runtime.notes[:0] = [f"not in use, {problem}" for problem in problems]
+                return runtime
+        raise RuntimeLoadError("no engine can be used; " + " | ".join(problems))
+
+    def folder(self, precision: str) -> Path:
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.gpu.name.lower()).strip("-")
+        capability = self.gpu.compute_capability.replace(".", "")
+        return self.root / f"{gpu}-sm{capability}-trt{self.trt.__version__}-{precision}"
+
+    def manifest(self, precision: str) -> Manifest:
+        """What engines of this precision must be, without plans. Raises RuntimeLoadError where graphs are missing."""
+        files = {graph: onnx_file(graph, precision) for graph in self.signatures}
+        missing = [name for name in files.values() if name not in self.bundle.files]
+        if missing:
+            measured = self.bundle.evaluation.get(precision)
+            refused = measured.get("problem") if isinstance(measured, dict) else None
+            why = f", its export was refused: {refused}" if refused else "; run `lewm export` where torch is installed"
+            raise RuntimeLoadError(f"the bundle has no {missing[0]}{why}")
+        return Manifest(
+            gpu=self.gpu.name,
+            compute_capability=self.gpu.compute_capability,
+            multiprocessors=self.gpu.multiprocessors,
+            tensorrt=self.trt.__version__,
+            precision=precision,
+            onnx={graph: self.bundle.files[name] for graph, name in files.items()},
+        )
+
+    def _load(
+        self, precision: str, samples: tuple[int, ...], build: bool, rebuild: bool, progress: Progress | None
+    ) -> TensorRTRuntime:
+        folder, wanted = self.folder(precision), self.manifest(precision)
+        try:
+            if rebuild:
+                raise EngineError("a rebuild was asked for")
+            found = read_manifest(folder)
+            reason = found.mismatch(wanted)
+            if reason:
+                raise EngineError(reason)
+            if found.refused:
+                raise RuntimeLoadError(f"refused when built, {found.refused}; `lewm engine --rebuild` tries again")
+            runtime = self._open(folder, found)
+        except EngineError as error:
+            if not build:
+                raise RuntimeLoadError(f"{error}; run `lewm engine {self.bundle.folder}`") from error
+            log.info("building %s engines for %s: %s", precision, self.gpu.name, error)
+            return self._build(folder, wanted, samples, str(error), progress)
+        checked = parity.measure(runtime, self.golden)
+        if checked.problem:
+            runtime.close()
+            raise RuntimeLoadError(
+                f"the engines in {folder} do not compute what they did when they were built, {checked.problem}; "
+                "was the driver updated? `lewm engine --rebuild` builds them again"
+            )
+        return runtime
+
+    def _open(self, folder: Path, manifest: Manifest) -> TensorRTRuntime:
+        """Loads engines that a manifest describes. Raises EngineError for those that have to be built again."""
+        plans = {}
+        for name, entry in manifest.plans.items():
+            path = folder / f"{name}.plan"
+            if not path.is_file() or sha256(path) != entry["sha256"]:
+                raise EngineError(f"{path} is missing or damaged")
+            plans[str(entry["graph"]), int(entry["samples"])] = path.read_bytes()
+        if {graph for graph, _ in plans} != set(self.signatures):
+            raise EngineError(f"{folder} does not have an engine for each of the graphs {', '.join(self.signatures)}")
+        cuda = Cuda(self._cuda_api)
+        return TensorRTRuntime(self.bundle, self.golden.horizon, plans, self.trt, cuda, manifest.precision)
+
+    def _build(
+        self, folder: Path, wanted: Manifest, samples: tuple[int, ...], reason: str, progress: Progress | None
+    ) -> TensorRTRuntime:
+        begin = time.monotonic()
+        cuda = Cuda(self._cuda_api)
+        workspace = min(MOST_WORKSPACE_BYTES, cuda.free_bytes() // 2)
+        cuda.release()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # written last: engines without it are not used
+        gpu = folder.name.rsplit("-", 1)[0]
+        cache = self.root / f"timing-{gpu}.cache"
+        timings = cache.read_bytes() if cache.is_file() else b""
+        plans: dict[str, dict[str, Any]] = {}
+        for graph, signature in self.signatures.items():
+            onnx = self.bundle.path(onnx_file(graph, wanted.precision)).read_bytes()
+            for count in sorted(set(samples)) if signature.dynamic else [1]:
+                name = f"{graph}-{count}" if signature.dynamic else graph
+                plan = build_plan(self.trt, onnx, signature, count, workspace, timings, progress)
+                timings = plan.timing_cache
+                (folder / f"{name}.plan").write_bytes(plan.data)
+                fixed = signature.at(count)
+                plans[name] = {
+                    "graph": graph,
+                    "samples": count,
+                    "sha256": hashlib.sha256(plan.data).hexdigest(),
+                    "inputs": [str(tensor) for tensor in fixed.inputs],
+                    "outputs": [str(tensor) for tensor in fixed.outputs],
+                }
+        _replace(cache, timings)
+        manifest = Manifest(**{**asdict(wanted), "plans": plans})
+        runtime = self._open(folder, manifest)
+        checked: Parity = parity.measure(runtime, self.golden)
+        build = {"seconds": round(time.monotonic() - begin, 1), "reason": reason, "driver": self.gpu.driver}
+        manifest = Manifest(
+            **{**asdict(manifest), "parity": checked.as_dict(), "refused": checked.problem, "build": build}
+        )
+        _replace(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+        if checked.problem:
+            runtime.close()
+            raise RuntimeLoadError(f"refused by the parity gate, {checked.problem}")
+        runtime.notes.append(f"built {wanted.precision} engines in {build['seconds']} s, because {reason}")
+        return runtime
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process builds, the others wait for it: camera node and planner node start at the same time."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def engine_root(bundle: Bundle) -> Path:
+    """The folder of a bundle's engines: in the bundle, or in the user's cache where the bundle cannot be written to."""
+    inside = bundle.folder / "engines"
+    if os.access(inside if inside.is_dir() else bundle.folder, os.W_OK):
+        return inside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "lewm_ros" / sha256(bundle.folder / "model.json")[:16]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of engines. Raises EngineError when there is none, or none that this version reads."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise EngineError(f"there are no engines in {folder}")
+    try:
+        manifest = Manifest(**json.loads(path.read_text()))
+        for name, entry in manifest.plans.items():
+            if not re.fullmatch(r"[a-z0-9-]{1,80}", name):
+                raise ValueError(f"{name!r} is no name of a plan")
+            str(entry["graph"]), int(entry["samples"]), str(entry["sha256"])
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise EngineError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return manifest
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Writes a file in one move."""
+    temporary = path.with_suffix(".part")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

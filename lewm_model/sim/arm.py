@@ -1,0 +1,295 @@
+"""An arm on a table, simulated: takes joint trajectories like a trajectory controller and gives camera pictures."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from lewm_model.config import resource
+from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
+from lewm_model.robot.trajectory import JointTrajectory
+from lewm_model.sim import sdf
+
+DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
+# The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
+# be uses a share of its speed limit, and gains what is above that share slowly.
+FAR_RAD, CATCH_UP = 0.02, 0.93
+EASE = 0.1  # share of the acceleration
+_START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
+
+
+class ArmSim:
+    """The arm, the block and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
+
+    A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
+    joints' position and velocity limits, nor the acceleration that its drives can do, whatever the trajectory says and
+    however late it comes: as with the joint limiter of ros2_control.
+
+    Rendering belongs to the thread that first calls :meth:`render`.
+
+    :param world: SDF file.
+    :param render: False builds no renderer; :meth:`render` then raises.
+    :raises lewm_model.sim.sdf.SdfError: the world cannot be loaded; names file and line.
+    """
+
+    def __init__(self, world: str | Path | None = None, render: bool = True) -> None:
+        loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
+        self._model = loaded.model
+        self._data = mujoco.MjData(self._model)
+        self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
+        self._camera = loaded.camera
+        self._arm = loaded.arm
+        self.names = loaded.arm.joints
+        joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
+        self._qpos = np.array([joint.qposadr[0] for joint in joints])
+        self._qvel = np.array([joint.dofadr[0] for joint in joints])
+        self._tip = self._model.site(f"{loaded.arm_name}::{sdf.END_EFFECTOR}").id
+        self._block = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
+        self.limits = JointLimits(
+            names=self.names,
+            lower=loaded.arm.lower,
+            upper=loaded.arm.upper,
+            velocity=loaded.arm.velocity,
+            acceleration=np.full(len(self.names), ACCELERATION_RAD_S2),
+            jerk=np.full(len(self.names), JERK_RAD_S3),
+        )
+        self.control_dt_s = 1.0 / loaded.camera.rate_hz
+        self.reach_m = self._reach([joint.id for joint in joints])
+        self._colours = self._model.mat_rgba[:, :3].copy()
+        self._draws = render
+        self._renderer: mujoco.Renderer | None = None
+        self._render_thread = 0
+        self._trajectory: JointTrajectory | None = None
+        self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
+
+    @property
+    def time_s(self) -> float:
+        """Simulation time since the last reset, s."""
+        return float(self._data.time)
+
+    def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
+        """Puts the arm at rest, the block where the SDF has it, and time to 0.
+
+        :param seed: of the random joint positions, uniform in limits inset by 5 %; None draws fresh ones.
+        :param joint_positions: (A,) rad, instead of random ones.
+        :raises ValueError: `joint_positions` has the wrong shape or lies outside the limits.
+        """
+        lower, upper = self.limits.lower, self.limits.upper
+        if joint_positions is None:
+            inset = _START_INSET * (upper - lower)
+            position = np.random.default_rng(seed).uniform(lower + inset, upper - inset)
+        else:
+            position = np.array(joint_positions, dtype=np.float64)
+            self._check_joints(position)
+            if (position < lower).any() or (position > upper).any():
+                raise ValueError(f"joint positions {position} lie outside the limits {lower} to {upper} rad")
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[self._qpos] = position
+        self._data.ctrl[:] = position
+        self._left_over_s = 0.0
+        self._trajectory = None
+        self._command = self._wanted = position.copy()
+        self._command_velocity = np.zeros_like(position)
+        mujoco.mj_forward(self._model, self._data)
+
+    def set_trajectory(
+        self,
+        times_s: npt.ArrayLike,
+        positions: npt.ArrayLike,
+        velocities: npt.ArrayLike | None = None,
+        start_s: float | None = None,
+    ) -> None:
+        """Follows a new trajectory from now on, in place of the old one.
+
+        :class:`JointTrajectory` says what is between the points. The state at receipt is the commanded one, so that
+        a new trajectory does not make the arm jump.
+
+        :param times_s: (T,) s from `start_s`, strictly increasing.
+        :param positions: (T, A) rad.
+        :param velocities: (T, A) rad/s; None interpolates linearly.
+        :param start_s: simulation time that `times_s` counts from; None is now.
+        :raises ValueError: wrong shape, not finite, times not increasing, or all in the past.
+        """
+        start = self.time_s if start_s is None else float(start_s)
+        self._trajectory = JointTrajectory(
+            times_s, positions, velocities, start, self.time_s, self._command, self._command_velocity
+        )
+
+    def step(self, duration_s: float) -> None:
+        """Runs the physics for `duration_s`; what is no whole physics step is left for the next call.
+
+        :raises ValueError: the duration is negative or not finite.
+        """
+        if not (np.isfinite(duration_s) and duration_s >= 0.0):
+            raise ValueError(f"cannot step by {duration_s} s; the duration must be finite and 0 or more")
+        dt = float(self._model.opt.timestep)
+        count = round((self._left_over_s + duration_s) / dt)
+        self._left_over_s += duration_s - count * dt
+        if count == 0:
+            return
+        times = self._data.time + dt * np.arange(1, count + 1)
+        if self._trajectory is None:
+            wanted = np.repeat(self._command[None], count, axis=0)
+        else:
+            wanted = self._trajectory.sample(times)
+        commands = self._limited(wanted, dt)
+        self._wanted = np.clip(wanted[-1], self.limits.lower, self.limits.upper)
+        velocities = np.diff(commands, axis=0, prepend=self._command[None]) / dt
+        controls = commands + self._arm.velocity_gain / self._arm.position_gain * velocities
+        model, data, ctrl = self._model, self._data, self._data.ctrl
+        for control in controls:
+            ctrl[:] = control
+            mujoco.mj_step(model, data)
+        self._command = commands[-1].copy()
+        self._command_velocity = velocities[-1].copy()
+        mujoco.mj_kinematics(model, data)  # poses at the new state; mj_step leaves those of its start
+        mujoco.mj_camlight(model, data)
+
+    def _limited(self, wanted: np.ndarray, dt: float) -> np.ndarray:
+        """Commands (N, A) within position, velocity and acceleration limits that go for `wanted` (N, A) as they can.
+
+        What keeps the limits passes as it is. What does not (a command that comes late begins where the arm is not) is
+        caught up with: each joint goes for where it should be, no faster than it can still brake in time.
+        """
+        limits = self.limits
+        wanted = np.clip(wanted, limits.lower, limits.upper)
+        most, change = limits.velocity * dt, DRIVE_RESERVE * limits.acceleration * dt**2  # rad a step
+        moves = np.diff(wanted, axis=0, prepend=self._command[None])
+        changes = np.diff(moves, axis=0, prepend=self._command_velocity[None] * dt)
+        if (np.abs(moves) <= most * (1.0 + 1e-9)).all() and (np.abs(changes) <= change).all():
+            return wanted
+        limited = np.empty_like(wanted)
+        command, move = self._command, self._command_velocity * dt
+        moves[0] = wanted[0] - self._wanted
+        for i in range(len(wanted)):
+            gap = wanted[i] - moves[i] - command  # of the step before
+            closing = np.sign(gap) * np.minimum(np.sqrt(change * np.abs(gap)), np.abs(gap))
+            fastest = np.where(np.abs(gap) > FAR_RAD, CATCH_UP * most, most)
+            step = np.clip(np.clip(moves[i] + closing, -fastest, fastest) - move, -change, change)
+            gains = np.abs(move + step) > np.maximum(CATCH_UP * most, np.abs(move))
+            move = move + np.where(gains, EASE * step, step)
+            room = np.stack([command - limits.lower, limits.upper - command])
+            room = np.minimum(np.sqrt(2.0 * change * room), room)  # the way to the limit is left to brake
+            move = np.clip(move, -room[0], room[1])
+            command = command + move
+            limited[i] = command
+        return limited
+
+    def render(self) -> np.ndarray:
+        """The camera's picture now: (H, W, 3) uint8 RGB.
+
+        :raises RuntimeError: made with ``render=False``, or another thread rendered first.
+        """
+        if not self._draws:
+            raise RuntimeError("this ArmSim was made with render=False; make one with render=True to get pictures")
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, self._camera.height, self._camera.width)
+            self._render_thread = threading.get_ident()
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._renderer.scene.flags[flag] = False
+        if self._render_thread != threading.get_ident():
+            raise RuntimeError("another thread rendered this ArmSim first; render from that thread only")
+        self._renderer.update_scene(self._data, camera="camera")
+        return self._renderer.render()
+
+    def joint_positions(self) -> np.ndarray:
+        """Measured joint positions, (A,) float64 rad."""
+        return self._data.qpos[self._qpos]
+
+    def joint_velocities(self) -> np.ndarray:
+        """Measured joint velocities, (A,) float64 rad/s."""
+        return self._data.qvel[self._qvel]
+
+    def commanded_positions(self) -> np.ndarray:
+        """What the servo is commanded now, (A,) float64 rad."""
+        return self._command.copy()
+
+    def end_effector(self, joint_positions: npt.ArrayLike | None = None) -> np.ndarray:
+        """Position of the tip in the world, (3,) float64 m, now or at `joint_positions` (A,) rad."""
+        data = self._data
+        if joint_positions is not None:
+            position = np.asarray(joint_positions, dtype=np.float64)
+            self._check_joints(position)
+            data = self._scratch
+            data.qpos[self._qpos] = position
+            mujoco.mj_kinematics(self._model, data)
+        return data.site_xpos[self._tip].copy()
+
+    @property
+    def has_block(self) -> bool:
+        """Whether the world has a free body."""
+        return self._block is not None
+
+    def block_pose(self) -> np.ndarray:
+        """Pose of the world's first free body: (7,) float64, position x y z in m and quaternion w x y z."""
+        start = self._block_address()
+        return self._data.qpos[start : start + 7].copy()
+
+    def set_block_pose(self, pose: npt.ArrayLike) -> None:
+        """Puts the block at a pose, (7,) as in :meth:`block_pose`, at rest."""
+        values = np.asarray(pose, dtype=np.float64)
+        if values.shape != (7,) or not np.isfinite(values).all() or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3:
+            raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
+        start = self._block_address()
+        self._data.qpos[start : start + 7] = values
+        assert self._block is not None
+        velocity = self._block.dofadr[0]
+        self._data.qvel[velocity : velocity + 6] = 0.0
+        mujoco.mj_forward(self._model, self._data)
+
+    def recolour(self, what: str, channels: tuple[int, int, int] = (0, 1, 2)) -> None:
+        """Mixes the colours of the "arm" (what moves of it) or the "block" anew, until it is called again.
+
+        :param channels: which of its own red, green and blue is red, green and blue now; (0, 1, 2) are its own.
+        """
+        if what == "block":
+            self._block_address()  # says that there is none
+            assert self._block is not None
+            bodies = [int(self._block.id)]
+        elif what == "arm":
+            bodies = [int(self._model.jnt_bodyid[i]) for i in range(self._model.njnt)]
+            bodies = [body for body in bodies if self._block is None or body != self._block.id]
+        else:
+            raise ValueError(f"{what!r} cannot be recoloured; choose arm or block")
+        materials = np.unique(self._model.geom_matid[np.isin(self._model.geom_bodyid, bodies)])
+        materials = materials[materials >= 0]
+        self._model.mat_rgba[materials, :3] = self._colours[materials][:, list(channels)]
+
+    def close(self) -> None:
+        """Frees the renderer; call it from the thread that rendered."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def __enter__(self) -> ArmSim:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _block_address(self) -> int:
+        if self._block is None:
+            raise ValueError("the world has no free body; add a model without joints and without <static>")
+        return int(self._model.jnt_qposadr[self._block.jntadr[0]])
+
+    def _check_joints(self, position: np.ndarray) -> None:
+        if position.shape != (len(self.names),) or not np.isfinite(position).all():
+            raise ValueError(f"joint positions are {position}; one finite number for each of {self.names} expected")
+
+    def _reach(self, joints: list[int]) -> float:
+        """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them."""
+        data = self._scratch
+        mujoco.mj_kinematics(self._model, data)
+        points = np.vstack([data.xanchor[joints], data.site_xpos[self._tip]])
+        axes = data.xaxis[joints]
+        segments = np.diff(points, axis=0)
+        if np.allclose(np.abs(axes @ axes[0]), 1.0):
+            segments -= np.outer(segments @ axes[0], axes[0])
+        return float(np.linalg.norm(segments, axis=1).sum())

@@ -1,0 +1,75 @@
+"""Closed loop without ROS: simulated camera -> latent -> plan -> simulated arm, in simulation time.
+
+The controller is the one that the planner node runs; a plan has to fit its deadline, but takes no simulation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lewm_model.config import PlanConfig
+from lewm_model.planning.planner import Controller
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm import ArmSim
+
+SAMPLE_S = 0.02  # time between the samples that are scored
+
+
+def samples_a_step(sim: ArmSim) -> int:
+    """How many samples of the error are taken in a control step."""
+    return round(sim.control_dt_s / SAMPLE_S) or 1
+
+
+def picture(sim: ArmSim, pose: np.ndarray, size: int) -> np.ndarray:
+    """The model's picture (size, size, 3) of the arm at rest at `pose` (A,) rad; moves the simulated arm there."""
+    sim.reset(joint_positions=pose)
+    return to_model_image(sim.render(), size)
+
+
+def drive(
+    sim: ArmSim,
+    runtime: Runtime,
+    config: PlanConfig,
+    seed: int,
+    goal: np.ndarray,
+    error_m: Callable[[], float],
+    budget_s: float,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Runs the controller from the simulation's state towards a goal latent (D,).
+
+    The budget begins with the first command; returns times (N,) s since then, what `error_m` was at each of them, (N,)
+    m, and how long each plan took (s).
+    """
+    size = runtime.bundle.model.image_size
+    controller = Controller(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
+    controller.set_goal(goal)
+    controller.start(sim.joint_positions())
+    plan_s: list[float] = []
+    times: list[float] = []
+    errors: list[float] = []
+    began_s: float | None = None
+    samples = samples_a_step(sim)
+    for _ in range(1000):
+        controller.measure(sim.time_s, sim.joint_positions())
+        controller.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
+        decision = controller.plan()
+        if decision is not None:
+            if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
+                plan_s.append(decision.plan_s)
+            if decision.trajectory is not None:
+                motion = decision.trajectory
+                sim.set_trajectory(
+                    motion.times_s - motion.times_s[0], motion.positions, motion.velocities, motion.times_s[0]
+                )
+                began_s = sim.time_s if began_s is None else began_s
+        for _ in range(samples):
+            if began_s is not None:
+                times.append(sim.time_s - began_s)
+                errors.append(error_m())
+            sim.step(sim.control_dt_s / samples)
+        if times and times[-1] >= budget_s:
+            return np.array(times), np.array(errors), plan_s
+    raise RuntimeError("the planner gave no command; is the frame period longer than its deadline allows?")

@@ -1,0 +1,165 @@
+"""Records episodes of random motion in the simulator: the data a world model learns from.
+
+No expert and no goal: the arm wanders, strokes across its joint space, moves one joint alone and rests. Run
+
+    python -m lewm_model.sim.collect data/train.h5 --episodes 400 --steps 100 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import resource
+from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import Runtime, load_runtime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
+
+
+def record_episode(
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One episode of random motion; what it holds depends on (seed, episode) only.
+
+    :return: pixels (steps + 1, S, S, 3) uint8, action (steps, A) float32 rad/s, proprio (steps + 1, A) float32 rad.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence((seed, episode)))
+    sim.reset(seed=int(rng.integers(2**32)))
+    start = sim.joint_positions()
+    dt = sim.control_dt_s
+    limits = KnotLimits(sim.limits, BLOCK_STEPS * dt)
+    timeline = Timeline(0.0, start, limits)
+    timeline.splice(0, random_velocities(rng, start, math.ceil(steps / BLOCK_STEPS), limits))
+    motion = timeline.sample(dt * np.arange(steps + 1))
+    sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
+    action = np.diff(motion.positions, axis=0) / dt
+    pixels = np.empty((steps + 1, image_size, image_size, 3), np.uint8)
+    proprio = np.empty((steps + 1, len(start)), np.float32)
+    for i in range(steps + 1):
+        if i > 0:
+            sim.step(dt)
+        pixels[i] = to_model_image(sim.render(), image_size)
+        proprio[i] = sim.joint_positions()
+    return pixels, action.astype(np.float32), proprio
+
+
+def record_play(
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int, runtime: Runtime | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode; with a `runtime`
+    play begins where its bundle's policy got to.
+    """
+    from lewm_model.sim.push_script import play
+
+    pixels, proprio = [], []
+
+    def look() -> None:
+        pixels.append(to_model_image(sim.render(), image_size))
+        proprio.append(sim.joint_positions().copy())
+
+    action = play(sim, np.random.default_rng(np.random.SeedSequence((seed, episode))), steps, look, runtime=runtime)
+    return np.array(pixels), action.astype(np.float32), np.array(proprio, np.float32)
+
+
+_worker: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+
+
+def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool, policy: Path | None) -> None:
+    global _worker
+    sim = ArmSim(world)
+    _worker = partial(record_episode, sim, seed, steps=steps, image_size=image_size)
+    if play:
+        runtime = None if policy is None else load_runtime(load_bundle(policy), build_engines=False)
+        _worker = partial(record_play, sim, seed, steps=steps, image_size=image_size, runtime=runtime)
+
+
+def _record(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert _worker is not None
+    return _worker(episode)
+
+
+def collect(
+    out: str | Path,
+    episodes: int,
+    steps: int = 100,
+    seed: int = 0,
+    world: str | Path | None = None,
+    image_size: int = 64,
+    workers: int = 2,
+    play: bool = False,
+    policy: Path | None = None,
+) -> None:
+    """Records episodes to an HDF5 file. The same arguments give the same data, with any number of workers.
+
+    :param out: file to write; appears when complete.
+    :param steps: actions in an episode, 20 in a second; an episode has one frame more.
+    :param world: SDF file; None is the packaged `worlds/tabletop.sdf`.
+    :param image_size: pixels, square.
+    :param workers: processes that simulate and render.
+    :param play: the arm plays with the block (`lewm_model.sim.push_script`) instead of moving at random.
+    :param policy: bundle with a policy, which moves the arm before each episode; it then begins where that got to.
+    :raises ValueError: a count is below 1, or a policy is to move the arm and nobody plays.
+    """
+    if policy is not None and not play:
+        raise ValueError(f"the policy of {policy} moves the arm before play; record with --play, or without --policy")
+    for name, value in (
+        ("episodes", episodes),
+        ("steps", steps),
+        ("image_size", image_size),
+        ("workers", workers),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
+    arguments = (str(path), seed, steps, image_size, play, policy)
+    with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
+        names, dt = sim.names, sim.control_dt_s
+    command = shlex.join(
+        ["python", "-m", "lewm_model.sim.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
+        + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
+        + ["--play"] * play
+        + (["--policy", str(policy)] if policy else [])
+    )
+    attributes: dict[str, str | int | float] = {"seed": seed, "world": path.name, "command": command}
+    context = multiprocessing.get_context("spawn")
+    with (
+        EpisodeWriter(out, image_size, names, dt, "joint_velocity", attributes) as writer,
+        context.Pool(min(workers, episodes), _start_worker, arguments) as pool,
+    ):
+        recorded: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))
+        for pixels, action, proprio in tqdm(recorded, "episodes", episodes, unit="ep", disable=not sys.stderr.isatty()):
+            writer.append(pixels, action, proprio)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lewm_model.sim.collect", description="Record random motion in the simulator."
+    )
+    parser.add_argument("out", help="HDF5 file to write")
+    parser.add_argument("--episodes", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=100, help="actions in an episode, 20 in a second (default 100)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--world", help="SDF file (default: worlds/tabletop.sdf)")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels, square (default 64)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--play", action="store_true", help="play with the block instead of moving at random")
+    parser.add_argument("--policy", type=Path, help="with --play: bundle whose policy moves first")
+    collect(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

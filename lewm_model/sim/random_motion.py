@@ -1,0 +1,53 @@
+"""Random motion that keeps an arm's limits: what world models are trained on, and a baseline of every task."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lewm_model.planning.motion import KnotLimits
+
+BLOCK_STEPS = 5  # control steps in one action block
+_MEMORY = 0.7  # correlation of a wandering joint's velocity from block to block, before it is made uniform
+# What the arm does for a while: probability, and how many blocks.
+_PHASES = {
+    "wander": (0.30, (4, 10)),
+    "stroke": (0.20, (4, 12)),
+    "single": (0.15, (3, 8)),
+    "hold": (0.35, (2, 5)),
+}
+
+
+def random_velocities(rng: np.random.Generator, start: np.ndarray, blocks: int, limits: KnotLimits) -> np.ndarray:
+    """Velocity knots of a random motion that keeps all limits, (blocks, A) rad/s, from rest at `start` (A,) rad.
+
+    Speeds are spread evenly over their range: a Gaussian process goes through its own distribution function.
+    """
+    joints = len(start)
+    names = list(_PHASES)
+    weights = [_PHASES[name][0] for name in names]
+    position, velocity = start, np.zeros(joints)
+    latent = rng.standard_normal(joints)
+    knots = np.empty((blocks, joints))
+    phase, left, alone = "", 0, 0
+    for k in range(blocks):
+        if left == 0:
+            phase = names[rng.choice(len(names), p=weights)]
+            left = int(rng.integers(*_PHASES[phase][1], endpoint=True))
+            alone = int(rng.integers(joints))
+            latent = rng.standard_normal(joints)
+        left -= 1
+        if phase in ("wander", "single"):
+            latent = _MEMORY * latent + math.sqrt(1.0 - _MEMORY**2) * rng.standard_normal(joints)
+        uniform = np.array([math.erf(value / math.sqrt(2.0)) for value in latent])  # in (-1, 1)
+        wanted = np.zeros(joints) if phase == "hold" else uniform * limits.velocity
+        if phase == "single":
+            wanted[np.arange(joints) != alone] = 0.0
+        knots[k] = limits.project(position, velocity, wanted[None, None])[0, 0]
+        # What a limit slowed down turns round instead of waiting there.
+        slowed = np.abs(knots[k]) < np.abs(wanted) - 0.25 * limits.velocity
+        latent = np.where(slowed & (np.abs(velocity) < 0.5 * limits.velocity), -latent, latent)
+        position = position + 0.5 * limits.block_s * (velocity + knots[k])
+        velocity = knots[k]
+    return knots

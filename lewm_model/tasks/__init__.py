@@ -1,0 +1,1 @@
+"""Tasks: how they begin, what their goal is, when they succeeded."""

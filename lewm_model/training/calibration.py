@@ -1,0 +1,144 @@
+"""When is a goal reached, when is a frame surprising or new? Measured on episodes that the model was not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
+from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.data.clips import DataError, Episodes
+from lewm_model.models.graphs import RolloutGraph
+from lewm_model.models.lewm import LeWM
+from lewm_model.models.signature import POLICY, measuring
+from lewm_model.monitoring.novelty import Novelty, most_together, remember, save_seen
+from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.training.trainer import encode_rows
+
+FEWEST_FRAMES = 500  # that an error can be called usual from
+GROUPS = 6  # of frames, by the change that was imagined
+LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise, and nothing is usual at rest
+SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
+REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
+FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
+FEWEST_NEW = 1.5  # pixels; a simulated camera is without noise, and none is usual
+LEFT = 1.5  # times the distance of a goal that counts as reached is one that was left
+
+
+def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
+    """Writes the calibration into the bundle.
+
+    Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them. Which
+    colours are new in a held-out episode is told by the others; of another recording a fifth is held out for that.
+
+    :raises DataError: the recording does not fit the model, has too few frames, or only one episode.
+    """
+    episodes = held_out_episodes(bundle, data)
+    others = np.setdiff1d(np.arange(len(data.lengths)), episodes)
+    if len(others):
+        held_out = episodes
+    else:
+        others, held_out = data.split(0.2, 0)
+    model, heads = load_model(bundle), load_heads(bundle)
+    latents = encode_rows(model, data, data.rows(episodes))
+    errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
+    if len(errors) < FEWEST_FRAMES:
+        raise DataError(
+            f"{data.source}: {len(errors)} frames are too few to know what is usual; {FEWEST_FRAMES} are needed, "
+            "record more episodes"
+        )
+    graph = RolloutGraph(model, heads.get(measuring(heads) or ""))
+    distances = same_place_distances(graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads)
+    reached = float(np.quantile(distances, REACHED_SHARE))
+    usual_changes, usual_errors = _usual(errors, changes)
+    seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
+    novelty = Novelty(seen, 1.0)
+    held_out_frames = (picture for frames in data.batches(data.rows(held_out)) for picture in frames)
+    new_pixels = max(FEWEST_NEW, *(most_together(novelty.new_pixels(picture)) for picture in held_out_frames))
+    save_seen(bundle, seen)
+    found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors), new_pixels)
+    surprising = found.surprise(errors, changes) > SURPRISING
+    found = replace(found, false_positive_rate=float(surprising.mean()))
+    return save_description(replace(bundle, calibration=found))
+
+
+def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The changes and errors of a `Calibration` from those (M,) of frames: the greatest error of each group of them."""
+    usual: dict[float, float] = {}
+    greatest = LEAST_ERROR * float(errors.max())
+    for group in np.array_split(np.argsort(changes), GROUPS):
+        greatest = max(greatest, float(errors[group].max()))  # more change never makes an error less usual
+        usual[float(np.median(changes[group]))] = greatest
+    return tuple(usual), tuple(usual.values())
+
+
+def prediction_errors(
+    model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """`episode_errors` of these episodes, end to end. `latents` (N, D) of all rows; others' are not read."""
+    errors, changes = [np.zeros(0)], [np.zeros(0)]
+    for episode in episodes:
+        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
+        error, change = episode_errors(model, latents[first : last + 1], data.actions[first:last], spec)
+        errors.append(error)
+        changes.append(change)
+    return np.concatenate(errors), np.concatenate(changes)
+
+
+@torch.no_grad()
+def episode_errors(
+    model: LeWM, latents: Tensor, actions: np.ndarray, spec: ActionSpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squared errors (M,) of the latents imagined one block ahead, and the mean squared changes (M,) imagined.
+
+    The drift of an arm at rest is taken out. `latents` (T, D) of an episode's frames, `actions` (T - 1, A) raw between
+    them; number 0 is of frame history * frameskip, M is 0 where there is none.
+    """
+    history, frameskip = model.config.history, model.config.frameskip
+    span = history * frameskip  # control steps from the oldest frame of the context to the one that is imagined
+    starts = np.arange(len(latents) - span)
+    if len(starts) < 1:
+        return np.zeros(0), np.zeros(0)
+    blocks = torch.from_numpy(spec.normalise(actions[starts[:, None] + np.arange(span)]))
+    blocks = blocks.reshape(len(starts), history, -1)
+    context = latents[starts[:, None] + frameskip * np.arange(history)]
+    still = torch.from_numpy(spec.still).expand(len(starts), 1, -1)
+    past, now = blocks[:, :-1], context[:, -1]
+    imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
+    drift = model.rollout(context, past, still)[:, 0] - now
+    imagined = imagined - drift
+    errors = (imagined - latents[starts + span]).square().mean(-1).numpy()
+    return errors, (imagined - now).square().mean(-1).numpy()
+
+
+@torch.no_grad()
+def same_place_distances(
+    graph: RolloutGraph, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec, things: bool = False
+) -> np.ndarray:
+    """Distances (M,), as the planner measures them, between frames of an episode that show the arm in the same place.
+
+    Where the goal is a thing that the arm moves, only frames between which the arm hardly moved show the same.
+
+    :raises DataError: there are fewer than FEWEST_PAIRS of them.
+    """
+    distances = []
+    for episode in episodes:
+        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
+        steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / spec.full_step
+        if things:  # there and back is not the same place: something may have been pushed
+            steps = np.linalg.norm(steps, axis=1, keepdims=True)
+        travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
+        apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)
+        first, second = np.nonzero(np.triu(apart < SAME_PLACE_STEPS, k=1))
+        if len(first):
+            distances.append(graph.distance(latents[offset + first], latents[offset + second]).numpy())
+    found = np.concatenate(distances) if distances else np.zeros(0)
+    if len(found) < FEWEST_PAIRS:
+        raise DataError(
+            f"{data.source}: only {len(found)} pairs of frames show the arm in the same place; record episodes in "
+            "which it rests, or comes back, now and then"
+        )
+    return found

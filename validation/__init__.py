@@ -1,0 +1,1 @@
+"""What is done to the system: faults, fuzz, soak, checks."""

@@ -1,0 +1,635 @@
+"""Does the loop survive what goes wrong around it? `make faults`, with the shipped model over real DDS.
+
+    python -m validation.faults --runs 50 --seed 0 [--only kill_camera --only nan_latent]
+
+Simulated arm, camera node and planner node run as three processes. In every run the arm is on its way to one of two
+goal pictures that lie far apart when a fault is injected; the fault lasts until its effect has been seen, or 4 s, and
+then its cause goes away. What is counted, for each fault:
+
+- violations: commands on the wire that break a limit (`lewm_ros.safety.find_violation`) or jump from the one before,
+  and joint states of the simulated arm outside of its limits (by more than 0.02 rad, or 5 % of a speed). A command that
+  was sent after it had parted from the one before, by up to 0.15 s, is told apart: a late command.
+- late: where the fault must end in a hold, the time from the injection until the commanded motion is at rest, and stays
+  so while the fault lasts, is more than the watchdog period of 1.0 s: the 0.5 s after which a frame is stale
+  (shield.frame_timeout_s), and a stop from any speed.
+- unrecovered: the arm does not move towards its goal again within 10 s after the cause went away. Nobody helps, but
+  where the design wants a person: a latched stop (also that of a clock that jumped, and of an arm that comes back
+  elsewhere) is reset and enabled; a planner that was killed comes back disarmed and is enabled. A killed node is
+  started again and brought up; its 10 s begin with that.
+- unnamed: no diagnostics and no ~/status told the cause while it lasted. Of a fault that needs no hold, only a warning
+  is wanted, and only where it led to one. A killed planner has nobody left to speak for it.
+
+With --jobs 2 two graphs share the faults and run at the same time; overload comes last and alone.
+
+Leaves summary.json, runs.jsonl (a line as soon as a run has ended), failures.json with every run that failed in one of
+these, and the nodes' logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sensor_msgs.msg import Image
+
+from lewm_ros.camera_node import NEWEST_FRAME
+from lewm_ros.graph import GraphError, end_with_parent, free_shared_memory
+from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, time_message
+from validation.rig import AT_GOAL_RAD, Relay, Rig, start_rig
+
+POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
+LATE_MS = 1000.0
+RECOVERY_S = 10.0
+PERSON_S = 1.0  # that it takes a person to look and press a button
+LONGEST_S = 4.0  # that a fault lasts
+LOOK_S = 0.3  # that a hold is watched before the cause goes away
+MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
+FAR_RAD = 1.2  # from the goal, at the injection
+NEARER_RAD = 0.1  # that the arm must have come nearer to count as moving towards its goal
+HOGS = 2  # busy processes beside the nodes
+THING_PIXELS = 8  # side of a thing in the camera's picture; the block's is as long
+
+End = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    :param inject: brings it about, given the rig, random numbers and the number of the run; returns what ends it.
+    :param holds: whether the arm must come to rest.
+    :param lasts_s: how long at least.
+    :param words: one of these in a message of level warning or error names the cause; none: it need not be named.
+    :param person: what a person has to do afterwards: nothing, "enable", or "reset" (and then enable).
+    """
+
+    name: str
+    inject: Callable[[Rig, np.random.Generator, int], End]
+    holds: bool
+    words: tuple[str, ...] = ()
+    person: str = ""
+    lasts_s: float = 1.0
+
+
+@dataclass
+class Run:
+    """What was seen of one injection. Times are seconds since the injection."""
+
+    fault: str
+    number: int
+    seed: int
+    hold_ms: float | None = None  # None: it did not come to rest while the fault lasted
+    lasted_s: float = 0.0
+    recovered_s: float | None = None  # since the cause went away
+    time_lost_s: float = 0.0  # by a simulation that could not keep up; its arm then lags behind its orders
+    violations: list[str] = field(default_factory=list)
+    late: bool = False
+    late_commands: int = 0
+    unnamed: bool = False
+    messages: list[tuple[float, str, int, str]] = field(default_factory=list)  # (time, node, level, text)
+    note: str = ""
+    start: int = 0  # of the nodes, whose logs lie in the folder logs/<start>
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.violations) or self.late or self.unnamed or self.recovered_s is None
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
+    """SIGKILL to a node; it ends with a new process that is brought up."""
+
+    def inject(rig: Rig, rng: np.random.Generator, number: int) -> End:
+        rig.graph.kill(name)
+
+        def end() -> None:
+            rig.graph.start_again(name)
+            rig.graph.bring_up(name)
+            if name == "sim_node":  # it comes back with the arm at zero
+                seen = rig.joints_seen
+                rig.graph.spin_until(lambda: rig.joints_seen > seen + 2, 20.0, "joint states")
+
+        return end
+
+    return inject
+
+
+def relayed(change: Callable[[Relay, np.random.Generator, int], None]) -> Callable[..., End]:
+    """A fault of the messages between the simulation and the nodes."""
+
+    def inject(rig: Rig, rng: np.random.Generator, number: int) -> End:
+        assert rig.relay is not None
+        change(rig.relay, rng, number)
+        return rig.relay.pass_all
+
+    return inject
+
+
+def camera_stop(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    relay.frames = lambda message: []
+
+
+def camera_freeze(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """The same picture again and again, with fresh stamps."""
+    frozen: list[Image] = []
+
+    def frames(message: Image) -> list[Image]:
+        frozen.append(message)
+        message.data = frozen[0].data
+        return [message]
+
+    relay.frames = frames
+
+
+def camera_covered(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Black pictures: a hand before the lens, a lamp that went out."""
+
+    def frames(message: Image) -> list[Image]:
+        message.data = array.array("B", bytes(len(message.data)))
+        return [message]
+
+    relay.frames = frames
+
+
+def thing_appears(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Something as large as the block and of another colour is put down anywhere in the picture."""
+    place = rng.random(2)
+
+    def frames(message: Image) -> list[Image]:
+        picture = message_to_rgb(message).copy()
+        row, column = (place * (np.array(picture.shape[:2]) - THING_PIXELS)).astype(int)
+        picture[row : row + THING_PIXELS, column : column + THING_PIXELS] = (200, 0, 200)
+        message.data = array.array("B", picture.tobytes())
+        return [message]
+
+    relay.frames = frames
+
+
+def frame_loss(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """30 % of the frames are lost."""
+    relay.frames = lambda message: [message] if rng.random() >= 0.3 else []
+
+
+def frame_stalls(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Frames are held back for 500 ms and then come at once, again and again with 300 ms between."""
+    held: list[Image] = []
+    first_ns: list[int] = []
+
+    def frames(message: Image) -> list[Image]:
+        stamp_ns = nanoseconds(message.header.stamp)
+        first_ns.append(stamp_ns)
+        held.append(message)
+        if (stamp_ns - first_ns[0]) / 1e9 % 0.8 < 0.5:
+            return []
+        passed = list(held)
+        held.clear()
+        return passed
+
+    relay.frames = frames
+
+
+def image_corrupt(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """A size that the data does not have; half of the data; a JPEG where pixels should be; no pixels at all."""
+
+    def frames(message: Image) -> list[Image]:
+        if number % 4 == 0:
+            message.height *= 2
+        elif number % 4 == 1:
+            message.data = message.data[: len(message.data) // 2]
+        elif number % 4 == 2:
+            jpeg = cv2.imencode(".jpg", message_to_rgb(message))[1]
+            message.data = array.array("B", jpeg.tobytes())
+        else:
+            message.width, message.height, message.step, message.data = 0, 0, 0, array.array("B")
+        return [message]
+
+    relay.frames = frames
+
+
+def image_encoding(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """An encoding that is none, or none of a colour picture."""
+
+    def frames(message: Image) -> list[Image]:
+        message.encoding = ("32FC1", "jpeg", "")[number % 3]
+        return [message]
+
+    relay.frames = frames
+
+
+def joints_stop(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    relay.joints = lambda message: []
+
+
+def clock_jump(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """The stamps of frames and joint states jump by 100 s, ahead and back in turn."""
+    shift_ns = (100_000_000_000, -100_000_000_000)[number % 2]
+
+    def shifted(message: Any) -> list[Any]:
+        message.header.stamp = time_message(nanoseconds(message.header.stamp) + shift_ns)
+        return [message]
+
+    relay.frames = relay.joints = shifted
+
+
+def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """Somebody else publishes NaN on `latent`, beside the camera node and with the stamps of its frames."""
+    assert rig.relay is not None
+    node, size = rig.graph.node, rig.latent_size
+    latents = node.create_publisher(Image, "latent", NEWEST_FRAME)
+
+    def frames(message: Image) -> list[Image]:
+        latents.publish(latent_to_message(np.full(size, np.nan), nanoseconds(message.header.stamp)))
+        return [message]
+
+    def end() -> None:
+        rig.relay.pass_all()
+        node.destroy_publisher(latents)
+
+    rig.relay.frames = frames
+    return end
+
+
+def goal_change(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """The goal changes while a plan is being made for the one before, and twice more."""
+    other = 1 - rig.goal
+    for goal in (other, 1 - other, other):
+        rig.show_goal(goal)
+        rig.graph.spin_for(float(rng.uniform(0.03, 0.3)))
+    return lambda: None
+
+
+def overload(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """Busy processes on the one processor that camera and planner node are left with.
+
+    The simulated arm keeps the others: a real arm's controller does not run on the planner's processor.
+    """
+    processors = os.sched_getaffinity(0)
+    one = {min(processors)}
+    nodes = [rig.graph.process(name).pid for name in ("camera_node", "planner_node")]
+    command = [sys.executable, "-S", "-c", "while True: pass"]
+    hogs = [subprocess.Popen(command, preexec_fn=end_with_parent) for _ in range(HOGS)]
+    for pid in (*nodes, *(hog.pid for hog in hogs)):
+        run_on(pid, one)
+
+    def end() -> None:
+        for hog in hogs:
+            hog.kill()
+        for hog in hogs:
+            hog.wait()
+        for pid in nodes:
+            run_on(pid, processors)
+
+    return end
+
+
+def run_on(pid: int, processors: set[int]) -> None:
+    """Every thread of a process runs on these processors from now on."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), processors)
+
+
+def stop_pressed(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    rig.trigger("stop")
+    return lambda: None
+
+
+NO_FRAME = ("camera frame", "no frame")
+FAULTS = (
+    Fault("kill_sim", kill("sim_node"), True, (*NO_FRAME, "joint state"), "reset"),
+    Fault("kill_camera", kill("camera_node"), True, NO_FRAME),
+    Fault("kill_planner", kill("planner_node"), True, person="enable"),
+    Fault("camera_stop", relayed(camera_stop), True, NO_FRAME),
+    Fault("camera_freeze", relayed(camera_freeze), True, ("surprise",), lasts_s=2.5),  # would it set off again?
+    Fault("camera_covered", relayed(camera_covered), True, ("surprise",), lasts_s=2.5),
+    Fault("thing_appears", relayed(thing_appears), True, ("surprise",)),
+    Fault("frame_loss", relayed(frame_loss), False, lasts_s=2.0),
+    Fault("frame_stalls", relayed(frame_stalls), False, lasts_s=2.0),
+    Fault("image_corrupt", relayed(image_corrupt), True, ("bytes", "pixels")),
+    Fault("image_encoding", relayed(image_encoding), True, ("encoding",)),
+    Fault("nan_latent", nan_latent, False, ("nan",)),
+    Fault("joints_stop", relayed(joints_stop), True, ("joint state",)),
+    Fault("clock_jump", relayed(clock_jump), True, ("clock", "stamp"), "reset"),
+    Fault("goal_change", goal_change, False),
+    Fault("overload", overload, False, lasts_s=2.0),
+    Fault("stop_pressed", stop_pressed, True, ("stop",), "reset"),
+)
+
+
+def said(rig: Rig, begin_s: float) -> list[tuple[float, str, int, str]]:
+    """What the nodes reported of late: (s since `begin_s`, node, level, text)."""
+    return [(round(r.time_s - begin_s, 2), r.node, r.level, r.message) for r in rig.reports]
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------
+
+
+def set_off(rig: Rig, rng: np.random.Generator) -> None:
+    """The arm is on its way to the goal that lies farther off.
+
+    :raises GraphError: it does not move.
+    """
+    rig.show_goal(rig.farthest_goal())
+    before = rig.distance_rad()
+
+    def on_its_way() -> bool:
+        left = rig.distance_rad()
+        return rig.speed() > MOVING_RAD_S and FAR_RAD < left < before - NEARER_RAD
+
+    rig.graph.spin_until(on_its_way, RECOVERY_S, "the arm to be on its way")
+    rig.graph.spin_for(float(rng.uniform(0.0, 0.25)))  # anywhere in a block
+
+
+def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
+    """One injection, from an arm on its way to an arm on its way.
+
+    :raises GraphError: a node ended or does not answer, or the arm did not move before the fault.
+    """
+    run = Run(fault.name, number, seed)
+    rng = np.random.default_rng((seed, number, zlib.crc32(fault.name.encode())))
+    rig.violations.clear()
+    set_off(rig, rng)
+    begin_s, lost_s, late = rig.now_s, rig.time_lost_s, rig.motion.late
+    rig.reports.clear()
+    end = fault.inject(rig, rng, number)
+
+    def named() -> bool:
+        return any(report.level and any(w in report.message.lower() for w in fault.words) for report in rig.reports)
+
+    def seen() -> bool:
+        now_s = rig.now_s
+        if now_s - begin_s > LONGEST_S:
+            return True
+        if now_s - begin_s < fault.lasts_s or (fault.words and not named()):
+            return False
+        rest_s = rig.motion.rest_since(begin_s, now_s) if fault.holds else begin_s
+        return rest_s is not None and now_s - rest_s > LOOK_S
+
+    rig.graph.spin_until(seen, 2 * LONGEST_S, "a fault to be seen")
+    removed_s = rig.now_s
+    run.lasted_s = removed_s - begin_s
+    rest_s = rig.motion.rest_since(begin_s, removed_s)
+    run.hold_ms = None if rest_s is None else 1e3 * (rest_s - begin_s)
+    run.late = fault.holds and (run.hold_ms is None or run.hold_ms > LATE_MS)
+    if fault.words:
+        run.unnamed = not named()
+    else:
+        held = rest_s is not None and rig.distance_rad() > AT_GOAL_RAD
+        run.unnamed = not fault.holds and held and not any(report.level for report in rig.reports)
+    end()
+
+    if rig.distance_rad() < FAR_RAD / 2:
+        rig.show_goal(1 - rig.goal)
+    farthest, commands, asked_s = rig.distance_rad(), rig.commands_seen, rig.now_s
+
+    def recovered() -> bool:
+        nonlocal farthest, asked_s
+        if fault.person and rig.speed() == 0.0 and rig.now_s - asked_s > PERSON_S:
+            asked_s = rig.now_s
+            refusal = rig.enable()
+            if refusal and "reset" in refusal and fault.person == "reset":
+                rig.trigger("reset")
+                rig.enable()
+        farthest = max(farthest, rig.distance_rad())
+        nearer = rig.distance_rad() < farthest - NEARER_RAD
+        return nearer and rig.commands_seen >= commands + 2 and rig.planner_state == "armed"
+
+    try:
+        rig.graph.spin_until(recovered, RECOVERY_S - (rig.now_s - removed_s), "the arm to move again")
+        run.recovered_s = rig.now_s - removed_s
+    except GraphError as error:
+        run.note = str(error)
+    run.violations = list(dict.fromkeys(rig.violations))
+    run.late_commands = rig.motion.late - late
+    run.time_lost_s = rig.time_lost_s - lost_s
+    run.messages = said(rig, begin_s)
+    return run
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+def measure(
+    faults: Sequence[Fault],
+    runs: int,
+    seed: int,
+    out: Path,
+    console: Console,
+    planner: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """Injects each fault `runs` times. The nodes live on from run to run; after one that fails they start anew.
+
+    :param planner: parameters of planner_node, laid over those of config/plan.yaml.
+    :raises GraphError: the nodes do not start.
+    """
+    jobs = [(fault, number) for fault in faults for number in range(runs)]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "runs.jsonl").unlink(missing_ok=True)
+    done: list[Run] = []
+    starts = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("faults", total=len(jobs))
+        while len(done) < len(jobs):
+            starts += 1
+            with start_rig("faults", out / "logs" / str(starts), POSES, seed, relayed=True, planner=planner) as rig:
+                rig.show_goal(0)
+                rig.arm()
+                for fault, number in jobs[len(done) :]:
+                    progress.update(bar, description=fault.name)
+                    try:
+                        run = attempt(rig, fault, number, seed)
+                    except GraphError as error:
+                        run = Run(fault.name, number, seed, messages=said(rig, rig.now_s), note=str(error))
+                    run.start = starts
+                    done.append(run)
+                    with (out / "runs.jsonl").open("a") as file:
+                        file.write(json.dumps(asdict(run)) + "\n")
+                    progress.advance(bar)
+                    if run.failed:
+                        console.print(f"{fault.name} {number}: {complaint(run)}", style="red", highlight=False)
+                    if run.recovered_s is None:
+                        break
+    return done
+
+
+def measure_side_by_side(
+    faults: Sequence[Fault], runs: int, seed: int, out: Path, console: Console, jobs: int
+) -> list[Run]:
+    """As `measure`, by `jobs` processes of this program, each with a graph of its own.
+
+    :raises GraphError: one of them did not come to its end.
+    """
+    loud = [fault for fault in faults if fault.inject is overload]  # it would overload the others, too
+    quiet = [fault for fault in faults if fault not in loud]
+    shares = [quiet[number::jobs] for number in range(jobs)]
+    done: list[Run] = []
+    for batch in ([share for share in shares if share], [loud] if loud else []):
+        folders = [out / f"job_{share[0].name}" for share in batch]
+        processes = []
+        for share, folder in zip(batch, folders, strict=True):
+            only = [argument for fault in share for argument in ("--only", fault.name)]
+            command = [sys.executable, "-m", "validation.faults", "--runs", str(runs), "--seed", str(seed)]
+            command += ["--out", str(folder), *only]
+            processes.append(subprocess.Popen(command, preexec_fn=end_with_parent))
+        for process in processes:
+            process.wait()
+        for share, folder in zip(batch, folders, strict=True):
+            file = folder / "runs.jsonl"
+            lines = file.read_text().splitlines() if file.is_file() else []
+            found = [Run(**json.loads(line)) for line in lines]
+            if len(found) != len(share) * runs:
+                raise GraphError(f"{folder} has {len(found)} of {len(share) * runs} runs; look at what it printed")
+            done += found
+    console.rule("together")
+    return done
+
+
+def complaint(run: Run) -> str:
+    """What was wrong with a run, in a line."""
+    hold = "not at rest" if run.hold_ms is None else f"at rest after {run.hold_ms:.0f} ms"
+    parts = [
+        *run.violations[:1],
+        *([f"late: {hold}"] if run.late else []),
+        *(["unnamed"] if run.unnamed else []),
+        *([f"unrecovered: {run.note.splitlines()[0] if run.note else ''}"] if run.recovered_s is None else []),
+    ]
+    return "; ".join(parts)
+
+
+def summarise(faults: Sequence[Fault], done: Sequence[Run], command: str) -> dict[str, Any]:
+    """What summary.json holds: the figures, and a row for each fault."""
+    rows = []
+    for fault in faults:
+        runs = [run for run in done if run.fault == fault.name]
+        holds = [run.hold_ms for run in runs if fault.holds and run.hold_ms is not None]
+        recoveries = [run.recovered_s for run in runs if run.recovered_s is not None]
+        rows.append(
+            {
+                "fault": fault.name,
+                "runs": len(runs),
+                "hold_ms_p50": float(np.percentile(holds, 50)) if holds else None,
+                "hold_ms_p99": float(np.percentile(holds, 99)) if holds else None,
+                "recovered_s_p50": float(np.percentile(recoveries, 50)) if recoveries else None,
+                "late": sum(run.late for run in runs),
+                "violations": sum(bool(run.violations) for run in runs),
+                "unrecovered": sum(run.recovered_s is None for run in runs),
+                "unnamed": sum(run.unnamed for run in runs),
+                "late_commands": sum(run.late_commands for run in runs),
+            }
+        )
+    must_hold = {fault.name for fault in faults if fault.holds}
+    holds = [run.hold_ms for run in done if run.fault in must_hold and run.hold_ms is not None]
+    values = (
+        ("runs", len(done), "injections"),
+        ("kinds", len(faults), "faults"),
+        ("limit_violations", sum(row["violations"] for row in rows), "runs"),
+        ("late_holds", sum(row["late"] for row in rows), "runs"),
+        ("unrecovered", sum(row["unrecovered"] for row in rows), "runs"),
+        ("unnamed", sum(row["unnamed"] for row in rows), "runs"),
+        ("late_commands", sum(row["late_commands"] for row in rows), "commands"),
+        ("hold_ms_p50", float(np.percentile(holds, 50)) if holds else None, "ms"),
+        ("hold_ms_p99", float(np.percentile(holds, 99)) if holds else None, "ms"),
+    )
+    figures = [
+        {
+            "name": f"faults.{name}",
+            "value": value if value is None else round(value, 1),
+            "unit": unit,
+            "command": command,
+        }
+        for name, value, unit in values
+    ]
+    return {"figures": figures, "faults": rows}
+
+
+def report(console: Console, summary: Mapping[str, Any]) -> None:
+    """Prints the table."""
+    table = Table(title=f"faults; a hold is late after {LATE_MS:.0f} ms from injection to commanded rest")
+    counts = ("late", "violations", "unrecovered", "unnamed", "late_commands")
+    for column in (
+        "fault",
+        "runs",
+        "held p50 ms",
+        "p99 ms",
+        *(name.replace("_", " ") for name in counts),
+        "back p50 s",
+    ):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+
+    def text(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    for row in summary["faults"]:
+        table.add_row(
+            row["fault"],
+            str(row["runs"]),
+            text(row["hold_ms_p50"], ".0f"),
+            text(row["hold_ms_p99"], ".0f"),
+            *(str(row[name]) for name in counts),
+            text(row["recovered_s_p50"], ".1f"),
+        )
+    console.print(table)
+    for figure in summary["figures"]:
+        console.print(f"{figure['name']} {figure['value']} {figure['unit']}", highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=50, help="injections of each fault (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of injection and the planner (default 0)")
+    names = [fault.name for fault in FAULTS]
+    parser.add_argument("--only", action="append", choices=names, help="this fault; may be given again (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="graphs at the same time (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("out/faults"), help="folder for what it leaves")
+    options = parser.parse_args(arguments)
+    if options.runs < 1 or options.jobs < 1:
+        parser.error("--runs and --jobs must be 1 or more")
+    faults = [fault for fault in FAULTS if not options.only or fault.name in options.only]
+    command = f"make faults RUNS={options.runs} SEED={options.seed}"
+    if options.jobs > 1:
+        command += f" JOBS={options.jobs}"
+    if options.only:
+        only = " ".join(f"--only {name}" for name in options.only)
+        command = f"python -m validation.faults --runs {options.runs} --seed {options.seed} {only}"
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    try:
+        if options.jobs > 1:
+            done = measure_side_by_side(faults, options.runs, options.seed, options.out, console, options.jobs)
+        else:
+            done = measure(faults, options.runs, options.seed, options.out, console)
+    except GraphError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        free_shared_memory()
+    summary = summarise(faults, done, command)
+    failures = [run for run in done if run.failed]
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (options.out / "failures.json").write_text(json.dumps([asdict(run) for run in failures], indent=1) + "\n")
+    report(console, summary)
+    if failures:
+        sys.exit(f"{len(failures)} runs failed; see {options.out}/failures.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""The whole loop as processes over DDS, with a goal to go to and eyes on all it says: what faults.py and soak.py drive.
+
+`Rig` starts sim_node, camera_node and planner_node with the shipped model. It can stand between the simulated arm and
+the two other nodes, as `Relay`, so that pictures and joint states can be held back, spoilt or sent with other stamps.
+`CommandedMotion` is what the arm was told to do, pieced together from the messages on the wire.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from lewm_model.config import resource
+from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.limits import JointLimits
+from lewm_model.sim.arm import ArmSim
+from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
+from lewm_ros.messages import message_to_trajectory, rgb_to_message
+from lewm_ros.safety import ShieldConfig, find_violation, state_at
+
+NODES = ("sim_node", "camera_node", "planner_node")
+RELAYED = {"camera/image_raw": "sim/image_raw", "joint_states": "sim/joint_states"}  # of sim_node, before a Relay
+PARAMETERS = resource("config", "plan.yaml")
+MODEL = resource("models", "reach")
+
+REST_RAD_S = 0.01  # a commanded motion slower than this is at rest
+STEP_S = 0.005  # between the times at which a commanded motion is looked at
+FITS_S = 0.15  # that a command may come late
+KEPT_S = 20.0  # of commands and reports
+# What the measured arm may exceed its limits by: the servo of the simulation swings about what it is commanded.
+OVER_RAD, OVER_SHARE = 0.02, 0.05
+ALIKE_RAD, ALIKE_RAD_S = 1e-3, 0.03  # two motions are the same where they differ by less: cubic pieces on other grids
+AT_GOAL_RAD = 0.1  # of the joint that is farthest from its goal
+
+
+@dataclass(frozen=True)
+class Command:
+    """A trajectory message: when it was sent and received, and what it says; s since the rig's epoch."""
+
+    sent_s: float
+    received_s: float
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a node said about itself, on /diagnostics or ~/status; s since the rig's epoch."""
+
+    time_s: float
+    node: str
+    level: int  # 0 ok, 1 warning, 2 error
+    message: str
+    values: Mapping[str, str]
+
+
+class CommandedMotion:
+    """The arm's orders: from the moment that a trajectory is sent it stands in place of the one before."""
+
+    def __init__(self, limits: JointLimits) -> None:
+        self.limits = limits
+        self.commands: list[Command] = []
+        self.late = 0  # commands that were sent after they had parted from the one before
+
+    def add(self, command: Command, measured: np.ndarray) -> str | None:
+        """Takes a command; returns which limit it violates, by itself or by how it follows the one before.
+
+        A command that was right a moment ago comes late, since its sender had to wait for a processor: it is counted.
+        One that fits at no moment jumps, unless it starts from rest at the measured position (A,) rad.
+        """
+        before = self.commands[-1].trajectory if self.commands else None
+        self.commands = [old for old in self.commands if old.sent_s > command.sent_s - KEPT_S] + [command]
+        violation = find_violation(command.trajectory, self.limits)
+        if violation is not None:
+            return f"{violation.reason.value}: {violation.text}"
+        if before is None:
+            return None
+        times = command.sent_s - STEP_S * np.arange(round(FITS_S / STEP_S) + 1)
+        (q0, v0), (q1, v1) = state_at(before, times), state_at(command.trajectory, times)
+        dq, dv = np.abs(q1 - q0).max(1), np.abs(v1 - v0).max(1)
+        allowed = ShieldConfig()
+        fits = (dq <= allowed.start_tolerance_rad) & (dv <= allowed.jump_tolerance_rad_s)
+        from_rest = (
+            dv[0] <= allowed.jump_tolerance_rad_s and np.abs(q1[0] - measured).max() <= allowed.start_tolerance_rad
+        )
+        if not fits.any() and not from_rest:
+            return f"jump: the commanded motion jumps by {dq[0]:.4f} rad and {dv[0]:.3f} rad/s"
+        self.late += not (fits[0] or from_rest)
+        return None
+
+    def speeds(self, times_s: np.ndarray) -> np.ndarray:
+        """Commanded speed (T,) of the fastest joint, rad/s."""
+        speeds = np.zeros(len(times_s))
+        for i, command in enumerate(self.commands):
+            until_s = self.commands[i + 1].sent_s if i + 1 < len(self.commands) else np.inf
+            inside = (times_s >= command.sent_s) & (times_s < until_s)
+            motion = command.trajectory
+            for velocity in motion.velocities.T:
+                here = np.abs(np.interp(times_s[inside], motion.times_s, velocity, left=0.0, right=0.0))
+                speeds[inside] = np.maximum(speeds[inside], here)
+        return speeds
+
+    def rest_since(self, begin_s: float, end_s: float) -> float | None:
+        """The first time from which the arm was commanded to be at rest until `end_s`; None when it was not."""
+        times = np.arange(begin_s, end_s, STEP_S)
+        moving = np.nonzero(self.speeds(times) > REST_RAD_S)[0]
+        if len(times) == 0 or (len(moving) and moving[-1] == len(times) - 1):
+            return None
+        return float(times[moving[-1] + 1]) if len(moving) else begin_s
+
+
+def parting_time_s(before: Trajectory, after: Trajectory, until_s: float) -> float:
+    """When a new trajectory first differs from the one that it replaces; `until_s` when not before that."""
+    for time_s in np.arange(after.times_s[0], until_s, 2 * STEP_S):
+        (q0, v0), (q1, v1) = state_at(before, time_s), state_at(after, time_s)
+        if np.abs(q1 - q0).max() > ALIKE_RAD or np.abs(v1 - v0).max() > ALIKE_RAD_S:
+            return float(time_s)
+    return until_s
+
+
+class Relay:
+    """Passes the simulation's pictures and joint states on to the nodes: as they are, until a fault is to be seen.
+
+    `frames` and `joints` make of each message those that are passed on.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        node = graph.node
+        self.pass_all()
+        frames = node.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
+        joints = node.create_publisher(JointState, "joint_states", 10)
+
+        def on_frame(message: Image) -> None:
+            for passed in self.frames(message):
+                frames.publish(passed)
+
+        def on_joints(message: JointState) -> None:
+            for passed in self.joints(message):
+                joints.publish(passed)
+
+        node.create_subscription(Image, "sim/image_raw", on_frame, NEWEST_FRAME)
+        node.create_subscription(JointState, "sim/joint_states", on_joints, 10)
+
+    def pass_all(self) -> None:
+        """No fault, from now on."""
+        self.frames: Callable[[Image], Sequence[Image]] = lambda message: [message]
+        self.joints: Callable[[JointState], Sequence[JointState]] = lambda message: [message]
+
+
+class Rig:
+    """The three nodes, brought up and with joint states and latents flowing; goals to go to, and eyes on all of it.
+
+    :param poses: (N, A) rad; each is drawn as a goal picture.
+    :param relayed: whether a Relay stands between the simulation and the nodes.
+    :param planner: parameters of planner_node, laid over those of config/plan.yaml.
+    :raises GraphError: a node fails.
+    """
+
+    def __init__(
+        self, graph: Graph, poses: np.ndarray, seed: int, relayed: bool, planner: Mapping[str, Any] | None = None
+    ) -> None:
+        self.graph, self.poses = graph, poses
+        self.epoch_ns = time.time_ns()
+        self.violations: list[str] = []
+        self.reports: list[Report] = []
+        self.relay = Relay(graph) if relayed else None
+        remappings = RELAYED if relayed else {}
+        graph.start("sim_node", {}, PARAMETERS, remappings)
+        graph.start("camera_node", {"model": str(MODEL)}, PARAMETERS)
+        graph.start("planner_node", {"model": str(MODEL), "seed": seed, **(planner or {})}, PARAMETERS)
+
+        with ArmSim() as sim:
+            self.limits = sim.limits
+            self._pictures = []
+            for pose in poses:
+                sim.reset(joint_positions=pose)
+                self._pictures.append(sim.render().copy())
+        self.motion = CommandedMotion(self.limits)
+        self.positions = np.zeros(len(self.limits.names))  # measured, rad
+        self.joints_seen = self.commands_seen = self.latent_size = 0
+        self.on_command: Callable[[Command], None] = lambda command: None
+        self.on_report: Callable[[Report], None] = lambda report: None
+        self.goal = 0
+        self.planner_state = ""  # as it said last: "armed", "holding", ...
+        self.time_lost_s = 0.0  # by the simulation since it started
+
+        node = graph.node
+        joint_topic = remappings.get("joint_states", "joint_states")
+        self._goals = node.create_publisher(Image, "goal_image", LATCHED)
+        node.create_subscription(JointState, joint_topic, self._on_joint_state, 50)
+        node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._on_command, 20)
+        node.create_subscription(Image, "latent", self._on_latent, NEWEST_FRAME)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 20)
+        node.create_subscription(DiagnosticStatus, "/planner_node/status", self._on_status, LATCHED)
+        graph.bring_up(*NODES)
+        graph.spin_until(lambda: self.joints_seen and self.latent_size, 30.0, "joint states and latents")
+
+    @property
+    def now_s(self) -> float:
+        """Now, s since the rig's epoch."""
+        return (time.time_ns() - self.epoch_ns) / 1e9
+
+    # ---- what it does ------------------------------------------------------------------------------------------------
+
+    def show_goal(self, number: int) -> None:
+        """Sends the picture of a pose as the goal."""
+        self.goal = number
+        self._goals.publish(rgb_to_message(self._pictures[number], time.time_ns()))
+
+    def farthest_goal(self) -> int:
+        """The pose that the arm is farthest from."""
+        return int(np.abs(self.poses - self.positions).max(1).argmax())
+
+    def distance_rad(self) -> float:
+        """Of the joint that is farthest from the goal's pose."""
+        return float(np.abs(self.poses[self.goal] - self.positions).max())
+
+    def speed(self) -> float:
+        """Commanded now, rad/s."""
+        return float(self.motion.speeds(np.array([self.now_s]))[0])
+
+    def enable(self, on: bool = True) -> str | None:
+        """Arms or disarms the planner; returns why it refuses, or None."""
+        answer = self._ask(SetBool, "/planner_node/enable", SetBool.Request(data=on))
+        return None if answer.success else str(answer.message)
+
+    def trigger(self, name: str) -> None:
+        """Calls a service of the planner: "stop" or "reset"."""
+        self._ask(Trigger, f"/planner_node/{name}", Trigger.Request())
+
+    def arm(self, timeout_s: float = 20.0) -> None:
+        """Enables as soon as the planner agrees.
+
+        :raises GraphError: it refuses to the end.
+        """
+        end_s, refusal = self.now_s + timeout_s, self.enable()
+        while refusal is not None:
+            if self.now_s > end_s:
+                raise GraphError(f"the planner refuses to be enabled: {refusal}")
+            self.graph.spin_for(0.1)
+            refusal = self.enable()
+
+    def _ask(self, kind: Any, service: str, request: Any) -> Any:
+        return self.graph.call(kind, {service: request}, again_s=0.5)[service]
+
+    # ---- what it sees ------------------------------------------------------------------------------------------------
+
+    def _on_joint_state(self, message: JointState) -> None:
+        limits = self.limits
+        order = [message.name.index(name) for name in limits.names]
+        self.positions = np.array(message.position)[order]
+        velocities = np.array(message.velocity)[order]
+        self.joints_seen += 1
+        outside = np.maximum(limits.lower - self.positions, self.positions - limits.upper)
+        if (outside > OVER_RAD).any():
+            self.violations.append(f"measured: the arm is at {self.positions} rad")
+        if (np.abs(velocities) > limits.velocity * (1 + OVER_SHARE)).any():
+            self.violations.append(f"measured: the arm moves at {velocities} rad/s")
+
+    def _on_latent(self, message: Image) -> None:
+        self.latent_size = message.width
+
+    def _on_command(self, message: JointTrajectory, info: Mapping[str, int]) -> None:
+        received_s = self.now_s
+        points = message_to_trajectory(message, self.limits.names)
+        times_s = (points.stamp_ns - self.epoch_ns) / 1e9 + points.times_s
+        velocities = points.velocities
+        if velocities is None:
+            self.violations.append("a command has no velocities")
+            return
+        sent_s = (info["source_timestamp"] - self.epoch_ns) / 1e9
+        command = Command(sent_s, received_s, Trajectory(times_s, points.positions, velocities))
+        self.commands_seen += 1
+        if violation := self.motion.add(command, self.positions):
+            self.violations.append(violation)
+        self.on_command(command)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self._on_status(status)
+
+    def _on_status(self, status: DiagnosticStatus) -> None:
+        values = {pair.key: pair.value for pair in status.values}
+        self.reports = [report for report in self.reports if report.time_s > self.now_s - KEPT_S]
+        self.planner_state = values.get("state", self.planner_state)
+        self.time_lost_s = float(values.get("time_lost_s", self.time_lost_s))
+        self.reports.append(Report(self.now_s, status.name, status.level[0], status.message, values))
+        self.on_report(self.reports[-1])
+
+
+@contextmanager
+def start_rig(
+    name: str, logs: Path, poses: np.ndarray, seed: int, relayed: bool, planner: Mapping[str, Any] | None = None
+) -> Iterator[Rig]:
+    """A Rig in a ROS domain of its own; the nodes' logs go to the folder `logs`."""
+    reserved = reserve_domain()
+    set_environment()
+    with reserved, Graph(name, logs) as graph:
+        yield Rig(graph, poses, seed, relayed, planner)
