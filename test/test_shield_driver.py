@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lewm_ros import safety
-from lewm_ros.safety import Intervention, Reason, Shield, ShieldConfig
+from lewm_ros.safety import Intervention, Reason, Shield, ShieldConfig, shield
 from validation import shield_driver
 
 
@@ -40,7 +39,7 @@ def nothing(*_: object) -> None:
 
 def without(reason: Reason) -> Callable[..., Intervention | None]:
     """`find_violation` that does not know one reason."""
-    whole = safety.find_violation
+    whole = shield.find_violation
 
     def check(*arguments: object) -> Intervention | None:
         found = whole(*arguments)  # type: ignore[arg-type]
@@ -65,7 +64,7 @@ def without(reason: Reason) -> Callable[..., Intervention | None]:
 def test_the_driver_sees_that_a_limit_is_not_checked(
     reason: Reason, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safety, "find_violation", without(reason))
+    monkeypatch.setattr(shield, "find_violation", without(reason))
     with pytest.raises(AssertionError, match=f"seed 2, episode .*{message}"):
         shield_driver.drive(60_000, seed=2)
 
