@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -61,3 +63,16 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
     figures = [figure for figure in figures if figure["name"] not in values]
     figures += [{"name": n, "value": v, "unit": unit, "command": command} for n, (v, unit) in values.items()]
     summary.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
+    goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
+    out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-demo"),
+) -> None:
+    """Record, train and export the demo's model from nothing, and try it on the simulated arm."""
+    train_demo(out, seed, goals)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
@@ -46,3 +48,16 @@ def train_push(out: Path, seed: int, goals: int) -> None:
     export_onnx(bundle, PLAY_PLAN.horizon, frames)
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
     eval_push(folder / "bundle", goals, TASK_SEED, folder)
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
+    goals: Annotated[int, typer.Option(help="goals to try the model on")] = 200,
+    out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-push"),
+) -> None:
+    """Record play, train and export the push model from nothing, and try it on the simulated arm."""
+    train_push(out, seed, goals)
+
+
+if __name__ == "__main__":
+    typer.run(main)

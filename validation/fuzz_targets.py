@@ -1260,7 +1260,7 @@ train:
 
 
 def make_train_config(seeds: Path, scratch: Path) -> Target:
-    """`lewm train --config`: the sections as `lewm_model.cli.main` reads them."""
+    """`lewm train --config`: the sections as `lewm_model.cli.training` reads them."""
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
 
     path = scratch / "train.yaml"

@@ -1,0 +1,79 @@
+"""Commands that build what a robot runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lewm_model.cli.arguments import BundleArgument
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    bundle: BundleArgument,
+    data: Annotated[Path | None, typer.Option(help="recording to take new sample frames from")] = None,
+) -> None:
+    """Write the ONNX graphs of a bundle anew and check them against PyTorch."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.runtime.export import export_onnx, sample_frames
+
+    loaded = load_bundle(bundle)
+    export_onnx(loaded, frames=sample_frames(load_episodes(data), loaded.model) if data else None)
+
+
+@app.command()
+def engine(
+    bundle: BundleArgument,
+    samples: Annotated[
+        list[int] | None, typer.Option(help="candidates of a plan; again for more numbers. Default is the planner's")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp16, fp32, or auto: the first that passes the parity gate")] = "auto",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="build although the engines fit")] = False,
+) -> None:
+    """Build the TensorRT engines of a bundle for this machine's GPU, and check that they compute what they should."""
+    from rich.progress import Progress
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.config import PlanConfig
+    from lewm_model.runtime.tensorrt.engines import Engines, read_manifest
+
+    engines = Engines(load_bundle(bundle))
+    with Progress() as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, share: float) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=1.0)
+            bars.update(tasks[what], completed=share)
+
+        runtime = engines.load(tuple(samples or (PlanConfig().samples,)), precision, rebuild=rebuild, progress=show)
+    folder = engines.folder(runtime.precision)
+    manifest = read_manifest(folder)
+    for line in (*runtime.notes, f"{', '.join(manifest.plans)} in {folder}"):
+        typer.echo(line)
+    typer.echo("against the golden outputs: " + ", ".join(f"{k} {v:.6g}" for k, v in manifest.parity.items()))
+
+
+@app.command()
+def bundle(
+    bundle: BundleArgument,
+    to_swm: Annotated[
+        Path | None, typer.Option(help="folder to write the reference's weights.pt and config.json to")
+    ] = None,
+) -> None:
+    """Check a bundle and say what it is; write it as a checkpoint of the reference code."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.bundle.interchange import export_checkpoint
+
+    loaded = load_bundle(bundle)
+    actions = ", ".join(loaded.actions.names)
+    typer.echo(f"{bundle}: {len(loaded.files)} files match their hashes; {loaded.model}")
+    typer.echo(f"actions {actions} every {loaded.actions.control_dt_s} s; heads {', '.join(loaded.heads) or 'none'}")
+    if to_swm is not None:
+        export_checkpoint(loaded, to_swm)
+        typer.echo(f"checkpoint of the reference code written to {to_swm}")

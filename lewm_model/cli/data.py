@@ -1,0 +1,131 @@
+"""Commands that make and look at recordings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+data_app = typer.Typer(help="Look at recordings.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Argument(help="HDF5 file to write")],
+    episodes: Annotated[int, typer.Option(help="episodes to record")] = 400,
+    steps: Annotated[int, typer.Option(help="low-level actions in an episode, 20 in a second")] = 100,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
+    workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
+    play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
+) -> None:
+    """Record episodes of smooth random motion in the simulator, or of play with the block."""
+    from lewm_model.sim.collect import collect as record
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    record(out, episodes, steps, seed, world, image_size, workers, play)
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(help="MCAP file to write")],
+    image_topic: Annotated[str, typer.Option(help="the camera's Image topic")] = "camera/image_raw",
+    command_topic: Annotated[
+        str, typer.Option(help="the arm's JointTrajectory topic")
+    ] = "arm_controller/joint_trajectory",
+    namespace: Annotated[str, typer.Option(help="namespace of the arm's topics")] = "/",
+    image_format: Annotated[str, typer.Option(help="jpeg or png, which loses nothing")] = "jpeg",
+) -> None:
+    """Record pictures, joint states and commands of a running arm, until Ctrl-C; needs ROS 2."""
+    if find_spec("rclpy") is None:
+        raise RuntimeError("recording needs ROS 2: source its setup.bash, or `make setup` in a checkout")
+    remap = ["-r", f"camera/image_raw:={image_topic}", "-r", f"arm_controller/joint_trajectory:={command_topic}"]
+    parameters = ["-p", f"out:={out}", "-p", f"image_format:={image_format}"]
+    ros = ["--ros-args", "-r", f"__ns:=/{namespace.strip('/')}", *remap, *parameters]
+    os.execv(sys.executable, [sys.executable, "-m", "lewm_ros.record", *ros])
+
+
+@app.command()
+def convert(
+    recordings: Annotated[
+        list[Path], typer.Argument(help="MCAP or SQLite recordings of ROS 2, or one LeRobot folder or HDF5 file")
+    ],
+    out: Annotated[Path, typer.Option(help="HDF5 file to write")],
+    control_dt_s: Annotated[
+        float | None, typer.Option(help="time of one action, s; default of ROS recordings is 0.05, others say it")
+    ] = None,
+    tolerance_s: Annotated[
+        float | None, typer.Option(help="ROS: of stamps, s; default is half of --control-dt-s")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="pixels, square; default is 64, of HDF5 its own size")] = None,
+    joints: Annotated[
+        str, typer.Option(help="ROS: joints of the action, with commas; default: the first command's")
+    ] = "",
+    image_topic: Annotated[str, typer.Option(help="ROS: topic of the pictures")] = "camera/image_raw",
+    joint_states_topic: Annotated[str, typer.Option(help="ROS: topic of the joint states")] = "joint_states",
+    command_topic: Annotated[str, typer.Option(help="ROS: topic of the commands")] = "arm_controller/joint_trajectory",
+    camera: Annotated[str, typer.Option(help="LeRobot: key of the camera, where there are several")] = "",
+    action: Annotated[str, typer.Option(help="LeRobot: key of the action")] = "action",
+    actions_are: Annotated[
+        str, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad, which become velocities")
+    ] = "recorded",
+) -> None:
+    """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
+    from lewm_model.data.converters.convert import convert as run
+    from lewm_model.data.converters.rosbag2 import Topics
+
+    names = [name.strip() for name in joints.split(",") if name.strip()]
+    topics = Topics(image_topic, joint_states_topic, command_topic)
+    typer.echo(run(recordings, out, control_dt_s, tolerance_s, image_size, names, topics, camera, action, actions_are))
+
+
+@data_app.command("report")
+def data_report(
+    recording: Annotated[Path, typer.Argument(help="HDF5 file, recording of ROS 2, or LeRobot folder")],
+    out: Annotated[Path | None, typer.Option(help="PNG to draw; default is beside the recording")] = None,
+    frameskip: Annotated[int, typer.Option(help="control steps from frame to frame of the model")] = 5,
+    control_dt_s: Annotated[float | None, typer.Option(help="time of an action, s, where it is not said")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the numbers, for programs")] = False,
+) -> None:
+    """What a recording is like, and what in it will hurt a world model; with `lewm convert`'s defaults."""
+    import json
+    import tempfile
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.data.converters.convert import HDF5, convert
+    from lewm_model.data.report import draw, report_on
+
+    conversion = None
+    with tempfile.TemporaryDirectory(prefix="lewm_report_") as scratch:
+        if recording.suffix in HDF5:
+            episodes = load_episodes(recording, control_dt_s)
+        else:
+            try:
+                conversion = convert([recording], Path(scratch) / "episodes.h5", control_dt_s)
+            except DataError as error:
+                advice = "Where that needs options, use `lewm convert` first, and report on the file that it writes"
+                raise DataError(f"{error}. {advice}") from error
+            episodes = load_episodes(Path(scratch) / "episodes.h5")
+        found = report_on(episodes, frameskip, conversion)
+    picture = out or Path(f"{recording}".rstrip("/") + ".report.png")
+    draw(found, picture, str(recording))
+    if as_json:
+        typer.echo(json.dumps(found.numbers, indent=1))
+        return
+    table = Table(title=str(recording))
+    for column in ("what", "found", "what to do"):
+        table.add_column(column)
+    for one in found.findings:
+        table.add_row(one.what, one.value, one.warning, style="yellow" if one.warning else None)
+    Console().print(table)
+    typer.echo(f"drawn to {picture}")

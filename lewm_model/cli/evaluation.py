@@ -1,0 +1,218 @@
+"""Commands that measure a model, and a machine that is to run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from lewm_model.cli.arguments import BundleArgument
+
+
+class _MachineFirst(typer.core.TyperGroup):
+    """`lewm doctor` and `lewm doctor BUNDLE` check the machine; `lewm doctor model` is a command of its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["machine", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer()
+doctor = typer.Typer(
+    cls=_MachineFirst, help="Check that this machine, or a model, can move a robot; say what to do for each failure."
+)
+app.add_typer(doctor, name="doctor")
+
+
+@app.command("eval")
+def evaluate(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); episodes the model was trained on are left out")],
+    task: Annotated[str, typer.Option(help="reach")] = "reach",
+    episodes: Annotated[int, typer.Option(help="tasks of each kind, near and anywhere")] = 200,
+    planner: Annotated[
+        list[str] | None, typer.Option(help="icem, cem or proposal; again for more. Default is icem and proposal")
+    ] = None,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    out: Annotated[Path, typer.Option(help="folder for reach.json and pictures of failures")] = Path("out/lewm-eval"),
+) -> None:
+    """Count how often the simulated arm reaches goals from held-out episodes, beside what needs no model."""
+    from rich.console import Console
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluation.success import evaluate_reach, table
+    from lewm_model.runtime import load_runtime
+
+    if task != "reach":
+        raise ValueError(f"--task is {task!r}; it must be reach")
+    runtime = load_runtime(load_bundle(bundle), backend)
+    names = planner or ["icem", "proposal"]
+    for each in evaluate_reach(runtime, load_episodes(data), out, episodes, seed, names, world):
+        Console().print(table(each))
+        for pair in each.pairs:
+            typer.echo(str(pair))
+    typer.echo(f"every task, and pictures of failures: {out}")
+
+
+@app.command()
+def eval_push(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("models/push"),
+    goals: Annotated[int, typer.Option(help="held-out goals")] = 200,
+    seed: Annotated[int, typer.Option(help="of the goals")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/eval-push"),
+) -> None:
+    """Count how often a push model brings the block to where a goal picture shows it, beside baselines."""
+    from lewm_model.tasks.push import eval_push as run
+
+    run(bundle, goals, seed, out)
+
+
+@app.command()
+def probe(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); episodes the model was trained on are left out")],
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
+) -> None:
+    """Measure what the latents know: joint angles, end effector, velocities and the block's pose."""
+    import json
+
+    from rich.console import Console
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluation.probe import as_dict, probe_bundle, table
+
+    loaded, recording = load_bundle(bundle), load_episodes(data)
+    found = probe_bundle(loaded, recording, seed)
+    Console().print(table(found))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(as_dict(loaded, recording, found), indent=1) + "\n")
+
+
+@app.command()
+def surprise(
+    bundle: BundleArgument,
+    episodes: Annotated[int, typer.Option(help="episodes of each kind")] = 200,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),
+) -> None:
+    """Measure what the model notices: colours, teleports, occlusion, a frozen camera; and how often for nothing."""
+    import json
+
+    from rich.console import Console
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.evaluation import surprise as s
+
+    loaded = load_bundle(bundle)
+    scores = s.score_episodes(loaded, episodes, seed, world)
+    found, quiet = s.judge(scores, loaded.actions.frameskip), s.false_alarms(scores)
+    for table in s.tables(found, quiet):
+        Console().print(table)
+    s.plot(out / "surprise.png", scores)
+    (out / "surprise.json").write_text(json.dumps(s.as_dict(loaded, seed, found, quiet), indent=1) + "\n")
+
+
+@app.command()
+def report(
+    bundle: BundleArgument,
+    run: Annotated[Path | None, typer.Option(help="folder of the training's logs, for its curves")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="folder that an evaluation left")] = None,
+    data: Annotated[Path | None, typer.Option(help="recording (HDF5), whose held-out episodes are drawn")] = None,
+    out: Annotated[Path, typer.Option(help="folder for report.html and its pictures")] = Path("out/report"),
+) -> None:
+    """Put everything that is known of a bundle on one page: training, imagination, latents, evaluation, hashes."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluation.summary import write_report
+
+    episodes = load_episodes(data) if data else None
+    typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")] = Path("models/reach"),
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    repeats: Annotated[int, typer.Option(help="runs that are timed")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads of the model")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="everything, for programs")] = False,
+) -> None:
+    """Time encoder, rollout, plan, and picture to plan on this machine."""
+    import json
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.evaluation.timing import bench as run
+    from lewm_model.runtime import load_runtime
+
+    results = run(load_runtime(load_bundle(bundle), backend, threads), repeats=repeats)
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+        return
+    machine = results["machine"]
+    mode = f", power mode {machine['power_mode']}" if machine["power_mode"] else ""
+    typer.echo(f"{machine['board']}{mode}: {results['backend']} {results['precision']}")
+    for note in results["notes"]:
+        typer.echo(note)
+    for name in ("encoder", "rollout", "plan", "end_to_end"):
+        times = results[f"{name}_ms"]
+        typer.echo(f"{name:11}" + "  ".join(f"{key} {value:9.3f} ms" for key, value in times.items()))
+    typer.echo(f"{results['iterations_done']:.1f} of {results['plan']['iterations']} iterations within the deadline")
+
+
+@doctor.command("machine")
+def doctor_machine(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder that is to run here")] = Path("models/reach"),
+    image_topic: Annotated[str, typer.Option(help="the camera's topic")] = "camera/image_raw",
+    joint_states_topic: Annotated[str, typer.Option(help="the arm's topic")] = "joint_states",
+    topics: Annotated[bool, typer.Option(help="whether to listen to them")] = True,
+) -> None:
+    """Check that this machine can run a model on a robot; what `lewm doctor` does."""
+    from lewm_model.evaluation.doctor import FAIL, examine
+
+    listen = {"camera": image_topic, "joint states": joint_states_topic} if topics else {}
+    findings = examine(bundle, listen)
+    colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
+    for finding in findings:
+        typer.echo(typer.style(f"{finding.state:5}", fg=colours[finding.state]) + f"{finding.check}: {finding.found}")
+        if finding.advice:
+            typer.echo(f"     -> {finding.advice}")
+    failed = sum(finding.state == FAIL for finding in findings)
+    if failed:
+        raise RuntimeError(f"{failed} of {len(findings)} checks failed")
+
+
+@doctor.command("model")
+def doctor_model(
+    bundle: BundleArgument,
+    data: Annotated[
+        Path | None, typer.Argument(help="recording (HDF5) of the camera it will see; default: recorded in simulation")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+) -> None:
+    """The preflight: can an arm be moved with this model? GO or NO-GO, with reasons, is written into the bundle."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluation.preflight import GO, preflight, save_preflight, simulated
+    from lewm_model.runtime import load_runtime
+
+    runtime = load_runtime(load_bundle(bundle), backend)
+    found = preflight(runtime, simulated(runtime.bundle) if data is None else load_episodes(data))
+    for check in found.checks:
+        state = typer.style("ok   ", fg=typer.colors.GREEN) if check.good else typer.style("miss ", fg=typer.colors.RED)
+        typer.echo(f"{state}{check.name}: {check.found}")
+    ratios = ", ".join(f"{ratio:.3g}" for ratio in found.error_ratios)
+    typer.echo(f"error of the imagination to that of assuming that nothing changes, 1, 2, ... blocks ahead: {ratios}")
+    save_preflight(runtime.bundle, found)
+    if found.verdict != GO:
+        raise RuntimeError(f"{found.verdict}: {found.reason}")
+    typer.echo(typer.style(found.verdict, fg=typer.colors.GREEN))

@@ -1,0 +1,153 @@
+"""Commands that train, and that add what is measured or trained afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lewm_model.cli.arguments import BundleArgument
+
+DECODER_STEPS = 2500
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="recording, HDF5")],
+    out: Annotated[Path, typer.Argument(help="bundle folder to write")],
+    size: Annotated[str, typer.Option(help="small (two CPU cores) or reference (the paper's, one GPU)")] = "small",
+    config: Annotated[Path | None, typer.Option(help="YAML with `model:` and `train:` values that differ")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
+    decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
+    control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of a file that lacks it")] = None,
+) -> None:
+    """Train a world model from a recording; run the same command again to resume after a kill."""
+    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
+    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.models.distributed import joined, rank
+    from lewm_model.runtime import RuntimeLoadError, load_runtime
+    from lewm_model.runtime.decoder import add_decoder
+    from lewm_model.runtime.export import export_onnx, sample_frames
+    from lewm_model.training.calibration import calibrate as run_calibration
+    from lewm_model.training.trainer import device_of, fit
+    from lewm_model.training.trainer import train as run_training
+
+    if size not in MODEL_SIZES:
+        raise ConfigError(f"--size is {size!r}; it must be one of {', '.join(MODEL_SIZES)}")
+    values: dict[str, Any] = load_yaml(config) if config else {}
+    unknown = sorted(set(values) - {"model", "train"})
+    if unknown:
+        raise ConfigError(f"{config} has a section {unknown[0]!r}; it may have `model` and `train`")
+    seeded = {} if seed is None else {"seed": seed}
+    model_config = from_dict(ModelConfig, values.get("model", {}), MODEL_SIZES[size])
+    train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
+    episodes = load_episodes(data, control_dt_s)
+    if not episodes.control_dt_s > 0.0:
+        raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
+    run = run or Path("runs") / out.name
+    with joined(device_of(train_config)):
+        if rank() > 0:  # of torchrun's processes the first one writes
+            fit(episodes, run, model_config, train_config)
+            return
+        bundle = run_training(episodes, out, run, model_config, train_config)
+    try:
+        bundle = run_calibration(bundle, episodes)
+    except DataError as error:
+        typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
+    bundle = export_onnx(bundle, frames=sample_frames(episodes, model_config))
+    if decoder:
+        bundle = add_decoder(bundle, episodes, DECODER_STEPS)
+    typer.echo(f"bundle written to {out}")
+    try:
+        for note in load_runtime(bundle, "tensorrt").notes:
+            typer.echo(note)
+    except RuntimeLoadError as error:
+        typer.echo(f"no TensorRT engines for this machine: {error}")
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5); of the robot's own camera, where there is one")],
+) -> None:
+    """Measure anew when a goal counts as reached and a frame as surprising, on frames the model was not trained on."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.monitoring.novelty import WINDOW
+    from lewm_model.monitoring.vigilance import SURPRISING
+    from lewm_model.training.calibration import calibrate as run
+
+    found = run(load_bundle(bundle), load_episodes(data)).calibration
+    assert found is not None and found.new_pixels is not None
+    typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
+    typer.echo(f"{found.false_positive_rate:.2%} of {found.frames} frames are surprising")
+    least = SURPRISING * found.new_pixels
+    if least < WINDOW**2:
+        typer.echo(f"a new thing is noticed from more than {least:.0f} of the model's pixels on, lying together")
+    else:
+        typer.echo("the pictures differ so much that nothing new is noticed in them; record more episodes")
+
+
+@app.command()
+def decoder(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5), best the one that the bundle was trained on")],
+    steps: Annotated[int, typer.Option(help="optimiser steps")] = DECODER_STEPS,
+    seed: int = 0,
+) -> None:
+    """Train what draws the futures that a bundle imagines, on its frozen latents; nothing else in it changes."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.runtime.decoder import add_decoder
+
+    found = add_decoder(load_bundle(bundle), load_episodes(data), steps, seed).evaluation["decoder"]
+    typer.echo(
+        f"{found['psnr_encoded_db']:.1f} dB on {found['frames']} held-out frames, "
+        f"{found['share_of_mean_picture']:.1%} of the mean picture's squared error"
+    )
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="folder with weights.pt and config.json, or a state dict (.pt)")],
+    out: Annotated[Path, typer.Argument(help="bundle folder to write")],
+    data: Annotated[
+        Path | None, typer.Option(help="recording that it was trained on: action statistics, heads")
+    ] = None,
+    actions: Annotated[Path | None, typer.Option(help="JSON: `actions` as in a bundle's model.json")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with `model:` sizes that the checkpoint lacks")] = None,
+    control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of --data that lacks it")] = None,
+) -> None:
+    """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""
+    import numpy as np
+
+    from lewm_model.bundle.bundle import load_model
+    from lewm_model.bundle.interchange import import_checkpoint, read_actions
+    from lewm_model.config import TrainConfig, load_yaml
+    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.runtime.export import export_onnx, sample_frames
+    from lewm_model.training.calibration import calibrate as run_calibration
+    from lewm_model.training.trainer import add_heads
+
+    episodes = load_episodes(data, control_dt_s) if data else None
+    spec = read_actions(actions) if actions else None
+    bundle = import_checkpoint(source, out, spec, episodes, load_yaml(config).get("model", {}) if config else {})
+    frames = None
+    if episodes is None:
+        typer.echo(
+            "without --data it has no heads and no calibration: no goal counts as reached, no frame as surprising"
+        )
+    else:
+        bundle = add_heads(bundle, load_model(bundle), episodes, np.arange(len(episodes.lengths)), TrainConfig())
+        try:
+            bundle = run_calibration(bundle, episodes)
+        except DataError as error:
+            typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
+        frames = sample_frames(episodes, bundle.model)
+    export_onnx(bundle, frames=frames)
+    typer.echo(f"bundle written to {out}")
