@@ -23,7 +23,7 @@ from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.config import PlanConfig
 from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_model.planning.planner import Controller, Decision
+from lewm_model.planning.planner import Decision, Planner
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.mailbox import Mailbox
@@ -128,7 +128,7 @@ class PlannerNode(ManagedNode):
     subscribes, as float images with the stamp of the plan's frame: `~/imagined` (blocks, D) the latents that it leads
     to, `~/elites` (elites, steps, A) the joint paths of the best candidates in rad, the best first, and `~/costs`
     (1, iterations) of the best candidate of each iteration.
-    The planning thread owns the controller; callbacks reach it through the mailbox and the shield, which have locks.
+    The planning thread owns the planner; callbacks reach it through the mailbox and the shield, which have locks.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class PlannerNode(ManagedNode):
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
         try:
-            Controller(runtime, self._limits, self._plan_config, self._now_s, self._seed)
+            Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed)
         except ValueError as error:
             raise Refusal(str(error)) from error
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
@@ -191,7 +191,7 @@ class PlannerNode(ManagedNode):
 
     def activate(self) -> None:
         assert self._runtime is not None
-        self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+        self._planner = Planner(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
         needs_deadman = self._deadman_button >= 0
         self._shield = Shield(
             self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
@@ -338,17 +338,17 @@ class PlannerNode(ManagedNode):
 
     def _step(self) -> None:
         items = self._mailbox.take(WATCH_S)
-        if "reset" in items and not self._controller.active:
-            goal = self._controller.goal
+        if "reset" in items and not self._planner.active:
+            goal = self._planner.goal
             assert self._runtime is not None
-            self._controller = Controller(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
-            self._controller.set_goal(goal)
+            self._planner = Planner(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+            self._planner.set_goal(goal)
         for stamp_s, positions in items.get("joints", ()):
-            self._controller.measure(stamp_s, positions)
+            self._planner.measure(stamp_s, positions)
         for stamp_s, latent in items.get("latent", ()):
-            self._controller.observe(stamp_s, latent)
+            self._planner.observe(stamp_s, latent)
         for goal in items.get("goal", ())[-1:]:
-            self._controller.set_goal(goal)
+            self._planner.set_goal(goal)
         for novelty in items.get("novelty", ())[-1:]:
             self._novelty = novelty
         if "latent" in items:
@@ -360,7 +360,7 @@ class PlannerNode(ManagedNode):
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
         self._act()
-        shown = (self._shield.state, self._goal_known, self._controller.reached)
+        shown = (self._shield.state, self._goal_known, self._planner.reached)
         if shown != self._shown:
             self._publish_status()
         self._shown = shown
@@ -381,17 +381,17 @@ class PlannerNode(ManagedNode):
             if state is State.DISARMED:
                 self._preview()
             return
-        if not self._controller.active:
+        if not self._planner.active:
             start = self._shield.restart() if time.monotonic() >= self._settled_s else None
             if start is None:
                 return
-            self._controller.start(start)
+            self._planner.start(start)
             if self._vigilance is not None:
                 self._vigilance.forget()  # what was moved before is no surprise to this motion
-                self._controller.slow = False
-        decision = self._controller.plan()
+                self._planner.slow = False
+        decision = self._planner.plan()
         if decision is not None:
-            self._log.planned(decision, self._controller.reached)
+            self._log.planned(decision, self._planner.reached)
             self._command(decision)
             self._publish_status()
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
@@ -401,9 +401,9 @@ class PlannerNode(ManagedNode):
         measured, now_s = self._shield.measured, time.monotonic()
         if measured is None or now_s < self._preview_s:
             return
-        decision = self._controller.preview(measured)
+        decision = self._planner.preview(measured)
         if decision is not None:
-            self._preview_s = now_s + self._controller.block_s
+            self._preview_s = now_s + self._planner.block_s
             self._show(decision)
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
@@ -417,22 +417,22 @@ class PlannerNode(ManagedNode):
         now_s = time.monotonic()
         if self._shield.state in (State.DISARMED, State.STOPPED):
             self._vigilance.forget()
-            self._controller.trust()
+            self._planner.trust()
             self._novelty = 0.0
         else:
-            surprise = self._controller.surprise()
+            surprise = self._planner.surprise()
             self._log.surprised(surprise, self._novelty)
             if surprise is not None:
                 self._surprises.publish(Float32(data=surprise))
             elif self._novelty <= SURPRISING:
                 return
-            self._vigilance.see(max(surprise or 0.0, self._novelty), now_s, self._controller.sees_the_arm)
-        self._controller.slow = self._vigilance.slow(now_s)
+            self._vigilance.see(max(surprise or 0.0, self._novelty), now_s, self._planner.sees_the_arm)
+        self._planner.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
 
     def _show(self, decision: Decision) -> None:
         """Publishes where a plan would move the joints."""
-        control_dt_s = self._controller.spec.control_dt_s
+        control_dt_s = self._planner.spec.control_dt_s
         path = decision.joint_path
         times_s = decision.frame_s + control_dt_s * np.arange(len(path))
         velocities = np.gradient(path, control_dt_s, axis=0)
@@ -449,14 +449,14 @@ class PlannerNode(ManagedNode):
         refusal = self._shield.release(decision.trajectory, decision.frame_s)
         if refusal is not None:
             self.get_logger().warning(f"the shield held back a plan: {refusal.text}")
-            self._bring_to_rest()  # the controller counted on that plan; it starts again from rest
+            self._bring_to_rest()  # the planner counted on that plan; it starts again from rest
             return
         self._commands.publish(self._message(decision.trajectory))
         self._log.commanded(self._now_s() - decision.frame_s)
 
     def _bring_to_rest(self) -> None:
         """Ends the commanded motion with a smooth stop, if there is one."""
-        stop = self._controller.stop()
+        stop = self._planner.stop()
         if stop is None:
             return
         refusal = self._shield.release(stop)
@@ -479,7 +479,7 @@ class PlannerNode(ManagedNode):
         values = {
             "state": state.value,
             "goal": "yes" if self._goal_known else "no",
-            "reached": "yes" if self._controller.reached else "no",
+            "reached": "yes" if self._planner.reached else "no",
             **self._log.values(),
         }
         values |= {f"interventions {reason.value}": str(n) for reason, n in self._shield.interventions.items()}
@@ -493,7 +493,7 @@ class PlannerNode(ManagedNode):
             return (OK, self._shield.message, values) if self._no_go is None else (WARN, self._no_go, values)
         if not self._goal_known:
             return OK, "armed; no goal yet", values
-        if self._controller.reached:
+        if self._planner.reached:
             return OK, "armed; goal reached", values
         if late := self._log.complaint():
             return WARN, late, values

@@ -467,7 +467,7 @@ def test_a_bug_while_planning_latches_the_stop_and_the_node_lives(bench, bundle,
     def broken(*_):
         raise RuntimeError("boom")
 
-    node._controller.observe = broken
+    node._planner.observe = broken
     node._on_latent(latent_to_message(np.zeros(8, np.float32), time.time_ns()))
     assert bench.spin_until(lambda: node.diagnose()[0] == DiagnosticStatus.ERROR)
     assert "planning failed" in node.diagnose()[1]
@@ -538,7 +538,7 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     assert hears("", state="armed", goal="yes", reached="no")  # "moving", or that plans come late
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
-    assert node._controller.goal is None
+    assert node._planner.goal is None
 
 
 def watchful_planner(bench, bundle, surprise):
@@ -548,7 +548,7 @@ def watchful_planner(bench, bundle, surprise):
     node.trigger_activate()
     listen_for_commands(bench)
     node._vigilance = Vigilance()
-    node._controller.surprise = lambda: surprise
+    node._planner.surprise = lambda: surprise
     feed(node)
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
     return node
@@ -567,7 +567,7 @@ def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bun
 
     assert state_is(State.HOLDING)
     assert "surprise" in node.diagnose()[1]
-    node._controller.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
+    node._planner.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
     assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
     assert state_is(State.DISARMED)
     assert bench.spin_until(lambda: feed(node) or node._vigilance.alarm is None)
@@ -614,7 +614,7 @@ def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, b
     assert bench.spin_until(seen)
     np.testing.assert_allclose(shown[-1].points[0].positions, [0.1, 0.2], atol=1e-9)
     assert not sent
-    assert not node._controller.active
+    assert not node._planner.active
 
 
 def test_without_its_dead_man_button_the_arm_holds(bench, bundle):

@@ -14,7 +14,7 @@ from tiny import tiny_model
 from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration
 from lewm_model.config import ConfigError, PlanConfig, from_dict
 from lewm_model.planning import solvers as samplers
-from lewm_model.planning.planner import Controller, Decision
+from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.solvers import coloured_noise, search
 from lewm_model.robot.limits import JointLimits
 
@@ -61,7 +61,7 @@ class Arm:
             )
 
 
-def run(controller: Controller, arm: Arm, seconds: float) -> list[Decision]:
+def run(controller: Planner, arm: Arm, seconds: float) -> list[Decision]:
     decisions = []
     for _ in range(round(seconds / 0.05)):
         controller.measure(arm.now_s, arm.position)
@@ -74,9 +74,9 @@ def run(controller: Controller, arm: Arm, seconds: float) -> list[Decision]:
     return decisions
 
 
-def controller_for(arm: Arm, runtime: PerfectModel | None = None, **settings: object) -> Controller:
+def controller_for(arm: Arm, runtime: PerfectModel | None = None, **settings: object) -> Planner:
     config = from_dict(PlanConfig, settings)
-    controller = Controller(runtime or PerfectModel(), LIMITS, config, clock=lambda: arm.now_s)
+    controller = Planner(runtime or PerfectModel(), LIMITS, config, clock=lambda: arm.now_s)
     controller.start(arm.position)
     return controller
 
@@ -114,7 +114,7 @@ def test_the_arm_moves_on_while_it_plans_and_committed_points_are_never_rewritte
 
 def test_without_goal_or_frame_or_arming_nothing_is_planned() -> None:
     arm = Arm(np.zeros(2))
-    controller = Controller(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
+    controller = Planner(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
     controller.observe(arm.now_s, np.zeros(2, np.float32))
     controller.set_goal(np.ones(2, np.float32))
     assert controller.plan() is None and not controller.active and controller.stop() is None
@@ -278,7 +278,7 @@ def test_coloured_noise_has_unit_variance_and_its_colour(colour: float, length: 
 def test_an_arm_with_other_joints_than_the_model_is_refused() -> None:
     other = dataclasses.replace(LIMITS, names=("x", "y"))
     with pytest.raises(ValueError, match=r"joints are \('x', 'y'\), the model was trained on \('a', 'b'\)"):
-        Controller(PerfectModel(), other, PlanConfig(), clock=time.monotonic)
+        Planner(PerfectModel(), other, PlanConfig(), clock=time.monotonic)
 
 
 def test_a_planner_setting_out_of_range_is_refused() -> None:

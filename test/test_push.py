@@ -19,7 +19,7 @@ from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.heads import train_play_policy, train_time_to_go
 from lewm_model.models.lewm import LeWM
 from lewm_model.planning import planner as planning
-from lewm_model.planning.planner import Controller
+from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -179,13 +179,13 @@ def test_it_is_timed_and_examined_as_it_is_planned_with(bundle_folder: Path) -> 
     assert found.verdict == "NO-GO", "three steps of training"
 
 
-def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Controller:
+def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Planner:
     """At rest, with a frame and a goal, and a policy that proposes the velocities `wanted()` (A,) rad/s."""
     runtime.propose = lambda latents, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
         np.tile(wanted(), (len(latents), 5, 1))
     ).reshape(len(latents), -1)
     sim.reset(joint_positions=[0.0, 0.5])
-    controller = Controller(runtime, sim.limits, PLAY_PLAN, clock=lambda: sim.time_s)
+    controller = Planner(runtime, sim.limits, PLAY_PLAN, clock=lambda: sim.time_s)
     controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))
     controller.start(sim.joint_positions())
     controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))

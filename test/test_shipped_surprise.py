@@ -12,7 +12,7 @@ from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
-from lewm_model.planning.planner import Controller
+from lewm_model.planning.planner import Planner
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -66,7 +66,7 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
     size = runtime.bundle.model.image_size
     goal = runtime.encode(picture(sim, task.goal, size))
     sim.reset(joint_positions=task.start)
-    controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
+    controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
     vigilance, then = Vigilance(), None
@@ -148,7 +148,7 @@ def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_
             continue
         frozen_s = float(rng.uniform(0.3, way_s - 0.1))
         stop = pose(frozen_s + float(rng.uniform(0.25, 0.5)))
-        controller = Controller(runtime, sim.limits, PlanConfig(), clock=lambda: 1.0)
+        controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: 1.0)
         controller._known.extend((0.0, seen(pose(t)), pose(t)) for t in frozen_s - 0.05 - 0.25 * np.arange(3))
         for stamp_s, latent, sees in ((1.0, seen(pose(frozen_s)), False), (1.1, seen(stop), True)):
             controller.measure(stamp_s, stop)

@@ -1343,7 +1343,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.config import PlanConfig
     from lewm_model.monitoring.novelty import load_novelty
-    from lewm_model.planning.planner import Controller
+    from lewm_model.planning.planner import Planner
     from lewm_model.robot.limits import JointLimits
     from lewm_model.runtime import equivalence as parity
     from lewm_model.runtime import load_runtime
@@ -1373,7 +1373,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     parity.load_golden(bundle)
     ones = np.ones(len(names))
     try:
-        Controller(runtime, JointLimits(names, -ones, ones, ones, ones, ones), PlanConfig(horizon=2), time.monotonic)
+        Planner(runtime, JointLimits(names, -ones, ones, ones, ones, ones), PlanConfig(horizon=2), time.monotonic)
     except ValueError as error:  # planner_node refuses with its text
         if type(error) is not ValueError:
             raise

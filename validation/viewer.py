@@ -31,7 +31,7 @@ from visualization_msgs.msg import MarkerArray
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
-from lewm_model.planning.planner import Controller
+from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.graph import GraphError, reserve_domain
@@ -133,7 +133,7 @@ def tell_share() -> float:
         limits = sim.limits
     epoch_s = time.monotonic()
     config = PlanConfig(deadline_s=0.6)  # every iteration is made, also on a busy machine
-    controller = Controller(load_runtime(bundle, "onnxruntime"), limits, config, lambda: time.monotonic() - epoch_s)
+    controller = Planner(load_runtime(bundle, "onnxruntime"), limits, config, lambda: time.monotonic() - epoch_s)
     rng = np.random.default_rng(0)
     plan_s, tell_s = [], []
     rclpy.init()  # in the domain that the caller reserved

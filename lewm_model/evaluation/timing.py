@@ -12,7 +12,7 @@ import numpy as np
 from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PLAY_PLAN, PlanConfig
 from lewm_model.models.signature import POLICY
-from lewm_model.planning.planner import HANDOVER_MARGIN_S, Controller, Decision
+from lewm_model.planning.planner import HANDOVER_MARGIN_S, Decision, Planner
 from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.equivalence import load_golden
@@ -75,7 +75,7 @@ class _Loop:
         )
         self.now_s = 0.0
         self.runtime = runtime
-        self.controller = Controller(runtime, limits, config, lambda: self.now_s)
+        self.controller = Planner(runtime, limits, config, lambda: self.now_s)
         self.controller.start(np.zeros(len(spec.names)))
         assert self.controller.timeline is not None
         self.knot = self.controller.timeline.knot_at_or_after(config.deadline_s + HANDOVER_MARGIN_S)

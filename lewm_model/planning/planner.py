@@ -63,7 +63,7 @@ class Decision:
     costs: np.ndarray  # (iterations,) of the best candidate of each iteration
 
 
-class Controller:
+class Planner:
     """Plans for one arm; used from one thread. All times are seconds on the clock of the frame stamps."""
 
     def __init__(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lewm_model.config import PlanConfig
-from lewm_model.planning.planner import Controller
+from lewm_model.planning.planner import Planner
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
@@ -44,7 +44,7 @@ def drive(
     m, and how long each plan took (s).
     """
     size = runtime.bundle.model.image_size
-    controller = Controller(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
+    controller = Planner(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
     plan_s: list[float] = []
