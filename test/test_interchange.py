@@ -199,3 +199,13 @@ def test_with_the_recording_it_gets_its_statistics_and_heads(tmp_path: Path) -> 
     assert bundle.actions.std == pytest.approx(actions.std(0)) and bundle.actions.frameskip == 5
     bundle = add_heads(bundle, load_model(bundle), data, np.arange(12), tiny_train())
     assert set(load_heads(load_bundle(bundle.folder))) == {"steps_to_go", "proposal"}
+
+
+@pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "model._orig_mod.{}"])
+def test_weights_saved_from_a_wrapped_model_are_the_same_weights(tmp_path: Path, wrapper: str) -> None:
+    state = checkpoint(tmp_path / "plain", ModelConfig())
+    wrapped = {wrapper.format(name): value for name, value in state.items()}
+    torch.save(wrapped, tmp_path / "wrapped.pt")
+    found = read_state(tmp_path / "wrapped.pt")
+    assert set(found) == set(read_state(tmp_path / "plain" / "weights.pt"))
+    assert all(torch.equal(found[name], value) for name, value in read_state(tmp_path / "plain" / "weights.pt").items())

@@ -180,6 +180,14 @@ def clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+def trained_on(folder: Path) -> str:
+    """The hash of the recording that the bundle in a folder was trained on; empty where there is none."""
+    try:
+        return str(json.loads((folder / "model.json").read_text())["training"]["data"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def save_description(bundle: Bundle) -> Bundle:
     """Hashes every file of the bundle's folder, except engines, and writes model.json last, in one move."""
     folder = bundle.folder

@@ -68,6 +68,7 @@ _VITS = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # parts of a name: DistributedDataParallel's, torch.compile's
 WEIGHTS_PT, CONFIG, ACTIONS = "weights.pt", "config.json", "actions.json"
 
 
@@ -256,8 +257,8 @@ def hydra_config(c: ModelConfig) -> dict[str, Any]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, under the names of the reference code. Nothing pickled is executed.
 
-    Lightning's `state_dict` with its prefix `model.` and the names of transformers 5 are understood. Raises
-    InterchangeError.
+    Lightning's `state_dict` with its prefix `model.`, those of DistributedDataParallel (`module.`) and torch.compile
+    (`_orig_mod.`), and the names of transformers 5 are understood. Raises InterchangeError.
     """
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -275,6 +276,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     tensors = isinstance(data, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items())
     if not tensors or not data:
         raise InterchangeError(f"{path} does not hold a state dict, names with tensors; it cannot be imported")
+    data = {_WRAPPERS.sub("", name): value for name, value in data.items()}
     if all(name.startswith(("model.", "sigreg.")) for name in data):  # the training module around the model
         data = {name.removeprefix("model."): value for name, value in data.items() if name.startswith("model.")}
     state = {_version_4(name): value.float() if value.is_floating_point() else value for name, value in data.items()}

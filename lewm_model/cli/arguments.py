@@ -8,3 +8,4 @@ from typing import Annotated
 import typer
 
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what this program wrote there before")]

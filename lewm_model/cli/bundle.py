@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lewm_model.cli.arguments import BundleArgument
+from lewm_model.cli.arguments import BundleArgument, OverwriteOption
 
 app = typer.Typer()
 
@@ -65,15 +65,18 @@ def bundle(
     to_swm: Annotated[
         Path | None, typer.Option(help="folder to write the reference's weights.pt and config.json to")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Check a bundle and say what it is; write it as a checkpoint of the reference code."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.bundle.interchange import export_checkpoint
+    from lewm_model.data.outputs import check_output
 
     loaded = load_bundle(bundle)
     actions = ", ".join(loaded.actions.names)
     typer.echo(f"{bundle}: {len(loaded.files)} files match their hashes; {loaded.model}")
     typer.echo(f"actions {actions} every {loaded.actions.control_dt_s} s; heads {', '.join(loaded.heads) or 'none'}")
     if to_swm is not None:
+        check_output(to_swm, [bundle], overwrite)
         export_checkpoint(loaded, to_swm)
         typer.echo(f"checkpoint of the reference code written to {to_swm}")

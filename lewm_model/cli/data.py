@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from lewm_model.cli.arguments import OverwriteOption
+
 app = typer.Typer()
 data_app = typer.Typer(help="Look at recordings.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -25,10 +27,13 @@ def collect(
     image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
     play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Record episodes of smooth random motion in the simulator, or of play with the block."""
+    from lewm_model.data.outputs import check_output
     from lewm_model.sim.collect import collect as record
 
+    check_output(out, [world] if world else [], overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     record(out, episodes, steps, seed, world, image_size, workers, play)
 
@@ -44,6 +49,9 @@ def record(
     image_format: Annotated[str, typer.Option(help="jpeg or png, which loses nothing")] = "jpeg",
 ) -> None:
     """Record pictures, joint states and commands of a running arm, until Ctrl-C; needs ROS 2."""
+    from lewm_model.data.outputs import check_output
+
+    check_output(out)
     if find_spec("rclpy") is None:
         raise RuntimeError("recording needs ROS 2: source its setup.bash, or `make setup` in a checkout")
     remap = ["-r", f"camera/image_raw:={image_topic}", "-r", f"arm_controller/joint_trajectory:={command_topic}"]
@@ -76,11 +84,14 @@ def convert(
     actions_are: Annotated[
         str, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad, which become velocities")
     ] = "recorded",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
     from lewm_model.data.converters.convert import convert as run
     from lewm_model.data.converters.rosbag2 import Topics
+    from lewm_model.data.outputs import check_output
 
+    check_output(out, recordings, overwrite)
     names = [name.strip() for name in joints.split(",") if name.strip()]
     topics = Topics(image_topic, joint_states_topic, command_topic)
     typer.echo(run(recordings, out, control_dt_s, tolerance_s, image_size, names, topics, camera, action, actions_are))
@@ -103,7 +114,11 @@ def data_report(
 
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.converters.convert import HDF5, convert
+    from lewm_model.data.outputs import check_output
     from lewm_model.data.report import draw, report_on
+
+    picture = out or Path(f"{recording}".rstrip("/") + ".report.png")
+    check_output(picture, [recording], overwrite=True)  # a drawing of ours is drawn anew
 
     conversion = None
     with tempfile.TemporaryDirectory(prefix="lewm_report_") as scratch:
@@ -117,7 +132,6 @@ def data_report(
                 raise DataError(f"{error}. {advice}") from error
             episodes = load_episodes(Path(scratch) / "episodes.h5")
         found = report_on(episodes, frameskip, conversion)
-    picture = out or Path(f"{recording}".rstrip("/") + ".report.png")
     draw(found, picture, str(recording))
     if as_json:
         typer.echo(json.dumps(found.numbers, indent=1))

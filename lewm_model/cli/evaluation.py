@@ -133,8 +133,10 @@ def report(
     """Put everything that is known of a bundle on one page: training, imagination, latents, evaluation, hashes."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
+    from lewm_model.data.outputs import check_output
     from lewm_model.evaluation.summary import write_report
 
+    check_output(out, [path for path in (bundle, run, evaluation, data) if path], overwrite=True)  # is written anew
     episodes = load_episodes(data) if data else None
     typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lewm_model.cli.arguments import BundleArgument
+from lewm_model.cli.arguments import BundleArgument, OverwriteOption
 
 DECODER_STEPS = 2500
 app = typer.Typer()
@@ -25,10 +25,13 @@ def train(
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
     decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
     control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of a file that lacks it")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
+    from lewm_model.bundle.bundle import trained_on
     from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.data.outputs import check_output
     from lewm_model.models.distributed import joined, rank
     from lewm_model.runtime import RuntimeLoadError, load_runtime
     from lewm_model.runtime.decoder import add_decoder
@@ -49,6 +52,7 @@ def train(
     episodes = load_episodes(data, control_dt_s)
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
+    check_output(out, [data], overwrite or trained_on(out) == episodes.sha256)  # the same again resumes
     run = run or Path("runs") / out.name
     with joined(device_of(train_config)):
         if rank() > 0:  # of torchrun's processes the first one writes
@@ -122,6 +126,7 @@ def import_(
     actions: Annotated[Path | None, typer.Option(help="JSON: `actions` as in a bundle's model.json")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with `model:` sizes that the checkpoint lacks")] = None,
     control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of --data that lacks it")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""
     import numpy as np
@@ -130,10 +135,12 @@ def import_(
     from lewm_model.bundle.interchange import import_checkpoint, read_actions
     from lewm_model.config import TrainConfig, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.data.outputs import check_output
     from lewm_model.runtime.export import export_onnx, sample_frames
     from lewm_model.training.calibration import calibrate as run_calibration
     from lewm_model.training.trainer import add_heads
 
+    check_output(out, [path for path in (source, data, actions, config) if path], overwrite)
     episodes = load_episodes(data, control_dt_s) if data else None
     spec = read_actions(actions) if actions else None
     bundle = import_checkpoint(source, out, spec, episodes, load_yaml(config).get("model", {}) if config else {})

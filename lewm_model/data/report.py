@@ -18,6 +18,7 @@ import numpy as np
 
 from lewm_model.data.clips import Episodes
 from lewm_model.data.converters.conversion import Conversion
+from lewm_model.data.outputs import DRAWN_BY
 
 EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # so many frames of an episode
 LAGS = 10  # control steps to either side
@@ -337,7 +338,8 @@ def draw(found: DataReport, path: Path, title: str) -> None:
     axes["lengths"].set(title="length of the episodes", xlabel="frames", ylabel="episodes")
     if len(found.intervals_s):
         most = np.quantile(found.intervals_s, 0.999)
-        axes["intervals"].hist(1e3 * np.minimum(found.intervals_s, most), bins=50, log=True)
+        span = (0.9e3 * float(found.intervals_s.min()), 1.1e3 * float(most) + 1e-3)  # of equal ones, too
+        axes["intervals"].hist(1e3 * np.minimum(found.intervals_s, most), bins=50, range=span, log=True)
     axes["intervals"].set(title="time from frame to frame", xlabel="ms", ylabel="frames")
     for name, values in zip(found.action_names[:8], found.actions.T, strict=False):
         axes["actions"].hist(values, bins=60, histtype="step", label=name)
@@ -353,4 +355,4 @@ def draw(found: DataReport, path: Path, title: str) -> None:
     axes["verdicts"].text(0, 1, text, va="top", fontsize="small", transform=axes["verdicts"].transAxes)
     for name in ("pictures", "verdicts"):
         axes[name].axis("off")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Software": DRAWN_BY})

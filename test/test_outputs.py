@@ -1,0 +1,78 @@
+"""No command replaces what the user cannot make again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bags import BagWriter, write_motion
+from test_bag import motion, picture
+from tiny import dot_recording, tiny_bundle
+from typer.testing import CliRunner
+
+from lewm_model.cli.main import app
+from lewm_model.data.errors import DataError
+from lewm_model.data.outputs import check_output, is_ours
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    with BagWriter(tmp_path / "s1.mcap") as bag:
+        write_motion(bag, motion, 0.05 * np.arange(30), picture)
+    return tmp_path / "s1.mcap"
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, DataError), result.output
+    return str(result.exception)
+
+
+def test_no_command_replaces_what_it_reads_or_a_file_that_is_not_ours(recording: Path, tmp_path: Path) -> None:
+    other, photo = tmp_path / "s2.mcap", tmp_path / "holiday.png"
+    other.write_bytes(recording.read_bytes())
+    photo.write_bytes(b"\x89PNG a photograph of mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / "made").mkdir()
+    bundle = tiny_bundle(tmp_path / "made").folder
+    dots = dot_recording(tmp_path / "dots.h5", seed=7)
+    (tmp_path / "link.h5").symlink_to(dots)
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for arguments, reason in (
+        (["convert", other, "--out", recording], "not written by this program"),
+        (["convert", recording, "--out", recording], "is what is read"),
+        (["convert", recording, "--out", recording, "--overwrite"], "is what is read"),
+        (["convert", other, "--out", recording, "--overwrite"], "not written by this program"),
+        (["convert", dots, "--out", tmp_path / "link.h5", "--overwrite"], "is what is read"),
+        (["collect", recording], "not written by this program"),
+        (["collect", dots], "give another name, or --overwrite"),
+        (["record", recording], "not written by this program"),
+        (["train", dots, tmp_path / "mine"], "not written by this program"),
+        (["train", dots, tmp_path, "--overwrite"], "lies in"),
+        (["train", dots, bundle], "or --overwrite"),
+        (["import", bundle / "weights.safetensors", bundle, "--overwrite"], "lies in"),
+        (["bundle", bundle, "--to-swm", tmp_path / "mine"], "not written by this program"),
+        (["bundle", bundle, "--to-swm", bundle, "--overwrite"], "is what is read"),
+        (["report", bundle, "--out", tmp_path / "mine"], "not written by this program"),
+        (["data", "report", dots, "--out", photo], "not written by this program"),
+        (["data", "report", dots, "--out", dots], "is what is read"),
+    ):
+        assert reason in refused(*arguments), arguments
+    assert content == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_our_own_outputs_are_replaced_when_that_is_said(recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    for more in ([], ["--overwrite"]):
+        result = CliRunner().invoke(app, ["convert", str(recording), "--out", str(out), *more])
+        assert result.exit_code == 0, result.exception
+        assert is_ours(out)
+    assert "--overwrite" in refused("convert", recording, "--out", out)
+    drawing = tmp_path / "drawing.png"
+    for _ in range(2):  # a drawing is drawn anew
+        result = CliRunner().invoke(app, ["data", "report", str(out), "--out", str(drawing)])
+        assert result.exit_code == 0 and is_ours(drawing), result.exception
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty")
