@@ -28,8 +28,8 @@ def train(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
-    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.bundle.bundle import trained_on
+    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.outputs import check_output
     from lewm_model.models.distributed import joined, rank
