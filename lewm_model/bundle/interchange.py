@@ -68,7 +68,7 @@ _VITS = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # parts of a name: DistributedDataParallel's, torch.compile's
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # of DistributedDataParallel and torch.compile
 WEIGHTS_PT, CONFIG, ACTIONS = "weights.pt", "config.json", "actions.json"
 
 
