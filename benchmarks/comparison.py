@@ -91,6 +91,7 @@ def main() -> None:
     data, unseen = recordings
     c = from_dict(ModelConfig, PATCHES, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": arguments.head_steps, "threads": 1}
+    values["augment"] = {"share": 0.0}  # the authors' code changes no pictures
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
     bundles, seconds = {}, {}
     for name in ("ours", "reference"):

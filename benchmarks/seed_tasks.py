@@ -387,6 +387,7 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str
     goals = draw_goals(env, record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED), arguments.seed)
     c = from_dict(ModelConfig, {**PATCHES, **task.model}, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": HEAD_STEPS, "threads": 1, **task.train}
+    values["augment"] = {"share": 0.0}  # the authors' code changes no pictures
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
     began = time.monotonic()
     mine = train(data, folder / "ours/bundle", folder / "ours/run", c, config)

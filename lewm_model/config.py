@@ -50,6 +50,9 @@ class ModelConfig:
     frameskip: int = 5  # low-level actions in one action block = one step of the model
     history: int = 3  # frames of context that the predictor sees
     image_size: int = 224  # pixels, square
+    # How colours are scaled. "fixed": by ImageNet's mean and spread; "own": red, green and blue by those of the picture
+    # itself, which takes the strength and the tint of an even light out before anything is learned.
+    picture_norm: str = "fixed"
     stem: str = "patch"  # "patch": linear patches; "conv": strided convolutions, 16 x 16 pixels a token
     patch_size: int = 14  # pixels; of the "patch" stem
     # What of the last tokens becomes the latent. "cls": the first, which has looked at all others; "all": every one, in
@@ -80,6 +83,7 @@ class ModelConfig:
                 most = MOST_LAYERS if field.name.endswith("_depth") else MOST_SIZE
                 _require(getattr(self, field.name) >= 1, self, field.name, "1 or more")
                 _require(getattr(self, field.name) <= most, self, field.name, f"{most} or less")
+        _require(self.picture_norm in ("fixed", "own"), self, "picture_norm", "'fixed' or 'own'")
         _require(self.stem in ("patch", "conv"), self, "stem", "'patch' or 'conv'")
         _require(self.readout in ("cls", "all"), self, "readout", "'cls' or 'all'")
         _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
@@ -114,6 +118,48 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """How pictures are changed in training, each frame by itself (lewm_model.training.augment); 0 leaves a change out.
+
+    Numbers of light are shares of white; each change is drawn evenly up to what is said here.
+    """
+
+    share: float = 0.0  # of the frames that are changed at all
+    gain: float = 0.5  # strength of the light: times 1 +- this
+    tint: float = 0.2  # red, green and blue each: times exp(+- this)
+    contrast: float = 0.2  # differences from the picture's mean: times 1 +- this
+    offset: float = 0.08  # added
+    gamma: float = 0.5  # exponent exp(+- this); 0.79 would turn linear colours into sRGB's, and back
+    shade: float = 0.6  # at most so much of the light is missing on one side
+    vignette: float = 0.2  # of the light is missing in the corners
+    recoloured_share: float = 0.5  # of the changed frames, as the other shares are
+    hue: float = 0.3  # change of red, green and blue of two regions
+    region: float = 0.12  # distance of colours that belong to one region
+    covered_share: float = 0.25
+    cover: float = 0.12  # of the picture is hidden by a rectangle of any colour
+    noisy_share: float = 0.35
+    noise: float = 0.1  # standard deviation
+    blurred_share: float = 0.15
+    blur: float = 1.0  # pixels, standard deviation
+    compressed_share: float = 0.1
+    jpeg: float = 3.0  # quantisation steps, times those of quality 50; 2.5 are those of quality 20
+    moved_share: float = 0.5
+    shift: float = 0.04  # of the picture's side
+    turn_deg: float = 3.0  # about the picture's centre
+    zoom: float = 0.04  # nearer or farther by this share
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name.endswith("share"):
+                _require(0.0 <= getattr(self, field.name) <= 1.0, self, field.name, "in [0, 1]")
+            else:
+                _require(getattr(self, field.name) >= 0.0, self, field.name, "0 or more")
+        for name in ("gain", "contrast", "shade", "vignette", "cover", "shift", "zoom"):
+            _require(getattr(self, name) < 1.0, self, name, "below 1")
+        _require(self.region > 0.0, self, "region", "above 0")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a world model is trained. The loss has two terms and one hyperparameter, `sigreg_weight`."""
 
@@ -137,6 +183,8 @@ class TrainConfig:
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
     policy_steps: int = 0  # the same of the policy and of the time to go, for recordings of play
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
+    augment: AugmentConfig = AugmentConfig()  # the reference changes no pictures, and nor does this
+    views: int = 4  # times that heads see each frame, changed each time but the first; 1 where none is changed
     encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more encoding, the same gradient
     # How, not what: a run may go on with others.
     device: str = "auto"  # "cuda", "cpu", or "auto": the GPU where there is one
@@ -150,6 +198,7 @@ class TrainConfig:
             "sigreg_projections",
             "validate_every",
             "checkpoint_every",
+            "views",
             "encoder_parts",
             "threads",
         ):
@@ -180,6 +229,7 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
         "betas": (0.9, 0.99),
         "sigreg_weight": 0.2,
         "sigreg_projections": 256,
+        "augment": {"share": 0.9},
     },
 }
 
@@ -224,6 +274,11 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
         raise ConfigError(f"{cls.__name__} has no field {_shown(unknown[0])}; it has {', '.join(fields)}")
     merged = {**(base or {}), **values}
     for name, value in merged.items():
+        default = fields[name].default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):  # a group of values in a group
+            below = (base or {}).get(name, {})
+            merged[name] = value if isinstance(value, type(default)) else from_dict(type(default), value, below)
+            continue
         kind = str(fields[name].type)
         good = {
             "int": isinstance(value, int) and not isinstance(value, bool),

@@ -25,6 +25,7 @@ TINY_MODEL = {
     "predictor_mlp": 32,
 }
 TINY_TRAIN = {"steps": 30, "batch": 32, "clip_frames": 2, "checkpoint_every": 5, "validate_every": 10, "head_steps": 5}
+NO_CHANGES = {"share": 0.0}  # of the pictures
 
 
 def tiny_model(**changes: object) -> ModelConfig:
@@ -32,7 +33,7 @@ def tiny_model(**changes: object) -> ModelConfig:
 
 
 def tiny_train(**changes: object) -> TrainConfig:
-    return from_dict(TrainConfig, {**TINY_TRAIN, **changes}, TRAIN_SIZES["small"])
+    return from_dict(TrainConfig, {"augment": NO_CHANGES, **TINY_TRAIN, **changes}, TRAIN_SIZES["small"])
 
 
 def dot_recording(path: Path, episodes: int = 12, steps: int = 40, size: int = 32, seed: int = 0) -> Path:

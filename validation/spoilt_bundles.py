@@ -90,6 +90,7 @@ def bundle(folder: Path, name: str) -> Bundle:
     data = kind.change(recording(folder, kind.other_camera))
     model = from_dict(ModelConfig, MODEL, MODEL_SIZES["small"])
     settings = {"steps": STEPS, "batch": BATCH, "head_steps": HEAD_STEPS, "threads": 1, **kind.train}
+    settings["augment"] = {"share": 0.0}
     config = from_dict(TrainConfig, settings, TRAIN_SIZES["small"])
     part = folder / f"{name}.part"  # has the bundle's name when it is complete
     calibrate(train(data, part, folder / "runs" / name, model, config), data)

@@ -80,6 +80,7 @@ def check_expressible(c: ModelConfig) -> None:
     """Raises InterchangeError where the reference code has no network of this kind."""
     for wrong, what in (
         (c.stem != "patch", f"the stem is {c.stem!r}; the reference's encoder has linear patches only (stem 'patch')"),
+        (c.picture_norm != "fixed", "it scales colours by each picture itself; the reference by fixed numbers"),
         (c.readout != "cls", "its latent is read from all tokens; the reference's encoder has a CLS token"),
         (c.activation != "gelu", f"the activation is {c.activation!r}; the reference's predictor has GELU only"),
         (

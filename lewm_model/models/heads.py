@@ -50,12 +50,20 @@ class StepsToGo(nn.Module):
 
 
 def train_steps_to_go(
-    c: ModelConfig, views: Tensor, travelled: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int
+    c: ModelConfig,
+    encoded: Tensor,
+    imagined: Tensor,
+    travelled: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    steps: int,
+    seed: int,
 ) -> tuple[StepsToGo, dict[str, float]]:
     """Trains the head on pairs of frames of the same episode.
 
-    `views` (V, N, D): views[0] are the encoded latents of N frames, the others what the model imagined for the same
-    frames some blocks ahead; the planner measures imagined latents, so the head learns to see the same place in both.
+    `encoded` (V, N, D) are the latents of N frames, seen once or, with the pictures changed, several times;
+    `imagined` (W, N, D) are what the model imagined for the same frames some blocks ahead. The planner measures
+    imagined latents, so the head learns to see the same place in all of them.
     `travelled` (N, A): sum of the actions from the episode's start to each frame, in steps at full speed.
     `offsets` and `lengths` (E,) say which rows an episode has.
 
@@ -66,20 +74,21 @@ def train_steps_to_go(
     optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     error = torch.zeros(BATCH, c.action_dim)
-    imagined = torch.zeros(BATCH, dtype=torch.bool)
+    guessed = torch.zeros(BATCH, dtype=torch.bool)
+    views = torch.cat([encoded, imagined])
     for _ in range(steps):
         episode = torch.randint(len(offsets), (BATCH,))
         here, there = (offsets[episode] + (torch.rand(BATCH) * lengths[episode]).long() for _ in range(2))
-        view = torch.randint(len(views), (BATCH,))
-        first, second = head.net(torch.cat([views[0, here], views[view, there]])).chunk(2)
+        first_view, view = torch.randint(len(encoded), (BATCH,)), torch.randint(len(views), (BATCH,))
+        first, second = head.net(torch.cat([views[first_view, here], views[view, there]])).chunk(2)
         error = second - first - (travelled[there] - travelled[here])
-        imagined = view > 0
+        guessed = view >= len(encoded)
         optimiser.zero_grad()
         F.smooth_l1_loss(error, torch.zeros_like(error)).backward()
         optimiser.step()
         schedule.step()
     squared = error.detach().square().mean(1)
-    metrics = {"rms_encoded_steps": squared[~imagined].mean(), "rms_imagined_steps": squared[imagined].mean()}
+    metrics = {"rms_encoded_steps": squared[~guessed].mean(), "rms_imagined_steps": squared[guessed].mean()}
     return head.eval(), {name: float(value.sqrt()) for name, value in metrics.items()}
 
 

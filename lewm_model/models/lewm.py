@@ -21,6 +21,7 @@ from lewm_model.models.distributed import BatchNorm
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], ImageNet's
 IMAGE_STD = (0.229, 0.224, 0.225)
+LEAST_SPREAD = 4.0  # grey levels: a picture of one colour stays dull, its noise is not blown up
 
 
 def mlp_activation(name: str) -> nn.Module:
@@ -278,6 +279,10 @@ class LeWM(nn.Module):
     def describe(self, frames: Tensor) -> Tensor:
         """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, features)."""
         images = frames.permute(0, 3, 1, 2).float()
+        if self.config.picture_norm == "own":
+            centred = images - images.mean((2, 3), keepdim=True)
+            spread = (centred.square().mean((2, 3), keepdim=True) + LEAST_SPREAD**2).sqrt()
+            return self.encoder(centred / spread)
         return self.encoder((images - self.image_mean).div_(self.image_std))
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lewm_model.bundle.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, load_model, save_description
-from lewm_model.config import ModelConfig, TrainConfig
+from lewm_model.config import AugmentConfig, ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.models.distributed import rank, ranks
 from lewm_model.models.heads import ActionProposal, train_play_policy, train_steps_to_go, train_time_to_go
 from lewm_model.models.lewm import LeWM, prediction_loss
 from lewm_model.models.signature import POLICY, TIME_TO_GO
 from lewm_model.models.sigreg import SIGReg
+from lewm_model.training.augment import changed
 from lewm_model.training.report import Log, write_report
 
 LOG_EVERY = 20  # steps
@@ -212,20 +213,21 @@ def warnings_for(measured: dict[str, float], latent_dim: int) -> list[str]:
 
 
 @torch.no_grad()
-def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256) -> Tensor:
-    """Latents (N, D) of frames (N, S, S, 3) uint8, in eval mode, on the CPU."""
-    return torch.cat([_encode(model, pixels[i : i + batch]).cpu() for i in range(0, len(pixels), batch)])
+def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256, augment: AugmentConfig | None = None) -> Tensor:
+    """Latents (N, D) of frames (N, S, S, 3) uint8, changed as `augment` says, in eval mode, on the CPU."""
+    return torch.cat([_encode(model, pixels[i : i + batch], augment).cpu() for i in range(0, len(pixels), batch)])
 
 
-def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray) -> Tensor:
+def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
     """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once."""
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
-    latents[rows] = torch.cat([encode_all(model, frames) for frames in data.batches(rows)])
+    latents[rows] = torch.cat([encode_all(model, frames, augment=augment) for frames in data.batches(rows)])
     return latents
 
 
-def _encode(model: LeWM, frames: np.ndarray) -> Tensor:
-    return model.encode(torch.from_numpy(frames).to(model.image_mean.device))
+def _encode(model: LeWM, frames: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
+    pictures = torch.from_numpy(frames).to(model.image_mean.device)
+    return model.encode(pictures if augment is None else changed(pictures, augment))
 
 
 def _blocks(actions: np.ndarray, spec: ActionSpec, model: LeWM) -> Tensor:
@@ -400,9 +402,8 @@ def _optimise(
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         with autocast:
-            prediction, gaussian, latents = objective(
-                torch.from_numpy(frames).to(device), _blocks(actions, spec, model)
-            )
+            pictures = changed(torch.from_numpy(frames).to(device), config.augment)
+            prediction, gaussian, latents = objective(pictures, _blocks(actions, spec, model))
         loss = prediction + config.sigreg_weight * gaussian
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -508,7 +509,13 @@ def train_heads(
         heads, metrics = train_play_heads(model, [(data, episodes)], spec, config)
     if config.head_steps == 0:
         return heads, metrics
-    latents = encode_rows(model, data, data.rows(episodes))
+    rows = data.rows(episodes)
+    torch.manual_seed(config.seed)
+    # The same frames as they are, and in other lights: the heads learn that they show the same.
+    encoded = [encode_rows(model, data, rows)]
+    if config.augment.share:
+        encoded += [encode_rows(model, data, rows, config.augment) for _ in range(config.views - 1)]
+    imagined = [imagined_views(model, data, episodes, latents, spec)[1:] for latents in encoded]
     lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
     travelled = np.zeros_like(data.actions)
     for episode in episodes:
@@ -518,7 +525,8 @@ def train_heads(
         )
     head, metrics["steps_to_go"] = train_steps_to_go(
         model.config,
-        imagined_views(model, data, episodes, latents, spec),
+        torch.stack(encoded),
+        torch.cat(imagined),
         torch.from_numpy(travelled),
         offsets,
         lengths,
