@@ -323,7 +323,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lewm_fuzz_") as temporary:
         scratch, seeds = Path(temporary), Path(temporary) / "seeds"
         seeds.mkdir()
-        make = "import sys, pathlib, fuzz_targets; fuzz_targets.make_seeds(pathlib.Path(sys.argv[1]))"
+        make = "import sys, pathlib, validation.fuzz_targets as t; t.make_seeds(pathlib.Path(sys.argv[1]))"
         subprocess.run([sys.executable, "-W", "ignore", "-c", make, str(seeds)], check=True, stdout=subprocess.DEVNULL)
         if arguments.number is not None:
             since = arguments.number if arguments.since is None else arguments.since
