@@ -16,7 +16,7 @@ from lewm_model.bundle.bundle import load_bundle
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
-from lewm_ros.goals import GoalError, GoalLibrary
+from lewm_ros.goals import GoalError, GoalLibrary, picture_hash
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import NANOSECONDS, ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
@@ -180,9 +180,10 @@ class CameraNode(ManagedNode):
                 self._newness = self._novelty.look(picture, stamp_ns / NANOSECONDS)
                 self._novelties.publish(Float32(data=self._newness))
             latent = self._runtime.encode(picture)
-            publisher = self._goal_latents if slot == "goal" else self._latents
-            publisher.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
-            if slot == "frame":
+            if slot == "goal":
+                self._goal_latents.publish(latent_to_message(latent, stamp_ns, picture_hash(message)))
+            else:
+                self._latents.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
                 self._encoded += 1
                 self._problem = ""
                 self._encode_ms.add(time.monotonic() - begin)

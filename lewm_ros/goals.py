@@ -1,15 +1,24 @@
-"""Goal pictures in files: one to read, and a folder of named ones."""
+"""Goals: pictures in files, a folder of named ones, and which goal is which, so that one that has ended stays so."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from std_msgs.msg import Header
 
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
+from lewm_ros.messages import nanoseconds
 
+MOST_ENDED = 10_000  # goals that are remembered to have ended, the newest
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -76,3 +85,82 @@ class GoalLibrary:
         if self._folder is None:
             return {}
         return {path.stem: path for path in sorted(self._folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+
+
+# ---- which goal is which ---------------------------------------------------------------------------------------------
+
+
+def picture_hash(message: Any) -> str:
+    """What the picture of an image message is called beside its stamp: 16 hexadecimal digits of its data's SHA-256."""
+    return hashlib.sha256(memoryview(message.data)).hexdigest()[:16]
+
+
+def goal_identity(header: Header) -> str:
+    """The identity of a goal, from the header of its latent: the stamp (ns) of its picture and the picture's hash.
+
+    camera_node puts the hash where other images have their frame. Whoever sends the same picture with another stamp
+    sends another goal; what a topic delivers again, to a node that was started anew, is the same one.
+    """
+    name = header.frame_id
+    if not re.fullmatch("[0-9a-f]{16}", name):  # not from camera_node; anything may stand there
+        name = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
+    return f"{nanoseconds(header.stamp)}-{name}"
+
+
+class EndedGoals:
+    """Goals that were cancelled, reached or replaced, and must not be taken up again by themselves. Safe to use from
+    several threads.
+
+    Topics deliver the last goal to every node that comes up, for as long as its sender lives: also to a planner that
+    was killed after its goal had been cancelled. So the identities are kept in a file as well, a line each.
+
+    :param path: the file; several nodes may share it.
+    :param warn: is told, once, that the file cannot be used; they are then remembered until the process ends.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], Any]) -> None:
+        self._path, self._warn = path, warn
+        self._lock = threading.Lock()
+        self._how: dict[str, str] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            if len(lines) > 2 * MOST_ENDED:
+                lines = lines[-MOST_ENDED:]
+                part = path.with_name(f"{path.name}.{os.getpid()}")
+                part.write_text("".join(f"{line}\n" for line in lines))
+                os.replace(part, path)
+        except OSError as error:
+            self._fail(error)
+            lines = []
+        for line in lines:
+            identity, _, how = line.partition(" ")
+            self._how[identity] = how
+
+    def add(self, identity: str, how: str) -> None:
+        """A goal has ended: it was "cancelled", "reached" or "replaced"."""
+        with self._lock:
+            if identity in self._how:
+                return
+            self._how[identity] = how
+            if len(self._how) > MOST_ENDED:
+                del self._how[next(iter(self._how))]
+            try:
+                with self._path.open("a") as file:
+                    file.write(f"{identity} {how}\n")
+            except OSError as error:
+                self._fail(error)
+
+    def how(self, identity: str) -> str | None:
+        """How the goal ended; None when it has not."""
+        with self._lock:
+            return self._how.get(identity)
+
+    def _fail(self, error: OSError) -> None:
+        self._warn(f"cannot keep in {self._path} which goals have ended ({error}); a restart of this node forgets it")
+        self._warn = lambda text: None
+
+
+def ended_goals_file() -> Path:
+    """Where this user's nodes keep which goals have ended: below ROS_HOME, where ROS has its logs."""
+    return Path(os.environ.get("ROS_HOME") or Path.home() / ".ros") / "lewm_ros" / "ended_goals"

@@ -26,6 +26,7 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
+from lewm_ros.goals import EndedGoals, ended_goals_file, goal_identity
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
@@ -118,13 +119,14 @@ class PlanLog:
 
 
 class PlannerNode(ManagedNode):
-    """`latent`, `goal_latent`, `joint_states` -> `arm_controller/joint_trajectory`.
+    """`latent`, `goal_latent`, `joint_states` -> `arm_planner/joint_trajectory`.
 
     Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch,
-    `~/cancel` forgets the goal. `~/status` says at every plan and every change what the node does and why not more,
-    `surprise` how unlike each frame is to what was imagined for it (`novelty` of the camera node, how much in it is
-    new, holds the arm in the same way), `~/plan` where the newest plan would move the
-    joints, also of a disarmed arm, for people and pictures: nobody must execute it. How it was found is told to who
+    `~/cancel` forgets the goal. A goal that was cancelled, reached or replaced is not taken up again, however often a
+    topic delivers it, until somebody sends it anew (`lewm_ros.goals`). `~/status` says at every plan and every change
+    what the node does and why not more, `surprise` how unlike each frame is to what was imagined for it (`novelty` of
+    the camera node, how much in it is new, holds the arm in the same way), `~/plan` where the newest plan would move
+    the joints, also of a disarmed arm, for people and pictures: nobody must execute it. How it was found is told to who
     subscribes, as float images with the stamp of the plan's frame: `~/imagined` (blocks, D) the latents that it leads
     to, `~/elites` (elites, steps, A) the joint paths of the best candidates in rad, the best first, and `~/costs`
     (1, iterations) of the best candidate of each iteration.
@@ -133,6 +135,8 @@ class PlannerNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("planner_node", PARAMETERS)
+        self._ended_goals = EndedGoals(ended_goals_file(), self.get_logger().warning)
+        self._goal: str | None = None  # identity of the goal that it has, or had before it was deactivated
         self._runtime: Runtime | None = None
         self._worker: Worker | None = None
         self._subscriptions_made: list[Any] = []
@@ -166,7 +170,7 @@ class PlannerNode(ManagedNode):
             Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed)
         except ValueError as error:
             raise Refusal(str(error)) from error
-        self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
+        self._commands = self.create_publisher(JointTrajectory, "arm_planner/joint_trajectory", COMMAND)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
         self._thoughts = {name: self.create_publisher(Image, f"~/{name}", qos_profile_sensor_data) for name in THOUGHTS}
         self._surprises = self.create_publisher(Float32, "surprise", qos_profile_sensor_data)
@@ -201,7 +205,7 @@ class PlannerNode(ManagedNode):
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
         self._arm_when_ready = self._enable_on_start
-        self._goal_known = False
+        self._goal = self._pursued = None  # the one that was told last, and the one that the planning thread has
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = self._preview_s = -np.inf
@@ -270,8 +274,16 @@ class PlannerNode(ManagedNode):
         except MessageError as error:
             self._complain(f"goal: {error}")
             return
-        self._goal_known = True
-        self._mailbox.put("goal", latent)
+        identity = goal_identity(message.header)
+        if identity == self._goal:  # delivered again, by a camera_node that was started anew
+            return
+        if how := self._ended_goals.how(identity):
+            self._complain(f"a goal that was {how} before is not taken up again; send it anew, with a new stamp")
+            return
+        if self._goal is not None:
+            self._ended_goals.add(self._goal, "replaced")
+        self._goal = identity
+        self._mailbox.put("goal", (identity, latent))
 
     def _on_joint_state(self, message: JointState) -> None:
         try:
@@ -327,9 +339,11 @@ class PlannerNode(ManagedNode):
         return response
 
     def _on_cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._goal is not None:
+            self._ended_goals.add(self._goal, "cancelled")
+            self._goal = None
         if self._worker is not None:
-            self._goal_known = False
-            self._mailbox.put("goal", None)
+            self._mailbox.put("goal", (None, None))
         response.success, response.message = True, "the goal is forgotten; the arm comes to rest, and stays armed"
         self.get_logger().info("the goal was cancelled")
         return response
@@ -347,7 +361,8 @@ class PlannerNode(ManagedNode):
             self._planner.measure(stamp_s, positions)
         for stamp_s, latent in items.get("latent", ()):
             self._planner.observe(stamp_s, latent)
-        for goal in items.get("goal", ())[-1:]:
+        for identity, goal in items.get("goal", ())[-1:]:
+            self._pursued = identity
             self._planner.set_goal(goal)
         for novelty in items.get("novelty", ())[-1:]:
             self._novelty = novelty
@@ -360,7 +375,9 @@ class PlannerNode(ManagedNode):
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
         self._act()
-        shown = (self._shield.state, self._goal_known, self._planner.reached)
+        if self._planner.reached and self._pursued is not None:
+            self._ended_goals.add(self._pursued, "reached")  # this planner holds it; one that comes later does not
+        shown = (self._shield.state, self._goal, self._planner.reached)
         if shown != self._shown:
             self._publish_status()
         self._shown = shown
@@ -478,7 +495,8 @@ class PlannerNode(ManagedNode):
         state = self._shield.state
         values = {
             "state": state.value,
-            "goal": "yes" if self._goal_known else "no",
+            "goal": "no" if self._goal is None else "yes",
+            "goal_identity": self._goal or "",
             "reached": "yes" if self._planner.reached else "no",
             **self._log.values(),
         }
@@ -491,7 +509,7 @@ class PlannerNode(ManagedNode):
             return WARN, self._complaint, values
         if state is not State.ARMED:
             return (OK, self._shield.message, values) if self._no_go is None else (WARN, self._no_go, values)
-        if not self._goal_known:
+        if self._goal is None:
             return OK, "armed; no goal yet", values
         if self._planner.reached:
             return OK, "armed; goal reached", values

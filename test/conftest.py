@@ -3,6 +3,7 @@ process left behind which an earlier test has killed.
 """
 
 import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,8 @@ if importlib.util.find_spec("rclpy"):
     _reserved = reserve_domain()  # for what modules do while they are imported; as long as the file is open
 
     @pytest.fixture(scope="module", autouse=True)
-    def ros_domain() -> Iterator[None]:
+    def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        os.environ["ROS_HOME"] = str(tmp_path_factory.mktemp("ros_home"))  # logs, and which goals have ended
         with reserve_domain():
             yield
         free_shared_memory()

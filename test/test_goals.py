@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lewm_ros.goals import GoalError, GoalLibrary
+from lewm_ros.goals import EndedGoals, GoalError, GoalLibrary
 
 RED = np.zeros((8, 6, 3), np.uint8)
 RED[..., 0] = 200
@@ -46,3 +46,17 @@ def test_a_picture_that_is_kept_can_be_chosen(tmp_path):
     assert name is not None
     np.testing.assert_array_equal(library.picture(name), RED)
     assert GoalLibrary("").save(RED) is None
+
+
+def test_which_goals_have_ended_is_known_to_the_next_process_and_a_disk_that_fails_is_told_once(tmp_path):
+    said = []
+    goals = EndedGoals(tmp_path / "state" / "ended", said.append)
+    goals.add("1-aa", "cancelled")
+    goals.add("1-aa", "replaced")
+    assert EndedGoals(tmp_path / "state" / "ended", said.append).how("1-aa") == "cancelled"
+    assert goals.how("2-aa") is None and not said
+    (tmp_path / "file").write_text("in the way")
+    broken = EndedGoals(tmp_path / "file" / "ended", said.append)
+    broken.add("1-aa", "cancelled")
+    assert broken.how("1-aa") == "cancelled"
+    assert len(said) == 1 and "cannot keep" in said[0]

@@ -487,7 +487,7 @@ def feed(node, position=(0.1, 0.2)):
 def listen_for_commands(bench):
     """A controller that takes the commands; returns them."""
     heard = []
-    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", heard.append, 10)
+    bench.node.create_subscription(JointTrajectory, "arm_planner/joint_trajectory", heard.append, 10)
     return heard
 
 
@@ -530,8 +530,8 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     feed(node)
     answer = node._on_enable(SetBool.Request(data=True), SetBool.Response())
     assert answer.success
-    assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
-    assert hears("holding: nobody takes the commands on /arm_controller/joint_trajectory")
+    assert "nobody takes the commands on /arm_planner/joint_trajectory" in answer.message
+    assert hears("holding: nobody takes the commands on /arm_planner/joint_trajectory")
     listen_for_commands(bench)
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
@@ -539,6 +539,89 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
     assert node._planner.goal is None
+
+
+def show_goal_until_taken(bench, node, latent):
+    """Delivers a goal's latent as topics do."""
+    node._on_goal(latent)
+    return bench.spin_until(lambda: node._planner.goal is not None, 1.0)
+
+
+def goal_latent(stamp_ns, name="0123456789abcdef"):
+    return latent_to_message(np.ones(8, np.float32), stamp_ns, name)
+
+
+def test_a_goal_that_has_ended_is_not_taken_up_again_until_it_is_sent_anew(bench, bundle, capfd):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    first, anew = goal_latent(1), goal_latent(2)
+    assert show_goal_until_taken(bench, node, first)
+    node._on_cancel(Trigger.Request(), Trigger.Response())
+    assert bench.spin_until(lambda: node._planner.goal is None)
+    assert not show_goal_until_taken(bench, node, first), "the topic delivers it again: camera_node was started anew"
+    assert "a goal that was cancelled before is not taken up again; send it anew" in capfd.readouterr().err
+    node.trigger_deactivate()
+    node.trigger_activate()
+    assert not show_goal_until_taken(bench, node, first), "nor after it was deactivated and activated"
+    again = planner(bench, bundle)
+    again.trigger_configure()
+    again.trigger_activate()
+    assert not show_goal_until_taken(bench, again, first), "nor by a planner that was started anew"
+    assert show_goal_until_taken(bench, again, anew)
+    assert not again._on_goal(anew) and again._goal is not None, "delivered again, it goes on"
+
+
+def test_a_goal_that_was_reached_or_replaced_is_not_taken_up_again(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    replaced, reached = goal_latent(10), goal_latent(11)
+    assert show_goal_until_taken(bench, node, replaced)
+    assert show_goal_until_taken(bench, node, reached)
+    node._on_goal(replaced)
+    assert bench.spin_until(lambda: node._pursued == node._goal)
+    assert node._goal.startswith("11-"), "two senders live, and both goals are delivered again"
+    node._planner.reached = True
+    assert bench.spin_until(lambda: node._ended_goals.how(node._goal) == "reached")
+    node._on_goal(reached)
+    assert node._planner.goal is not None, "it is held"
+    node.trigger_deactivate()
+    node.trigger_activate()
+    assert not show_goal_until_taken(bench, node, reached)
+
+
+def test_a_goal_cancelled_while_camera_and_planner_are_killed_and_come_back_stays_cancelled(bench, bundle):
+    goals = bench.node.create_publisher(Image, "goal_image", LATCHED)  # its sender lives on
+
+    def bring_up():
+        camera = bench.add(CameraNode(), model=str(bundle.folder))
+        node = planner(bench, bundle)
+        for one in (camera, node):
+            assert one.trigger_configure() == one.trigger_activate() == SUCCESS
+        return camera, node
+
+    def end(*nodes):
+        for one in nodes:
+            one.trigger_deactivate(), one.trigger_cleanup()
+            bench.nodes.remove(one)
+            bench.executor.remove_node(one)
+            one.destroy_node()
+
+    goals.publish(rgb_to_message(PICTURE, time.time_ns()))
+    camera, node = bring_up()
+    assert bench.spin_until(lambda: node._planner.goal is not None), "a goal from before the start is served"
+    node._on_cancel(Trigger.Request(), Trigger.Response())
+    end(camera, node)
+    camera, node = bring_up()
+    assert bench.spin_until(lambda: node._complaint), "the goal is delivered again"
+    assert "cancelled" in node._complaint and node._planner.goal is None
+    goals.publish(rgb_to_message(PICTURE, time.time_ns()))
+    assert bench.spin_until(lambda: node._planner.goal is not None), "the same picture, sent anew"
+    end(camera, node)
+    camera, node = bring_up()
+    assert bench.spin_until(lambda: node._planner.goal is not None), "a goal that nobody cancelled goes on"
+    assert node._shield.state is State.DISARMED
 
 
 def watchful_planner(bench, bundle, surprise):
@@ -604,7 +687,7 @@ def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, b
     node.trigger_activate()
     shown, sent = [], []
     bench.node.create_subscription(JointTrajectory, "/planner_node/plan", shown.append, NEWEST_FRAME)
-    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", sent.append, 10)
+    bench.node.create_subscription(JointTrajectory, "arm_planner/joint_trajectory", sent.append, 10)
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
 
     def seen():
@@ -727,7 +810,7 @@ def test_a_simulation_that_is_behind_executes_no_command_before_it_was_sent(benc
     node = bench.add(SimNode())
     node.trigger_configure()
     node.trigger_activate()
-    commands = bench.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
+    commands = bench.node.create_publisher(JointTrajectory, "arm_planner/joint_trajectory", 1)
     assert bench.spin_until(lambda: commands.get_subscription_count() and node._started)
     sim, ahead_s, stalls = node._sim, [], [0.6]
     follow, render = sim.set_trajectory, sim.render
