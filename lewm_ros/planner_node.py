@@ -136,7 +136,8 @@ class PlannerNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("planner_node", PARAMETERS)
         self._ended_goals = EndedGoals(ended_goals_file(), self.get_logger().warning)
-        self._goal: str | None = None  # identity of the goal that it has, or had before it was deactivated
+        self._goal: str | None = None  # identity of the goal that came last, also of one from before a deactivation
+        self._pursued: str | None = None  # of the one that the planning thread has
         self._runtime: Runtime | None = None
         self._worker: Worker | None = None
         self._subscriptions_made: list[Any] = []
@@ -205,7 +206,7 @@ class PlannerNode(ManagedNode):
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
         self._arm_when_ready = self._enable_on_start
-        self._goal = self._pursued = None  # the one that was told last, and the one that the planning thread has
+        self._goal = self._pursued = None
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = self._preview_s = -np.inf
