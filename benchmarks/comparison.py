@@ -27,6 +27,7 @@ from lewm_model.bundle.bundle import Bundle, load_model
 from lewm_model.bundle.interchange import hydra_config, import_checkpoint
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.probe import probe_bundle
 from lewm_model.models.lewm import LeWM
 from lewm_model.runtime import load_runtime
@@ -117,18 +118,15 @@ def main() -> None:
             if each.target in ("joint angles", "end effector"):
                 lines.setdefault(f"probe R^2, {each.target}, {each.probe}", {})[name] = each.r2
     command = f"make compare-train STEPS={arguments.steps} GOALS={arguments.goals} SEED={arguments.seed}"
-    figures = []
+    figures: Figures = {}
     for line, found in lines.items():
         shown = [str(v) if isinstance(v, Rate) else f"{v:.3g}" for v in (found["ours"], found["reference"])]
         table.add_row(line, *shown)
         for name, value in found.items():
             key = "compare_train." + line.replace("^2", "2").replace(",", "").replace(" ", "_") + f"_{name}"
-            number = value.percent if isinstance(value, Rate) else round(value, 4)
-            figures.append(
-                {"name": key, "value": number, "unit": "%" if isinstance(value, Rate) else "", "command": command}
-            )
+            figures[key] = (value.percent, "%") if isinstance(value, Rate) else (value, "")
     Console().print(table)
-    (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    write_figures(arguments.out / "summary.json", figures, command)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from benchmarks import reference
 from lewm_model.bundle.interchange import from_reference
 from lewm_model.config import ModelConfig, TrainConfig, from_dict
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.models.distributed import joined, rank, ranks
 from lewm_model.models.lewm import LeWM, prediction_loss
 from lewm_model.models.sigreg import SIGReg
@@ -198,13 +199,8 @@ def main() -> None:
         table.add_row(name, what, f"{values[key]:.2e}", f"{limit:.0e}")
     Console().print(table)
     Console().print(f"the greatest gradient is {values['greatest']:.2f}")
-    command = f"make parity SIZE={arguments.size}"
-    figures = [
-        {"name": f"parity.{name}", "value": values[key], "unit": "", "command": command}
-        for key, (name, _, _) in rows.items()
-    ]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    figures: Figures = {f"parity.{name}": (values[key], "") for key, (name, _, _) in rows.items()}
+    write_figures(arguments.out / "summary.json", figures, f"make parity SIZE={arguments.size}")
     beyond = [name for key, (name, _, limit) in rows.items() if not values[key] <= limit]
     if beyond:
         sys.exit(f"beyond the limit: {', '.join(beyond)}")

@@ -13,7 +13,6 @@ checked by the parity gate, and timed. What is compared takes turns, times are w
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from benchmarks.planner import ROUNDS, quietly, reference_size, show
 from benchmarks.training import our_step, their_step
 from lewm_model.bundle.bundle import WEIGHTS, Bundle, clear, load_bundle, save_description
 from lewm_model.config import TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict, resource
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
@@ -43,7 +43,6 @@ from lewm_model.runtime.torch_backend import Computation
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 5  # training steps in a turn
-Figure = tuple[str, float, str]
 
 
 def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -60,7 +59,7 @@ def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dic
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def train(_: Bundle) -> list[Figure]:
+def train(_: Bundle) -> Figures:
     config = from_dict(TrainConfig, {}, TRAIN_SIZES["reference"])
     torch.set_float32_matmul_precision("high")  # for both
     steps = {"ours": our_step(ModelConfig(), config, "cuda"), "reference": their_step(ModelConfig(), config, "cuda")}
@@ -72,15 +71,15 @@ def train(_: Bundle) -> list[Figure]:
         ("", "samples/s", "ms a step"),
         [(name, value, 1e3 * config.batch / value) for name, value in speed.items()],
     )
-    return [
-        ("train_ratio", speed["ours"] / speed["reference"], "x"),
-        ("train_samples_s", speed["ours"], "samples/s"),
-        ("train_reference_samples_s", speed["reference"], "samples/s"),
-    ]
+    return {
+        "train_ratio": (speed["ours"] / speed["reference"], "x"),
+        "train_samples_s": (speed["ours"], "samples/s"),
+        "train_reference_samples_s": (speed["reference"], "samples/s"),
+    }
 
 
 @torch.inference_mode()
-def plan(_: Bundle) -> list[Figure]:
+def plan(_: Bundle) -> Figures:
     model = reference_size()
     theirs = reference.counterpart(model).cuda()
     images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -110,38 +109,38 @@ def plan(_: Bundle) -> list[Figure]:
         ("", "ms"),
         [(name, 1e3 * seconds) for name, seconds in times.items()],
     )
-    return [
-        ("plan_ratio", times["reference"] / times["ours"], "x"),
-        ("plan_ms", 1e3 * times["ours"], "ms"),
-        ("plan_reference_ms", 1e3 * times["reference"], "ms"),
-        ("plan_action_max_abs", difference, "standard deviations of the actions"),
-    ]
+    return {
+        "plan_ratio": (times["reference"] / times["ours"], "x"),
+        "plan_ms": (1e3 * times["ours"], "ms"),
+        "plan_reference_ms": (1e3 * times["reference"], "ms"),
+        "plan_action_max_abs": (difference, "standard deviations of the actions"),
+    }
 
 
-def decision(bundle: Bundle) -> list[Figure]:
+def decision(bundle: Bundle) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         bundles = {"small": bundle, "reference": _untrained(reference_size(), bundle, Path(folder))}
         found = {name: bench(load_runtime(one, "torch")) for name, one in bundles.items()}
     return _decisions(found, "decision")
 
 
-def engines(bundle: Bundle) -> list[Figure]:
-    found, figures = {}, list[Figure]()
+def engines(bundle: Bundle) -> Figures:
+    found, figures = {}, Figures()
     for precision in ("fp16", "fp32"):
         built = Engines(bundle)
         runtime = built.load(precision=precision, rebuild=True)
         parity = measure(runtime, built.golden)
         print(f"{precision} engines, {built.folder(precision).name}: {', '.join(runtime.notes)}; {parity}")
-        figures += [
-            (f"engine_{precision}_latent_cosine", parity.latent_cosine, ""),
-            (f"engine_{precision}_shared_elites", parity.shared_elites, "of 30"),
-        ]
+        figures |= {
+            f"engine_{precision}_latent_cosine": (parity.latent_cosine, ""),
+            f"engine_{precision}_shared_elites": (parity.shared_elites, "of 30"),
+        }
         found[precision] = bench(runtime)
         runtime.close()
-    return figures + _decisions(found, "engine")
+    return figures | _decisions(found, "engine")
 
 
-def _decisions(found: dict[str, dict[str, Any]], prefix: str) -> list[Figure]:
+def _decisions(found: dict[str, dict[str, Any]], prefix: str) -> Figures:
     kinds = ("encoder_ms", "rollout_ms", "plan_ms", "end_to_end_ms")
     settings = PlanConfig()
     show(
@@ -152,7 +151,7 @@ def _decisions(found: dict[str, dict[str, Any]], prefix: str) -> list[Figure]:
             for name, one in found.items()
         ],
     )
-    return [(f"{prefix}_{name}_{kind}", one[kind]["p50"], "ms") for name, one in found.items() for kind in kinds]
+    return {f"{prefix}_{name}_{kind}": (one[kind]["p50"], "ms") for name, one in found.items() for kind in kinds}
 
 
 def _untrained(model: LeWM, like: Bundle, folder: Path) -> Bundle:
@@ -162,7 +161,7 @@ def _untrained(model: LeWM, like: Bundle, folder: Path) -> Bundle:
     return save_description(Bundle(folder, model.config, like.actions, (), {}, {}))
 
 
-PARTS: dict[str, Callable[[Bundle], list[Figure]]] = {
+PARTS: dict[str, Callable[[Bundle], Figures]] = {
     "train": train,
     "plan": plan,
     "decision": decision,
@@ -180,15 +179,10 @@ def main() -> None:
         sys.exit("PyTorch sees no GPU here: install a torch wheel for your CUDA, or run `make bench` for the CPU")
     gpu, bundle = torch.cuda.get_device_name(), load_bundle(arguments.bundle)
     Console().print(f"{gpu}, torch {torch.__version__}, Python {platform.python_version()}")
-    figures = []
     for name in arguments.parts:
-        command = f"make bench-gpu PARTS={name}"
-        figures += [
-            {"name": f"bench_gpu.{key}", "value": round(float(value), 6), "unit": unit, "command": command, "gpu": gpu}
-            for key, value, unit in PARTS[name](bundle)
-        ]
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+        figures = {f"bench_gpu.{key}": found for key, found in PARTS[name](bundle).items()}
+        path, command = arguments.out / "summary.json", f"make bench-gpu PARTS={name}"
+        write_figures(path, figures, command, keep=True, gpu=gpu)
 
 
 if __name__ == "__main__":

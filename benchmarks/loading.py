@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.reference import module
 from lewm_model.data.clips import ClipSampler, load_episodes
+from lewm_model.evaluation.figures import Figures, write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FRAMESKIP, CLIPS = 4, 5, 128
@@ -115,14 +115,10 @@ def main() -> None:
             table.add_row(str(size), name, *numbers, ratio)
         table.add_section()
     Console().print(table)
-    command = "make bench-data"
     names = {"": min(ratios.values()), "_64": ratios[64], "_224": ratios[224]}
-    figures = [
-        {"name": f"bench_train.loading_ratio{name}", "value": round(value, 2), "unit": "x", "command": command}
-        for name, value in names.items()
-    ]
-    summary = {"rounds": arguments.rounds, "gb": arguments.gb, "results": results, "figures": figures}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    figures: Figures = {f"bench_train.loading_ratio{name}": (value, "x") for name, value in names.items()}
+    others = {"rounds": arguments.rounds, "gb": arguments.gb, "results": results}
+    write_figures(out / "summary.json", figures, "make bench-data", **others)
 
 
 if __name__ == "__main__":

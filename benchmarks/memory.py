@@ -25,6 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lewm_model.evaluation.figures import Figures, write_figures
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, EPISODE = 224, 500  # pixels, frames
 FIELDS = ("VmRSS", "RssAnon", "RssFile")
@@ -124,17 +126,15 @@ def main() -> None:
         table.add_row(name, *(f"{number:.2f}" for number in numbers))
     Console().print(table)
     Console().print(f"the file of {found['mapped']['gb']:.1f} GB takes {on_disk:.3f} GB of the disk")
-    command = "make train-memory"
-    figures = [
-        {"name": f"data.{name}", "value": round(value, 3), "unit": "GB", "command": command}
-        for name, value in (
-            ("rss_over_model_gb", found["mapped"]["VmRSS"] - own),
-            ("rss_over_model_plain_gb", found["plain memory map"]["VmRSS"] - own),
-            ("data_set_gb", found["mapped"]["gb"]),
-        )
-    ]
-    summary = {"steps": arguments.steps, "seconds": round(time.monotonic() - begin, 1), "runs": found}
-    (out / "summary.json").write_text(json.dumps({**summary, "figures": figures}, indent=1) + "\n")
+    figures: Figures = {
+        "data.rss_over_model_gb": (found["mapped"]["VmRSS"] - own, "GB"),
+        "data.rss_over_model_plain_gb": (found["plain memory map"]["VmRSS"] - own, "GB"),
+        "data.data_set_gb": (found["mapped"]["gb"], "GB"),
+    }
+    seconds = round(time.monotonic() - begin, 1)
+    write_figures(
+        out / "summary.json", figures, "make train-memory", steps=arguments.steps, seconds=seconds, runs=found
+    )
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from benchmarks.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
 from benchmarks.open_loop import cem_planner, reach_open_loop
 from lewm_model.bundle.bundle import Bundle, load_bundle, load_model
 from lewm_model.config import ModelConfig, PlanConfig, resource
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.success import PLANNERS, Pair
 from lewm_model.evaluation.timing import _Loop
 from lewm_model.models.graphs import RolloutGraph
@@ -184,11 +185,6 @@ def quietly(action: Callable[[], Any]) -> Any:
         return action()
 
 
-def figure(name: str, value: float, unit: str, part: str) -> dict[str, Any]:
-    command = f"python -m benchmarks.planner --parts {part}"
-    return {"name": f"bench.{name}", "value": round(float(value), 6), "unit": unit, "command": command}
-
-
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
@@ -200,7 +196,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 @torch.inference_mode()
-def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """The reference's planner at the reference's size, its code against ours, fed with the same noise."""
     model = reference_size()
     theirs, fast, graph = reference.counterpart(model), FastRollout(model), Graph(model, out)
@@ -257,12 +253,12 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
         [(name, before.get(name, 0.0), share) for name, share in profile.items()],
     )
     console.print(f"greatest difference of an action {difference:.2g}")
-    figures = [
-        figure("exact_ratio", slow / graph_ms, "times", "exact"),
-        figure("exact_ratio_torch", slow / torch_ms, "times", "exact"),
-        figure("exact_ratio_whole_plan", whole["reference"][1] / whole["graph"][1], "times", "exact"),
-        figure("exact_action_max_abs", difference, "standard deviations of the actions", "exact"),
-    ]
+    figures: Figures = {
+        "exact_ratio": (slow / graph_ms, "times"),
+        "exact_ratio_torch": (slow / torch_ms, "times"),
+        "exact_ratio_whole_plan": (whole["reference"][1] / whole["graph"][1], "times"),
+        "exact_action_max_abs": (difference, "standard deviations of the actions"),
+    }
     # One re-planning decision with the settings of the robot, three frames of context and a picture to encode.
     robot = OURS["ours"]
     planner = _ReferenceSizeRuntime(bundle, model, Graph(model, out, frames=3))
@@ -270,13 +266,13 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[s
     console.print(
         f"one decision at this size with {robot.samples} x {robot.iterations} candidates: {second:.2f} s of CPU"
     )
-    figures.append(figure("reference_decision_s", second, "s of CPU time, one thread", "exact"))
+    figures["reference_decision_s"] = (second, "s of CPU time, one thread")
     kept = {"times_ms": times, "profile_reference": before, "profile_ours": profile}
     return figures, kept
 
 
 @torch.inference_mode()
-def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """An iteration at the reference's size against the bare products of matrices that are in it."""
     model = reference_size()
     fast, graph = FastRollout(model), Graph(model, out)
@@ -303,12 +299,12 @@ def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[
         ],
     )
     graph_ms, torch_ms = times.values()
-    return [
-        figure("gemm_fraction", bare_ms / graph_ms, "share", "matmul"),
-        figure("gemm_fraction_torch", bare_ms / torch_ms, "share", "matmul"),
-        figure("gemm_fraction_of_square", work / square * 1e3 / graph_ms, "share", "matmul"),
-        figure("multiply_adds_a_candidate", work / SAMPLES, "multiply-adds", "matmul"),
-    ], {"times_ms": times, "rates": {str(shape): rate for shape, rate in rates.items()}}
+    return {
+        "gemm_fraction": (bare_ms / graph_ms, "share"),
+        "gemm_fraction_torch": (bare_ms / torch_ms, "share"),
+        "gemm_fraction_of_square": (work / square * 1e3 / graph_ms, "share"),
+        "multiply_adds_a_candidate": (work / SAMPLES, "multiply-adds"),
+    }, {"times_ms": times, "rates": {str(shape): rate for shape, rate in rates.items()}}
 
 
 class _ReferenceSizeRuntime:
@@ -353,7 +349,7 @@ def profiled(action: Callable[[], Any]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """The demo's model: the reference's planner at its default budget, its code, against the robot's planner."""
     model, runtime, frames = load_model(bundle), OnnxRuntime(bundle), load_golden(bundle).frames
     theirs = reference.planning_counterpart(model)
@@ -389,13 +385,13 @@ def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dic
         [(name, value, slow / value) for name, value in times.items()],
     )
     console.print(f"with the same noise the exact planner's actions differ by {difference:.2g} at most")
-    return [
-        figure("decision_ratio", slow / times["ours"], "times", "decision"),
-        figure("decision_ratio_default", slow / times["ours_default"], "times", "decision"),
-        figure("decision_ms", times["ours"], "ms of CPU time, one thread", "decision"),
-        figure("decision_reference_ms", slow, "ms of CPU time, one thread", "decision"),
-        figure("decision_action_max_abs", difference, "standard deviations of the actions", "decision"),
-    ], {"times_ms": times}
+    return {
+        "decision_ratio": (slow / times["ours"], "times"),
+        "decision_ratio_default": (slow / times["ours_default"], "times"),
+        "decision_ms": (times["ours"], "ms of CPU time, one thread"),
+        "decision_reference_ms": (slow, "ms of CPU time, one thread"),
+        "decision_action_max_abs": (difference, "standard deviations of the actions"),
+    }, {"times_ms": times}
 
 
 class Trial:
@@ -427,7 +423,7 @@ def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
     return Trial.mine.outcomes(task, seed)
 
 
-def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
     with ArmSim() as sim:
         tasks = draw_tasks("near", options.goals, options.seed, sim)
@@ -437,14 +433,14 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[lis
             found = list(track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console))
         outcomes = {name: [result[name] for result in found] for name in (*OURS, "reference")}
         outcomes |= dict(baselines(tasks, sim, options.seed))
-    rows, figures = [], []
+    rows, figures = [], Figures()
     for name, known in outcomes.items():
         end = Rate(sum(outcome.final_error_m <= tolerance for outcome in known), len(known))
         error = float(np.median([outcome.final_error_m for outcome in known])) * 1e3
         rows.append((name, str(held(known)), str(end), str(first_hit(known)), error))
         low, high = held(known).interval
         for key, value in (("", held(known).percent), ("_low", low), ("_high", high), ("_at_end", end.percent)):
-            figures.append(figure(f"success_held_{name}{key}", value, "%", "success"))
+            figures[f"success_held_{name}{key}"] = (value, "%")
     show(
         f"{options.goals} goals 25 control steps away, seed {options.seed}, 95 % intervals",
         ("", "held for the last 0.5 s", "at the end", "ever", "median error at the end, mm"),
@@ -453,12 +449,12 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[lis
     pairs = [(ours.held, other.held) for ours, other in zip(outcomes["ours"], outcomes["reference"], strict=True)]
     pair = Pair("ours", "reference", pairs.count((True, False)), pairs.count((False, True)), len(pairs))
     console.print(str(pair), highlight=False)
-    figures.append(figure("success_held_more", pair.difference[0], "points more than the reference", "success"))
+    figures["success_held_more"] = (pair.difference[0], "points more than the reference")
     return figures, {"outcomes": {name: [asdict(outcome) for outcome in known] for name, known in outcomes.items()}}
 
 
 @torch.inference_mode()
-def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """Planning with 196 tokens a frame against one, both as their authors compute it: every frame, every step."""
     model, few = reference_size(), 2
     theirs, dino, fast = reference.counterpart(model), DinoWMShape().eval(), FastRollout(model)
@@ -486,11 +482,11 @@ def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[
             for name, value in each.items()
         ],
     )
-    return [
-        figure("dinowm_time_ratio", slow / each["LeWM, stable-worldmodel"], "times", "dinowm"),
-        figure("dinowm_time_ratio_ours", slow / each["LeWM, ours"], "times", "dinowm"),
-        figure("dinowm_token_ratio", TOKENS / 1, "times", "dinowm"),
-    ], {"ms_a_candidate": each}
+    return {
+        "dinowm_time_ratio": (slow / each["LeWM, stable-worldmodel"], "times"),
+        "dinowm_time_ratio_ours": (slow / each["LeWM, ours"], "times"),
+        "dinowm_token_ratio": (TOKENS / 1, "times"),
+    }, {"ms_a_candidate": each}
 
 
 def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
@@ -506,7 +502,7 @@ def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
     return found
 
 
-def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """Success against time for each sampler; slow settings are tried on fewer goals, as the intervals show."""
     runtime, frames = OnnxRuntime(bundle), load_golden(bundle).frames
     points: list[dict[str, Any]] = []
@@ -549,20 +545,13 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[
         [tuple(row.values()) for row in deadlines],
     )
     _plot(points, out / "curve.png")
-    figures = [
-        figure(
-            "curve_" + "_".join(str(p[k]) for k in ("planner", "samples", "iterations")).replace(" ", "_"),
-            p["held"],
-            "%",
-            "curve",
-        )
+    figures: Figures = {
+        "curve_" + "_".join(str(p[k]) for k in ("planner", "samples", "iterations")).replace(" ", "_"): (p["held"], "%")
         for p in points
-    ]
-    figures += [
-        figure(f"deadline_{row['deadline_ms']:g}_ms_{name}", row[name], unit, "curve")
-        for row in deadlines
-        for name, unit in (("held", "%"), ("iterations", ""), ("most_iterations_over", "iterations"))
-    ]
+    }
+    for row in deadlines:
+        for name, unit in (("held", "%"), ("iterations", ""), ("most_iterations_over", "iterations")):
+            figures[f"deadline_{row['deadline_ms']:g}_ms_{name}"] = (row[name], unit)
     return figures, {"points": points, "deadlines": deadlines}
 
 
@@ -620,7 +609,7 @@ def _plot(points: list[dict[str, Any]], path: Path) -> None:
     axes.figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
-def memory(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def memory(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """Resident memory over many plans."""
     runtime, frames = OnnxRuntime(bundle), load_golden(bundle).frames
     loop = _Loop(runtime, replace(PlanConfig(), iterations=2, samples=16, elites=4), frames[-1])
@@ -631,7 +620,7 @@ def memory(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[list
             samples.append(_resident_mib())
     early, late = float(np.median(samples[2:6])), float(np.median(samples[-4:]))
     console.print(f"resident memory over {options.plans} plans: {early:.1f} MiB early, {late:.1f} MiB late")
-    return [figure("memory_growth_mib", late - early, "MiB", "memory")], {"resident_mib": samples}
+    return {"memory_growth_mib": (late - early, "MiB")}, {"resident_mib": samples}
 
 
 def _resident_mib() -> float:
@@ -639,7 +628,7 @@ def _resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """The trained rollout with 8-bit weights, quantised by ONNX Runtime: its speed, and whether it keeps the elites."""
     from onnxruntime.quantization import quantize_dynamic
 
@@ -666,10 +655,10 @@ def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[list[dict[st
     shared = len(elites[0] & elites[1])
     show("8-bit weights, 300 candidates of the trained model", ("", "ms"), list(times.items()))
     console.print(f"{shared} of {ELITES} elites are the same")
-    return [
-        figure("int8_ratio", times["fp32"] / times["int8"], "times", "int8"),
-        figure("int8_shared_elites", shared, f"of {ELITES}", "int8"),
-    ], {"times_ms": times}
+    return {
+        "int8_ratio": (times["fp32"] / times["int8"], "times"),
+        "int8_shared_elites": (shared, f"of {ELITES}"),
+    }, {"times_ms": times}
 
 
 def main() -> None:
@@ -689,16 +678,18 @@ def main() -> None:
     for part in options.parts:
         console.rule(part)
         figures, kept = globals()[part](bundle, options.out, options)
-        for each in figures:  # what is not as it is by default
-            each["command"] += "".join(
-                f" --{name.replace('_', '-')} {value}"
-                for name, value in vars(options).items()
-                if name not in ("parts", "out") and value != parser.get_default(name)
-            )
-        (options.out / f"{part}.json").write_text(json.dumps({"figures": figures, **kept}, indent=1) + "\n")
-    known = [options.out / f"{part}.json" for part in PARTS]
-    figures = [f for path in known if path.is_file() for f in json.loads(path.read_text())["figures"]]
-    (options.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+        changed = "".join(
+            f" --{name.replace('_', '-')} {value}"
+            for name, value in vars(options).items()
+            if name not in ("parts", "out") and value != parser.get_default(name)
+        )
+        write_figures(
+            options.out / "summary.json",
+            {f"bench.{name}": found for name, found in figures.items()},
+            f"python -m benchmarks.planner --parts {part}{changed}",
+            keep=True,
+        )
+        (options.out / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import shutil
 import sys
 import time
@@ -55,6 +54,7 @@ from lewm_model.bundle.bundle import ActionSpec, Bundle, load_heads, load_model
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.cem import ELITES, HORIZON, SAMPLES, plan_blocks, terminal_cost
@@ -379,8 +379,8 @@ def baselines(spec: ActionSpec, seed: int) -> dict[str, Callable[[Goal], Planner
     }
 
 
-def run(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Records, trains and evaluates a task; the figures."""
+def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
+    """Records, trains and evaluates a task; its figures."""
     task = TASKS[name]
     env = task.environment()
     data = record(env, folder / "episodes.h5", arguments.episodes, arguments.seed)
@@ -404,13 +404,10 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str
         "reference_our_planner": theirs.planner,
         **baselines(spec, arguments.seed),
     }
-    command = f"python -m benchmarks.seed_tasks --tasks {name}" + "".join(
-        f" --{key} {getattr(arguments, key)}" for key in ("goals", "episodes", "steps", "seed")
-    )
-    figures = []
+    figures: Figures = {}
 
     def add(key: str, value: float, unit: str) -> None:
-        figures.append({"name": f"eval_seed.{name}_{key}", "value": round(value, 1), "unit": unit, "command": command})
+        figures[f"eval_seed.{name}_{key}"] = (round(value, 1), unit)
 
     for key, taken in seconds.items():
         add(f"training_{key}", taken, "s, heads included, one thread")
@@ -460,11 +457,10 @@ def main() -> None:
         folder = arguments.out / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "figures.json").write_text(json.dumps(run(name, folder, arguments)))
-        found = [path for path in (arguments.out / each / "figures.json" for each in TASKS) if path.is_file()]
-        figures = [figure for path in found for figure in json.loads(path.read_text())]
-        show(figures)
-        (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+        options = "".join(f" --{key} {getattr(arguments, key)}" for key in ("goals", "episodes", "steps", "seed"))
+        command = f"python -m benchmarks.seed_tasks --tasks {name}{options}"
+        summary = write_figures(arguments.out / "summary.json", run(name, folder, arguments), command, keep=True)
+        show(summary["figures"])
 
 
 if __name__ == "__main__":

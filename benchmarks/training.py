@@ -18,7 +18,6 @@ so that it ends in minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from rich.table import Table
 
 from benchmarks import reference
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.models.lewm import IMAGE_MEAN, IMAGE_STD, LeWM
 from lewm_model.training.trainer import DTYPES, Objective, optimiser_of
 
@@ -127,7 +127,7 @@ def main() -> None:
     table = Table(title=f"training steps, fp32, {arguments.threads} thread(s), medians of {arguments.rounds} rounds")
     for heading in ("size", "clips x frames", "ours, samples/s", "reference, samples/s", "ratio"):
         table.add_column(heading)
-    command, figures = f"make bench-train ROUNDS={arguments.rounds}", []
+    figures: Figures = {}
     for name, (ours, theirs, steps) in lines.items():
         if arguments.only not in ("", name):
             continue
@@ -136,11 +136,10 @@ def main() -> None:
         key = f"bench_train.{name.replace(', ', '_').replace(' ', '_')}_ratio"
         size = f"{config.batch} x {config.clip_frames}"
         table.add_row(name, size, f"{config.batch / own:.2f}", f"{config.batch / other:.2f}", f"{other / own:.2f}")
-        figures.append({"name": key, "value": round(other / own, 3), "unit": "x", "command": command})
+        figures[key] = (other / own, "x")
     Console().print(table)
     print("loading: make bench-data measures bench_train.loading_ratio")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    write_figures(arguments.out / "summary.json", figures, f"make bench-train ROUNDS={arguments.rounds}")
 
 
 if __name__ == "__main__":

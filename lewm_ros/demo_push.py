@@ -10,7 +10,6 @@ demo.png, failures/ and the nodes' logs in --out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -150,6 +149,7 @@ def _report(
     command: str,
 ) -> dict[str, Any]:
     """Prints the table, writes summary.json and a picture of each failure; returns what summary.json holds."""
+    from lewm_model.evaluation.figures import write_figures
     from lewm_model.tasks.push import outcome_table, tolerance_m
     from lewm_model.tasks.reach import first_hit, held
     from lewm_ros.commanded import count_violations
@@ -189,12 +189,8 @@ def _report(
         for episode in episodes
         if not episode.outcome.held
     ]
-    figures = [
-        {"name": f"demo_push.{name}", "value": value if np.isfinite(value) else None, "unit": unit, "command": command}
-        for name, value, unit in found
-    ]
-    summary = {"figures": figures, "failures": failures}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    figures = {f"demo_push.{name}": (value, unit) for name, value, unit in found}
+    summary = write_figures(out / "summary.json", figures, command, failures=failures)
     console.print(f"see {out}/summary.json, demo.mp4, demo.png, failures/")
     return summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lewm_model.evaluation.figures import write_figures
 from lewm_model.robot.limits import JointLimits
 from lewm_model.tasks import reach as t
 from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
@@ -46,16 +46,12 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     latencies_ms = np.concatenate([episode.latencies_ms for episode in results.episodes])
     rates = {key: t.held(found) for key, found in results.outcomes.items()}
     found = [*_success(results), *_latency(results, latencies_ms), *_motion(results)]
-    figures = [
-        {"name": f"demo.{name}", "value": _finite(value), "unit": unit, "command": command}
-        for name, value, unit in found
-    ]
     values = {name: value for name, value, _ in found}
     console.print(_success_table(results, rates))
     console.print(_latency_table(results, latencies_ms))
     failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
-    summary = {"figures": figures, "failures": failures}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    figures = {f"demo.{name}": (value, unit) for name, value, unit in found}
+    summary = write_figures(out / "summary.json", figures, command, failures=failures)
     save_summary(out / "summary.png", results.episodes, rates, latencies_ms, results.tolerance_m)
     pair = [next(e for e in results.episodes if e.task is results.stopped[0].task), results.stopped[0]]
     titles = ("planning while the arm moves", "stopping to plan")
@@ -74,11 +70,6 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
 
 
 Figures = list[tuple[str, float, str]]  # name, value, unit
-
-
-def _finite(value: float) -> float | None:
-    """For JSON, which knows no NaN: None where there is no number, as a ratio to nothing."""
-    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def _of(episode: Episode) -> t.Outcome:

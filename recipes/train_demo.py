@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.arm import ArmSim
@@ -45,7 +45,7 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
     wall_s = time.monotonic() - began
 
     command = f"make train-demo SEED={seed} GOALS={goals}"
-    values: dict[str, tuple[float, str]] = {"train_demo.wall_s": (round(wall_s, 1), "s")} if fresh else {}
+    figures: Figures = {"train_demo.wall_s": (wall_s, "s")} if fresh else {}
     how = f"from nothing to a bundle in {wall_s / 60:.1f} min" if fresh else "resumed"
     table = Table(title=f"seed {seed}: {how}; closed loop without ROS")
     for heading in ("task", "goals", "held at the end (95 %)", "first hit"):
@@ -55,14 +55,10 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
         for kind, name in (("near", "success_held_near"), ("anywhere", "success_held")):
             tasks = draw_tasks(kind, goals, TASK_SEED, sim)
             outcomes = [result.outcome for result in reach_all(tasks, sim, runtime, PlanConfig(), seed)]
-            values[f"train_demo.{name}_seed{seed}"] = (held(outcomes).percent, "%")
+            figures[f"train_demo.{name}_seed{seed}"] = (held(outcomes).percent, "%")
             table.add_row(kind, str(goals), str(held(outcomes)), str(first_hit(outcomes)))
     Console().print(table)
-    summary = out / "summary.json"
-    figures = json.loads(summary.read_text())["figures"] if summary.is_file() else []
-    figures = [figure for figure in figures if figure["name"] not in values]
-    figures += [{"name": n, "value": v, "unit": unit, "command": command} for n, (v, unit) in values.items()]
-    summary.write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    write_figures(out / "summary.json", figures, command, keep=True)
 
 
 def main(

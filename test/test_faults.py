@@ -100,7 +100,7 @@ def test_after_each_fault_the_arm_is_within_its_limits_says_why_it_held_and_goes
         assert run.recovered_s is not None, run
         assert not run.unnamed, run
         assert run.hold_ms is not None or not fault.holds, run
-    summary = faults.summarise(faults.FAULTS, done, "test")
+    summary = faults.summarise(faults.FAULTS, done, tmp_path / "summary.json", "test")
     figures = {figure["name"]: figure["value"] for figure in summary["figures"]}
     assert figures["faults.runs"] == len(faults.FAULTS)
     assert figures["faults.limit_violations"] == figures["faults.unrecovered"] == figures["faults.unnamed"] == 0

@@ -31,6 +31,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, from_dict
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.models.heads import HEADS
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.signature import PRECISIONS, signatures
@@ -168,12 +169,12 @@ def main() -> None:
     built = sum(not row["problem"] for row in results["graphs"])
     refused = sum(not row["problem"] for row in results["controls"])
     command = "make engine-check" + "".join(f" SIZE={size}" for size in arguments.size or [])
-    figures = [
-        {"name": "engine_check.graphs_built", "value": built, "unit": "graphs", "command": command},
-        {"name": "engine_check.controls_refused", "value": refused, "unit": "controls", "command": command},
-    ]
-    summary = {"tensorrt_rtx": results["version"], **results, "figures": figures}
-    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    figures: Figures = {
+        "engine_check.graphs_built": (built, "graphs"),
+        "engine_check.controls_refused": (refused, "controls"),
+    }
+    others = {"tensorrt_rtx": results["version"], **results}
+    write_figures(arguments.out / "summary.json", figures, command, **others)
     if built < len(results["graphs"]) or refused < len(results["controls"]):
         sys.exit("engine-check: see the lines above that do not say ok")
 

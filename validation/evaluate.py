@@ -20,6 +20,7 @@ from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.config import resource
 from lewm_model.data.clips import Episodes
 from lewm_model.evaluation import probe, success, surprise
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.preflight import GO, preflight
 from lewm_model.runtime import load_runtime
 from validation.spoilt_bundles import bundle, recording
@@ -57,8 +58,6 @@ MORE = (
     Case("collapsed-seed1", "collapsed"),
     Case("shuffled-seed1", "does not follow the actions"),
 )
-
-Figures = dict[str, tuple[float | None, str]]
 
 
 def succeed(
@@ -165,25 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = options.only or ("success", "probe", "surprise", "preflight")
     command = f"make eval EPISODES={options.episodes} SEED={seed}"
     path = out / "summary.json"
-    kept = json.loads(path.read_text())["figures"] if path.is_file() and options.only else []
+    if not options.only:
+        path.unlink(missing_ok=True)
 
     def write(figures: Figures) -> None:
-        """Adds figures to summary.json, in the place of those of the same names."""
-        nonlocal kept
-        rows = [
-            {
-                "name": f"eval.{name}",
-                "value": value if value is None else round(value, 4),
-                "unit": unit,
-                "command": command,
-            }
-            for name, (value, unit) in figures.items()
-        ]
-        names = {row["name"] for row in rows}
-        kept = [*(row for row in kept if row["name"] not in names), *rows]
-        path.write_text(json.dumps({"figures": kept}, indent=1) + "\n")
-        for row in rows:
-            console.print(f"{row['name']} {row['value']} {row['unit']}", highlight=False)
+        found = {f"eval.{name}": figure for name, figure in figures.items()}
+        for row in write_figures(path, found, command, keep=True)["figures"]:
+            if row["name"] in found:
+                console.print(f"{row['name']} {row['value']} {row['unit']}", highlight=False)
 
     out.mkdir(parents=True, exist_ok=True)
     if "success" in parts or "probe" in parts:

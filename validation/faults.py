@@ -47,6 +47,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from sensor_msgs.msg import Image
 
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.graph import GraphError, end_with_parent, free_shared_memory
 from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, time_message
@@ -514,8 +515,8 @@ def complaint(run: Run) -> str:
     return "; ".join(parts)
 
 
-def summarise(faults: Sequence[Fault], done: Sequence[Run], command: str) -> dict[str, Any]:
-    """What summary.json holds: the figures, and a row for each fault."""
+def summarise(faults: Sequence[Fault], done: Sequence[Run], path: Path, command: str) -> dict[str, Any]:
+    """Writes the figures, and a row for each fault; returns what the file holds."""
     rows = []
     for fault in faults:
         runs = [run for run in done if run.fault == fault.name]
@@ -537,27 +538,18 @@ def summarise(faults: Sequence[Fault], done: Sequence[Run], command: str) -> dic
         )
     must_hold = {fault.name for fault in faults if fault.holds}
     holds = [run.hold_ms for run in done if run.fault in must_hold and run.hold_ms is not None]
-    values = (
-        ("runs", len(done), "injections"),
-        ("kinds", len(faults), "faults"),
-        ("limit_violations", sum(row["violations"] for row in rows), "runs"),
-        ("late_holds", sum(row["late"] for row in rows), "runs"),
-        ("unrecovered", sum(row["unrecovered"] for row in rows), "runs"),
-        ("unnamed", sum(row["unnamed"] for row in rows), "runs"),
-        ("late_commands", sum(row["late_commands"] for row in rows), "commands"),
-        ("hold_ms_p50", float(np.percentile(holds, 50)) if holds else None, "ms"),
-        ("hold_ms_p99", float(np.percentile(holds, 99)) if holds else None, "ms"),
-    )
-    figures = [
-        {
-            "name": f"faults.{name}",
-            "value": value if value is None else round(value, 1),
-            "unit": unit,
-            "command": command,
-        }
-        for name, value, unit in values
-    ]
-    return {"figures": figures, "faults": rows}
+    figures: Figures = {
+        "faults.runs": (len(done), "injections"),
+        "faults.kinds": (len(faults), "faults"),
+        "faults.limit_violations": (sum(row["violations"] for row in rows), "runs"),
+        "faults.late_holds": (sum(row["late"] for row in rows), "runs"),
+        "faults.unrecovered": (sum(row["unrecovered"] for row in rows), "runs"),
+        "faults.unnamed": (sum(row["unnamed"] for row in rows), "runs"),
+        "faults.late_commands": (sum(row["late_commands"] for row in rows), "commands"),
+        "faults.hold_ms_p50": (float(np.percentile(holds, 50)) if holds else None, "ms"),
+        "faults.hold_ms_p99": (float(np.percentile(holds, 99)) if holds else None, "ms"),
+    }
+    return write_figures(path, figures, command, faults=rows)
 
 
 def report(console: Console, summary: Mapping[str, Any]) -> None:
@@ -622,9 +614,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     finally:
         free_shared_memory()
-    summary = summarise(faults, done, command)
+    summary = summarise(faults, done, options.out / "summary.json", command)
     failures = [run for run in done if run.failed]
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     (options.out / "failures.json").write_text(json.dumps([asdict(run) for run in failures], indent=1) + "\n")
     report(console, summary)
     if failures:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -35,6 +34,7 @@ import torch  # noqa: E402
 from tiny import dot_recording, tiny_model, tiny_train  # noqa: E402
 
 from lewm_model.data.clips import load_episodes  # noqa: E402
+from lewm_model.evaluation.figures import Figures, write_figures  # noqa: E402
 from lewm_model.training.trainer import train  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # a process begins at once, with everything imported
@@ -160,11 +160,11 @@ def main() -> None:
     table.add_row("full disk", "", "", ", ".join(f"{name}: {'yes' if value else 'NO'}" for name, value in disk.items()))
     Console().print(table)
     command = f"make faults-train RUNS={arguments.runs} SEED={arguments.seed}"
-    figures = [
-        {"name": "faults_train.resumes_exact", "value": exact, "unit": f"of {done}", "command": command},
-        {"name": "faults_train.full_disk_intact", "value": int(all(disk.values())), "unit": "of 1", "command": command},
-    ]
-    (arguments.out / "summary.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n")
+    figures: Figures = {
+        "faults_train.resumes_exact": (exact, f"of {done}"),
+        "faults_train.full_disk_intact": (int(all(disk.values())), "of 1"),
+    }
+    write_figures(arguments.out / "summary.json", figures, command)
     if exact < done or done < arguments.runs or not all(disk.values()):
         sys.exit(1)
 

@@ -35,6 +35,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lewm_model.evaluation.figures import write_figures
+
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = 100_000
 HANG_S = 60.0  # an input that takes longer hangs
@@ -297,9 +299,9 @@ def report(run: Run, seconds: float, inputs: int, out: Path) -> bool:
         "make fuzz" + (f" INPUTS={inputs}" if inputs != INPUTS else "") + (f" SEED={run.seed}" if run.seed else "")
     )
     units = {"inputs": "inputs", "crashes": "crashes", "hangs": "hangs"}
-    figures = [{"name": f"fuzz.{k}", "value": total[k], "unit": u, "command": command} for k, u in units.items()]
-    summary = {"seed": run.seed, "seconds": round(seconds, 1), "targets": run.rows, "findings": run.findings[:200]}
-    (out / "summary.json").write_text(json.dumps({**summary, "figures": figures}, indent=1) + "\n")
+    others = {"seed": run.seed, "seconds": round(seconds, 1), "targets": run.rows, "findings": run.findings[:200]}
+    figures = {f"fuzz.{name}": (total[name], unit) for name, unit in units.items()}
+    write_figures(out / "summary.json", figures, command, **others)
     return total["crashes"] == total["hangs"] == 0 and total["inputs"] >= inputs
 
 

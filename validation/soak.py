@@ -17,7 +17,6 @@ Leaves summary.json with every sample, soak.png, and the nodes' logs.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_model.bundle.bundle import load_bundle
+from lewm_model.evaluation.figures import write_figures
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.graph import GraphError
 from validation.rig import AT_GOAL_RAD, MODEL, NODES, Command, Report, Rig, parting_time_s, start_rig
@@ -169,8 +169,8 @@ def measure(minutes: float, seed: int, out: Path, console: Console) -> Soak:
     return Soak(samples, watch.holds, rig.violations)
 
 
-def summarise(soak: Soak, minutes: float, command: str) -> dict[str, Any]:
-    """What summary.json holds."""
+def summarise(soak: Soak, minutes: float, path: Path, command: str) -> dict[str, Any]:
+    """Writes the figures, and all samples; returns what the file holds."""
     samples = soak.samples
     times = np.array([sample.time_s for sample in samples])
     latencies = np.array([sample.latency_ms_p50 for sample in samples], float)
@@ -191,16 +191,8 @@ def summarise(soak: Soak, minutes: float, command: str) -> dict[str, Any]:
         ("holds", len(soak.holds), "holds and stops"),
         ("limit_violations", len(soak.violations), "violations"),
     )
-    figures = [
-        {
-            "name": f"soak.{name}",
-            "value": None if np.isnan(value) else round(value, 2),
-            "unit": unit,
-            "command": command,
-        }
-        for name, value, unit in values
-    ]
-    return {"figures": figures, **asdict(soak)}
+    figures = {f"soak.{name}": (value, unit) for name, value, unit in values}
+    return write_figures(path, figures, command, **asdict(soak))
 
 
 def report(console: Console, soak: Soak, summary: Mapping[str, Any]) -> None:
@@ -265,8 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    summary = summarise(soak, options.minutes, f"make soak MINUTES={options.minutes:g} SEED={options.seed}")
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    command = f"make soak MINUTES={options.minutes:g} SEED={options.seed}"
+    summary = summarise(soak, options.minutes, options.out / "summary.json", command)
     report(console, soak, summary)
     plot(options.out / "soak.png", soak.samples)
 

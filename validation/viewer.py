@@ -13,7 +13,6 @@ Leaves summary.json, the pictures of the middle of each motion as debug_image_<n
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from visualization_msgs.msg import MarkerArray
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
@@ -176,20 +176,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(title="what looking costs")
     for heading in ("", "nobody looks", "somebody looks", "ratio"):
         table.add_column(heading)
-    figures = [("tell_share", share, "processor time of telling a plan to who looks, over that of making it")]
+    figures: Figures = {
+        "viewer.tell_share": (share, "processor time of publishing a plan for a viewer, over that of making it")
+    }
     table.add_row("telling a plan, of making it", "0", f"{share:.3f}", "")
     for name, times in (("plan_ms", eyes.plan_ms), ("frame_to_command_ms", eyes.command_ms)):
         without, with_eyes = (float(np.median(times[looking])) for looking in (False, True))
         counts = f"{len(times[False])} and {len(times[True])}"
         table.add_row(name, f"{without:.1f}", f"{with_eyes:.1f}", f"{with_eyes / without:.3f}")
-        figures += [
-            (f"{name}_ratio", with_eyes / without, f"median with over without somebody who looks, of {counts}"),
-            (f"{name}_unwatched", without, "ms, median"),
-            (f"{name}_watched", with_eyes, "ms, median"),
-        ]
+        figures |= {
+            f"viewer.{name}_ratio": (with_eyes / without, f"median with a viewer over without one, of {counts}"),
+            f"viewer.{name}_unwatched": (without, "ms, median"),
+            f"viewer.{name}_watched": (with_eyes, "ms, median"),
+        }
     Console().print(table)
-    found = [{"name": f"viewer.{n}", "value": round(v, 3), "unit": unit, "command": command} for n, v, unit in figures]
-    (options.out / "summary.json").write_text(json.dumps({"figures": found}, indent=1) + "\n")
+    write_figures(options.out / "summary.json", figures, command)
 
 
 if __name__ == "__main__":
