@@ -119,7 +119,7 @@ class PlanLog:
 
 
 class PlannerNode(ManagedNode):
-    """`latent`, `goal_latent`, `joint_states` -> `arm_planner/joint_trajectory`.
+    """`latent`, `goal_latent`, `joint_states` -> `arm_controller/joint_trajectory`.
 
     Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch,
     `~/cancel` forgets the goal. A goal that was cancelled, reached or replaced is not taken up again, however often a
@@ -171,7 +171,7 @@ class PlannerNode(ManagedNode):
             Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed)
         except ValueError as error:
             raise Refusal(str(error)) from error
-        self._commands = self.create_publisher(JointTrajectory, "arm_planner/joint_trajectory", COMMAND)
+        self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
         self._plans = self.create_publisher(JointTrajectory, "~/plan", qos_profile_sensor_data)
         self._thoughts = {name: self.create_publisher(Image, f"~/{name}", qos_profile_sensor_data) for name in THOUGHTS}
         self._surprises = self.create_publisher(Float32, "surprise", qos_profile_sensor_data)

@@ -487,7 +487,7 @@ def feed(node, position=(0.1, 0.2)):
 def listen_for_commands(bench):
     """A controller that takes the commands; returns them."""
     heard = []
-    bench.node.create_subscription(JointTrajectory, "arm_planner/joint_trajectory", heard.append, 10)
+    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", heard.append, 10)
     return heard
 
 
@@ -530,8 +530,8 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     feed(node)
     answer = node._on_enable(SetBool.Request(data=True), SetBool.Response())
     assert answer.success
-    assert "nobody takes the commands on /arm_planner/joint_trajectory" in answer.message
-    assert hears("holding: nobody takes the commands on /arm_planner/joint_trajectory")
+    assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
+    assert hears("holding: nobody takes the commands on /arm_controller/joint_trajectory")
     listen_for_commands(bench)
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
@@ -687,7 +687,7 @@ def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, b
     node.trigger_activate()
     shown, sent = [], []
     bench.node.create_subscription(JointTrajectory, "/planner_node/plan", shown.append, NEWEST_FRAME)
-    bench.node.create_subscription(JointTrajectory, "arm_planner/joint_trajectory", sent.append, 10)
+    bench.node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", sent.append, 10)
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
 
     def seen():
@@ -810,7 +810,7 @@ def test_a_simulation_that_is_behind_executes_no_command_before_it_was_sent(benc
     node = bench.add(SimNode())
     node.trigger_configure()
     node.trigger_activate()
-    commands = bench.node.create_publisher(JointTrajectory, "arm_planner/joint_trajectory", 1)
+    commands = bench.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
     assert bench.spin_until(lambda: commands.get_subscription_count() and node._started)
     sim, ahead_s, stalls = node._sim, [], [0.6]
     follow, render = sim.set_trajectory, sim.render
