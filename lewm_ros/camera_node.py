@@ -7,23 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Float32, String
+from std_msgs.msg import Float32, Header, String
 from std_srvs.srv import Trigger
 
 from lewm_model.bundle.bundle import load_bundle
+from lewm_model.monitoring.goal_check import Exposure, examine_goal
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
-from lewm_ros.goals import GoalError, GoalLibrary, picture_hash
+from lewm_ros.goals import GoalError, GoalLibrary, goal_identity, picture_hash
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import NANOSECONDS, ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
-from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
+from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run, status_message
 from lewm_ros.parameters import Parameter
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STEADY_WAIT_S = 5.0  # that a goal to be captured waits for a steady exposure
 BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 MODEL_PARAMETERS = (
@@ -45,9 +51,11 @@ class CameraNode(ManagedNode):
 
     `novelty` is how much of each frame has colours that its place never had in the recordings, in times the usual.
 
-    `~/capture_goal` makes the newest frame the goal, `goal_name` a picture of the folder goal_folder: both send it to
-    `goal_image`, where recorders and people see it too. Encoding has a thread of its own and takes the newest frame
-    only: frames that arrive while it is busy are dropped and counted.
+    `~/capture_goal` makes the newest frame the goal, once the exposure is steady, `goal_name` a picture of the folder
+    goal_folder: both send it to `goal_image`, where recorders and people see it too. Every goal picture is examined
+    (`lewm_model.monitoring.goal_check`); `goal_status` says whether it is accepted, and why not. One that is refused
+    gets no latent, and the goal before it stays. Encoding has a thread of its own and takes the newest frame only:
+    frames that arrive while it is busy are dropped and counted.
     """
 
     def __init__(self) -> None:
@@ -61,7 +69,7 @@ class CameraNode(ManagedNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
-        self._novelty = load_novelty(bundle)
+        self._novelty, self._calibration = load_novelty(bundle), bundle.calibration
         self._size = bundle.model.image_size
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
@@ -79,7 +87,9 @@ class CameraNode(ManagedNode):
         self._latents = self.create_publisher(Image, "latent", qos_profile_sensor_data)
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
         self._goals = self.create_publisher(Image, "goal_image", LATCHED)
-        self._capture = self.create_service(Trigger, "~/capture_goal", self._on_capture_goal)
+        self._goal_statuses = self.create_publisher(DiagnosticStatus, "goal_status", LATCHED)
+        beside = ReentrantCallbackGroup()  # while it waits, the other callbacks go on
+        self._capture = self.create_service(Trigger, "~/capture_goal", self._on_capture_goal, callback_group=beside)
         self.get_logger().info(f"loaded {bundle.folder} on {self._runtime.backend}")
 
     def activate(self) -> None:
@@ -90,6 +100,8 @@ class CameraNode(ManagedNode):
         self._newest: Image | CompressedImage | None = None
         self._problem = self._goal_problem = ""
         self._newness = 0.0
+        self._exposure = Exposure()
+        self._unsteady: str | None = "no frame has been looked at yet"
         if self._novelty is not None:
             self._novelty.forget()
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
@@ -115,6 +127,7 @@ class CameraNode(ManagedNode):
             self.destroy_publisher(self._latents)
             self.destroy_publisher(self._goal_latents)
             self.destroy_publisher(self._goals)
+            self.destroy_publisher(self._goal_statuses)
             self.destroy_service(self._capture)
 
     # ---- the executor's thread ---------------------------------------------------------------------------------------
@@ -138,10 +151,20 @@ class CameraNode(ManagedNode):
         self._goal_problem = ""
         self._goals.publish(rgb_to_message(picture, self.get_clock().now().nanoseconds))
 
-    def _on_capture_goal(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_capture_goal(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        end_s = time.monotonic() + STEADY_WAIT_S
+        while self._worker is not None and self._newest is not None and self._unsteady and time.monotonic() < end_s:
+            await self._pause()
         response.success, response.message = self._capture_goal()
         self.get_logger().info(f"capture_goal: {response.message}")
         return response
+
+    async def _pause(self) -> None:
+        """Lets other callbacks run for a moment."""
+        over: Future = Future()
+        timer = self.create_timer(0.1, lambda: over.set_result(None), clock=Clock(clock_type=ClockType.STEADY_TIME))
+        await over
+        self.destroy_timer(timer)
 
     def _capture_goal(self) -> tuple[bool, str]:
         """Whether the newest frame is the goal now, and a sentence."""
@@ -152,6 +175,8 @@ class CameraNode(ManagedNode):
         age_s = time.monotonic() - self._last_received
         if age_s > self._frame_timeout_s:
             return False, f"the newest frame came {age_s:.1f} s ago; look at the camera"
+        if self._unsteady:
+            return False, f"{self._unsteady}; wait, or fix the camera's exposure, gain and white balance"
         try:
             picture = message_to_rgb(self._newest)
             name = self._library.save(picture)
@@ -172,22 +197,48 @@ class CameraNode(ManagedNode):
                 picture = to_model_image(message_to_rgb(message), self._size)
             except ImageError as error:
                 self._unreadable += 1
+                if slot == "goal":
+                    self._judge(message, str(error), {})
+                    continue
                 if str(error) != self._problem:
                     self.get_logger().error(f"{slot}: {error}")
                 self._problem = str(error)
                 continue
-            if slot == "frame" and self._novelty is not None:
+            if slot == "goal":
+                self._take_goal(message, picture)
+                continue
+            self._unsteady = self._exposure.see(picture, begin)
+            if self._novelty is not None:
                 self._newness = self._novelty.look(picture, stamp_ns / NANOSECONDS)
                 self._novelties.publish(Float32(data=self._newness))
             latent = self._runtime.encode(picture)
-            if slot == "goal":
-                self._goal_latents.publish(latent_to_message(latent, stamp_ns, picture_hash(message)))
-            else:
-                self._latents.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
-                self._encoded += 1
-                self._problem = ""
-                self._encode_ms.add(time.monotonic() - begin)
-                self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+            self._latents.publish(latent_to_message(latent, stamp_ns, message.header.frame_id))
+            self._encoded += 1
+            self._problem = ""
+            self._encode_ms.add(time.monotonic() - begin)
+            self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+
+    def _take_goal(self, message: Image, picture: np.ndarray) -> None:
+        """Publishes the latent of a goal's picture, if there is nothing wrong with it."""
+        assert self._runtime is not None
+        latent = self._runtime.encode(picture)
+        report = examine_goal(picture, latent, self._calibration, self._novelty)
+        if report.problem is None:
+            stamp_ns = nanoseconds(message.header.stamp)
+            self._goal_latents.publish(latent_to_message(latent, stamp_ns, picture_hash(message)))
+        self._judge(message, report.problem, {name: f"{value:.4g}" for name, value in report.values.items()})
+
+    def _judge(self, message: Image, problem: str | None, values: dict[str, str]) -> None:
+        """Says whether a goal is accepted: to its sender, to the log and in diagnostics."""
+        header = Header(stamp=message.header.stamp, frame_id=picture_hash(message))
+        values = {"goal_identity": goal_identity(header), **values}
+        if problem is None:
+            self._goal_problem = ""
+            self._goal_statuses.publish(status_message(self, OK, "the goal is accepted", values))
+            return
+        self._goal_problem = f"the goal is refused: {problem}"
+        self.get_logger().error(self._goal_problem)
+        self._goal_statuses.publish(status_message(self, ERROR, self._goal_problem, values))
 
     def _on_failure(self, trace: str) -> None:
         self._problem = "encoding has ended; deactivate and activate the node to start it again"

@@ -41,7 +41,9 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     _, held_out = data.split(trained.training["config"]["validation_fraction"], trained.training["config"]["seed"])
     assert found.frames == sum(int(length) - trained.actions.frameskip for length in data.lengths[held_out])
     assert 0 < found.reached < found.left
-    assert found.new_pixels >= c.FEWEST_NEW
+    assert found.goal_pixels >= found.new_pixels >= c.FEWEST_NEW
+    frames = encode_all(load_model(trained), data.pixels[data.rows(held_out)]).square().sum(-1)
+    assert found.latent_squares == pytest.approx((float(frames.min()), float(frames.max())), rel=1e-4)
     novelty = load_novelty(load_bundle(trained.folder))
     training = data.rows(np.setdiff1d(np.arange(len(data.lengths)), held_out))
     assert not any(novelty.new_pixels(picture).any() for picture in data.pixels[training])

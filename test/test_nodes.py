@@ -29,7 +29,7 @@ from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_ros import planner_node
+from lewm_ros import camera_node, planner_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -358,7 +358,13 @@ def test_frames_that_come_faster_than_they_are_encoded_are_dropped_and_counted(b
     assert stamps[-1] == 40, "the newest frame is never the one that is dropped"
 
 
-def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_path, capfd):
+def capture_at_once(monkeypatch, capture, frame):
+    with monkeypatch.context() as patch:
+        patch.setattr(camera_node, "STEADY_WAIT_S", 0.2)
+        return capture(frame).message
+
+
+def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_path, capfd, monkeypatch):
     cv2.imwrite(str(tmp_path / "tidy.png"), PICTURE[..., ::-1])
     node = bench.add(CameraNode(), model=str(bundle.folder), goal_folder=str(tmp_path))
     node.trigger_configure()
@@ -366,15 +372,27 @@ def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_
     bench.node.create_subscription(Image, "goal_image", goals.append, LATCHED)
     bench.node.create_subscription(Image, "goal_latent", latents.append, LATCHED)
 
-    def capture():
-        return node._on_capture_goal(Trigger.Request(), Trigger.Response())
+    captures = bench.node.create_client(Trigger, "/camera_node/capture_goal")
+    assert bench.spin_until(captures.service_is_ready)
+
+    def capture(picture=None):
+        """The answer, while frames of a picture go on coming."""
+        answer = captures.call_async(Trigger.Request())
+
+        def come():
+            if picture is not None:
+                node._on_image(rgb_to_message(picture, time.time_ns(), "optical"))
+            return answer.done()
+
+        assert bench.spin_until(come)
+        return answer.result()
 
     assert "activate it first" in capture().message
     node.trigger_activate()
     assert "no frame has arrived" in capture().message
     frame = PICTURE[::-1].copy()
-    node._on_image(rgb_to_message(frame, time.time_ns(), "optical"))
-    answer = capture()
+    assert "the camera has delivered for less than" in capture_at_once(monkeypatch, capture, frame)
+    answer = capture(frame)
     assert answer.success, answer.message
     assert bench.spin_until(lambda: goals and latents), "the goal and its latent"
     np.testing.assert_array_equal(message_to_rgb(goals[-1]), frame)
@@ -400,6 +418,30 @@ def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_
 def test_a_goal_folder_that_is_not_there_is_refused(bench, bundle, capfd):
     assert bench.add(CameraNode(), model=str(bundle.folder), goal_folder="/nowhere").trigger_configure() == FAILURE
     assert "goal_folder /nowhere is no folder" in capfd.readouterr().err
+
+
+def test_a_goal_picture_that_shows_nothing_is_refused_to_its_sender_and_the_goal_before_stays(bench, bundle, capfd):
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    node.trigger_configure()
+    node.trigger_activate()
+    latents, judged = [], []
+    bench.node.create_subscription(Image, "goal_latent", latents.append, LATCHED)
+    bench.node.create_subscription(DiagnosticStatus, "goal_status", judged.append, LATCHED)
+    goals = bench.node.create_publisher(Image, "goal_image", LATCHED)
+
+    def identity():
+        return next(pair.value for pair in judged[-1].values if pair.key == "goal_identity")
+
+    for number, picture in enumerate((PICTURE, np.zeros_like(PICTURE))):
+        goals.publish(rgb_to_message(picture, number + 1))
+        assert bench.spin_until(lambda number=number: len(judged) == number + 1)
+    assert "the goal is refused: the picture is of one colour" in judged[-1].message
+    assert judged[-1].level == DiagnosticStatus.ERROR and identity().startswith("2-")
+    assert "the goal is refused" in capfd.readouterr().err
+    assert len(latents) == 1, "the black one has no latent"
+    goals.publish(Image(encoding="jpeg"))
+    assert bench.spin_until(lambda: len(judged) == 3)
+    assert "'jpeg'" in judged[-1].message
 
 
 # ---- planner node ----------------------------------------------------------------------------------------------------

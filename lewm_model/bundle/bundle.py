@@ -113,14 +113,19 @@ class Calibration:
     false_positive_rate: float  # measured share of frames that are surprising though nothing is wrong
     frames: int  # that it was measured on
     new_pixels: float | None = None  # usual at most in a window of a frame (`Novelty`); None: not measured
+    goal_pixels: float | None = None  # the same in a whole frame, for pictures of goals
+    latent_squares: tuple[float, ...] | None = None  # least and greatest squared norm of a frame's latent
 
     def __post_init__(self) -> None:
-        new_pixels = () if self.new_pixels is None else (self.new_pixels,)
-        values = np.array([self.reached, self.left, *self.errors, *new_pixels], float)
+        pixels = [count for count in (self.new_pixels, self.goal_pixels) if count is not None]
+        squares = self.latent_squares or (1.0, 1.0)
+        values = np.array([self.reached, self.left, *self.errors, *pixels, *squares], float)
         changes = np.array(self.changes, float)
         if not (
             (np.isfinite(values) & (values > 0)).all()
             and self.reached < self.left
+            and len(squares) == 2
+            and squares[0] <= squares[1]
             and len(changes) == len(self.errors) > 0
             and np.isfinite(changes).all()
             and (np.diff(changes) > 0).all()

@@ -57,9 +57,23 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
     novelty = Novelty(seen, 1.0)
     held_out_frames = (picture for frames in data.batches(data.rows(held_out)) for picture in frames)
-    new_pixels = max(FEWEST_NEW, *(most_together(novelty.new_pixels(picture)) for picture in held_out_frames))
+    new_pixels = goal_pixels = FEWEST_NEW
+    for picture in held_out_frames:
+        new = novelty.new_pixels(picture)
+        new_pixels, goal_pixels = max(new_pixels, most_together(new)), max(goal_pixels, float(new.sum()))
     save_seen(bundle, seen)
-    found = Calibration(reached, LEFT * reached, usual_changes, usual_errors, 0.0, len(errors), new_pixels)
+    squares = latents[data.rows(episodes)].square().sum(-1)
+    found = Calibration(
+        reached,
+        LEFT * reached,
+        usual_changes,
+        usual_errors,
+        0.0,
+        len(errors),
+        new_pixels,
+        goal_pixels,
+        (float(squares.min()), float(squares.max())),
+    )
     surprising = found.surprise(errors, changes) > SURPRISING
     found = replace(found, false_positive_rate=float(surprising.mean()))
     return save_description(replace(bundle, calibration=found))

@@ -1,0 +1,83 @@
+"""Pictures that no arm should be sent to are refused with the reason; those of the shipped models' tasks are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import resource
+from lewm_model.monitoring.goal_check import STEADY_S, Exposure, GoalReport, examine_goal
+from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.closed_loop import picture
+from lewm_model.tasks import push, reach
+
+GOALS = 12
+Examine = Callable[[np.ndarray], GoalReport]
+
+
+def left_half(goal: np.ndarray) -> np.ndarray:
+    return cv2.resize(np.ascontiguousarray(goal[:, : len(goal) // 2]), goal.shape[:2])
+
+
+SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "black": np.zeros_like,
+    "white": lambda goal: np.full_like(goal, 255),
+    "nearly black": lambda goal: goal // 64,
+    "red and blue swapped": lambda goal: np.ascontiguousarray(goal[..., ::-1]),
+    "noise": lambda goal: np.random.default_rng(0).integers(0, 256, goal.shape, np.uint8),
+    "half of it": left_half,
+    "half of it lost": lambda goal: np.where(np.arange(len(goal))[:, None, None] < len(goal) // 2, goal, 128),
+    "another light": lambda goal: (0.6 * goal).astype(np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def sim() -> Iterator[ArmSim]:
+    with ArmSim() as sim:
+        yield sim
+
+
+@pytest.fixture(scope="module", params=["reach", "push"])
+def case(request: pytest.FixtureRequest, sim: ArmSim) -> tuple[list[np.ndarray], Examine]:
+    """Goals of a shipped model's tasks, and what examines them."""
+    bundle = load_bundle(resource("models", request.param))
+    runtime, novelty, size = OnnxRuntime(bundle), load_novelty(bundle), bundle.model.image_size
+    if request.param == "reach":
+        goals = [picture(sim, task.goal, size) for task in reach.draw_tasks("anywhere", GOALS, 0, sim)]
+    else:
+        goals = [push.picture(sim, task.goal, task.goal_block, size) for task in push.draw_tasks(GOALS, 0, sim)]
+    return goals, lambda goal: examine_goal(goal, runtime.encode(goal), bundle.calibration, novelty)
+
+
+def test_goals_of_the_tasks_are_accepted(case: tuple[list[np.ndarray], Examine]) -> None:
+    goals, examine = case
+    assert [examine(goal).problem for goal in goals] == [None] * GOALS
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_picture_that_is_no_goal_is_refused_with_the_reason(case: tuple[list[np.ndarray], Examine], how: str) -> None:
+    goals, examine = case
+    for goal in goals:
+        problem = examine(np.asarray(SPOILT[how](goal), np.uint8)).problem
+        assert problem is not None
+        assert "allowed" in problem or "is the least" in problem, "the limit is named"
+
+
+def test_without_a_calibration_only_a_picture_of_one_colour_is_refused() -> None:
+    goal = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert examine_goal(goal, np.zeros(8), None, None).problem is None
+    assert "of one colour" in str(examine_goal(np.zeros_like(goal), np.zeros(8), None, None).problem)
+
+
+def test_the_exposure_is_steady_when_frames_have_agreed_for_a_while() -> None:
+    goal, exposure = np.full((64, 64, 3), 120, np.uint8), Exposure()
+    assert "delivered for less than" in str(exposure.see(goal // 8, 0.0))
+    told = [exposure.see(np.uint8(goal * min(1.0, 0.2 + 0.1 * step)), 0.1 * step) for step in range(20)]
+    assert "not steady" in str(told[8])
+    assert told[8 + round(STEADY_S / 0.1) + 1 :] == [None] * (11 - round(STEADY_S / 0.1))
