@@ -29,11 +29,12 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig,
 from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.probe import probe_bundle
+from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.models.lewm import LeWM
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.reach import Rate, draw_tasks, held, reach_all
+from lewm_model.tasks.reach import draw_tasks, reach_all
 from lewm_model.training.trainer import action_spec, add_heads, learning_rate_factor, train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -42,7 +42,8 @@ from benchmarks.open_loop import cem_planner, reach_open_loop
 from lewm_model.bundle.bundle import Bundle, load_bundle, load_model
 from lewm_model.config import ModelConfig, PlanConfig, resource
 from lewm_model.evaluation.figures import Figures, write_figures
-from lewm_model.evaluation.success import PLANNERS, Pair
+from lewm_model.evaluation.statistics import Rate, compare, first_hit, held
+from lewm_model.evaluation.success import PLANNERS
 from lewm_model.evaluation.timing import _Loop
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
@@ -57,12 +58,9 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import (
     ClosedLoop,
     Outcome,
-    Rate,
     Task,
     baselines,
     draw_tasks,
-    first_hit,
-    held,
     reach,
     tolerance_m,
 )
@@ -446,8 +444,7 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Fig
         ("", "held for the last 0.5 s", "at the end", "ever", "median error at the end, mm"),
         rows,
     )
-    pairs = [(ours.held, other.held) for ours, other in zip(outcomes["ours"], outcomes["reference"], strict=True)]
-    pair = Pair("ours", "reference", pairs.count((True, False)), pairs.count((False, True)), len(pairs))
+    pair = compare("ours", "reference", list(zip(outcomes["ours"], outcomes["reference"], strict=True)))
     console.print(str(pair), highlight=False)
     figures["success_held_more"] = (pair.difference[0], "points more than the reference")
     return figures, {"outcomes": {name: [asdict(outcome) for outcome in known] for name, known in outcomes.items()}}

@@ -55,12 +55,12 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig,
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.statistics import Rate
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.cem import ELITES, HORIZON, SAMPLES, plan_blocks, terminal_cost
 from lewm_model.planning.solvers import search
 from lewm_model.robot.pictures import to_model_image
-from lewm_model.tasks.reach import Rate
 from lewm_model.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lewm_model.evaluation.statistics import Rate
 from lewm_model.runtime.decoder import PictureDecoder
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.tasks.push import PushTask
-from lewm_model.tasks.reach import HELD_S, Outcome, Rate, Task
+from lewm_model.tasks.reach import HELD_S, Outcome, Task
 from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film

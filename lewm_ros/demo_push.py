@@ -150,8 +150,8 @@ def _report(
 ) -> dict[str, Any]:
     """Prints the table, writes summary.json and a picture of each failure; returns what summary.json holds."""
     from lewm_model.evaluation.figures import write_figures
+    from lewm_model.evaluation.statistics import first_hit, held
     from lewm_model.tasks.push import outcome_table, tolerance_m
-    from lewm_model.tasks.reach import first_hit, held
     from lewm_ros.commanded import count_violations
     from lewm_ros.demo_pictures import save_failure
 

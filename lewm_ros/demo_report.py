@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lewm_model.evaluation.figures import write_figures
+from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.robot.limits import JointLimits
 from lewm_model.tasks import reach as t
 from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
@@ -44,7 +45,7 @@ class Results:
 def report(results: Results, console: Console, out: Path, command: str) -> dict[str, Any]:
     """Prints the tables, writes summary.json and the pictures; returns what summary.json holds."""
     latencies_ms = np.concatenate([episode.latencies_ms for episode in results.episodes])
-    rates = {key: t.held(found) for key, found in results.outcomes.items()}
+    rates = {key: held(found) for key, found in results.outcomes.items()}
     found = [*_success(results), *_latency(results, latencies_ms), *_motion(results)]
     values = {name: value for name, value, _ in found}
     console.print(_success_table(results, rates))
@@ -81,15 +82,15 @@ def _success(results: Results) -> Figures:
     figures: Figures = []
     for suffix, kind in (("", "anywhere"), ("_near", "near")):
         found = results.outcomes[kind, "planner"]
-        rate = t.held(found)
+        rate = held(found)
         errors_m = np.array([outcome.final_error_m for outcome in found])
         figures += [
             (f"success_held{suffix}", rate.percent, "%"),
             (f"success_held{suffix}_low", rate.interval[0], "%, 95 % Wilson interval"),
             (f"success_held{suffix}_high", rate.interval[1], "%, 95 % Wilson interval"),
-            (f"success_held_random{suffix}", t.held(results.outcomes[kind, "random"]).percent, "%"),
-            (f"success_held_hold{suffix}", t.held(results.outcomes[kind, "hold"]).percent, "%"),
-            (f"success_first_hit{suffix}", t.first_hit(found).percent, "%"),
+            (f"success_held_random{suffix}", held(results.outcomes[kind, "random"]).percent, "%"),
+            (f"success_held_hold{suffix}", held(results.outcomes[kind, "hold"]).percent, "%"),
+            (f"success_first_hit{suffix}", first_hit(found).percent, "%"),
             (f"final_error_mm_p50{suffix}", 1e3 * float(np.median(errors_m)), "mm"),
             (
                 f"final_error_percent_p50{suffix}",
@@ -162,7 +163,7 @@ def _goals_per_minute(episodes: Sequence[Episode], tolerance_m: float) -> float:
     return 60 * reached / spent_s if spent_s else 0.0
 
 
-def _success_table(results: Results, rates: Mapping[tuple[str, str], t.Rate]) -> Table:
+def _success_table(results: Results, rates: Mapping[tuple[str, str], Rate]) -> Table:
     title = (
         f"{len(results.episodes)} goals, held within {1e3 * results.tolerance_m:.1f} mm "
         f"(2.5 % of {results.diameter_m:.2f} m)"
@@ -177,7 +178,7 @@ def _success_table(results: Results, rates: Mapping[tuple[str, str], t.Rate]) ->
             kind,
             policy,
             str(rates[kind, policy]),
-            f"{t.first_hit(found).percent:.1f} %",
+            f"{first_hit(found).percent:.1f} %",
             f"{1e3 * p50:.0f} / {1e3 * p90:.0f} mm ({100 * p50 / results.diameter_m:.1f} %)",
         )
     return table

@@ -13,11 +13,12 @@ from rich.table import Table
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
 from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.statistics import first_hit, held
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.reach import draw_tasks, first_hit, held, reach_all
+from lewm_model.tasks.reach import draw_tasks, reach_all
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.trainer import train
 

@@ -23,11 +23,6 @@ def test_the_area_is_how_often_a_positive_scores_above_a_negative():
     assert s.auroc(np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0])) == pytest.approx((1.5 + 3) / 6)
 
 
-@pytest.mark.parametrize(("count", "limit"), [(0, 3.00), (1, 4.74), (10, 16.96)])
-def test_upper_limits_are_poisson_s(count, limit):
-    assert s._poisson_upper(count) == pytest.approx(limit, abs=0.01)
-
-
 def test_false_alarms_are_counted_in_frames_and_holds_an_hour():
     quiet = np.zeros((2, 36))
     quiet[0, 3:8] = 5.0  # five in a row: one hold

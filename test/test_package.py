@@ -20,7 +20,12 @@ MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 FROM_LAUNCH_ARGUMENTS = {"model", "backend", "enable_on_start"}
 SIMULATED_ARM = {"urdf", "workspace.base", "workspace.tip"}  # of viewer_node; for its own arm a user says more
 # Python modules whose package has another name, and packages that come with one that is listed.
-PYTHON_PACKAGES = {"cv2": "opencv-python-headless", "mcap_ros2": "mcap-ros2-support", "yaml": "pyyaml"}
+PYTHON_PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "mcap_ros2": "mcap-ros2-support",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 ROS_PACKAGES_OF_OTHERS = {"builtin_interfaces": "std_msgs"}
 OPTIONAL = {"cuda", "tensorrt"}  # on the robot, from the machine's own installation: JetPack, or NVIDIA's packages
 

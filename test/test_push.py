@@ -14,6 +14,7 @@ from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_m
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
+from lewm_model.evaluation.statistics import held
 from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.heads import train_play_policy, train_time_to_go
@@ -28,7 +29,6 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 from lewm_model.sim.push_script import ANGLES, RADII, Player, play, random_block
 from lewm_model.tasks import push as task
-from lewm_model.tasks.reach import held
 from lewm_model.training.calibration import same_place_distances
 from lewm_model.training.trainer import retrain_play_heads, train
 

@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 
+from lewm_model.evaluation.statistics import first_hit, held
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.tasks.reach import (
     HELD_S,
     Outcome,
-    Rate,
     Task,
     baselines,
     draw_tasks,
-    first_hit,
-    held,
     hold_still,
     score,
     tip_distance_m,
@@ -79,13 +77,6 @@ def test_samples_outside_the_budget_do_not_count():
 def test_a_stretch_without_samples_is_an_error_and_not_a_success(missing):
     with pytest.raises(ValueError, match="cannot be judged"):
         score(np.delete(TIMES, missing), np.delete(np.full(126, 0.01), missing), 2.5, 0.03)
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"), [(95, 100, 88.8, 97.8), (0, 100, 0.0, 3.7), (100, 100, 96.3, 100.0)]
-)
-def test_intervals_are_wilson_s(successes, trials, low, high):
-    assert Rate(successes, trials).interval == pytest.approx((low, high), abs=0.05)
 
 
 def test_random_motion_rarely_holds_a_goal_and_is_the_same_for_a_seed(sim):

@@ -126,32 +126,29 @@ def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.nda
 
 def fit(target: str, inputs: np.ndarray, wanted: np.ndarray, owner: np.ndarray, seed: int) -> list[Probed]:
     """Fits both probes from inputs (N, D) to wanted (N, K); owner (N,) numbers the episode of each row."""
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import mean_squared_error
+    from sklearn.preprocessing import StandardScaler
+
+    inputs, wanted = inputs.astype(np.float64), wanted.astype(np.float64)
     rng = np.random.default_rng((seed, 3))
     order = rng.permutation(np.unique(owner))
     count = max(1, round(TEST_SHARE * len(order)))
     tested = np.isin(owner, order[:count])
     chosen = np.isin(owner, order[count : count + max(1, (len(order) - count) // 5)])  # to choose ridge's penalty
-    x, y = (_standardised(values, ~tested) for values in (inputs, wanted))
+    x, y = (StandardScaler().fit(values[~tested]).transform(values) for values in (inputs, wanted))
     fitted = ~tested & ~chosen
 
-    def error(penalty: float) -> float:
-        return float(np.square(x[chosen] @ _ridge(x[fitted], y[fitted], penalty) - y[chosen]).mean())
+    def regression(rows: np.ndarray, penalty: float) -> Ridge:
+        """Without an offset, since what is standardised has none."""
+        return Ridge(penalty * rows.sum(), fit_intercept=False).fit(x[rows], y[rows])
 
-    penalty = min(PENALTIES, key=error)
-    ridge = x[tested] @ _ridge(x[~tested], y[~tested], penalty)
+    def error(penalty: float) -> float:
+        return mean_squared_error(y[chosen], regression(fitted, penalty).predict(x[chosen]))
+
+    ridge = regression(~tested, min(PENALTIES, key=error)).predict(x[tested]).reshape(-1, y.shape[1])
     mlp = _mlp(x[~tested], y[~tested], x[tested], seed)
     return [_judge(target, name, got, y[tested], count) for name, got in (("ridge", ridge), ("mlp", mlp))]
-
-
-def _standardised(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Values (N, K) with mean 0 and deviation 1 on the rows `known`."""
-    values = values.astype(np.float64)
-    return (values - values[known].mean(0)) / np.maximum(values[known].std(0), 1e-9)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
-    """Weights (D, K) of ridge regression without an offset; x and y are standardised."""
-    return np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y)
 
 
 def _mlp(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
@@ -176,10 +173,11 @@ def _mlp(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> np.ndarra
 
 
 def _judge(target: str, probe: str, got: np.ndarray, wanted: np.ndarray, episodes: int) -> Probed:
-    squared = np.square(got - wanted)
-    r2 = 1 - squared.sum(0) / np.square(wanted - wanted.mean(0)).sum(0)
+    from sklearn.metrics import mean_squared_error, r2_score
+
     r = [0.0 if a.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1]) for a, b in zip(got.T, wanted.T, strict=True)]
-    return Probed(target, probe, float(squared.mean()), float(np.mean(r)), float(r2.mean()), len(wanted), episodes)
+    mse, r2 = float(mean_squared_error(wanted, got)), float(r2_score(wanted, got))
+    return Probed(target, probe, mse, float(np.mean(r)), r2, len(wanted), episodes)
 
 
 def as_dict(bundle: Bundle, data: Episodes, probes: list[Probed]) -> dict[str, Any]:

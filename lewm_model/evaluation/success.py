@@ -21,6 +21,7 @@ from tqdm import tqdm
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
+from lewm_model.evaluation.statistics import Pair, Rate, compare, first_hit, held
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
@@ -29,13 +30,10 @@ from lewm_model.tasks.reach import (
     BUDGET_STEPS,
     NEAR_STEPS,
     Outcome,
-    Rate,
     Task,
     baselines,
-    first_hit,
     follow,
     go_straight,
-    held,
     reach,
     tip_distance_m,
     tolerance_m,
@@ -100,6 +98,10 @@ class Results:
     @property
     def plan_ms(self) -> float | None:
         return 1e3 * float(np.median(self.plan_s)) if self.plan_s else None
+
+    def compared_with(self, other: Results) -> Pair:
+        """What the two held, task by task."""
+        return compare(self.name, other.name, list(zip(self.outcomes, other.outcomes, strict=True)))
 
 
 def cut_tasks(
@@ -187,52 +189,6 @@ def run_baselines(tasks: Sequence[RecordedTask], sim: ArmSim, seed: int) -> Iter
 def _replay(recorded: RecordedTask, sim: ArmSim) -> Outcome:
     assert recorded.path is not None
     return follow(recorded.task, sim, sim.control_dt_s * np.arange(len(recorded.path)), recorded.path)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two planners on the same tasks, by what they held at the end."""
-
-    first: str
-    second: str
-    only_first: int  # tasks that only the first held
-    only_second: int
-    tasks: int
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's exact test, two-sided: that the two are equally good."""
-        n, k = self.only_first + self.only_second, min(self.only_first, self.only_second)
-        return min(1.0, 2.0 * sum(math.comb(n, i) for i in range(k + 1)) / 2.0**n)
-
-    @property
-    def difference(self) -> tuple[float, float, float]:
-        """Percentage points that the first holds more, and its 95 % interval (adjusted Wald; Bonett and Price 2012)."""
-        total = self.tasks + 2
-        more, less = (self.only_first + 1) / total, (self.only_second + 1) / total
-        half = 1.959964 * math.sqrt((more + less - (more - less) ** 2) / total)
-        plain = (self.only_first - self.only_second) / self.tasks
-        return 100 * plain, 100 * max(-1.0, more - less - half), 100 * min(1.0, more - less + half)
-
-    def __str__(self) -> str:
-        value, low, high = self.difference
-        return (
-            f"{self.first} holds {value:+.1f} points ({low:+.1f} to {high:+.1f}) more than {self.second}: "
-            f"{self.only_first} tasks only {self.first}, {self.only_second} only {self.second}, McNemar p "
-            f"{self.p_value:.3g}"
-        )
-
-
-def compare(first: Results, second: Results) -> Pair:
-    """Compares what two planners held, pair by pair."""
-    pairs = list(zip(first.outcomes, second.outcomes, strict=True))
-    return Pair(
-        first.name,
-        second.name,
-        sum(a.held and not b.held for a, b in pairs),
-        sum(b.held and not a.held for a, b in pairs),
-        len(pairs),
-    )
 
 
 def as_dict(kind: str, tasks: Sequence[RecordedTask], results: Sequence[Results], pairs: Sequence[Pair]) -> dict:
@@ -329,7 +285,7 @@ def evaluate_reach(
         for kind in BUDGET_STEPS:
             tasks = cut_tasks(kind, episodes, seed, data, kept, sim)
             results = [run_planner(name, tasks, sim, runtime, seed, bar.update) for name in planners]
-            pairs = [compare(results[0], other) for other in results[1:]]
+            pairs = [results[0].compared_with(other) for other in results[1:]]
             for each in results:
                 draw_gallery(out / f"{kind}_{each.name}.png", data, tasks, each)
             results += run_baselines(tasks, sim, seed)

@@ -19,6 +19,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from lewm_model.bundle.bundle import Bundle, BundleError, load_model
+from lewm_model.evaluation.statistics import poisson_upper
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import HOLD_FRAMES, SURPRISING
 from lewm_model.robot.pictures import to_model_image
@@ -176,9 +177,10 @@ def _by_detector(scores: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Area under the ROC curve: how often a positive scores above a negative, ties counting half. Any shapes."""
-    below = np.sort(negative.ravel())
-    counts = np.searchsorted(below, positive.ravel(), "left") + np.searchsorted(below, positive.ravel(), "right")
-    return float(counts.mean() / (2 * len(below)))
+    from sklearn.metrics import roc_auc_score
+
+    disturbed = np.concatenate([np.ones(positive.size, bool), np.zeros(negative.size, bool)])
+    return float(roc_auc_score(disturbed, np.concatenate([positive.ravel(), negative.ravel()])))
 
 
 @dataclass(frozen=True)
@@ -261,18 +263,8 @@ def false_alarms(scores: Scores) -> list[FalseAlarms]:
         runs = _in_a_row(beyond)
         holds = int(runs[:, 0].sum() + (runs[:, 1:] & ~runs[:, :-1]).sum())
         count = int(beyond.sum())
-        found.append(FalseAlarms(detector, hours, count / hours, _poisson_upper(count) / hours, holds / hours))
+        found.append(FalseAlarms(detector, hours, count / hours, poisson_upper(count) / hours, holds / hours))
     return found
-
-
-def _poisson_upper(count: int) -> float:
-    """The mean at which `count` events or fewer have a probability of 5 %."""
-    low, high = float(count), count + 10.0 + 5.0 * count**0.5
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        log_terms = np.cumsum([0.0, *(np.log(middle / k) for k in range(1, count + 1))])
-        low, high = (middle, high) if np.exp(log_terms - middle).sum() > 0.05 else (low, middle)
-    return high
 
 
 def as_dict(bundle: Bundle, seed: int, found: list[Detection], quiet: list[FalseAlarms]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PLAY_PLAN, PlanConfig
+from lewm_model.evaluation.statistics import first_hit, held
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime, load_runtime
@@ -31,7 +32,7 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import drive
 from lewm_model.sim.push_script import Player, play
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
-from lewm_model.tasks.reach import Outcome, first_hit, held, score
+from lewm_model.tasks.reach import Outcome, score
 
 TOLERANCE = 0.05  # of the workspace diameter, between the block's middle and its place in the goal picture
 MOVED_M = 0.08  # least way of the block from start to goal

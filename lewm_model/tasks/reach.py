@@ -53,30 +53,6 @@ class Outcome:
     final_error_m: float  # at the end of the budget
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A share of successes with its Wilson interval."""
-
-    successes: int
-    trials: int
-
-    @property
-    def percent(self) -> float:
-        return 100.0 * self.successes / self.trials
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval, percent."""
-        z, n, p = 1.959964, self.trials, self.successes / self.trials
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.percent:.1f} % ({low:.0f} to {high:.0f})"
-
-
 def tolerance_m(sim: ArmSim) -> float:
     """How near the end effector must be to its goal: TOLERANCE of the workspace diameter, m."""
     return TOLERANCE * 2 * sim.reach_m
@@ -190,16 +166,6 @@ def baselines(tasks: Sequence[Task], sim: ArmSim, seed: int) -> Iterator[tuple[s
     """Outcomes of the policies "hold" and "random" on the same tasks."""
     yield "hold", [hold_still(task, sim) for task in tasks]
     yield "random", [move_randomly(task, sim, seed, number) for number, task in enumerate(tasks)]
-
-
-def held(outcomes: Sequence[Outcome]) -> Rate:
-    """Share of tasks whose goal was held."""
-    return Rate(sum(outcome.held for outcome in outcomes), len(outcomes))
-
-
-def first_hit(outcomes: Sequence[Outcome]) -> Rate:
-    """Share of tasks that were within the tolerance at any time."""
-    return Rate(sum(outcome.first_hit for outcome in outcomes), len(outcomes))
 
 
 @dataclass(frozen=True)
