@@ -35,7 +35,8 @@ from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
-from lewm_model.planning.cem import ELITES, HORIZON, ITERATIONS, SAMPLES, plan_blocks
+from lewm_model.models.objective import final
+from lewm_model.planning.solvers import ELITES, HORIZON, ITERATIONS, SAMPLES, reference_cem
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.equivalence import measure
 from lewm_model.runtime.tensorrt.engines import Engines
@@ -99,7 +100,7 @@ def plan(_: Bundle) -> Figures:
         def noise() -> np.ndarray:
             return torch.randn(SAMPLES, HORIZON, 10, generator=generator, device="cuda").cpu().numpy()
 
-        return plan_blocks(lambda candidates: rollout(now[None], candidates, goal)[0][:, -1], noise)
+        return reference_cem(lambda candidates: final(rollout(now[None], candidates, goal)[0]), noise)
 
     difference = float(np.abs(solve() - ours()).max())
     times = in_turns({"reference": solve, "ours": ours})

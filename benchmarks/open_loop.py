@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lewm_model.planning.cem import HORIZON, SAMPLES, plan_blocks
+from lewm_model.planning.solvers import HORIZON, SAMPLES, reference_cem
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
@@ -36,7 +36,7 @@ def cem_planner(
         return torch.randn(SAMPLES, HORIZON, block_dim, generator=generator).numpy()
 
     def plan(latent: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        return plan_blocks(lambda candidates: costs(latent, goal, candidates), noise)
+        return reference_cem(lambda candidates: costs(latent, goal, candidates), noise)
 
     return plan
 

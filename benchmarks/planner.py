@@ -47,10 +47,11 @@ from lewm_model.evaluation.success import PLANNERS
 from lewm_model.evaluation.timing import _Loop
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
+from lewm_model.models.objective import final, mean_and_final
 from lewm_model.models.rollout import FastRollout
 from lewm_model.models.signature import ROLLOUT, signatures
 from lewm_model.planning import planner as controller
-from lewm_model.planning.cem import ELITES, HORIZON, ITERATIONS, SAMPLES, plan_blocks
+from lewm_model.planning.solvers import ELITES, HORIZON, ITERATIONS, SAMPLES, reference_cem
 from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.export import export_graph
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -121,7 +122,7 @@ class Graph:
     def costs(self, context: np.ndarray, goal: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """context (1, D), goal (D,), candidates (S, H, E) -> squared distances at the end (S,); of one frame."""
         inputs = {"context": context, "goal": goal, "candidates": candidates}
-        return self.session.run(["distances"], inputs)[0][:, -1]
+        return final(self.session.run(["distances"], inputs)[0])
 
 
 def products(module: nn.Module, run: Callable[[], Any]) -> list[tuple[int, int, int]]:
@@ -210,7 +211,7 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, di
 
     def with_graph() -> np.ndarray:
         encoded = model.encode(torch.from_numpy(images)).numpy()
-        return plan_blocks(lambda c: graph.costs(encoded[:1], encoded[1], c), noise())
+        return reference_cem(lambda c: graph.costs(encoded[:1], encoded[1], c), noise())
 
     def noise() -> Callable[[], np.ndarray]:
         generator = torch.Generator().manual_seed(0)
@@ -646,7 +647,7 @@ def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dic
         "candidates": golden.candidates,
         "goal": golden.answers.latents[-1],
     }
-    costs = {name: (lambda d: d[:, 1:].mean(1) + d[:, -1])(s.run(None, inputs)[0]) for name, s in sessions.items()}
+    costs = {name: mean_and_final(s.run(None, inputs)[0]) for name, s in sessions.items()}
     elites = [set(np.argsort(cost)[:ELITES].tolist()) for cost in costs.values()]
     times = in_turns({name: (lambda s=s: s.run(None, inputs)) for name, s in sessions.items()}, rounds=15)
     shared = len(elites[0] & elites[1])

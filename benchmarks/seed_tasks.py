@@ -57,9 +57,9 @@ from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate
 from lewm_model.models.lewm import LeWM
+from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
-from lewm_model.planning.cem import ELITES, HORIZON, SAMPLES, plan_blocks, terminal_cost
-from lewm_model.planning.solvers import search
+from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.training.trainer import train
 
@@ -308,9 +308,9 @@ class Ours:
             now = self.encode(frames[-1:])
 
             def cost(candidates: np.ndarray) -> np.ndarray:
-                return terminal_cost(self.imagine(now, [], candidates).numpy(), wanted)
+                return final(squared_latent_distance(self.imagine(now, [], candidates).numpy(), wanted))
 
-            return plan_blocks(cost, draw, ELITES, ITERATIONS)
+            return reference_cem(cost, draw, ELITES, ITERATIONS)
 
         return plan
 
@@ -332,12 +332,12 @@ class Ours:
                 with torch.inference_mode():
                     return self.steps_to_go(imagined, wanted).mean(-1).numpy()
 
-            extra = np.stack([kept, still])
+            guesses = np.stack([kept, still])
             found = search(
-                config, kept, config.initial_std, extra, lambda k: np.clip(k, low, high), cost, rng, deadline_s=np.inf
+                config, guesses, config.initial_std, lambda k: np.clip(k, low, high), cost, rng, deadline_s=np.inf
             )
-            kept = np.concatenate([found.knots[1:], rest[None]])
-            return np.tile(found.knots[:1], (1, spec.frameskip)).astype(np.float32)
+            kept = np.concatenate([found.best[1:], rest[None]])
+            return np.tile(found.best[:1], (1, spec.frameskip)).astype(np.float32)
 
         return plan
 

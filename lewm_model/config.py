@@ -7,6 +7,7 @@ and what is allowed when something does not fit.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import reprlib
 import sys
@@ -239,29 +240,89 @@ class PlanConfig:
     """How the planner searches. One plan imagines `horizon` action blocks from the newest frame on."""
 
     # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best; "mppi": Gaussian of
-    # constant width, returns the mean weighted by the costs. `make bench PARTS=curve` compares them.
+    # constant width, returns the mean weighted by the costs; "shooting": draws none, returns the best of what is
+    # proposed. `make bench PARTS=curve` compares them.
     sampler: str = "icem"
     horizon: int = 5  # action blocks
-    samples: int = 64  # candidates in an iteration
+    samples: int = 64  # candidates in an iteration; of a policy, how often it is followed
     iterations: int = 6
     elites: int = 8
     initial_std: float = 1.0  # in standard deviations of the recorded actions
-    noise_colour: float = 1.0  # of "icem": 0 is white, larger is smoother over the horizon
+    noise_colour: float = 1.0  # of "icem" and of a policy: 0 is white, larger is smoother over the horizon
+    # Near the goal the search is narrower, where a head measures the distance: initial_std holds from this share of
+    # the farthest way within the horizon on, and at the goal least_width of it is left. A narrower search is finer.
+    full_width_from: float = 0.4
+    least_width: float = 0.03
+    # Cost of moving one joint for one control step at full speed, in control steps of distance: what a motion gains
+    # must be more, or the arm stays.
+    effort: float = 0.1
+    # How a policy is followed: it is strayed from by noise of so many standard deviations of the recorded actions, and
+    # every other time it is told a time that is left, drawn between these numbers of control steps. They should span
+    # what the recordings take from frame to goal.
+    policy_noise: float = 0.3
+    policy_least_steps: float = 15.0
+    policy_most_steps: float = 200.0
+    # Of "shooting": the plan before is dropped for one that costs less than this share of it. With 1, an arm that
+    # can go left or right changes its mind with the noise.
+    keep: float = 0.9
+    resting: float = 0.02  # share of full speed: an arm that is slower, and is told to stay so, rests
     deadline_s: float = 0.07  # since the plan began: no iteration begins later, and the best so far is returned
+    handover_margin_s: float = 0.03  # between the end of a plan and its hand-over: publishing and transport to the arm
     while_moving: bool = True  # else each plan is executed to its end, and the next one is made at rest
 
     def __post_init__(self) -> None:
-        _require(self.sampler in ("cem", "icem", "mppi"), self, "sampler", "'cem', 'icem' or 'mppi'")
-        for field in ("horizon", "samples", "iterations", "elites"):
+        known = ("cem", "icem", "mppi", "shooting")
+        _require(self.sampler in known, self, "sampler", "'cem', 'icem', 'mppi' or 'shooting'")
+        _require(self.horizon >= 2, self, "horizon", "2 or more: the first block passes while the plan is made")
+        for field in ("samples", "iterations", "elites"):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
         _require(self.elites <= self.samples, self, "elites", f"at most samples = {self.samples}")
         _require(self.initial_std > 0, self, "initial_std", "above 0")
-        _require(self.noise_colour >= 0, self, "noise_colour", "0 or more")
+        for field in ("noise_colour", "effort", "policy_noise"):
+            _require(getattr(self, field) >= 0, self, field, "0 or more")
+        for field in ("full_width_from", "least_width", "keep", "resting"):
+            _require(0 < getattr(self, field) <= 1, self, field, "above 0, and 1 at most")
+        _require(self.policy_least_steps >= 1, self, "policy_least_steps", "1 control step or more")
+        least = self.policy_least_steps
+        _require(self.policy_most_steps >= least, self, "policy_most_steps", f"policy_least_steps = {least} or more")
         _require(self.deadline_s > 0, self, "deadline_s", "above 0 seconds")
+        _require(self.handover_margin_s >= 0, self, "handover_margin_s", "0 seconds or more")
+
+    def delay_steps(self, control_dt_s: float) -> int:
+        """Control steps from a frame to the hand-over of the plan that is made from it, at least: what is done until
+        then is not the plan's, and a policy learns to propose what comes after.
+        """
+        return math.ceil((self.deadline_s + self.handover_margin_s) / control_dt_s - 1e-6)
 
 
-# How a policy of play is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers.
-PLAY_PLAN = PlanConfig(horizon=9, samples=32)
+# How a policy is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers.
+PLAY_PLAN = PlanConfig(sampler="shooting", horizon=9, samples=32)
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """When the planner takes what the camera shows for wrong, and what it does then.
+
+    Surprise and novelty are told in times what the calibration found to be usual at most.
+    """
+
+    surprising: float = 2.0  # from here on a frame is surprising: a robot under way moves faster than a recording
+    hold_frames: int = 3  # surprising frames in a row that hold the arm; fewer only slow it down
+    calm_s: float = 1.0  # without a surprising frame, after which the arm goes on at full speed
+    slow_speed: float = 0.5  # share of full speed that a plan may use until then
+    # A picture may be an old one. After a hold it is compared with frames that showed the arm move as imagined:
+    # mean squared change of the latent over a block, in variances of the latents, from which a frame is such a one.
+    lively: float = 0.03
+    # And how far the picture may show the arm from where the joints are, in control steps at full speed. Of 400 stops
+    # of the simulated arm none was farther off; a picture frozen when the stop began was off by 1.9 at least.
+    agrees_steps: float = 1.5
+
+    def __post_init__(self) -> None:
+        _require(self.surprising >= 1, self, "surprising", "1 or more, times what is usual at most")
+        _require(self.hold_frames >= 1, self, "hold_frames", "1 or more")
+        _require(0 < self.slow_speed <= 1, self, "slow_speed", "above 0, and 1 at most")
+        for field in ("calm_s", "lively", "agrees_steps"):
+            _require(getattr(self, field) >= 0, self, field, "0 or more")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:

@@ -21,7 +21,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.config import PlanConfig
-from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
+from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.runtime import Runtime
@@ -150,6 +150,7 @@ class PlannerNode(ManagedNode):
         checked = settings(values)
         self._limits, self._workspace = checked.limits, checked.workspace
         self._plan_config, self._shield_config = checked.plan, checked.shield
+        self._monitor = checked.monitor
         names = bundle.actions.names
         if self._limits.names != names:
             raise Refusal(
@@ -168,7 +169,7 @@ class PlannerNode(ManagedNode):
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
         try:
-            Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed)
+            self._new_planner(runtime)
         except ValueError as error:
             raise Refusal(str(error)) from error
         self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
@@ -196,13 +197,13 @@ class PlannerNode(ManagedNode):
 
     def activate(self) -> None:
         assert self._runtime is not None
-        self._planner = Planner(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+        self._planner = self._new_planner(self._runtime)
         needs_deadman = self._deadman_button >= 0
         self._shield = Shield(
             self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
         )
         calibration = self._runtime.bundle.calibration
-        self._vigilance = None if calibration is None else Vigilance()
+        self._vigilance = None if calibration is None else Vigilance(self._monitor)
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
         self._arm_when_ready = self._enable_on_start
@@ -238,6 +239,9 @@ class PlannerNode(ManagedNode):
                 self.destroy_publisher(publisher)
             for service in self._services_made:
                 self.destroy_service(service)
+
+    def _new_planner(self, runtime: Runtime) -> Planner:
+        return Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed, self._monitor)
 
     def _now_s(self) -> float:
         """Now on the clock of the stamps, s since the node was configured: small, so that floats are precise."""
@@ -356,7 +360,7 @@ class PlannerNode(ManagedNode):
         if "reset" in items and not self._planner.active:
             goal = self._planner.goal
             assert self._runtime is not None
-            self._planner = Planner(self._runtime, self._limits, self._plan_config, self._now_s, self._seed)
+            self._planner = self._new_planner(self._runtime)
             self._planner.set_goal(goal)
         for stamp_s, positions in items.get("joints", ()):
             self._planner.measure(stamp_s, positions)
@@ -435,16 +439,16 @@ class PlannerNode(ManagedNode):
         now_s = time.monotonic()
         if self._shield.state in (State.DISARMED, State.STOPPED):
             self._vigilance.forget()
-            self._planner.trust()
+            self._planner.expectation.trust(self._now_s())
             self._novelty = 0.0
         else:
-            surprise = self._planner.surprise()
+            surprise = self._planner.expectation.surprise()
             self._log.surprised(surprise, self._novelty)
             if surprise is not None:
                 self._surprises.publish(Float32(data=surprise))
-            elif self._novelty <= SURPRISING:
+            elif self._novelty <= self._monitor.surprising:
                 return
-            self._vigilance.see(max(surprise or 0.0, self._novelty), now_s, self._planner.sees_the_arm)
+            self._vigilance.see(max(surprise or 0.0, self._novelty), now_s, self._planner.expectation.sees_the_arm)
         self._planner.slow = self._vigilance.slow(now_s)
         self._shield.surprise(self._vigilance.alarm)
 
@@ -460,6 +464,8 @@ class PlannerNode(ManagedNode):
         """Sends a plan that came in time and passes the shield."""
         self._show(decision)
         if decision.trajectory is None:
+            if decision.reason is not None:
+                self._complain(decision.reason)
             return
         if self._shield.state is not State.ARMED:  # disarmed while it was being planned
             self._bring_to_rest()

@@ -1,4 +1,5 @@
-"""The parameters of planner_node: the limits of the arm, how a plan is searched, and when the shield intervenes."""
+"""The parameters of planner_node: the limits of the arm, how a plan is searched, what surprises, and when the shield
+intervenes."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from rclpy.parameter import Parameter as RosParameter
 
-from lewm_model.config import ConfigError, PlanConfig
+from lewm_model.config import ConfigError, MonitorConfig, PlanConfig
 from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.limits import JointLimits, limits_from_parameters
 from lewm_ros.camera_node import MODEL_PARAMETERS
@@ -17,15 +18,36 @@ from lewm_ros.safety import ShieldConfig
 
 # Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
 PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
-    "sampler": ("Search: icem (coloured noise, returns the best), cem or mppi (Gaussian, return a mean).", None, None),
-    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 1, 64),
-    "samples": ("Candidates in an iteration.", 1, 100_000),
+    "sampler": (
+        "Search: icem (coloured noise, returns the best), cem or mppi (Gaussian, return a mean), shooting (no draws).",
+        None,
+        None,
+    ),
+    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 2, 64),
+    "samples": ("Candidates in an iteration; of a policy, how often it is followed.", 1, 100_000),
     "iterations": ("Iterations of the search.", 1, 1000),
     "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
     "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
     "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
+    "full_width_from": ("Share of the farthest way in a horizon from which the search is at full width.", 0.001, 1.0),
+    "least_width": ("Share of the full width that is left at the goal.", 0.001, 1.0),
+    "effort": ("Cost of a joint's control step at full speed, in control steps of distance.", 0.0, 10.0),
+    "policy_noise": ("By which a policy is strayed from, standard deviations of the recorded actions.", 0.0, 10.0),
+    "policy_least_steps": ("Least time left that a policy is told, control steps.", 1.0, 10_000.0),
+    "policy_most_steps": ("Greatest time left that a policy is told, control steps.", 1.0, 10_000.0),
+    "keep": ("Of shooting: the plan before is dropped for one that costs less than this share of it.", 0.001, 1.0),
+    "resting": ("Share of full speed up to which an arm rests.", 0.001, 1.0),
+    "handover_margin_s": ("Seconds between the end of a plan and its hand-over: publishing and transport.", 0.0, 1.0),
     "deadline_s": ("Seconds after which the best plan so far is taken.", 0.001, 10.0),
     "while_moving": ("Plan the next block while one is executed; otherwise stop, look and plan.", None, None),
+}
+MONITOR_FIELDS: dict[str, tuple[Any, ...]] = {
+    "surprising": ("Times the usual surprise or novelty from which a frame is surprising.", 1.0, 1000.0),
+    "hold_frames": ("Surprising frames in a row that hold the arm.", 1, 100),
+    "calm_s": ("Seconds without a surprising frame after which the arm goes on at full speed.", 0.0, 60.0),
+    "slow_speed": ("Share of full speed that a plan may use until then.", 0.01, 1.0),
+    "lively": ("Mean squared change of the latent over a block from which a frame shows the arm move.", 0.0, 10.0),
+    "agrees_steps": ("Control steps that a picture may show the arm from where the joints are.", 0.0, 100.0),
 }
 SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
@@ -71,6 +93,7 @@ PARAMETERS = (
     Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
     Parameter("workspace.tip", "tool0", "Last link of the URDF that must stay in the workspace."),
     *_rows("plan", PlanConfig(), PLAN_FIELDS),
+    *_rows("monitor", MonitorConfig(), MONITOR_FIELDS),
     *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
 )
 
@@ -82,6 +105,7 @@ class Settings:
     limits: JointLimits
     workspace: Workspace | None
     plan: PlanConfig
+    monitor: MonitorConfig
     shield: ShieldConfig
 
 
@@ -95,6 +119,7 @@ def settings(values: Mapping[str, Any]) -> Settings:
             limits_from_parameters(**_below("limits", values), urdf=values["urdf"]),
             _workspace(values),
             PlanConfig(**_below("plan", values)),
+            MonitorConfig(**_below("monitor", values)),
             ShieldConfig(**_below("shield", values)),
         )
     except (ValueError, ConfigError) as error:

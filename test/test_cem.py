@@ -12,8 +12,9 @@ from tiny import tiny_model
 
 from benchmarks import reference
 from lewm_model.models.lewm import LeWM
+from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
-from lewm_model.planning.cem import plan_blocks, terminal_cost
+from lewm_model.planning.solvers import reference_cem
 
 
 @pytest.mark.parametrize("expressible", [True, False], ids=["the paper's network", "convolutions and ReLU"])
@@ -28,9 +29,11 @@ def test_the_same_noise_gives_the_plan_of_the_reference(expressible: bool) -> No
     wanted = solver.solve({"pixels": pixels[:, :1], "goal": pixels[:, 1:], "action": torch.zeros(1, 1, 10)})["actions"]
     latents = model.encode(torch.from_numpy(images))
     rollout, generator = FastRollout(model), torch.Generator().manual_seed(3)
-    found = plan_blocks(
-        lambda candidates: terminal_cost(
-            rollout(latents[:1], None, torch.from_numpy(candidates)).numpy(), latents[1].numpy()
+    found = reference_cem(
+        lambda candidates: final(
+            squared_latent_distance(
+                rollout(latents[:1], None, torch.from_numpy(candidates)).numpy(), latents[1].numpy()
+            )
         ),
         lambda: torch.randn(40, 5, 10, generator=generator).numpy(),
         elites=6,

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lewm_model.planning.motion import KEPT_BLOCKS, STOP_STEP_S, KnotLimits, Timeline, stop_from
-from lewm_model.planning.planner import _path_weights
+from lewm_model.planning.parameterisations import path_weights
 from lewm_model.robot.limits import JointLimits
 
 BLOCK_S = 0.25
@@ -94,7 +94,7 @@ def test_path_weights_agree_with_the_timeline() -> None:
     knots = np.array([[1.0, 0.4], [0.8, -0.2], [0.1, 0.0]])
     timeline.splice(0, knots)
     times = np.linspace(0.0, 0.75, 31)
-    ways = _path_weights(times / BLOCK_S, 3, BLOCK_S) @ np.vstack([np.zeros((1, 2)), knots])
+    ways = path_weights(times / BLOCK_S, 3, BLOCK_S) @ np.vstack([np.zeros((1, 2)), knots])
     np.testing.assert_allclose(ways, timeline.sample(times).positions, atol=1e-12)
 
 

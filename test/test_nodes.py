@@ -673,7 +673,7 @@ def watchful_planner(bench, bundle, surprise):
     node.trigger_activate()
     listen_for_commands(bench)
     node._vigilance = Vigilance()
-    node._planner.surprise = lambda: surprise
+    node._planner.expectation.surprise = lambda: surprise
     feed(node)
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
     return node
@@ -692,7 +692,7 @@ def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bun
 
     assert state_is(State.HOLDING)
     assert "surprise" in node.diagnose()[1]
-    node._planner.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
+    node._planner.expectation.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
     assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
     assert state_is(State.DISARMED)
     assert bench.spin_until(lambda: feed(node) or node._vigilance.alarm is None)

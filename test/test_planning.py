@@ -219,9 +219,7 @@ def test_a_search_returns_the_best_so_far_within_one_iteration_of_its_deadline(
         return (knots**2).sum((1, 2))
 
     start, rng = np.full((5, 2), 2.0), np.random.default_rng(0)
-    found = search(
-        PlanConfig(iterations=8), start, 1.0, np.zeros((0, 5, 2)), lambda x: x, cost, rng, deadline_s=deadline_s
-    )
+    found = search(PlanConfig(iterations=8), start[None], 1.0, lambda x: x, cost, rng, deadline_s=deadline_s)
     assert found.iterations == iterations and found.cost <= 40.0
     assert now_s[0] < deadline_s + 0.0202 or iterations == 8
 
@@ -252,16 +250,15 @@ def test_a_search_finds_the_minimum_of_a_bowl(sampler: str) -> None:
     config = PlanConfig(sampler=sampler, samples=200, elites=20, iterations=30)
     found = search(
         config,
-        np.zeros((5, 2)),
+        np.zeros((2, 5, 2)),
         1.0,
-        np.zeros((1, 5, 2)),
         lambda knots: knots,
         lambda knots: ((knots - target) ** 2).sum((1, 2)),
         np.random.default_rng(0),
         deadline_s=60.0,
     )
     near = 0.1 if sampler == "mppi" else 0.01  # its noise stays as wide as it began
-    assert found.cost < near and np.abs(found.knots - target).max() < 2 * near**0.5
+    assert found.cost < near and np.abs(found.best - target).max() < 2 * near**0.5
 
 
 @pytest.mark.parametrize("colour", [0.0, 1.0, 2.5])

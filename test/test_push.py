@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model
-from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
 from lewm_model.evaluation.statistics import held
@@ -19,7 +19,6 @@ from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.heads import train_play_policy, train_time_to_go
 from lewm_model.models.lewm import LeWM
-from lewm_model.planning import planner as planning
 from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
@@ -179,24 +178,24 @@ def test_it_is_timed_and_examined_as_it_is_planned_with(bundle_folder: Path) -> 
     assert found.verdict == "NO-GO", "three steps of training"
 
 
-def controller_of(runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray]) -> Planner:
+def controller_of(
+    runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray], config: PlanConfig = PLAY_PLAN
+) -> Planner:
     """At rest, with a frame and a goal, and a policy that proposes the velocities `wanted()` (A,) rad/s."""
     runtime.propose = lambda latents, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
         np.tile(wanted(), (len(latents), 5, 1))
     ).reshape(len(latents), -1)
     sim.reset(joint_positions=[0.0, 0.5])
-    controller = Planner(runtime, sim.limits, PLAY_PLAN, clock=lambda: sim.time_s)
+    controller = Planner(runtime, sim.limits, config, clock=lambda: sim.time_s)
     controller.set_goal(np.zeros(runtime.bundle.model.latent_dim, np.float32))
     controller.start(sim.joint_positions())
     controller.observe(0.0, np.ones(runtime.bundle.model.latent_dim, np.float32))
     return controller
 
 
-def test_the_controller_does_what_the_policy_proposes_within_the_limits(
-    bundle_folder: Path, sim: ArmSim, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning, "STRAYS", 0.0)
-    controller = controller_of(TorchRuntime(load_bundle(bundle_folder)), sim, lambda: np.array([0.4, -0.3]))
+def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_folder: Path, sim: ArmSim) -> None:
+    exactly = replace(PLAY_PLAN, policy_noise=0.0)
+    controller = controller_of(TorchRuntime(load_bundle(bundle_folder)), sim, lambda: np.array([0.4, -0.3]), exactly)
     decision = controller.plan()
     assert decision is not None and decision.trajectory is not None and decision.iterations == 1
     most = np.minimum([0.4, 0.3], controller.knot_limits.velocity)

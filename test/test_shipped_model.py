@@ -8,6 +8,7 @@ import torch
 
 from lewm_model.bundle.bundle import Bundle, load_bundle, load_heads, load_model
 from lewm_model.config import resource
+from lewm_model.models.objective import mean_and_final
 from lewm_model.runtime import equivalence as parity
 from lewm_model.runtime.equivalence import Computes
 from lewm_model.runtime.export import graph_modules
@@ -86,7 +87,7 @@ def test_half_precision_ranks_candidates_between_any_two_sample_frames(bundle: B
             for runtime, known in zip(runtimes, latents, strict=True):
                 context = np.stack(known[start - history + 1 : start + 1])
                 distances, _ = runtime.rollout(context, golden.past_actions, golden.candidates, known[goal])
-                costs.append(distances[:, 1:].mean(1) + distances[:, -1])
+                costs.append(mean_and_final(distances))
             ranks = [np.argsort(np.argsort(cost)) for cost in costs]
             elites = [set(np.argsort(cost)[:30].tolist()) for cost in costs]
             assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.99

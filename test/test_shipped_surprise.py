@@ -77,7 +77,7 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
             seen = spoil(seen, then)
         controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(seen, size)))
-        score = controller.surprise()
+        score = controller.expectation.surprise()
         if score is not None:
             vigilance.see(score, sim.time_s)
         if vigilance.alarm is not None:
@@ -99,7 +99,7 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
     for seen in (spoil(sim.render().copy(), then), sim.render()):
         controller.measure(sim.time_s, sim.joint_positions())
         controller.observe(sim.time_s, runtime.encode(to_model_image(seen, size)))
-        answers.append(controller.sees_the_arm())
+        answers.append(controller.expectation.sees_the_arm())
         sim.step(sim.control_dt_s)
     return Outcome(held_s, *answers)
 
@@ -149,11 +149,13 @@ def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_
         frozen_s = float(rng.uniform(0.3, way_s - 0.1))
         stop = pose(frozen_s + float(rng.uniform(0.25, 0.5)))
         controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: 1.0)
-        controller._known.extend((0.0, seen(pose(t)), pose(t)) for t in frozen_s - 0.05 - 0.25 * np.arange(3))
+        controller.expectation._known.extend(
+            (0.0, seen(pose(t)), pose(t)) for t in frozen_s - 0.05 - 0.25 * np.arange(3)
+        )
         for stamp_s, latent, sees in ((1.0, seen(pose(frozen_s)), False), (1.1, seen(stop), True)):
             controller.measure(stamp_s, stop)
             controller.observe(stamp_s, latent)
-            assert controller.sees_the_arm() is sees
+            assert controller.expectation.sees_the_arm() is sees
 
 
 def test_a_block_that_was_moved_is_noticed_wherever_it_lies_and_the_arm_alone_never(sim: ArmSim) -> None:

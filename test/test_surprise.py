@@ -7,7 +7,10 @@ import pytest
 from test_planning import Arm, PerfectModel, calibrated, controller_for, run
 
 from lewm_model.bundle.bundle import Calibration
-from lewm_model.monitoring.vigilance import CALM_S, HOLD_FRAMES, Vigilance
+from lewm_model.config import MonitorConfig
+from lewm_model.monitoring.vigilance import Vigilance
+
+CALM_S, HOLD_FRAMES = MonitorConfig().calm_s, MonitorConfig().hold_frames
 
 
 def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is_calm() -> None:
@@ -36,12 +39,12 @@ def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is
 def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_not_does(history: int) -> None:
     arm = Arm(np.array([-1.5, 0.5]))
     controller = controller_for(arm, calibrated(PerfectModel(history)))
-    assert controller.surprise() is None, "there is no frame yet"
+    assert controller.expectation.surprise() is None, "there is no frame yet"
     controller.set_goal(np.array([1.0, -1.0], np.float32))
     scores = []
     for _ in range(30):
         run(controller, arm, 0.05)
-        score = controller.surprise()
+        score = controller.expectation.surprise()
         if score is not None:
             scores.append(score)
     assert len(scores) > 15
@@ -53,7 +56,7 @@ def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_
     late = []
     for _ in range(12):  # the arm goes on, the picture does not
         controller.observe(arm.now_s, frozen)
-        late.append(controller.surprise())
+        late.append(controller.expectation.surprise())
         arm.decision = controller.plan() or arm.decision
         arm.advance(0.05)
     assert max(score or 0.0 for score in late) > 100 * max(scores)
@@ -67,7 +70,7 @@ def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
         arm.now_s += 0.05
     controller.start(arm.position)
     controller.observe(arm.now_s + 0.01, arm.position.astype(np.float32))
-    assert controller.surprise() is None
+    assert controller.expectation.surprise() is None
 
 
 def test_without_a_motion_an_arm_that_rests_is_expected() -> None:
@@ -77,7 +80,7 @@ def test_without_a_motion_an_arm_that_rests_is_expected() -> None:
     controller.stop()
     for place in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0):
         controller.observe(arm.now_s, np.full(2, place, np.float32))
-        score = controller.surprise()
+        score = controller.expectation.surprise()
         assert score is not None and (score > 2.0) == (place == 2.0)
         arm.now_s += 0.05
 
@@ -95,7 +98,7 @@ def test_a_bundle_that_is_not_calibrated_is_never_surprised() -> None:
     for _ in range(10):
         controller.observe(arm.now_s, np.full(2, arm.now_s, np.float32))
         arm.advance(0.05)
-    assert controller.surprise() is None
+    assert controller.expectation.surprise() is None
 
 
 @pytest.mark.parametrize("rate_hz", [8, 10, 15, 30])
@@ -106,7 +109,7 @@ def test_frames_are_judged_at_every_rate_of_a_camera(rate_hz: int) -> None:
     scores = []
     for _ in range(2 * rate_hz):
         controller.observe(arm.now_s, arm.position.astype(np.float32))
-        scores.append(controller.surprise())
+        scores.append(controller.expectation.surprise())
         for _ in range(10):
             arm.decision = controller.plan() or arm.decision
             arm.advance(0.1 / rate_hz)
@@ -121,9 +124,9 @@ def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     controller.set_goal(np.array([1.0, -1.0], np.float32))
     for _ in range(24):
         run(controller, arm, 0.05)
-        controller.surprise()
+        controller.expectation.surprise()
     frozen = arm.position.astype(np.float32)
-    assert controller.sees_the_arm()
+    assert controller.expectation.sees_the_arm()
     stop = controller.stop()
     assert stop is not None and np.abs(stop.positions[-1] - frozen).max() > 0.15
     arm.now_s = stop.times_s[-1] + 0.1
@@ -133,10 +136,10 @@ def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     for latent, sees in ((frozen, False), (stop.positions[-1], True), (frozen, False)):
         controller.measure(arm.now_s, stop.positions[-1])
         controller.observe(arm.now_s, latent.astype(np.float32))
-        assert controller.sees_the_arm() is sees
+        assert controller.expectation.sees_the_arm() is sees
         arm.now_s += 0.05
-    vigilance.see(0.0, 5.0, controller.sees_the_arm)
+    vigilance.see(0.0, 5.0, controller.expectation.sees_the_arm)
     assert vigilance.alarm is not None, "the world is calm, but the picture is an old one"
-    controller.trust()
-    vigilance.see(0.0, 5.1, controller.sees_the_arm)
+    controller.expectation.trust(arm.now_s)
+    vigilance.see(0.0, 5.1, controller.expectation.sees_the_arm)
     assert vigilance.alarm is None

@@ -19,6 +19,7 @@ from lewm_model.bundle.bundle import Bundle, BundleError, save_description
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.timing import bench, plan_of
+from lewm_model.models.objective import mean_and_final
 from lewm_model.models.signature import POLICY, TIME_TO_GO
 from lewm_model.monitoring.novelty import load_novelty, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
@@ -178,7 +179,7 @@ class _Measured:
             spread += imagined.var(0).mean(-1)
             nearer, tied = distances[1:, -1] < distances[0, -1], np.isclose(distances[1:, -1], distances[0, -1])
             ranks[i] = np.where(tied, 0.5, nearer).mean()
-            costs = distances[:, 1:].mean(1) + distances[:, -1]
+            costs = mean_and_final(distances)
             variations[i] = costs.std() / max(float(costs.mean()), 1e-9)
         self.error_ratios = errors / np.maximum(changes, 1e-12)
         self.sensitivity = float(spread[-1] / max(changes[-1], 1e-12))

@@ -19,15 +19,17 @@ from rich.table import Table
 from tqdm import tqdm
 
 from lewm_model.bundle.bundle import Bundle, BundleError, load_model
+from lewm_model.config import MonitorConfig
 from lewm_model.evaluation.statistics import poisson_upper
 from lewm_model.monitoring.novelty import load_novelty
-from lewm_model.monitoring.vigilance import HOLD_FRAMES, SURPRISING
+from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
 from lewm_model.training.calibration import episode_errors
 from lewm_model.training.trainer import encode_all
 
+HOLD_FRAMES = MonitorConfig().hold_frames  # surprising frames in a row that hold the arm, unless it is told otherwise
 EPISODES = 200  # of each kind
 STEPS = 100  # control steps of an episode
 WINDOW = 20  # frames from the disturbance on that are looked at

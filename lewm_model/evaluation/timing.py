@@ -12,7 +12,7 @@ import numpy as np
 from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PLAY_PLAN, PlanConfig
 from lewm_model.models.signature import POLICY
-from lewm_model.planning.planner import HANDOVER_MARGIN_S, Decision, Planner
+from lewm_model.planning.planner import Decision, Planner
 from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.equivalence import load_golden
@@ -78,8 +78,8 @@ class _Loop:
         self.controller = Planner(runtime, limits, config, lambda: self.now_s)
         self.controller.start(np.zeros(len(spec.names)))
         assert self.controller.timeline is not None
-        self.knot = self.controller.timeline.knot_at_or_after(config.deadline_s + HANDOVER_MARGIN_S)
-        self.lead_s = config.deadline_s + HANDOVER_MARGIN_S + 1e-3  # just in time for a hand-over
+        self.knot = self.controller.timeline.knot_at_or_after(self.controller.needed_s)
+        self.lead_s = self.controller.needed_s + 1e-3  # just in time for a hand-over
         for _ in range(3):  # the controller then knows that no newer frame will come in time
             self._observe(goal_frame)
         self.controller.set_goal(-runtime.encode(goal_frame))  # of no picture: a goal that is reached needs no plan

@@ -6,20 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-SURPRISING = 2.0  # times the usual error; a robot under way to a goal moves faster than a recording
-HOLD_FRAMES = 3  # surprising frames in a row that hold the arm; fewer only slow it down
-CALM_S = 1.0  # s without a surprising frame after which the arm goes on at full speed
-SLOW = 0.5  # share of full speed that a plan may use until then
+from lewm_model.config import MonitorConfig
+
+SURPRISING = MonitorConfig().surprising  # what calibrations and reports count with, whatever a robot is told
 
 
 class Vigilance:
-    """Turns the surprise of one frame after the other into a mood. Used from one thread; times in s, any clock."""
+    """Turns the surprise of one frame after the other into what the arm should do. Used from one thread; times in s,
+    on any clock.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, config: MonitorConfig | None = None) -> None:
+        self.config = MonitorConfig() if config is None else config
         self.forget()
 
     def forget(self) -> None:
-        """Is calm again at once: who moves the arm by hand surprises nobody."""
+        """Is calm again at once: a person who moves the arm by hand knows about it."""
         self.score = 0.0  # of the newest frame
         self._in_a_row = 0
         self._worst = 0.0  # score since the world was calm
@@ -32,20 +34,20 @@ class Vigilance:
         `sees_the_arm` is asked before a hold ends: whether the picture shows the arm where it is.
         """
         self.score = score
-        if score > SURPRISING:
+        if score > self.config.surprising:
             self._in_a_row += 1
             self._last_s = now_s
         else:
             self._in_a_row = 0
         self._worst = max(self._worst, score)
-        if self._in_a_row >= HOLD_FRAMES:
+        if self._in_a_row >= self.config.hold_frames:
             self._holds = True
         elif not self.slow(now_s) and not (self._holds and not sees_the_arm()):
             self._holds, self._worst = False, score
 
     def slow(self, now_s: float) -> bool:
         """Whether a surprising frame was seen a short while ago."""
-        return self._last_s is not None and now_s - self._last_s < CALM_S
+        return self._last_s is not None and now_s - self._last_s < self.config.calm_s
 
     @property
     def alarm(self) -> str | None:

@@ -9,6 +9,7 @@ A stop does not wait for a knot: `stop_from` brakes every joint from anywhere as
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from lewm_model.robot.limits import JointLimits
 
 KEPT_BLOCKS = 64  # of the past, in a timeline
+KEPT_MOTIONS = 4  # of the past: a context of some blocks does not reach farther back
 MAX_STOP_BLOCKS = 16  # an arm that needs more blocks than this to stop cannot be planned for
 STOP_STEP_S = 0.01  # between the points of a stop, whose jerk changes all at once: cubics between them must follow it
 
@@ -27,6 +29,12 @@ class Trajectory:
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray
+
+    def sample(self, times_s: np.ndarray) -> Trajectory:
+        """The motion at `times_s` (T,), linear between its points; at rest before the first and after the last."""
+        positions = np.stack([np.interp(times_s, self.times_s, column) for column in self.positions.T], 1)
+        velocities = np.stack([np.interp(times_s, self.times_s, v, left=0.0, right=0.0) for v in self.velocities.T], 1)
+        return Trajectory(times_s, positions, velocities)
 
 
 class KnotLimits:
@@ -237,3 +245,25 @@ class Timeline:
         phase = np.clip((times_s - self.start_s) / self.block_s - self._first, 0.0, len(positions) - 2)
         knot = phase.astype(int)
         return positions[knot], velocities[knot], velocities[knot + 1], (phase - knot)[:, None]
+
+
+class CommandedMotion:
+    """All that the arm was told lately: one motion after the other, each valid until the next one begins.
+
+    A motion goes on being commanded until it ends, also a stop after which nothing is planned. Then the arm rests.
+    """
+
+    def __init__(self) -> None:
+        self._motions: deque[tuple[float, Timeline | Trajectory]] = deque(maxlen=KEPT_MOTIONS)  # from when on, motion
+
+    def begin(self, from_s: float, motion: Timeline | Trajectory) -> None:
+        """From `from_s` on this is what is commanded. A timeline may still grow."""
+        self._motions.append((from_s, motion))
+
+    def displacements(self, grid_s: np.ndarray, joints: int) -> np.ndarray:
+        """How far the arm was commanded to move between the times (N,) -> (N - 1, joints) rad."""
+        total: np.ndarray = np.zeros((len(grid_s) - 1, joints))
+        ends = [from_s for from_s, _ in self._motions][1:] + [np.inf]
+        for (from_s, motion), end_s in zip(self._motions, ends, strict=True):
+            total += np.diff(motion.sample(np.clip(grid_s, from_s, end_s)).positions, axis=0)
+        return total

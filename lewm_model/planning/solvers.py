@@ -1,4 +1,7 @@
-"""Cross-entropy method, iCEM and MPPI over velocity knots. Knots are (S, K, A), in z-scores of the recorded actions."""
+"""Minimise a cost over candidates: shooting, the cross-entropy method, iCEM, MPPI, and the paper's own search.
+
+Candidates are (S, K, A), K parts of a plan with A numbers each, of about unit size.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,20 @@ from lewm_model.config import PlanConfig
 KEPT_ELITES = 0.3  # share of the elites that iCEM evaluates again in the next iteration
 TEMPERATURE = 0.1  # of MPPI, in standard deviations of an iteration's costs
 SHRINK = 1.25  # iCEM's population shrinks by this factor each iteration
+SAMPLES, ELITES, ITERATIONS, HORIZON = 300, 30, 30, 5  # of the paper's search; each plan is executed to its end
+
+Project = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, A) -> the nearest feasible ones
+Cost = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, A) -> costs (S,)
 
 
 @dataclass(frozen=True)
-class Search:
-    """Outcome of a search: the knots to execute (K, A), their cost, and how far the search came."""
+class Solution:
+    """Outcome of a search: the candidate to execute (K, A), its cost, and how far the search came.
 
-    knots: np.ndarray
+    The cost is infinite where none of the candidates had one that is a number.
+    """
+
+    best: np.ndarray
     cost: float
     iterations: int
     elites: np.ndarray  # (E, K, A) of the last iteration, the best first
@@ -50,55 +60,95 @@ def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour
     return noise * (length / np.sqrt((weights * scale[0, :, 0] ** 2).sum()))
 
 
+def shoot(config: PlanConfig, guesses: np.ndarray, factors: np.ndarray, feasible: Project, cost: Cost) -> Solution:
+    """The best of the feasible `guesses` (N, K, A), with `factors` (N,) on their costs. No deadline cuts it short."""
+    candidates = feasible(guesses)
+    costs = _finite(cost(candidates)) * factors
+    order = np.argsort(costs)[: config.elites]
+    best = costs[order[:1]]
+    return Solution(candidates[order[0]], float(best[0]), 1, candidates[order], best)
+
+
 def search(
     config: PlanConfig,
-    start: np.ndarray,
+    guesses: np.ndarray,
     initial_std: float,
-    extra: np.ndarray,
-    feasible: Callable[[np.ndarray], np.ndarray],
-    cost: Callable[[np.ndarray], np.ndarray],
+    feasible: Project,
+    cost: Cost,
     rng: np.random.Generator,
     deadline_s: float,
-) -> Search:
-    """Minimises `cost` (S, K, A) -> (S,) over feasible knots, from the mean `start` (K, A) and `initial_std`.
+) -> Solution:
+    """Minimises `cost` over feasible candidates, around the first of `guesses` (N, K, A) with `initial_std` to begin.
 
-    `extra` (N, K, A) are guesses that the first iteration tries beside its samples (rest, the last plan). At least
-    one iteration runs; none begins once `deadline_s` seconds have passed since the call, so that a search takes an
-    iteration more than that at most.
+    The first iteration tries the other guesses beside its samples. At least one iteration runs; none begins once
+    `deadline_s` seconds have passed since the call, so that a search takes an iteration more than that at most.
     """
     begin = time.monotonic()
-    mean, std = start, np.full_like(start, initial_std)
-    kept = extra
-    best, best_cost, done = start, np.inf, 0
-    elites, found = start[None], []
-    for iteration in range(config.iterations):
-        if done and time.monotonic() - begin >= deadline_s:
+    mean, std = guesses[0], np.full_like(guesses[0], initial_std)
+    kept = guesses[1:]
+    best, best_cost = mean, np.inf
+    elites, found = mean[None], list[float]()
+    while len(found) < config.iterations:
+        if found and time.monotonic() - begin >= deadline_s:
             break
+        # Sample.
         if config.sampler == "icem":
-            count = max(2 * config.elites, int(config.samples * SHRINK**-iteration))
-            noise = coloured_noise(rng, (count, *start.shape), config.noise_colour)
+            count = max(2 * config.elites, int(config.samples * SHRINK ** -len(found)))
+            noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour)
         else:
             count = config.samples
-            noise = rng.standard_normal((count, *start.shape))
+            noise = rng.standard_normal((count, *mean.shape))
         candidates = mean + std * noise
         candidates[0] = mean
         if len(kept):
             candidates[1 : 1 + len(kept)] = kept[: count - 1]
         candidates = feasible(candidates)
-        costs = cost(candidates)
+        # Imagine and score.
+        costs = _finite(cost(candidates))
+        # Keep the elites.
         order = np.argsort(costs)[: config.elites]
         elites = candidates[order]
+        found.append(float(costs[order[0]]))
+        if found[-1] < best_cost:
+            best, best_cost = elites[0], found[-1]
+        if not np.isfinite(found[-1]):
+            break  # there is nothing to refit to
+        # Refit.
         if config.sampler == "mppi":
-            shares = np.exp((costs[order[0]] - costs) / (TEMPERATURE * costs.std() + 1e-12))
+            spread = costs[np.isfinite(costs)].std()
+            shares = np.exp((found[-1] - costs) / (TEMPERATURE * spread + 1e-12))
             mean = np.einsum("s,ska->ka", shares / shares.sum(), candidates)
         else:
             mean, std = elites.mean(0), elites.std(0)
-        kept = elites[: max(1, int(KEPT_ELITES * config.elites))] if config.sampler == "icem" else extra[:0]
-        if costs[order[0]] < best_cost:
-            best, best_cost = elites[0], float(costs[order[0]])
-        found.append(float(costs[order[0]]))
-        done += 1
-    if config.sampler != "icem":
+        kept = elites[: max(1, int(KEPT_ELITES * config.elites))] if config.sampler == "icem" else guesses[:0]
+    if config.sampler != "icem" and np.isfinite(found[-1]):  # the others return their mean
         final = feasible(mean[None])
-        return Search(final[0], float(cost(final)[0]), done, elites, np.array(found))
-    return Search(best, best_cost, done, elites, np.array(found))
+        best, best_cost = final[0], float(_finite(cost(final))[0])
+    return Solution(best, best_cost, len(found), elites, np.array(found))
+
+
+def _finite(costs: np.ndarray) -> np.ndarray:
+    """What is not a number is worse than everything."""
+    return np.where(np.isfinite(costs), costs, np.inf)
+
+
+def reference_cem(
+    cost: Cost, noise: Callable[[], np.ndarray], elites: int = ELITES, iterations: int = ITERATIONS
+) -> np.ndarray:
+    """The search of the LeWM paper as its authors' code has it, over z-scored action blocks: the mean (H, E) of the
+    last elites.
+
+    The same noise gives the same elites and the same mean as the CEMSolver of stable-worldmodel 0.1.1; the robot's own
+    search is measured against it. `noise` draws standard normal numbers (S, H, E) float32 for an iteration. It starts
+    from mean 0 and standard deviation 1, the first candidate is the mean, the elites' standard deviation (with n - 1)
+    scales the next noise, and nothing is clipped.
+    """
+    mean: np.ndarray = np.zeros(1, np.float32)
+    std: np.ndarray = np.ones(1, np.float32)
+    for _ in range(iterations):
+        candidates = noise() * std + mean
+        candidates[0] = mean
+        costs = cost(candidates)
+        best = candidates[np.argpartition(costs, elites - 1)[:elites]]
+        mean, std = best.mean(0), best.std(0, ddof=1)
+    return mean

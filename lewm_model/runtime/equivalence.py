@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lewm_model.bundle.bundle import Bundle, BundleError
+from lewm_model.models.objective import mean_and_final
 from lewm_model.models.signature import POLICY, proposing
 
 GOLDEN = "onnx/golden.safetensors"
@@ -143,7 +144,7 @@ def measure(runtime: Computes, golden: Golden) -> Parity:
     found = answer(runtime, golden, len(wanted.blocks) > 0, len(wanted.stepped) > 0)
     pairs = [(found.latents, wanted.latents), (found.imagined, wanted.imagined)]
     pairs += [(found.stepped, wanted.stepped)] * (len(wanted.stepped) > 0)
-    cost, wanted_cost = _cost(found.distances), _cost(wanted.distances)
+    cost, wanted_cost = mean_and_final(found.distances), mean_and_final(wanted.distances)
     elites = [set(np.argsort(c, kind="stable")[:ELITES].tolist()) for c in (cost, wanted_cost)]
     return Parity(
         latent_cosine=float(np.min([_cosine(a, b).min() for a, b in pairs])),
@@ -190,11 +191,6 @@ def load_golden(bundle: Bundle) -> Golden:
         if array.shape != shape or array.dtype != (np.uint8 if name == "frames" else np.float32):
             raise BundleError(f"{path} has {name} {array.shape} {array.dtype}, this bundle needs {shape}")
     return golden
-
-
-def _cost(distances: np.ndarray) -> np.ndarray:
-    """What the planner minimises: distances (S, H + 1) -> (S,)."""
-    return distances[:, 1:].mean(1) + distances[:, -1]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

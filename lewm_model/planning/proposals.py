@@ -1,0 +1,125 @@
+"""Where a search begins: candidates that something proposes, before any is drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_model.bundle.bundle import Bundle
+from lewm_model.config import PlanConfig
+from lewm_model.models.signature import POLICY, PROPOSAL
+from lewm_model.planning.objectives import Imagined
+from lewm_model.planning.parameterisations import VelocityKnots
+from lewm_model.planning.solvers import coloured_noise
+from lewm_model.runtime import Runtime
+
+UNKNOWN_STEPS = 0.0  # left to the goal: how a policy is asked without saying how many (`models.heads.PlayPolicy`)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one plan starts from, and how its candidates are imagined."""
+
+    runtime: Runtime
+    context: np.ndarray  # (h, D) latents up to the newest frame, a block apart
+    past: np.ndarray  # (h - 1, E) z-scored blocks that were commanded between them
+    goal: np.ndarray  # (D,) latent
+    motions: VelocityKnots
+    previous: np.ndarray  # (K', A) what the plan before would do from the hand-over on; K' is 0 where there is none
+
+    def imagine(self, candidates: np.ndarray) -> Imagined:
+        """What candidates (S, K, A) lead to."""
+        actions = self.motions.actions(candidates)
+        blocks = self.runtime.bundle.actions.normalise(actions).reshape(len(actions), len(self.motions.still), -1)
+        return Imagined(actions, *self.runtime.rollout(self.context, self.past, blocks, self.goal))
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """Candidates (N, K, A), the best guess first, and a factor (N,) on the cost of each: below 1 favours it."""
+
+    candidates: np.ndarray
+    factors: np.ndarray
+
+
+Proposal = Callable[[Problem, np.random.Generator], Proposed]
+
+
+def stand_still(problem: Problem, rng: np.random.Generator) -> Proposed:
+    """Come to rest."""
+    return Proposed(problem.motions.still[None], np.ones(1))
+
+
+def go_on(problem: Problem, rng: np.random.Generator) -> Proposed:
+    """The plan before, and rest after it: a warm start."""
+    candidate = np.zeros_like(problem.motions.still)
+    candidate[: len(problem.previous)] = problem.previous
+    return Proposed(candidate[None], np.ones(1))
+
+
+def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
+    """The straight line in joint space that the displacement embedding says lies between frame and goal."""
+    spec, limits = problem.runtime.bundle.actions, problem.motions.limits
+    # The proposal is a speed, at full speed at most, for so many steps; with as many as the longest way in the arm's
+    # limits takes, the speed is never cut and their product is the whole way.
+    steps = float(np.max((limits.upper - limits.lower) / spec.full_step))
+    block = problem.runtime.propose(problem.context[-1:], problem.goal, np.array([steps]))
+    speed = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
+    return Proposed(problem.motions.straight(speed * steps * spec.control_dt_s)[None], np.ones(1))
+
+
+@dataclass(frozen=True)
+class FollowPolicy:
+    """Follows a goal-conditioned policy in imagination, `samples` times at once.
+
+    A policy is cloned from motions that reach a goal in different ways, and the mean of two ways leads nowhere. So one
+    candidate does what it proposes, the others stray from it at random, and every other one is told a random time that
+    is left. The last candidate is the rest of the plan before, unless that has come to rest; it is favoured, so that
+    the arm does not change its mind for nothing. An arm that will be at the goal by resting rests, which a policy that
+    was cloned from motions does not do by itself.
+    """
+
+    config: PlanConfig
+    reached: float | None  # distance at which a goal counts as reached; None: not known
+
+    def __call__(self, problem: Problem, rng: np.random.Generator) -> Proposed:
+        config, motions, spec = self.config, problem.motions, problem.runtime.bundle.actions
+        still = motions.feasible(motions.still[None])
+        if self.reached is not None and problem.imagine(still).distances[0, -1] <= self.reached:
+            return Proposed(still, np.ones(1))
+        count, (horizon, joints) = config.samples, motions.still.shape
+        noise = config.policy_noise * coloured_noise(rng, (count, horizon, joints), config.noise_colour)
+        noise[0] = 0.0
+        hurry = rng.uniform(config.policy_least_steps, config.policy_most_steps, count)
+        left = np.where(np.arange(count) % 2, hurry, np.inf)
+        previous = problem.previous[:0] if motions.rests(problem.previous) or count == 1 else problem.previous
+        contexts, past = np.repeat(problem.context[None], count, 0), np.repeat(problem.past[None], count, 0)
+        candidates = np.zeros((count, horizon, joints))
+        for k in range(horizon):
+            steps = np.where(np.isinf(left), UNKNOWN_STEPS, np.maximum(left - spec.frameskip * k, 1.0))
+            proposed = problem.runtime.propose(contexts[:, -1], problem.goal, steps)
+            wanted = proposed.reshape(count, spec.frameskip, joints)[:, -1] + noise[:, k]
+            actions = wanted * np.asarray(spec.std) + np.asarray(spec.mean)
+            if len(previous):
+                actions[-1] = previous[min(k, len(previous) - 1)] * np.asarray(spec.std)
+            motions.extend(candidates, k, actions)
+            within = slice(k * spec.frameskip, (k + 1) * spec.frameskip)
+            block = spec.normalise(motions.actions(candidates)[:, within]).reshape(count, -1)
+            latents = problem.runtime.step(contexts, past, block)
+            contexts = np.concatenate([contexts[:, 1:], latents[:, None]], 1)
+            past = np.concatenate([past, block[:, None]], 1)[:, 1:]
+        factors = np.ones(count)
+        if len(previous):
+            factors[-1] = config.keep
+        return Proposed(candidates, factors)
+
+
+def proposals_of(bundle: Bundle, config: PlanConfig) -> tuple[Proposal, ...]:
+    """What a bundle can propose, the best guess first."""
+    if POLICY in bundle.heads:
+        return (FollowPolicy(config, None if bundle.calibration is None else bundle.calibration.reached),)
+    if PROPOSAL in bundle.heads:
+        return go_straight, stand_still, go_on
+    return go_on, stand_still
