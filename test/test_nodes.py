@@ -167,7 +167,7 @@ def test_missing_limits_are_refused_with_the_parameter_s_name(bench, bundle, cap
         ("limits.lower", [3.0, -2.6], "lower must be less"),
         ("limits.upper", [2.6], "has shape (1,)"),
         ("plan.elites", 1000, "PlanConfig.elites is 1000"),
-        ("plan.sampler", "guess", "'cem', 'icem' or 'mppi'"),
+        ("plan.sampler", "guess", "'cem', 'icem', 'mppi' or 'shooting'"),
         ("backend", "magic", "must be one of auto"),
         ("plan.horizon", 3, "plan.horizon"),
     ],
