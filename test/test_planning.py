@@ -123,6 +123,17 @@ def test_without_goal_or_frame_or_arming_nothing_is_planned() -> None:
     assert controller.plan() is None and controller.active
 
 
+def test_an_arm_that_was_never_armed_is_shown_what_it_would_begin_with() -> None:
+    arm = Arm(np.zeros(2))
+    planner = Planner(PerfectModel(history=3), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
+    planner.observe(arm.now_s, arm.position.astype(np.float32))
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    decision = planner.preview(arm.position)
+    assert decision is not None and not planner.active
+    np.testing.assert_allclose(decision.joint_path[0], arm.position)
+    assert (np.sign(decision.joint_path[-1]) == [1, -1]).all()
+
+
 def test_stop_brings_a_moving_arm_to_rest_without_a_jump() -> None:
     arm = Arm(np.zeros(2))
     controller = controller_for(arm)

@@ -263,7 +263,7 @@ class CommandedMotion:
     def displacements(self, grid_s: np.ndarray, joints: int) -> np.ndarray:
         """How far the arm was commanded to move between the times (N,) -> (N - 1, joints) rad."""
         total: np.ndarray = np.zeros((len(grid_s) - 1, joints))
-        ends = [from_s for from_s, _ in self._motions][1:] + [np.inf]
-        for (from_s, motion), end_s in zip(self._motions, ends, strict=True):
+        begins = [from_s for from_s, _ in self._motions]
+        for (from_s, motion), end_s in zip(self._motions, [*begins[1:], np.inf], strict=False):
             total += np.diff(motion.sample(np.clip(grid_s, from_s, end_s)).positions, axis=0)
         return total
