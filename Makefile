@@ -143,12 +143,14 @@ $(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt req
 # `colcon build --symlink-install` would: the ament index, lib/lewm_ros with the executables, share/lewm_ros.
 ENTRY_POINTS := $(shell sed -nE 's/^ *"([a-z_]+) = lewm_[a-z_.]+:main",$$/\1/p' setup.py)
 
-$(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg
+$(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg validation/message_types.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p $(VENV)/lib/lewm_ros $(VENV)/share/ament_index/resource_index/packages
 	@ln -sfn $(ENTRY_POINTS:%=$(BIN)/%) $(VENV)/lib/lewm_ros/
 	@ln -sfn $(CURDIR) $(VENV)/share/lewm_ros
 	@ln -sfn $(CURDIR)/resource/lewm_ros $(VENV)/share/ament_index/resource_index/packages/lewm_ros
+	@$(BIN)/python -m validation.message_types > /dev/null || \
+	    echo 'control_msgs could not be built (it needs gcc and g++): what a controller executes is then read from the joints'
 	@touch $@
 
 $(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.dependencies

@@ -271,7 +271,8 @@ def message_to_pose(message: PoseStamped, frame_id: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrajectoryPoints:
-    """A joint trajectory as it was sent: times_s (T,) from `stamp_ns`, positions (T, A) rad, velocities (T, A) or None.
+    """A joint trajectory as it was sent: times_s (T,) from `stamp_ns`, positions (T, A) rad, velocities (T, A) rad/s
+    and accelerations (T, A) rad/s^2 or None.
 
     `stamp_ns` 0 means "when it arrives", as for ros2_control's joint trajectory controller.
     """
@@ -280,6 +281,7 @@ class TrajectoryPoints:
     times_s: np.ndarray
     positions: np.ndarray
     velocities: np.ndarray | None
+    accelerations: np.ndarray | None = None
 
 
 def trajectory_to_message(trajectory: Trajectory, names: Sequence[str], epoch_ns: int) -> JointTrajectory:
@@ -317,15 +319,23 @@ def message_to_trajectory(message: JointTrajectory, names: Sequence[str]) -> Tra
         raise MessageError("the trajectory has no points")
     column = [list(message.joint_names).index(name) for name in names]
     for i, point in enumerate(message.points):
-        if len(point.positions) != len(names) or len(point.velocities) not in (0, len(names)):
+        counts = len(point.velocities), len(point.accelerations)
+        if len(point.positions) != len(names) or not set(counts) <= {0, len(names)}:
             raise MessageError(
-                f"point {i} of the trajectory has {len(point.positions)} positions and {len(point.velocities)} "
-                f"velocities; {len(names)} joints need as many of each, or no velocities"
+                f"point {i} of the trajectory has {len(point.positions)} positions, {counts[0]} velocities and "
+                f"{counts[1]} accelerations; {len(names)} joints need as many of each, or none but positions"
             )
-    with_velocities = all(len(point.velocities) for point in message.points)
+
+    def column_of(field: str) -> np.ndarray | None:
+        values = [getattr(point, field) for point in message.points]
+        return np.array(values)[:, column] if all(len(value) for value in values) else None
+
+    positions = column_of("positions")
+    assert positions is not None
     return TrajectoryPoints(
         stamp_ns=nanoseconds(message.header.stamp),
         times_s=np.array([nanoseconds(point.time_from_start) / NANOSECONDS for point in message.points]),
-        positions=np.array([point.positions for point in message.points])[:, column],
-        velocities=np.array([point.velocities for point in message.points])[:, column] if with_velocities else None,
+        positions=positions,
+        velocities=column_of("velocities"),
+        accelerations=column_of("accelerations"),
     )

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.controller import ControllerConfig
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_ros.camera_node import NEWEST_FRAME
+from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
+from lewm_ros.controller_state import ControllerState, reference_message
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
@@ -35,6 +38,9 @@ from lewm_ros.parameters import Parameter
 
 TICK_S = 0.01  # physics advances and commands are taken in steps of this
 JOINT_STATE_S = 0.02
+# As ros2_control's controller subscribes: a command that is lost on the way is not sent again, and only the newest
+# waits for the next update.
+COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # A simulation that is behind runs faster until it is not, so that the arm does not jump along its trajectory; one that
 # is further behind lets go of the time that it lost.
 MOST_LAG_S = 1.0
@@ -44,13 +50,22 @@ WORLD = "world"  # the frame of the SDF file
 PARAMETERS = (
     Parameter("world", "", "SDF file; empty is the packaged worlds/tabletop.sdf."),
     Parameter("rate", 20.0, "Pictures per second.", 0.1, 100.0),
+    Parameter(
+        "interpolate_from_desired_state",
+        True,
+        "Whether a trajectory that begins later is approached from where the arm was told to be, not from where it is.",
+    ),
+    Parameter("cmd_timeout", 0.0, "s after a trajectory's end until the measured position is held; 0: never.", 0.0),
+    Parameter("speed_scaling", 1.0, "How fast time passes on a trajectory, as with a robot's speed slider.", 0.0, 1.0),
 )
 
 
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
-    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`.
+    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`
+    as ros2_control's joint_trajectory_controller does, and tells what it executes on `arm_controller/controller_state`
+    where control_msgs is installed.
     For experiments it tells where the block lies (`~/block_pose`), and puts the arm and the block at rest wherever
     `~/set_joint_state` and `~/set_block_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
@@ -68,18 +83,27 @@ class SimNode(ManagedNode):
     def configure(self, values: Mapping[str, Any]) -> None:
         world = values["world"] or None
         try:
-            sim = ArmSim(world)
+            config = ControllerConfig(
+                values["interpolate_from_desired_state"],
+                values["cmd_timeout"],
+                allow_nonzero_velocity_at_trajectory_end=False,
+            )
+            sim = ArmSim(world, controller=config)
             sim.step(TICK_S)
             self._camera = Pinhole.of_world(world)
         except (SdfError, OSError, ValueError) as error:
             raise Refusal(f"cannot simulate {world or 'the packaged world'}: {error}") from error
-        self._frame_s = 1.0 / values["rate"]
+        self._frame_s, self._speed_scaling = 1.0 / values["rate"], values["speed_scaling"]
         self._is_clock = self.get_parameter("use_sim_time").value
         self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
         self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._block_poses = self.create_publisher(PoseStamped, "~/block_pose", 10)
         self._publishers_made = [self._pictures, self._camera_infos, self._joint_states, self._block_poses]
+        self._controller_states = None
+        if ControllerState is not None:
+            self._controller_states = self.create_publisher(ControllerState, CONTROLLER_STATE, 10)
+            self._publishers_made.append(self._controller_states)
         if self._is_clock:
             self._clocks = self.create_publisher(Clock, "/clock", 10)
             self._publishers_made.append(self._clocks)
@@ -103,7 +127,7 @@ class SimNode(ManagedNode):
                 JointTrajectory,
                 "arm_controller/joint_trajectory",
                 lambda message: self._mailbox.put("trajectory", (time.monotonic(), message)),
-                QoSProfile(depth=1),
+                COMMAND,
             ),
             self.create_subscription(
                 JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
@@ -150,6 +174,7 @@ class SimNode(ManagedNode):
             due = self._arrived.popleft()[1]
         if due is not None:
             self._attempt_input(lambda: self._follow(sim, due))
+        sim.controller.speed_scaling = self._speed_scaling
         sim.step(TICK_S)
         self._ticks += 1
         stamp_ns, elapsed_s = self._start_ns + self._elapsed_ns, self._ticks * TICK_S + 1e-9
@@ -160,6 +185,12 @@ class SimNode(ManagedNode):
             self._joint_states.publish(
                 joint_state_message(sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns)
             )
+            if self._controller_states is not None:
+                self._controller_states.publish(
+                    reference_message(
+                        sim.names, sim.controller.desired, sim.joint_positions(), self._speed_scaling, stamp_ns
+                    )
+                )
             if sim.has_block:
                 self._block_poses.publish(pose_message(sim.block_pose(), stamp_ns, WORLD))
         if elapsed_s >= self._next_frame_s:
@@ -199,7 +230,9 @@ class SimNode(ManagedNode):
     def _follow(self, sim: ArmSim, message: JointTrajectory) -> None:
         points = message_to_trajectory(message, sim.names)
         age_s = (self._start_ns + self._elapsed_ns - points.stamp_ns) / NANOSECONDS if points.stamp_ns else 0.0
-        sim.set_trajectory(points.times_s, points.positions, points.velocities, start_s=sim.time_s - age_s)
+        sim.set_trajectory(
+            points.times_s, points.positions, points.velocities, sim.time_s - age_s, points.accelerations
+        )
         self._taken += 1
         self._problem = ""
 
@@ -232,12 +265,14 @@ class SimNode(ManagedNode):
     # ---- diagnostics -------------------------------------------------------------------------------------------------
 
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        assert self._sim is not None
         values = {
             "frames_published": str(self._frames),
             "frames_skipped": str(self._skipped),
             "trajectories_taken": str(self._taken),
             "messages_refused": str(self._refused),
             "time_lost_s": f"{self._lost_s:.2f}",
+            "largest_step_rad": f"{self._sim.controller.largest_step_rad:.6f}",
             **self._render_ms.percentiles("render"),
         }
         return (WARN, self._problem, values) if self._problem else (OK, "simulating", values)

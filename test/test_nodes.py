@@ -857,9 +857,9 @@ def test_a_simulation_that_is_behind_executes_no_command_before_it_was_sent(benc
     sim, ahead_s, stalls = node._sim, [], [0.6]
     follow, render = sim.set_trajectory, sim.render
 
-    def noted(*arguments, start_s):
+    def noted(times_s, positions, velocities, start_s, accelerations):
         ahead_s.append(start_s - sim.time_s)
-        follow(*arguments, start_s=start_s)
+        follow(times_s, positions, velocities, start_s, accelerations)
 
     def slow_render():
         if stalls:

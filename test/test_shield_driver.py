@@ -25,6 +25,8 @@ def test_what_goes_out_keeps_every_limit_and_is_continuous_whatever_comes_in() -
         Reason.TRACKING.value,
         Reason.CLOCK.value,
         Reason.STOP.value,
+        Reason.LOST.value,  # test_execution.py
+        Reason.SCALING.value,
     }
     assert wanted <= reasons
 

@@ -1,19 +1,32 @@
-"""Joint trajectories between their points, as ros2_control's joint_trajectory_controller follows them."""
+"""Joint trajectories between their points, as ros2_control's joint_trajectory_controller (jazzy) interpolates them."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-MOST = 1e10  # s, rad or rad/s: beyond it sums and products of finite numbers end in NaN, and the arm with them
+MOST = 1e10  # s, rad, rad/s or rad/s^2: beyond it sums and products of finite numbers end in NaN, and the arm with them
+
+
+def cubic(
+    u: np.ndarray, duration: np.ndarray, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity at the share `u` of a piece that lasts `duration` s, with these positions and velocities
+    at its ends. Broadcasts.
+    """
+    position = p0 * (1 - u) ** 2 * (1 + 2 * u) + p1 * u * u * (3 - 2 * u)
+    position = position + duration * (v0 * u * (1 - u) ** 2 + v1 * u * u * (u - 1))
+    velocity = 6 * u * (1 - u) * (p1 - p0) / duration + v0 * (1 - u) * (1 - 3 * u) + v1 * u * (3 * u - 2)
+    return position, velocity
 
 
 class JointTrajectory:
     """Points of a joint trajectory, and the desired state at any time.
 
-    Between two points the position is linear when the trajectory has positions only, and the cubic (Hermite)
-    polynomial through positions and velocities when it has both. Before the first point it goes from the state at
-    receipt to that point in the same way. After the last point it stays there, at rest.
+    A piece between two points is a straight line, a cubic polynomial where both have velocities, and one of fifth
+    degree where both have accelerations as well. Before the first point the arm goes there in the same way, from the
+    state at receipt. A trajectory whose first point is in the past is joined where it should be by now: nothing
+    leads from the state at receipt there. After the last point the arm stays there, at rest.
     """
 
     def __init__(
@@ -25,6 +38,8 @@ class JointTrajectory:
         now_s: float,
         position_now: np.ndarray,
         velocity_now: np.ndarray,
+        accelerations: npt.ArrayLike | None = None,
+        acceleration_now: np.ndarray | None = None,
     ) -> None:
         """
         :param times_s: (T,) time from start of each point, s, 0 or more, strictly increasing.
@@ -34,8 +49,10 @@ class JointTrajectory:
         :param now_s: time of receipt, s.
         :param position_now: (A,) state at receipt, rad.
         :param velocity_now: (A,) state at receipt, rad/s.
-        :raises ValueError: wrong shape, not finite, beyond MOST, times not increasing (in the clock of `start_s`), or
-            all points in the past.
+        :param accelerations: (T, A) rad/s^2, or None; only with velocities.
+        :param acceleration_now: (A,) state at receipt, rad/s^2; None is 0.
+        :raises ValueError: wrong shape, not finite, beyond MOST, accelerations without velocities, times not increasing
+            (in the clock of `start_s`), or all points in the past.
         """
         times = np.asarray(times_s, dtype=np.float64)
         position = np.asarray(positions, dtype=np.float64)
@@ -44,12 +61,20 @@ class JointTrajectory:
             raise ValueError(f"times_s has shape {times.shape}; give one time per point, (T,) with T of 1 or more")
         if position.shape != (times.size, joints):
             raise ValueError(f"positions have shape {position.shape}; {times.size} points of {joints} joints expected")
-        velocity = None
-        if velocities is not None:
-            velocity = np.asarray(velocities, dtype=np.float64)
-            if velocity.shape != position.shape:
-                raise ValueError(f"velocities have shape {velocity.shape}, positions {position.shape}; give the same")
-        for name, values in (("times_s", times), ("positions", position), ("velocities", velocity)):
+        velocity, acceleration = (
+            None if values is None else np.asarray(values, dtype=np.float64) for values in (velocities, accelerations)
+        )
+        if acceleration is not None and velocity is None:
+            raise ValueError("the trajectory has accelerations but no velocities; give both, or positions alone")
+        for name, values in (("velocities", velocity), ("accelerations", acceleration)):
+            if values is not None and values.shape != position.shape:
+                raise ValueError(f"{name} have shape {values.shape}, positions {position.shape}; give the same")
+        for name, values in (
+            ("times_s", times),
+            ("positions", position),
+            ("velocities", velocity),
+            ("accelerations", acceleration),
+        ):
             if values is not None and not np.isfinite(values).all():
                 raise ValueError(f"{name} hold NaN or infinity; every value must be finite")
             if values is not None and (np.abs(values) > MOST).any():
@@ -68,26 +93,43 @@ class JointTrajectory:
             position = np.concatenate([position_now[None], position])
             if velocity is not None:
                 velocity = np.concatenate([velocity_now[None], velocity])
+            if acceleration is not None:
+                before = np.zeros(joints) if acceleration_now is None else acceleration_now
+                acceleration = np.concatenate([before[None], acceleration])
         self.at_s = at
         self.positions = position
         self.velocities = velocity
+        self.accelerations = acceleration
 
     def sample(self, times_s: npt.ArrayLike) -> np.ndarray:
         """Desired positions, (N, A) rad, at `times_s` (N,) s."""
+        return self.state(times_s)[0]
+
+    def state(self, times_s: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Desired positions, velocities and accelerations, each (N, A), at `times_s` (N,) s; at rest after the end."""
         times = np.atleast_1d(np.asarray(times_s, dtype=np.float64))
         if self.at_s.size == 1:
-            return np.repeat(self.positions, times.size, axis=0)
-        segment = np.clip(np.searchsorted(self.at_s, times, side="right") - 1, 0, self.at_s.size - 2)
-        duration = (self.at_s[segment + 1] - self.at_s[segment])[:, None]
-        u = np.clip((times - self.at_s[segment])[:, None] / duration, 0.0, 1.0)
-        p0, p1 = self.positions[segment], self.positions[segment + 1]
+            still = np.zeros((times.size, self.positions.shape[1]))
+            return np.repeat(self.positions, times.size, axis=0), still, still
+        i = np.clip(np.searchsorted(self.at_s, times, side="right") - 1, 0, self.at_s.size - 2)
+        h = (self.at_s[i + 1] - self.at_s[i])[:, None]
+        u = np.clip((times - self.at_s[i])[:, None] / h, 0.0, 1.0)
+        p0, p1 = self.positions[i], self.positions[i + 1]
         if self.velocities is None:
-            return p0 + (p1 - p0) * u
-        m0, m1 = self.velocities[segment] * duration, self.velocities[segment + 1] * duration
-        # Hermite basis: position 1, 0 and slope m0, m1 at the ends.
-        return (
-            p0 * (1.0 - u) ** 2 * (1.0 + 2.0 * u)
-            + p1 * u**2 * (3.0 - 2.0 * u)
-            + m0 * u * (1.0 - u) ** 2
-            + m1 * u**2 * (u - 1.0)
-        )
+            position, velocity, acceleration = p0 + (p1 - p0) * u, (p1 - p0) / h, np.zeros_like(p0)
+        else:
+            v0, v1 = self.velocities[i], self.velocities[i + 1]
+            position, velocity = cubic(u, h, p0, p1, v0, v1)
+            acceleration = (6 * (p1 - p0) * (1 - 2 * u) / h + v0 * (6 * u - 4) + v1 * (6 * u - 2)) / h
+            if self.accelerations is not None:
+                a0, a1 = self.accelerations[i], self.accelerations[i + 1]
+                # What the cubic lacks of the accelerations at its ends, by a polynomial that moves nothing there.
+                left = a0 - (6 * (p1 - p0) / h - 4 * v0 - 2 * v1) / h
+                right = a1 - (-6 * (p1 - p0) / h + 2 * v0 + 4 * v1) / h
+                lack, change = left * (1 - u) + right * u, right - left
+                s, ds, dds = (u * (1 - u)) ** 2, 2 * u * (1 - u) * (1 - 2 * u), 2 - 12 * u + 12 * u * u
+                position = position + h * h / 2 * s * lack
+                velocity = velocity + h / 2 * (ds * lack + s * change)
+                acceleration = acceleration + (dds * lack + 2 * ds * change) / 2
+        moves = (times < self.at_s[-1])[:, None]
+        return position, np.where(moves, velocity, 0.0), np.where(moves, acceleration, 0.0)

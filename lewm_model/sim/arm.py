@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from lewm_model.config import resource
 from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
-from lewm_model.robot.trajectory import JointTrajectory
 from lewm_model.sim import sdf
+from lewm_model.sim.controller import ControllerConfig, TrajectoryController
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 # The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
@@ -34,10 +34,13 @@ class ArmSim:
 
     :param world: SDF file.
     :param render: False builds no renderer; :meth:`render` then raises.
+    :param controller: parameters of the trajectory controller; None are its own.
     :raises lewm_model.sim.sdf.SdfError: the world cannot be loaded; names file and line.
     """
 
-    def __init__(self, world: str | Path | None = None, render: bool = True) -> None:
+    def __init__(
+        self, world: str | Path | None = None, render: bool = True, controller: ControllerConfig | None = None
+    ) -> None:
         loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
         self._model = loaded.model
         self._data = mujoco.MjData(self._model)
@@ -64,7 +67,7 @@ class ArmSim:
         self._draws = render
         self._renderer: mujoco.Renderer | None = None
         self._render_thread = 0
-        self._trajectory: JointTrajectory | None = None
+        self._controller_config = ControllerConfig() if controller is None else controller
         self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
 
     @property
@@ -92,7 +95,7 @@ class ArmSim:
         self._data.qpos[self._qpos] = position
         self._data.ctrl[:] = position
         self._left_over_s = 0.0
-        self._trajectory = None
+        self.controller = TrajectoryController(position, self._controller_config)
         self._command = self._wanted = position.copy()
         self._command_velocity = np.zeros_like(position)
         mujoco.mj_forward(self._model, self._data)
@@ -103,22 +106,19 @@ class ArmSim:
         positions: npt.ArrayLike,
         velocities: npt.ArrayLike | None = None,
         start_s: float | None = None,
+        accelerations: npt.ArrayLike | None = None,
     ) -> None:
-        """Follows a new trajectory from now on, in place of the old one.
-
-        :class:`JointTrajectory` says what is between the points. The state at receipt is the commanded one, so that
-        a new trajectory does not make the arm jump.
+        """Follows a new trajectory from now on, in place of the old one, as :class:`TrajectoryController` does.
 
         :param times_s: (T,) s from `start_s`, strictly increasing.
         :param positions: (T, A) rad.
         :param velocities: (T, A) rad/s; None interpolates linearly.
         :param start_s: simulation time that `times_s` counts from; None is now.
-        :raises ValueError: wrong shape, not finite, times not increasing, or all in the past.
+        :param accelerations: (T, A) rad/s^2 or None; only with velocities.
+        :raises ValueError: wrong shape, not finite, times not increasing, not at rest at the end, or all in the past.
         """
         start = self.time_s if start_s is None else float(start_s)
-        self._trajectory = JointTrajectory(
-            times_s, positions, velocities, start, self.time_s, self._command, self._command_velocity
-        )
+        self.controller.take(times_s, positions, velocities, accelerations, start, self.joint_positions())
 
     def step(self, duration_s: float) -> None:
         """Runs the physics for `duration_s`; what is no whole physics step is left for the next call.
@@ -133,10 +133,7 @@ class ArmSim:
         if count == 0:
             return
         times = self._data.time + dt * np.arange(1, count + 1)
-        if self._trajectory is None:
-            wanted = np.repeat(self._command[None], count, axis=0)
-        else:
-            wanted = self._trajectory.sample(times)
+        wanted = self.controller.advance(times, self.joint_positions())
         commands = self._limited(wanted, dt)
         self._wanted = np.clip(wanted[-1], self.limits.lower, self.limits.upper)
         velocities = np.diff(commands, axis=0, prepend=self._command[None]) / dt

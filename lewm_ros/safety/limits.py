@@ -9,6 +9,7 @@ import numpy as np
 
 from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.trajectory import cubic
 
 ROUNDING = 1e-6  # relative; limits are compared with numbers that went through nanoseconds
 # What cubic pieces between points may add to the position (rad) and velocity limits that the points keep. A feasible
@@ -35,6 +36,8 @@ class Reason(Enum):
     JERK = "jerk limit"
     NO_STOP = "no stop at the end"
     JUMP = "jump"
+    LOST = "lost command"
+    SCALING = "speed scaling"
     WORKSPACE = "workspace"
     TRACKING = "tracking error"
     DEADMAN = "dead-man's button"
@@ -57,11 +60,8 @@ def state_at(trajectory: Trajectory, time_s: float | np.ndarray) -> tuple[np.nda
     i = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
     h = (times[i + 1] - times[i])[..., None]
     u = np.clip((at - times[i])[..., None] / h, 0.0, 1.0)
-    p0, p1 = trajectory.positions[i], trajectory.positions[i + 1]
-    v0, v1 = trajectory.velocities[i], trajectory.velocities[i + 1]
-    position = p0 * (1 - u) ** 2 * (1 + 2 * u) + p1 * u * u * (3 - 2 * u)
-    position += h * (v0 * u * (1 - u) ** 2 + v1 * u * u * (u - 1))
-    velocity = 6 * u * (1 - u) * (p1 - p0) / h + v0 * (1 - u) * (1 - 3 * u) + v1 * u * (3 * u - 2)
+    positions, velocities = trajectory.positions, trajectory.velocities
+    position, velocity = cubic(u, h, positions[i], positions[i + 1], velocities[i], velocities[i + 1])
     inside = (at >= times[0]) & (at <= times[-1])
     return position, np.where(inside[..., None], velocity, 0.0)
 

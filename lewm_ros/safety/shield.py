@@ -1,8 +1,9 @@
 """The shield between plan and arm. Pure Python: what it protects against does not depend on ROS.
 
 A plan goes to the arm only if `Shield.release` lets it: the arm is armed, nothing says hold, every limit holds, the
-links stay in the workspace, what comes next is continuous with what was sent before, and it ends at rest. What does not
-fit is held back, counted and named; the arm then runs to the end of the trajectory it has, which is a smooth stop.
+links stay in the workspace, what comes next is continuous with what the controller executes, and it ends at rest.
+What does not fit is held back, counted and named; the arm then runs to the end of the trajectory it has, which is a
+smooth stop.
 
 A stop has to pass the same checks but for three. It needs no arming, and nothing holds it back. It may leave the
 workspace: what the arm would do otherwise is to go on with the plan, for longer. No joint then moves farther than it
@@ -17,9 +18,9 @@ arm needs its own emergency stop and the limits of its controller.
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -27,12 +28,14 @@ import numpy as np
 from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.chain import Workspace
 from lewm_model.robot.limits import JointLimits
+from lewm_ros.safety.execution import Execution
 from lewm_ros.safety.limits import MAX_STEP_S, REST_RAD_S, Intervention, Reason, find_violation, state_at
 
 LOOK_S = 0.0125  # how often on its way an arm is looked for outside the workspace; one of 1 m strays 1 mm in between
 START_ROOM_M = 0.01  # that an arm may be outside the workspace when it is armed: it sags, and it is measured
 CLOCK_BACK_S, CLOCK_AHEAD_S = 1e-3, 0.1  # a clock of the stamps that goes back or gains more than this has jumped
 FOLLOWING = 0.5  # share of the tracking tolerance, beyond which an arm that lags gets no new plan to catch up with
+FULL_SPEED = 0.99  # of time on a trajectory: a controller that is slower jumps where one replaces another
 TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
 
 
@@ -91,8 +94,10 @@ class Shield:
         self._armed = False
         self._stopped: str | None = None  # why the stop is latched
         self._holding: list[Intervention] = []  # what held when `watch` last looked
-        self._sent: Trajectory | None = None  # what the arm executes since it was armed
-        self._earlier: deque[tuple[float, Trajectory]] = deque(maxlen=16)  # what it executed before, and until when
+        self._execution = Execution()  # of what was sent since it was armed
+        self._reference: tuple[float, np.ndarray] | None = None  # what the controller said last: when, steady, and (A,)
+        self._reference_rests = True  # whether it said the same before
+        self._scaling = 1.0  # how fast the controller lets time pass on a trajectory
         self._plan_end_s = -np.inf  # when the last plan that was sent ends
         self._frame: float | None = None  # when the last good frame came, steady
         self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
@@ -144,7 +149,7 @@ class Shield:
             if outside is not None:
                 return f"{outside}; move it inside by hand first"
             if self.at_rest():
-                self._sent = None  # while disarmed the arm may have been moved
+                self._execution.forget()  # while disarmed the arm may have been moved
             self._armed, self._holding = True, []
             self.watch()
             return None
@@ -188,10 +193,11 @@ class Shield:
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
             self._still = bool(moved <= self.config.start_tolerance_rad)
             self._joints, self._measured_s = (self._steady(), np.array(positions, float)), stamp_s
-            if not self._armed or self._sent is None:
+            if self.reference is None:
+                self._execution.measure(stamp_s, self._joints[1])
+            if not self._armed or self._execution.newest is None:
                 return True
-            followed = next((earlier for until_s, earlier in self._earlier if stamp_s < until_s), self._sent)
-            error = np.abs(state_at(followed, stamp_s)[0] - positions)
+            error = self._execution.error(stamp_s, positions)
             self._off = float(error.max())
             if (error > self.config.tracking_tolerance_rad).any():
                 j = int(error.argmax())
@@ -201,6 +207,36 @@ class Shield:
                     Reason.TRACKING,
                 )
             return True
+
+    def refer(self, positions: np.ndarray, stamp_s: float, speed_scaling: float) -> None:
+        """The controller says what it demanded (A,) rad of the arm at a time, and how fast it lets time pass.
+
+        From the first time on, a trajectory counts as executed only when it is seen there.
+        """
+        with self._lock:
+            if not self._is_recent("controller state", stamp_s, self.config.joint_timeout_s):
+                return
+            before = self._reference
+            self._reference_rests = before is None or bool(
+                np.abs(positions - before[1]).max() <= self.config.jump_tolerance_rad
+            )
+            self._reference, self._scaling = (self._steady(), np.array(positions, float)), speed_scaling
+            self._execution.refer(stamp_s, self._reference[1])
+            self.watch()
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """What the controller demands of the arm, (A,) rad; None when it did not say so lately."""
+        with self._lock:
+            if self._reference is None or self._steady() - self._reference[0] > self.config.joint_timeout_s:
+                return None
+            return self._reference[1]
+
+    @property
+    def delay_s(self) -> float:
+        """That commands took lately until the controller executed them, as far as they were seen to be late, s."""
+        with self._lock:
+            return self._execution.delay_s
 
     @property
     def measured(self) -> np.ndarray | None:
@@ -231,7 +267,7 @@ class Shield:
     def at_rest(self) -> bool:
         """Whether everything that was sent has been executed."""
         with self._lock:
-            return self._sent is None or self._now() >= self._sent.times_s[-1]
+            return self._now() >= self._execution.end_s
 
     # ---- what goes out -----------------------------------------------------------------------------------------------
 
@@ -254,18 +290,20 @@ class Shield:
     def restart(self) -> np.ndarray | None:
         """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves, was
         not measured since its last motion ended, or one joint state says something else than the next. From here on the
-        arm counts as commanded to rest there.
+        arm counts as commanded to rest there: at what the controller demands, where that is known.
         """
         with self._lock:
             now = self._now()
             ready = self.state is State.ARMED and not self._causes_to_hold() and self.at_rest()
-            seen_at_rest = self._sent is None or self._measured_s >= self._sent.times_s[-1]
+            seen_at_rest = self._measured_s >= self._execution.end_s
             if not (ready and seen_at_rest and self._still) or self._joints is None:
                 return None
-            start = np.clip(self._joints[1], self.limits.lower, self.limits.upper)
+            if self.reference is not None and not self._reference_rests:
+                return None
+            rests = self._joints[1] if self.reference is None else self.reference
+            start = np.clip(rests, self.limits.lower, self.limits.upper)
             self._plan_end_s, self._off = now, 0.0
-            self._earlier.clear()
-            self._sent = Trajectory(np.array([now - 1.0, now]), np.stack([start, start]), np.zeros((2, len(start))))
+            self._execution.begin(start, now)
             return start
 
     def release(self, trajectory: Trajectory, frame_s: float | None = None) -> Intervention | None:
@@ -276,9 +314,7 @@ class Shield:
         with self._lock:
             problem = self._refusal(trajectory, frame_s)
             if problem is None:
-                if self._sent is not None:
-                    self._earlier.append((self._now(), self._sent))
-                self._sent = trajectory
+                self._execution.add(trajectory, self._now())
                 if frame_s is not None:
                     self._plan_end_s = float(trajectory.times_s[-1])
             else:
@@ -301,7 +337,8 @@ class Shield:
                 )
         if violation := find_violation(trajectory, self.limits):
             return violation
-        if self._sent is None or self._joints is None:
+        newest = self._execution.newest
+        if newest is None or self._joints is None:
             return Intervention(Reason.NOT_ARMED, "the motion has no start; call restart first")
         if trajectory.times_s[0] > now + TRANSPORT_S:
             wait_s = trajectory.times_s[0] - now
@@ -312,8 +349,10 @@ class Shield:
             gap = float(np.abs(state_at(trajectory, now)[0] - self._joints[1]).max())
             if gap > self.config.start_tolerance_rad:
                 return Intervention(Reason.JUMP, f"the motion starts {gap:.3f} rad from where the arm is")
+        if doubt := self._execution.doubt(now, TRANSPORT_S):
+            return Intervention(Reason.LOST, doubt)
         for time in (now, now + TRANSPORT_S):
-            (q0, v0), (q1, v1) = state_at(self._sent, time), state_at(trajectory, time)
+            (q0, v0), (q1, v1) = state_at(newest, time), state_at(trajectory, time)
             dq, dv = float(np.abs(q1 - q0).max()), float(np.abs(v1 - v0).max())
             if dq > self.config.jump_tolerance_rad or dv > self.config.jump_tolerance_rad_s:
                 return Intervention(Reason.JUMP, f"the commanded motion would jump by {dq:.4f} rad and {dv:.3f} rad/s")
@@ -352,9 +391,7 @@ class Shield:
         if jump:
             self._plan_end_s += jump
             self._measured_s += jump
-            self._earlier.clear()
-            if self._sent is not None:
-                self._sent = replace(self._sent, times_s=self._sent.times_s + jump)
+            self._execution.shift(jump)
             if self._armed:
                 self.stop(f"the clock of the stamps jumped by {jump:.2f} s", Reason.CLOCK)
         self._lead = now - steady if jump or not np.isfinite(self._lead) else max(self._lead, now - steady)
@@ -378,6 +415,14 @@ class Shield:
                 )
         if self._unheard is not None:
             causes.append(Intervention(Reason.NO_CONTROLLER, self._unheard))
+        if self.reference is not None and self._scaling < FULL_SPEED:
+            causes.append(
+                Intervention(
+                    Reason.SCALING,
+                    f"the controller lets time pass {self._scaling:.0%} as fast: each new trajectory would make the "
+                    "arm jump ahead; turn the robot's speed slider up to 100 % and let the planner move slower",
+                )
+            )
         if self._surprise is not None:
             causes.append(Intervention(Reason.SURPRISE, f"surprise: {self._surprise}"))
         return causes

@@ -1,0 +1,167 @@
+"""A lost, late or reordered command never becomes a jump: shield and simulated controller, with a link between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
+from lewm_model.robot.limits import JointLimits
+from lewm_model.sim.controller import ControllerConfig, TrajectoryController
+from lewm_ros.safety import Reason, Shield, ShieldConfig, State
+from lewm_ros.safety.execution import Execution
+
+LIMITS = JointLimits(
+    ("shoulder", "elbow"), np.full(2, -2.6), np.full(2, 2.6), np.full(2, 1.5), np.full(2, 9.0), np.full(2, 150.0)
+)
+KNOTS = KnotLimits(LIMITS, 0.25)
+TICK_S = 0.01
+Link = Callable[[Trajectory, float], list[float]]  # when copies of a command that is sent arrive
+
+
+class Loop:
+    """A planner without a camera: the arm goes to and fro, one block at a time, while commands go over a link.
+
+    :param reference: whether the controller says what it demands; else only the joints are seen.
+    """
+
+    def __init__(self, seed: int, link: Link, reference: bool = True) -> None:
+        self.rng, self.link, self.reference = np.random.default_rng(seed), link, reference
+        self.now, self.controller = 0.0, TrajectoryController(np.zeros(2), ControllerConfig())
+        self.shield = Shield(LIMITS, ShieldConfig(), clock=lambda: self.now, steady=lambda: self.now)
+        self.timeline: Timeline | None = None
+        self.planned, self.plan_at_s = -1, np.inf
+        self.under_way: list[tuple[float, Trajectory]] = []
+        self.way_rad = 0.0
+        self.tell()
+        self.tell()
+        assert self.shield.arm() is None
+
+    def tell(self) -> None:
+        """What the arm and the camera say, 50 times a second."""
+        self.shield.frame(self.now)
+        self.shield.joints(self.controller.desired[0] + 2e-4 * self.rng.normal(size=2), self.now)
+        if self.reference:
+            self.shield.refer(self.controller.desired[0], self.now, self.controller.speed_scaling)
+
+    def send(self, motion: Trajectory) -> None:
+        self.under_way += [(arrival_s, motion) for arrival_s in self.link(motion, self.now)]
+
+    def run(self, until_s: float) -> None:
+        while self.now < until_s:
+            for arrival_s, motion in sorted(self.under_way, key=lambda item: item[0]):
+                if arrival_s <= self.now and motion.times_s[-1] > self.now:
+                    self.controller.take(
+                        motion.times_s - motion.times_s[0],
+                        motion.positions,
+                        motion.velocities,
+                        None,
+                        float(motion.times_s[0]),
+                        self.controller.desired[0],
+                    )
+            self.under_way = [item for item in self.under_way if item[0] > self.now]
+            before = self.controller.desired[0]
+            self.controller.advance(np.array([self.now + TICK_S]), before)
+            self.way_rad += float(np.abs(self.controller.desired[0] - before).max())
+            self.now += TICK_S
+            if round(self.now / TICK_S) % 2 == 0:
+                self.tell()
+            self.plan()
+
+    def plan(self) -> None:
+        if self.timeline is None:
+            start = self.shield.restart()
+            if start is None:
+                return
+            self.timeline, self.planned = Timeline(self.now, start, KNOTS), 0
+        margin_s = 0.03 + self.shield.delay_s
+        knot = self.timeline.knot_at_or_after(self.now + margin_s)
+        if knot <= self.planned or self.timeline.knot_time(knot) - self.now > margin_s + 0.04:
+            return
+        self.planned = knot
+        wanted = np.sign(self.rng.normal(size=(1, 1, 2))) * LIMITS.velocity
+        self.timeline.splice(knot, KNOTS.project(*self.timeline.state(knot), wanted)[0])
+        begin_s = self.now - 0.06
+        count = int(np.ceil((self.timeline.end_s - begin_s) / 0.05)) + 1
+        motion = self.timeline.sample(begin_s + 0.05 * np.arange(count + 1))
+        if self.shield.release(motion, begin_s) is None:
+            self.send(motion)
+            return
+        stop = self.timeline.stop(self.now, self.now + margin_s)
+        self.timeline = None
+        if self.shield.release(stop) is None:
+            self.send(stop)
+
+
+def link(seed: int, lost: float = 0.0, late_s: float = 0.0, reordered_s: float = 0.0) -> Link:
+    rng = np.random.default_rng(seed)
+
+    def copies(motion: Trajectory, now_s: float) -> list[float]:
+        # Sent twice, as planner_node does.
+        arrivals = [now_s + i * 0.02 + late_s + rng.uniform(0.0, reordered_s) for i in range(2)]
+        return [arrival for arrival in arrivals if rng.random() >= lost]
+
+    return copies
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("seed", range(2))
+def test_lost_commands_make_the_arm_pause_and_never_jump(lost, seed):
+    loop = Loop(seed, link(seed, lost))
+    loop.run(20.0)
+    assert loop.controller.largest_step_rad <= 0.005
+    assert loop.way_rad > (10.0 if lost < 0.3 else 2.0), "the arm goes on"
+    assert loop.shield.state is State.ARMED, loop.shield.message
+    if lost == 0.0:
+        assert not loop.shield.interventions
+
+
+def test_without_the_look_at_what_is_executed_it_would_jump(monkeypatch):
+    monkeypatch.setattr(Execution, "doubt", lambda *_: None)
+    loop = Loop(0, link(0, lost=0.3))
+    loop.run(20.0)
+    assert loop.controller.largest_step_rad > 0.02
+
+
+@pytest.mark.parametrize(("late_s", "reordered_s"), [(0.1, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize("seed", range(2))
+def test_late_and_reordered_commands_make_no_jump(seed, late_s, reordered_s):
+    loop = Loop(seed, link(seed, late_s=late_s, reordered_s=reordered_s))
+    loop.run(20.0)
+    assert loop.controller.largest_step_rad <= 0.005
+    assert loop.way_rad > 5.0, "the arm goes on"
+
+
+def test_where_only_the_joints_are_seen_nothing_lost_is_taken_for_lost():
+    loop = Loop(0, link(0), reference=False)
+    loop.run(20.0)
+    assert loop.way_rad > 10.0 and not loop.shield.interventions
+
+
+def test_what_the_controller_executes_without_being_told_is_named():
+    loop = Loop(1, link(1))
+    loop.run(1.0)
+    assert loop.shield.reference is not None
+    elsewhere = loop.shield.reference + 0.01
+    loop.shield.refer(elsewhere, loop.now, 1.0)
+    assert loop.timeline is not None
+    refusal = loop.shield.release(loop.timeline.stop(loop.now, loop.now + 0.03))
+    assert refusal is not None and refusal.reason is Reason.LOST and "0.0100 rad from all" in refusal.text
+
+
+def test_a_robot_whose_slider_is_turned_down_holds_until_it_is_up_again():
+    loop = Loop(2, link(2))
+    loop.run(2.0)
+    loop.controller.speed_scaling = 0.5
+    loop.run(2.1)
+    assert loop.shield.state is State.HOLDING and "slider" in loop.shield.message
+    loop.run(6.0)
+    way_rad = loop.way_rad
+    loop.run(7.0)
+    assert loop.way_rad == way_rad, "it has come to rest"
+    loop.controller.speed_scaling = 1.0
+    loop.run(10.0)
+    assert loop.shield.state is State.ARMED and loop.way_rad > way_rad + 1.0
+    assert loop.controller.largest_step_rad <= 0.005
