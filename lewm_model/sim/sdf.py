@@ -29,6 +29,9 @@ _PLUGINS = {
     "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name update_rate"),
 }
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
+# Ogre 2's linear light on white that faces it, of a scene's <ambient> and of a lamp's <diffuse> times <intensity>; found
+# from its pictures of gz-sim 8 in six lights.
+AMBIENT_GAIN, LAMP_GAIN = 0.315, 0.807
 MOST = 1e9  # of any number: what the simulation makes of greater ones is not finite any more
 SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable
 SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0  # of the camera
@@ -347,7 +350,16 @@ def _colour(visual: Element) -> np.ndarray:
     return diffuse
 
 
-def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """What a screen is given for linear light: sRGB in [0, 1] (IEC 61966-2-1)."""
+    linear = np.clip(linear, 0.0, 1.0)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def _add_shapes(
+    spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: _Frames, exposure: np.ndarray
+) -> None:
+    """Visuals and collisions of a link. `exposure` (3,) is the linear light that comes back from white, lying flat."""
     link_name = link.attribute("name")
     for element in link.children:
         if element.tag not in ("collision", "visual"):
@@ -362,7 +374,9 @@ def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames
         else:
             element.allow("pose geometry material", "name")
             # SDF's materials are matt unless they say otherwise, MuJoCo's geoms shine.
-            spec.add_material(name=geom.name, rgba=_colour(element), specular=0.0, shininess=0.0)
+            colour = _colour(element)
+            shown = [*_srgb(exposure * colour[:3]), colour[3]]
+            spec.add_material(name=geom.name, rgba=shown, specular=0.0, shininess=0.0)
             geom.material = geom.name
             geom.group = _VISUAL_GROUP
             geom.contype = geom.conaffinity = 0
@@ -498,6 +512,7 @@ class _Loader:
         self.arm: tuple[str, Arm] | None = None
         self.cameras: list[tuple[Element, Camera]] = []
         self.free_bodies: list[str] = []
+        self.exposure = np.zeros(3)  # linear red, green and blue that come back from a white surface lying flat
 
     def model(self, model: Element) -> None:
         model.allow("static self_collide pose link joint frame plugin", "name")
@@ -554,7 +569,7 @@ class _Loader:
                 _add_inertial(body, link, frames)
             elif not static:
                 raise link.error(f"link '{link_name}' moves and needs an <inertial>")
-            _add_shapes(self.spec, body, link, frames)
+            _add_shapes(self.spec, body, link, frames, self.exposure)
             self.cameras += _add_camera(body, link, frames)
             return body
 
@@ -648,20 +663,29 @@ class _Loader:
             self.model(model)
 
     def _light(self, world: Element) -> None:
+        """Lamps, so that pictures are those of Gazebo's renderer.
+
+        Ogre 2 lights linear colours and encodes the sum as sRGB; MuJoCo multiplies what it is given. So materials get
+        the encoded colour that they have lying flat (`_add_shapes`), and MuJoCo's lamps are scaled to show them so.
+        What stands upright has the share of the light that the file's ambient and diffuse say.
+        """
         visual = self.spec.visual
         visual.quality.shadowsize = 0
         visual.quality.offsamples = 0
         visual.headlight.active = 1  # MuJoCo keeps a scene's ambient light in the head light
         visual.headlight.diffuse = visual.headlight.specular = [0.0, 0.0, 0.0]
         visual.headlight.ambient = [0.0, 0.0, 0.0]
+        ambient = np.zeros(3)
         scene = world.get("scene")
         if scene is not None:
             scene.allow("ambient shadows")
             if scene.flag("shadows", True):
                 raise scene.error("shadows are not rendered; set <shadows>false</shadows>")
-            visual.headlight.ambient = scene.need("ambient").floats(4)[:3]
+            ambient = scene.need("ambient").floats(4)[:3]
+        self.exposure = AMBIENT_GAIN * ambient
+        flat, lamps = ambient.copy(), []
         for light in world.all("light"):
-            light.allow("pose cast_shadows diffuse direction", "name type")
+            light.allow("pose cast_shadows diffuse intensity direction", "name type")
             if light.attribute("type") != "directional":
                 raise light.error(f"light type '{light.attribute('type')}' is not supported; only 'directional' is")
             if light.flag("cast_shadows", False):
@@ -669,15 +693,32 @@ class _Loader:
             if _relative_to(light) not in (None, "world"):
                 raise light.need("pose").error("a light's pose is relative to the world; frames of it are not known")
             pose = _pose(light)
-            self.spec.worldbody.add_light(
-                name=light.attribute("name"),
-                type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-                pos=pose[:3, 3],
-                dir=pose[:3, :3] @ light.need("direction").floats(3),
-                castshadow=False,
-                diffuse=light.need("diffuse").floats(4)[:3],
-                specular=[0.0, 0.0, 0.0],
+            direction = pose[:3, :3] @ light.need("direction").floats(3)
+            length = float(np.linalg.norm(direction))
+            if length < 1e-9:
+                raise light.need("direction").error("the direction of a light cannot be 0 0 0")
+            diffuse = light.need("diffuse").floats(4)[:3]
+            intensity = light.number("intensity", 1.0)
+            if intensity < 0.0:
+                raise light.need("intensity").error(f"<intensity> is {intensity}; it must be 0 or more")
+            downwards = max(0.0, -direction[2] / length)
+            self.exposure += LAMP_GAIN * intensity * downwards * diffuse
+            flat += downwards * diffuse
+            lamps.append(
+                self.spec.worldbody.add_light(
+                    name=light.attribute("name"),
+                    type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+                    pos=pose[:3, 3],
+                    dir=direction,
+                    castshadow=False,
+                    diffuse=diffuse,
+                    specular=[0.0, 0.0, 0.0],
+                )
             )
+        scale = 1.0 / np.where(flat > 0.0, flat, 1.0)
+        visual.headlight.ambient = ambient * scale
+        for lamp in lamps:
+            lamp.diffuse = np.array(lamp.diffuse) * scale
 
 
 def load_world(path: str | Path) -> World:
