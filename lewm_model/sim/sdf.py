@@ -29,8 +29,8 @@ _PLUGINS = {
     "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name update_rate"),
 }
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
-# Ogre 2's linear light on white that faces it, of a scene's <ambient> and of a lamp's <diffuse> times <intensity>; found
-# from its pictures of gz-sim 8 in six lights.
+# Linear light that Ogre 2 draws on white: of a scene's <ambient>, and of a lamp's <diffuse> times <intensity> where the
+# surface faces the lamp. Fitted to its pictures of six lights, by gz-sim 8.
 AMBIENT_GAIN, LAMP_GAIN = 0.315, 0.807
 MOST = 1e9  # of any number: what the simulation makes of greater ones is not finite any more
 SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable

@@ -1,0 +1,378 @@
+"""How a model does when the world looks otherwise: `lewm robust`.
+
+One factor at a time is changed: the light, the colours of things, what the sensor does, where the camera is, what else
+is in sight. Colours, light and the camera's pose are changed in the simulator, the rest in its picture. A row of the
+table is a factor at one severity; each row counts held goals twice: with the goal's picture taken in the world as it
+was in training ("goal clean"), and taken under the same change ("goal changed").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import mujoco
+import numpy as np
+from rich.table import Table
+
+from lewm_model.config import PlanConfig
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.reach import Rate, draw_tasks, held, reach
+
+Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
+TASK_SEED = 1  # that of `recipes.train_demo`
+SHADOW = 0.5  # of the light is missing on the dark side
+BLOCKS = ((0.30, 0.10), (0.12, 0.62), (0.74, 0.80), (0.55, 0.93), (0.86, 0.30))  # where distractors lie, of the picture
+PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180, 90))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: what is changed, how much, and how. `scene` edits the simulator's model, `lens` the picture."""
+
+    group: str  # light, colour, sensor, camera or scene
+    factor: str
+    severity: str
+    scene: Callable[[mujoco.MjModel], None] = lambda model: None
+    lens: Lens | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Goals held under one change, with the goal's picture as in training, and under the same change."""
+
+    change: Change
+    goal_clean: Rate
+    goal_changed: Rate
+
+
+# ---- what can be changed ---------------------------------------------------------------------------------------------
+
+
+def changes() -> list[Change]:
+    """Every row of the table, the unchanged world first."""
+    rows = [Change("clean", "none", "")]
+    rows += [Change("light", "light.strength", f"x {k}", lens=_gain(k)) for k in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6)]
+    rows += [Change("light", "light.direction", name, scene=_lamp(way)) for name, way in LAMPS.items()]
+    rows += [Change("light", "light.shade", name, lens=_shade(angle)) for name, angle in (("left", 0), ("top", 90))]
+    rows += [
+        Change("light", "light.temperature", name, lens=_gain(tint))
+        for name, tint in (("warm", (1.1, 1.0, 0.75)), ("cold", (0.8, 1.0, 1.15)))
+    ]
+    rows += [Change("colour", "table.color", name, scene=_paint("table", rgb)) for name, rgb in TABLES.items()]
+    rows += [Change("colour", "table.texture", "wood", lens=_wood)]
+    rows += [
+        Change("colour", "agent.color", "mixed", scene=_mix_arm((2, 0, 1))),
+        Change("colour", "agent.color", "faded", scene=_fade_arm(0.4)),
+    ]
+    rows += [Change("sensor", "noise", f"{sigma}", lens=_noise(sigma)) for sigma in (0.04, 0.08)]
+    rows += [Change("sensor", "blur", f"{share:.1%}", lens=_blur(share)) for share in (0.008, 0.016)]
+    rows += [Change("sensor", "jpeg", f"quality {q}", lens=_jpeg(q)) for q in (50, 20)]
+    rows += [Change("sensor", "exposure flicker", "+-20 %", lens=_flicker)]
+    rows += [Change("camera", "camera.shift", f"{100 * share:.0f} %", scene=_shift(share)) for share in (0.03, 0.05)]
+    rows += [Change("camera", "camera.turn", f"{degrees} deg", scene=_turn(degrees)) for degrees in (3, 5)]
+    rows += [Change("camera", "camera.zoom", f"{100 * share:.0f} %", scene=_zoom(share)) for share in (0.03, 0.05)]
+    rows += [
+        Change("scene", "distractors", f"{len(BLOCKS)} things", lens=_distractors),
+        Change("scene", "occlusion", "a tenth", lens=_occlusion),
+        Change("scene", "dead pixels", "0.5 %", lens=_dead),
+        Change("scene", "renderer", "sRGB", lens=_srgb),
+    ]
+    return rows
+
+
+LAMPS = {"low, right": (-1.0, 0.2, -0.7), "low, front": (0.2, 1.0, -0.7)}
+TABLES = {"bluish": (0.70, 0.75, 0.95), "dark": (0.45, 0.45, 0.45), "brown": (0.62, 0.47, 0.33)}
+
+
+def _gain(factor: float | tuple[float, float, float]) -> Lens:
+    return lambda picture, rng: _bytes(picture * np.asarray(factor))
+
+
+def _shade(angle_deg: float) -> Lens:
+    angle = math.radians(angle_deg)
+
+    def lens(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        v, u = np.mgrid[-1 : 1 : 1j * picture.shape[0], -1 : 1 : 1j * picture.shape[1]]
+        along = u * math.cos(angle) + v * math.sin(angle)
+        return _bytes(picture * (1.05 - SHADOW * (1.0 - along) / 2.0)[..., None])
+
+    return lens
+
+
+def _lamp(direction: tuple[float, float, float]) -> Callable[[mujoco.MjModel], None]:
+    def scene(model: mujoco.MjModel) -> None:
+        model.light_dir[:] = np.asarray(direction) / np.linalg.norm(direction)
+
+    return scene
+
+
+def _paint(model_name: str, rgb: tuple[float, float, float]) -> Callable[[mujoco.MjModel], None]:
+    """Paints what belongs to a model of the world, in the colours of the picture."""
+
+    def scene(model: mujoco.MjModel) -> None:
+        for i in range(model.nmat):
+            if model.material(i).name.startswith(f"{model_name}::"):
+                model.mat_rgba[i, :3] = rgb
+
+    return scene
+
+
+def _arm_materials(model: mujoco.MjModel) -> list[int]:
+    bodies = {int(model.jnt_bodyid[i]) for i in range(model.njnt) if model.jnt_type[i] != mujoco.mjtJoint.mjJNT_FREE}
+    return sorted({int(model.geom_matid[g]) for g in range(model.ngeom) if model.geom_bodyid[g] in bodies} - {-1})
+
+
+def _mix_arm(channels: tuple[int, int, int]) -> Callable[[mujoco.MjModel], None]:
+    def scene(model: mujoco.MjModel) -> None:
+        for i in _arm_materials(model):
+            model.mat_rgba[i, :3] = model.mat_rgba[i, list(channels)]
+
+    return scene
+
+
+def _fade_arm(share: float) -> Callable[[mujoco.MjModel], None]:
+    def scene(model: mujoco.MjModel) -> None:
+        for i in _arm_materials(model):
+            model.mat_rgba[i, :3] += share * (0.6 - model.mat_rgba[i, :3])
+
+    return scene
+
+
+def _wood(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Grain on what is as bright as a table: light and grey."""
+    height, width = picture.shape[:2]
+    v, u = np.mgrid[0 : 1 : 1j * height, 0 : 1 : 1j * width]
+    grain = 0.85 + 0.15 * np.sin(60.0 * v + 4.0 * np.sin(5.0 * u))
+    wood = np.array([0.80, 0.62, 0.42]) * 255 * grain[..., None]
+    return _bytes(np.where(_table(picture)[..., None], wood, picture))
+
+
+def _noise(sigma: float) -> Lens:
+    """Of the model's pixels; the camera's own are averaged, so theirs is as much stronger."""
+    return lambda picture, rng: _bytes(
+        picture + 255 * sigma * cv2.resize(rng.standard_normal((64, 64, 3)), picture.shape[1::-1], None, 0, 0, 0)
+    )
+
+
+def _blur(share: float) -> Lens:
+    return lambda picture, rng: cv2.GaussianBlur(picture, (0, 0), share * picture.shape[1])
+
+
+def _jpeg(quality: int) -> Lens:
+    def lens(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
+
+    return lens
+
+
+def _flicker(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _bytes(picture * rng.uniform(0.8, 1.2))
+
+
+def _shift(share: float) -> Callable[[mujoco.MjModel], None]:
+    """To its own right by a share of the picture's width, as wide as that is at the world's origin."""
+
+    def scene(model: mujoco.MjModel) -> None:
+        distance = float(np.linalg.norm(model.body_pos[model.cam_bodyid[0]] + model.cam_pos[0]))
+        right = np.empty(3)
+        mujoco.mju_rotVecQuat(right, np.array([1.0, 0.0, 0.0]), model.cam_quat[0])
+        model.cam_pos[0] += share * 2.0 * distance * math.tan(math.radians(model.cam_fovy[0]) / 2.0) * right
+
+    return scene
+
+
+def _turn(degrees: float) -> Callable[[mujoco.MjModel], None]:
+    def scene(model: mujoco.MjModel) -> None:
+        about = np.array([math.cos(math.radians(degrees) / 2), 0.0, 0.0, math.sin(math.radians(degrees) / 2)])
+        turned = np.empty(4)
+        mujoco.mju_mulQuat(turned, model.cam_quat[0], about)
+        model.cam_quat[0] = turned
+
+    return scene
+
+
+def _zoom(share: float) -> Callable[[mujoco.MjModel], None]:
+    def scene(model: mujoco.MjModel) -> None:
+        model.cam_fovy[0] = 2 * math.degrees(math.atan(math.tan(math.radians(model.cam_fovy[0]) / 2) / (1 + share)))
+
+    return scene
+
+
+def _distractors(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Things that lie on the table, below the arm."""
+    found, table, side = picture.copy(), _table(picture), picture.shape[0]
+    for (x, y), paint in zip(BLOCKS, PAINTS, strict=True):
+        mask = np.zeros(table.shape, np.uint8)
+        corner = (int(x * side), int(y * side))
+        cv2.rectangle(mask, corner, (corner[0] + side // 14, corner[1] + side // 18), 1, -1)
+        found[(mask > 0) & table] = paint
+    return found
+
+
+def _occlusion(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    found, (height, width) = picture.copy(), picture.shape[:2]
+    found[int(0.1 * height) : int(0.42 * height), int(0.1 * width) : int(0.42 * width)] = (70, 60, 50)
+    return found
+
+
+def _dead(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The model's pixels that are always black or white."""
+    height, width = picture.shape[:2]
+    stuck = np.random.default_rng(0)
+    found = picture.copy()
+    for _ in range(round(0.005 * 64 * 64)):
+        row, column = stuck.integers(64, size=2)
+        rows = slice(row * height // 64, (row + 1) * height // 64)
+        columns = slice(column * width // 64, (column + 1) * width // 64)
+        found[rows, columns] = 255 * int(stuck.integers(2))
+    return found
+
+
+def _srgb(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A renderer that takes the world's colours for linear ones and encodes them, as Gazebo's does."""
+    linear = 0.58 * picture / 255.0
+    return _bytes(255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
+
+
+def _table(picture: np.ndarray) -> np.ndarray:
+    return (picture.min(-1) > 150) & (np.ptp(picture, axis=-1) < 40)
+
+
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def changed_world(sim: ArmSim, change: Change, seed: int) -> Iterator[None]:
+    """The simulated world under a change, and as it was afterwards."""
+    names = ("mat_rgba", "light_dir", "light_diffuse", "cam_pos", "cam_quat", "cam_fovy")
+    before = {name: getattr(sim.model, name).copy() for name in names}
+    rng = np.random.default_rng((seed, 5))
+    change.scene(sim.model)
+    if change.lens is not None:
+        lens = change.lens
+        sim.lens = lambda picture: lens(picture, rng)
+    try:
+        yield
+    finally:
+        sim.lens = None
+        for name, value in before.items():
+            getattr(sim.model, name)[:] = value
+
+
+def goal_picture(sim: ArmSim, pose: np.ndarray) -> np.ndarray:
+    """The camera's picture of the arm at rest at `pose`."""
+    sim.reset(joint_positions=pose)
+    return sim.render()
+
+
+def robustness(
+    runtime: Runtime,
+    goals: int,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    world: str | Path | None = None,
+    progress: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """The table. Of the goals of each row one half is near, the other anywhere; all rows have the same ones.
+
+    :param only: groups of changes; empty is all.
+    """
+    rows = []
+    size, config = runtime.bundle.model.image_size, PlanConfig()
+    with ArmSim(world) as sim:
+        near = goals // 2
+        tasks = draw_tasks("near", near, TASK_SEED, sim) + draw_tasks("anywhere", goals - near, TASK_SEED, sim)
+        clean = [to_model_image(goal_picture(sim, task.goal), size) for task in tasks]
+        for change in changes():
+            if only and change.group not in only:
+                continue
+            rates = []
+            for goal_changed in (False, True):
+                if goal_changed and change.group == "clean":
+                    rates.append(rates[0])
+                    continue
+                outcomes = []
+                for number, task in enumerate(tasks):
+                    with changed_world(sim, change, seed + number):
+                        given = None if goal_changed else clean[number]
+                        outcomes.append(reach(task, sim, runtime, config, seed + number, given).outcome)
+                rates.append(held(outcomes))
+            rows.append(Row(change, *rates))
+            progress(rows[-1])
+    return rows
+
+
+def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row:
+    """The row of a group with the fewest goals held, of a clean goal; `mild` leaves the severest degree out."""
+    beyond = ("x 0.4", "x 1.6", "5 %", "5 deg")
+    some = [r for r in rows if r.change.group == group and not (mild and r.change.severity in beyond)]
+    return min(some, key=lambda row: row.goal_clean.percent)
+
+
+def figures(rows: Sequence[Row], command: str) -> list[dict[str, object]]:
+    """What summary.json holds: every row, and the worst of each group."""
+    found = []
+
+    def add(name: str, rate: Rate) -> None:
+        low, high = rate.interval
+        found.append(
+            {"name": name, "value": round(rate.percent, 1), "unit": "%", "low": round(low, 1), "high": round(high, 1)}
+            | {"trials": rate.trials, "command": command}
+        )
+
+    names = {"clean": "clean", "light": "light", "colour": "colour", "sensor": "noise", "camera": "camera"}
+    for group, name in names.items():
+        if any(row.change.group == group for row in rows):
+            add(f"robust.reach_{name}", worst(rows, group).goal_clean)
+    for row in rows:
+        words = f"{row.change.factor} {row.change.severity}".strip()
+        slug = "".join(letter if letter.isalnum() else "_" for letter in words.lower())
+        add(f"robust.row_{slug}", row.goal_clean)
+        add(f"robust.row_{slug}_goal_changed", row.goal_changed)
+    return found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """For the terminal."""
+    found = Table(title="goals held (95 %) while the world looks otherwise")
+    for heading in ("factor", "severity", "goal clean", "goal changed"):
+        found.add_column(heading)
+    for row in rows:
+        found.add_row(row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed))
+    return found
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The heat map: a line a row, a column for each kind of goal."""
+    from matplotlib.figure import Figure
+
+    values = np.array([[row.goal_clean.percent, row.goal_changed.percent] for row in rows])
+    figure = Figure(figsize=(5.5, 0.26 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks([0, 1], ["goal clean", "goal changed"])
+    axes.set_yticks(range(len(rows)), [f"{row.change.factor} {row.change.severity}" for row in rows])
+    for (i, j), value in np.ndenumerate(values):
+        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8)
+    figure.colorbar(image, label="goals held, %")
+    figure.savefig(path, dpi=120)
+
+
+def write(rows: Sequence[Row], out: Path, command: str) -> None:
+    """summary.json and robust.png in the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.json").write_text(json.dumps({"figures": figures(rows, command)}, indent=1) + "\n")
+    draw(rows, out / "robust.png")
