@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push eval-seed-tasks clean
+.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -54,6 +54,9 @@ bench: setup  ## time the planner and measure its success, against the authors' 
 
 train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS
 	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals)
+
+robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
+	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed)
 
 eval-push: setup  ## the push task: a model, random motion, hold and the player, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval-push $(BUNDLE) $(call option,GOALS,goals) $(call option,SEED,seed)

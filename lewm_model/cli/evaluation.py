@@ -61,6 +61,36 @@ def evaluate(
 
 
 @app.command()
+def robust(
+    bundle: BundleArgument,
+    goals: Annotated[int, typer.Option(help="in each row, half of them near, half anywhere")] = 50,
+    only: Annotated[
+        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene; again for more")
+    ] = None,
+    seed: int = 0,
+    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    out: Annotated[Path, typer.Option(help="folder for summary.json and robust.png")] = Path("out/robust"),
+) -> None:
+    """Count how often goals are held when light, colours, sensor or camera are not those of the training."""
+    from rich.console import Console
+
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.evaluation.robustness import robustness, table, write
+    from lewm_model.runtime import load_runtime
+
+    runtime = load_runtime(load_bundle(bundle), backend)
+
+    def show(row: Any) -> None:
+        typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
+
+    rows = robustness(runtime, goals, seed, only or (), world, show)
+    write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")
+    Console().print(table(rows))
+    typer.echo(f"summary.json and robust.png: {out}")
+
+
+@app.command()
 def eval_push(
     bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("models/push"),
     goals: Annotated[int, typer.Option(help="held-out goals")] = 200,

@@ -8,7 +8,6 @@ was in training ("goal clean"), and taken under the same change ("goal changed")
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from lewm_model.config import PlanConfig
+from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
@@ -28,6 +28,7 @@ from lewm_model.tasks.reach import Rate, draw_tasks, held, reach
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
 TASK_SEED = 1  # that of `recipes.train_demo`
+NAMES = {"sensor": "noise"}  # of figures, where a group's own is another
 SHADOW = 0.5  # of the light is missing on the dark side
 BLOCKS = ((0.30, 0.10), (0.12, 0.62), (0.74, 0.80), (0.55, 0.93), (0.86, 0.30))  # where distractors lie, of the picture
 PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180, 90))
@@ -132,16 +133,16 @@ def _arm_materials(model: mujoco.MjModel) -> list[int]:
 
 def _mix_arm(channels: tuple[int, int, int]) -> Callable[[mujoco.MjModel], None]:
     def scene(model: mujoco.MjModel) -> None:
-        for i in _arm_materials(model):
-            model.mat_rgba[i, :3] = model.mat_rgba[i, list(channels)]
+        some = _arm_materials(model)
+        model.mat_rgba[some, :3] = model.mat_rgba[some][:, list(channels)]
 
     return scene
 
 
 def _fade_arm(share: float) -> Callable[[mujoco.MjModel], None]:
     def scene(model: mujoco.MjModel) -> None:
-        for i in _arm_materials(model):
-            model.mat_rgba[i, :3] += share * (0.6 - model.mat_rgba[i, :3])
+        some = _arm_materials(model)
+        model.mat_rgba[some, :3] += share * (0.6 - model.mat_rgba[some, :3])
 
     return scene
 
@@ -158,7 +159,10 @@ def _wood(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _noise(sigma: float) -> Lens:
     """Of the model's pixels; the camera's own are averaged, so theirs is as much stronger."""
     return lambda picture, rng: _bytes(
-        picture + 255 * sigma * cv2.resize(rng.standard_normal((64, 64, 3)), picture.shape[1::-1], None, 0, 0, 0)
+        picture
+        + 255
+        * sigma
+        * cv2.resize(rng.standard_normal((64, 64, 3)), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     )
 
 
@@ -169,7 +173,7 @@ def _blur(share: float) -> Lens:
 def _jpeg(quality: int) -> Lens:
     def lens(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         coded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1]
+        return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
 
     return lens
 
@@ -299,7 +303,7 @@ def robustness(
         for change in changes():
             if only and change.group not in only:
                 continue
-            rates = []
+            rates: list[Rate] = []
             for goal_changed in (False, True):
                 if goal_changed and change.group == "clean":
                     rates.append(rates[0])
@@ -322,26 +326,19 @@ def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row:
     return min(some, key=lambda row: row.goal_clean.percent)
 
 
-def figures(rows: Sequence[Row], command: str) -> list[dict[str, object]]:
-    """What summary.json holds: every row, and the worst of each group."""
-    found = []
-
-    def add(name: str, rate: Rate) -> None:
-        low, high = rate.interval
-        found.append(
-            {"name": name, "value": round(rate.percent, 1), "unit": "%", "low": round(low, 1), "high": round(high, 1)}
-            | {"trials": rate.trials, "command": command}
-        )
-
-    names = {"clean": "clean", "light": "light", "colour": "colour", "sensor": "noise", "camera": "camera"}
-    for group, name in names.items():
-        if any(row.change.group == group for row in rows):
-            add(f"robust.reach_{name}", worst(rows, group).goal_clean)
+def figures(rows: Sequence[Row]) -> Figures:
+    """The worst row of each group, and every row with its interval."""
+    found: Figures = {}
+    for group in dict.fromkeys(row.change.group for row in rows):
+        name = f"robust.reach_{NAMES.get(group, group)}"
+        found[name] = (worst(rows, group).goal_clean.percent, "%")
     for row in rows:
-        words = f"{row.change.factor} {row.change.severity}".strip()
-        slug = "".join(letter if letter.isalnum() else "_" for letter in words.lower())
-        add(f"robust.row_{slug}", row.goal_clean)
-        add(f"robust.row_{slug}_goal_changed", row.goal_changed)
+        words = f"{row.change.factor} {row.change.severity}".lower()
+        slug = "_".join("".join(letter if letter.isalnum() else " " for letter in words).split())
+        for end, rate in (("", row.goal_clean), ("_goal_changed", row.goal_changed)):
+            low, high = rate.interval
+            values = {"": rate.percent, "_low": low, "_high": high}
+            found |= {f"robust.row_{slug}{end}{which}": (value, "%") for which, value in values.items()}
     return found
 
 
@@ -373,6 +370,5 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def write(rows: Sequence[Row], out: Path, command: str) -> None:
     """summary.json and robust.png in the folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "summary.json").write_text(json.dumps({"figures": figures(rows, command)}, indent=1) + "\n")
+    write_figures(out / "summary.json", figures(rows), command, goals=rows[0].goal_clean.trials)
     draw(rows, out / "robust.png")

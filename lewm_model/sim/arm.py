@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -64,11 +65,17 @@ class ArmSim:
         self.control_dt_s = 1.0 / loaded.camera.rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
+        self.lens: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of its picture
         self._draws = render
         self._renderer: mujoco.Renderer | None = None
         self._render_thread = 0
         self._controller_config = ControllerConfig() if controller is None else controller
         self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """MuJoCo's model, for whoever changes colours, lamps or the camera; the next picture shows it."""
+        return self._model
 
     @property
     def time_s(self) -> float:
@@ -192,7 +199,8 @@ class ArmSim:
         if self._render_thread != threading.get_ident():
             raise RuntimeError("another thread rendered this ArmSim first; render from that thread only")
         self._renderer.update_scene(self._data, camera="camera")
-        return self._renderer.render()
+        picture = self._renderer.render()
+        return picture if self.lens is None else self.lens(picture)
 
     def joint_positions(self) -> np.ndarray:
         """Measured joint positions, (A,) float64 rad."""

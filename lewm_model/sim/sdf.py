@@ -512,7 +512,7 @@ class _Loader:
         self.arm: tuple[str, Arm] | None = None
         self.cameras: list[tuple[Element, Camera]] = []
         self.free_bodies: list[str] = []
-        self.exposure = np.zeros(3)  # linear red, green and blue that come back from a white surface lying flat
+        self.exposure: np.ndarray = np.zeros(3)  # linear light that comes back from white lying flat: red, green, blue
 
     def model(self, model: Element) -> None:
         model.allow("static self_collide pose link joint frame plugin", "name")
@@ -675,7 +675,7 @@ class _Loader:
         visual.headlight.active = 1  # MuJoCo keeps a scene's ambient light in the head light
         visual.headlight.diffuse = visual.headlight.specular = [0.0, 0.0, 0.0]
         visual.headlight.ambient = [0.0, 0.0, 0.0]
-        ambient = np.zeros(3)
+        ambient: np.ndarray = np.zeros(3)
         scene = world.get("scene")
         if scene is not None:
             scene.allow("ambient shadows")
@@ -683,7 +683,8 @@ class _Loader:
                 raise scene.error("shadows are not rendered; set <shadows>false</shadows>")
             ambient = scene.need("ambient").floats(4)[:3]
         self.exposure = AMBIENT_GAIN * ambient
-        flat, lamps = ambient.copy(), []
+        flat: np.ndarray = ambient.copy()
+        lamps = []
         for light in world.all("light"):
             light.allow("pose cast_shadows diffuse intensity direction", "name type")
             if light.attribute("type") != "directional":

@@ -1,0 +1,52 @@
+"""`lewm robust`: each change changes the picture, the world is as it was afterwards, and the table says what was held."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import resource
+from lewm_model.evaluation.robustness import Change, changed_world, changes, goal_picture, robustness, write
+from lewm_model.runtime import load_runtime
+from lewm_model.sim.arm import ArmSim
+
+POSE = np.array([-0.7, 1.2])
+
+
+@pytest.fixture(scope="module")
+def sim() -> ArmSim:
+    return ArmSim()
+
+
+@pytest.mark.parametrize("change", changes()[1:], ids=lambda change: f"{change.factor} {change.severity}")
+def test_each_change_changes_the_picture_and_leaves_the_world_as_it_was(sim: ArmSim, change: Change) -> None:
+    before = goal_picture(sim, POSE).astype(int)
+    with changed_world(sim, change, seed=0):
+        found = goal_picture(sim, POSE)
+    assert found.dtype == np.uint8 and found.shape == before.shape
+    assert np.abs(found - before).mean() > 0.3
+    np.testing.assert_array_equal(goal_picture(sim, POSE), before)
+
+
+def test_a_camera_that_is_shifted_by_a_share_of_the_picture_moves_things_by_that_share(sim: ArmSim) -> None:
+    columns = {}
+    for change in changes():
+        if change.factor in ("none", "camera.shift"):
+            with changed_world(sim, change, seed=0):
+                picture = goal_picture(sim, POSE).astype(int)
+            red = (picture[..., 0] > 120) & (picture[..., 1] < 60)
+            columns[change.severity] = float(np.nonzero(red)[1].mean()) / picture.shape[1]
+    assert columns[""] - columns["3 %"] == pytest.approx(0.03, abs=0.005)
+    assert columns[""] - columns["5 %"] == pytest.approx(0.05, abs=0.005)
+
+
+def test_the_table_holds_the_worst_row_of_a_group_and_a_picture(tmp_path: Path) -> None:
+    runtime = load_runtime(load_bundle(resource("models", "reach")))
+    rows = robustness(runtime, goals=2, only=("clean",))
+    assert [row.change.factor for row in rows] == ["none"]
+    write(rows, tmp_path, "lewm robust models/reach --goals 2 --only clean")
+    figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
+    assert figures["robust.reach_clean"] == rows[0].goal_clean.percent == figures["robust.row_none"]
+    assert (tmp_path / "robust.png").stat().st_size > 1000
