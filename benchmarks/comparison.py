@@ -38,7 +38,7 @@ from lewm_model.tasks.reach import draw_tasks, reach_all
 from lewm_model.training.trainer import action_spec, add_heads, learning_rate_factor, train
 
 ROOT = Path(__file__).resolve().parent.parent
-PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu"}
+PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed", "latent_dim": 12}
 TASK_SEED = 1
 UNSEEN_SEED = 1000  # of the recording that the probes are fitted and judged on
 

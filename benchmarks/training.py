@@ -37,7 +37,7 @@ from lewm_model.models.lewm import IMAGE_MEAN, IMAGE_STD, LeWM
 from lewm_model.training.trainer import DTYPES, Objective, optimiser_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PATCHES: dict[str, Any] = {"stem": "patch", "patch_size": 16, "activation": "gelu"}
+PATCHES: dict[str, Any] = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed"}
 
 
 def clips(c: ModelConfig, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,7 @@ from lewm_model.training.trainer import retrain_play_heads, train
 EPISODES, STEPS = 1600, 240
 ROUNDS, MISTAKES = 3, 800  # of recording episodes that begin where the robot got to with the policy of the round before
 TASK_SEED = 1  # the goals are the same for every training seed
-MODEL: dict[str, Any] = {"latent_dim": 32, "readout": "all"}
+MODEL: dict[str, Any] = {"latent_dim": 32, "readout": "all", "picture_norm": "fixed"}
 # Clips of alike poses: with random ones the arm fills the latent, and the block is not in it at all.
 TRAIN: dict[str, Any] = {"steps": 12000, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 6000}
 TRAIN["augment"] = {"share": 0.0}  # not tried yet: a rectangle that covers something may pass for the object

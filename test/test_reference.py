@@ -12,7 +12,14 @@ from lewm_model.bundle.interchange import InterchangeError, from_reference, to_r
 from lewm_model.config import ModelConfig
 from lewm_model.models.lewm import LeWM
 
-PATCHES = {"stem": "patch", "patch_size": 8, "activation": "gelu", "history": 3, "encoder_depth": 2}
+PATCHES = {
+    "picture_norm": "fixed",
+    "stem": "patch",
+    "patch_size": 8,
+    "activation": "gelu",
+    "history": 3,
+    "encoder_depth": 2,
+}
 
 
 def patches(**changes: object) -> ModelConfig:

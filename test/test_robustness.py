@@ -1,4 +1,4 @@
-"""`lewm robust`: each change changes the picture, the world is as it was afterwards, and the table says what was held."""
+"""`lewm robust`: a change shows in the picture, the world is as it was afterwards, the table says what was held."""
 
 import json
 from pathlib import Path
