@@ -21,10 +21,11 @@ from rich.table import Table
 
 from lewm_model.config import PlanConfig
 from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.tasks.reach import Rate, draw_tasks, held, reach
+from lewm_model.tasks.reach import draw_tasks, reach
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
 TASK_SEED = 1  # that of `recipes.train_demo`
