@@ -152,13 +152,19 @@ def write_motion(
     joint_dt_s: float = 0.01,
     names: Sequence[str] = ("shoulder", "elbow"),
     compressed: str = "",
+    joints_topic: str = "",
+    unit: float = 1.0,
+    camera_ahead_s: float = 0.0,
 ) -> None:
     """A planner, an arm and a camera: messages in the order a recorder gets them.
 
     :param motion: commanded positions and velocities, both (N, A), at times (N,) s.
     :param frame_times_s: (F,) stamps of the frames; the commanded motion covers them.
     :param lag_s: how far the arm is behind its command.
+    :param unit: what positions are multiplied with on their topics.
+    :param camera_ahead_s: by which the camera's clock is ahead of the arm's.
     """
+    other = (joints_topic,) if joints_topic else ()
     begin, end = float(frame_times_s[0]), float(frame_times_s[-1])
     events: list[tuple[float, Callable[[float], None]]] = []
     for block in np.arange(begin - 0.3, end + 0.01, 0.25):
@@ -168,19 +174,20 @@ def write_motion(
         velocities[-1] = 0.0
 
         def command(log: float, p: np.ndarray = positions, v: np.ndarray = velocities, b: float = block) -> None:
-            bag.command(names, np.arange(0.0, 0.601, 0.02), p, v, epoch_s + b, log)
+            bag.command(names, np.arange(0.0, 0.601, 0.02), unit * p, unit * v, epoch_s + b, log)
 
         events.append((block + 0.15, command))
     for at in np.arange(begin - 0.2037, end + 0.1, joint_dt_s):
         measured = motion(np.array([at - lag_s]))[0][0]
-        events.append((at, lambda log, q=measured, s=at: bag.joints(names, q, epoch_s + s, log)))
+        events.append((at, lambda log, q=unit * measured, s=at: bag.joints(names, q, epoch_s + s, log, *other)))
     for i, at in enumerate(frame_times_s):
 
         def send(log: float, i: int = i, at: float = float(at)) -> None:
+            stamp_s = epoch_s + camera_ahead_s + at
             if compressed:
-                bag.compressed(picture(i), epoch_s + at, log, compressed)
+                bag.compressed(picture(i), stamp_s, log, compressed)
             else:
-                bag.image(picture(i), epoch_s + at, log)
+                bag.image(picture(i), stamp_s, log)
 
         events.append((float(at), send))
     for at, event in sorted(events, key=lambda event: event[0]):

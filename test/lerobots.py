@@ -21,19 +21,21 @@ CAMERA = "observation.images.front"
 NAMES = ["shoulder.pos", "elbow.pos"]
 
 
-def video(path: Path, frames: list[np.ndarray], codec: str = "mpeg4", skip: tuple[int, ...] = ()) -> None:
+def video(
+    path: Path, frames: list[np.ndarray], codec: str = "mpeg4", skip: tuple[int, ...] = (), rate: int = FPS
+) -> None:
     """SVT-AV1 encodes in a process of its own: it gives root a real-time priority that starves all others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if codec == "libsvtav1":
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            pool.submit(_encode, path, frames, codec, skip).result()
+            pool.submit(_encode, path, frames, codec, skip, rate).result()
     else:
-        _encode(path, frames, codec, skip)
+        _encode(path, frames, codec, skip, rate)
 
 
-def _encode(path: Path, frames: list[np.ndarray], codec: str, skip: tuple[int, ...]) -> None:
+def _encode(path: Path, frames: list[np.ndarray], codec: str, skip: tuple[int, ...], rate: int) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.gop_size = 2
         if codec == "mpeg4":
@@ -42,7 +44,7 @@ def _encode(path: Path, frames: list[np.ndarray], codec: str, skip: tuple[int, .
             if i in skip:
                 continue
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            frame.pts, frame.time_base = i, Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -57,6 +59,26 @@ def motion(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def frames(episode: int) -> list[np.ndarray]:
     before = sum(LENGTHS[:episode])
     return [picture(before + i) for i in range(LENGTHS[episode])]
+
+
+def arm_folder(root: Path, recorded: np.ndarray, names: Any, robot: str = "my_arm") -> Path:
+    """A data set of one episode of positions (n, A) as they are recorded, whose pictures do not matter."""
+    count, width = recorded.shape
+    grey = cv2.imencode(".png", np.full((16, 16, 3), 90, np.uint8))[1].tobytes()
+    vector = {"dtype": "float32", "shape": [width], "names": names}
+    features = {CAMERA: {"dtype": "image", "shape": [16, 16, 3]}, "action": vector, "observation.state": vector}
+    info = {"codebase_version": "v3.0", "fps": FPS, "robot_type": robot, "features": features}
+    values = pa.array(recorded.astype(np.float32).tolist(), pa.list_(pa.float32(), width))
+    columns = {"action": values, "observation.state": values, "timestamp": pa.array(np.arange(count) / FPS)}
+    columns |= {
+        "episode_index": pa.array(np.zeros(count, int)),
+        CAMERA: pa.array([{"bytes": grey, "path": ""}] * count),
+    }
+    for name in ("meta/episodes", "data"):
+        (root / name).mkdir(parents=True)
+    pq.write_table(pa.table(columns), root / "data/file-000.parquet")
+    (root / "meta/info.json").write_text(json.dumps(info))
+    return root
 
 
 def folder(root: Path, version: str, image: bool = False, nan_row: int | None = None, **changes: Any) -> Path:

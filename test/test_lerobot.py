@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
 pytest.importorskip("pyarrow")
-from lerobots import CAMERA, FPS, LENGTHS, folder, motion
-from test_bag import number
+from lerobots import CAMERA, FPS, LENGTHS, arm_folder, folder, motion, video
+from test_bag import number, picture
 from typer.testing import CliRunner
 
 from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
-from lewm_model.data.converters.lerobot import convert_lerobot
+from lewm_model.data.converters.columns import Columns
+from lewm_model.data.converters.lerobot import _video, convert_lerobot
 
 
 def check(data: Episodes, first: int = 0, radians: bool = False) -> None:
@@ -35,7 +37,7 @@ def check(data: Episodes, first: int = 0, radians: bool = False) -> None:
         np.testing.assert_allclose(data.actions[rows][:-1], expected[at][:-1], atol=1e-4)
         assert np.isnan(data.actions[rows][-1]).all()
         assert data.proprio is not None and data.stamps_s is not None
-        np.testing.assert_allclose(data.proprio[rows], measured[at], atol=1e-5)
+        np.testing.assert_allclose(data.proprio[rows], np.radians(measured[at]) if radians else measured[at], atol=1e-5)
         np.testing.assert_allclose(data.stamps_s[rows], stamps[at], atol=1e-5)
 
 
@@ -142,3 +144,67 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Pat
     with pytest.raises(DataError, match=r"no episode of 2 frames(.|\n)*lies outside the data set"):
         convert_lerobot(root, out)
     assert not out.exists() and not list(tmp_path.glob("*.part"))
+
+
+MOVING = np.degrees(0.5 * np.sin(np.arange(30) / 10))
+DEGREES: dict[str, Any] = {"image_size": 16, "actions_are": "joint-positions-deg"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"elbow": 1, "shoulder": 0}, ("shoulder", "elbow")),
+        ([["shoulder", "elbow"]], ("shoulder", "elbow")),
+        ({"axes": ["shoulder.pos", "elbow.pos"]}, ("shoulder", "elbow")),
+        ({"left": ["shoulder"], "right": ["shoulder"]}, ("left_shoulder", "right_shoulder")),
+        (None, ("action0", "action1")),
+    ],
+)
+def test_columns_are_named_as_the_data_set_orders_them(tmp_path: Path, names: Any, expected: tuple[str, ...]) -> None:
+    root = arm_folder(tmp_path / "set", np.stack([MOVING, -2 * MOVING], 1), names)
+    convert_lerobot(root, tmp_path / "a.h5", **DEGREES)
+    data = load_episodes(tmp_path / "a.h5")
+    assert data.action_names == expected
+    np.testing.assert_allclose(data.actions[:5, 1], -2 * data.actions[:5, 0], rtol=1e-4)
+
+
+def test_a_gripper_in_per_cent_is_no_angle(tmp_path: Path) -> None:
+    gripper = 50 + 50 * np.sin(np.arange(30) / 5)
+    root = arm_folder(tmp_path / "set", np.stack([MOVING, gripper], 1), ["pan.pos", "gripper.pos"])
+    with pytest.raises(DataError, match="gripper looks like a gripper, which LeRobot records as 0 to 100 per cent"):
+        convert_lerobot(root, tmp_path / "a.h5", **DEGREES)
+    convert_lerobot(root, tmp_path / "a.h5", **DEGREES, columns=Columns(names=("pan",)))
+    assert load_episodes(tmp_path / "a.h5").action_names == ("pan",)
+    convert_lerobot(root, tmp_path / "b.h5", **DEGREES, columns=Columns(grippers=("gripper",)))
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert json.loads(file.attrs["action_kind"]) == ["joint_velocity", "gripper"]
+        travelled = np.nansum(file["action"][:, 1]) * file.attrs["control_dt_s"]
+        assert travelled == pytest.approx((gripper[-2] - gripper[0]) / 100, abs=1e-3)
+    with pytest.raises(DataError, match="left out: 30 x frames in which a joint that is held had moved"):
+        convert_lerobot(root, tmp_path / "c.h5", **DEGREES, columns=Columns(held=("gripper",)))
+    with pytest.raises(DataError, match="has no joint 'wrist'; it has pan, gripper"):
+        convert_lerobot(root, tmp_path / "c.h5", **DEGREES, columns=Columns(names=("wrist",)))
+
+
+def test_units_that_could_be_others_are_named(tmp_path: Path) -> None:
+    ends = arm_folder(tmp_path / "ends", (100 * np.sin(np.arange(30) / 10))[:, None], ["pan.pos"], "so101_follower")
+    with pytest.raises(DataError, match="looks like LeRobot's range of -100 to 100"):
+        convert_lerobot(ends, tmp_path / "a.h5", **DEGREES)
+    inner = arm_folder(tmp_path / "inner", MOVING[:, None], ["pan.pos"], "so101_follower")
+    report = convert_lerobot(inner, tmp_path / "a.h5", **DEGREES)
+    assert "make sure that they are degrees" in report.problems[0]
+    wrap = arm_folder(tmp_path / "wrap", ((170 + 4.0 * np.arange(30) + 180) % 360 - 180)[:, None], ["roll"])
+    report = convert_lerobot(wrap, tmp_path / "b.h5", **DEGREES)
+    np.testing.assert_allclose(load_episodes(tmp_path / "b.h5").actions[:-1], np.radians(4.0 * FPS), rtol=1e-4)
+    assert "the numbers of roll wrap at pi; its turns were counted" in report.notes
+    rad = arm_folder(tmp_path / "rad", 40 + 2 * MOVING[:, None], ["roll"])
+    with pytest.raises(DataError, match="looks like degrees"):
+        convert_lerobot(rad, tmp_path / "c.h5", image_size=16, actions_are="joint-positions-rad")
+
+
+def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "fast.mp4"
+    frames = [picture(i) for i in range(60)]
+    video(path, frames, rate=3 * FPS)
+    shown = list(_video(path, np.arange(20) / FPS + 0.004, 0.5 / FPS, 32))
+    assert [number(pixels) for pixels in shown] == list(range(0, 60, 3))

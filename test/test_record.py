@@ -17,7 +17,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.data.clips import load_episodes
-from lewm_model.data.converters.rosbag2 import convert_bag, read_messages
+from lewm_model.data.converters.rosbag2 import convert_bag
+from lewm_model.data.converters.rosbag2_files import read_messages
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.encodings import compressed_to_rgb
 from lewm_model.robot.pictures import to_model_image

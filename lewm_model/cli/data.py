@@ -67,34 +67,52 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="HDF5 file to write")],
     control_dt_s: Annotated[
-        float | None, typer.Option(help="time of one action, s; default of ROS recordings is 0.05, others say it")
+        float | None,
+        typer.Option(help="time of one action, s; default of ROS recordings fits the camera's rate, others say it"),
     ] = None,
     tolerance_s: Annotated[
         float | None, typer.Option(help="ROS: of stamps, s; default is half of --control-dt-s")
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels, square; default is 64, of HDF5 its own size")] = None,
     joints: Annotated[
-        str, typer.Option(help="ROS: joints of the action, with commas; default: the first command's")
+        str, typer.Option(help="joints of the action, with commas; default: all, of ROS those of most commands")
     ] = "",
-    image_topic: Annotated[str, typer.Option(help="ROS: topic of the pictures")] = "camera/image_raw",
-    joint_states_topic: Annotated[str, typer.Option(help="ROS: topic of the joint states")] = "joint_states",
-    command_topic: Annotated[str, typer.Option(help="ROS: topic of the commands")] = "arm_controller/joint_trajectory",
-    camera: Annotated[str, typer.Option(help="LeRobot: key of the camera, where there are several")] = "",
-    action: Annotated[str, typer.Option(help="LeRobot: key of the action")] = "action",
+    hold: Annotated[str, typer.Option(help="joints that stand still and are no action; frames where not are cut")] = "",
+    gripper: Annotated[str, typer.Option(help="joints of the action that open and close a gripper")] = "",
+    units: Annotated[
+        str, typer.Option(help="of positions: rad, deg, percent or a factor, for all or as name=unit, with commas")
+    ] = "",
+    image_topic: Annotated[str | None, typer.Option(help="ROS: topic of the pictures")] = None,
+    joint_states_topic: Annotated[str | None, typer.Option(help="ROS: topic of the joint states")] = None,
+    command_topic: Annotated[str | None, typer.Option(help="ROS: topic of the commands")] = None,
+    clock: Annotated[
+        str | None, typer.Option(help="ROS: header (of the messages), or recorder where those do not agree")
+    ] = None,
+    camera: Annotated[str | None, typer.Option(help="LeRobot: key of the camera, where there are several")] = None,
+    action: Annotated[str | None, typer.Option(help="LeRobot: key of the action; default is action")] = None,
     actions_are: Annotated[
-        str, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad, which become velocities")
-    ] = "recorded",
+        str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
+    from lewm_model.data.converters.columns import Columns
     from lewm_model.data.converters.convert import convert as run
     from lewm_model.data.converters.rosbag2 import Topics
     from lewm_model.data.outputs import check_output
 
+    def listed(text: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in text.split(",") if name.strip())
+
     check_output(out, recordings, overwrite)
-    names = [name.strip() for name in joints.split(",") if name.strip()]
-    topics = Topics(image_topic, joint_states_topic, command_topic)
-    typer.echo(run(recordings, out, control_dt_s, tolerance_s, image_size, names, topics, camera, action, actions_are))
+    usual, given = Topics(), (image_topic, joint_states_topic, command_topic)
+    topics = Topics(
+        image_topic or usual.image, joint_states_topic or usual.joint_states, command_topic or usual.command
+    )
+    columns = Columns(listed(joints), listed(hold), listed(gripper), units)
+    chosen = topics if any(given) else None
+    step, size = control_dt_s, image_size
+    typer.echo(run(recordings, out, step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are))
 
 
 @data_app.command("report")

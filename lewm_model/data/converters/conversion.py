@@ -23,6 +23,11 @@ class Conversion:
     notes: list[str] = field(default_factory=list)  # what to know about the result
     intervals_s: list[float] = field(default_factory=list)  # between the stamps of frames as they were recorded
 
+    def note(self, text: str) -> None:
+        """Adds it once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def __str__(self) -> str:
         lines = [f"{len(self.episodes)} episodes, {self.frames_used} of {self.frames_recorded} recorded frames used"]
         lines += [f"  {episode}" for episode in self.episodes]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.converters.hdf5 import salvage_hdf5
 from lewm_model.data.converters.lerobot import convert_lerobot, is_lerobot
-from lewm_model.data.converters.rosbag2 import Topics, convert_bag
+from lewm_model.data.converters.rosbag2 import CLOCKS, Topics, convert_bag
 from lewm_model.data.errors import DataError
 
 HDF5 = (".h5", ".hdf5")
-CONTROL_DT_S, IMAGE_SIZE = 0.05, 64  # of what does not say them itself
+IMAGE_SIZE = 64  # of what does not say it itself
 
 
 def convert(
@@ -21,29 +22,43 @@ def convert(
     control_dt_s: float | None = None,
     tolerance_s: float | None = None,
     image_size: int | None = None,
-    joint_names: Sequence[str] = (),
+    columns: Columns | None = None,
     topics: Topics | None = None,
-    camera: str = "",
-    action: str = "action",
-    actions_are: str = "recorded",
+    clock: str | None = None,
+    camera: str | None = None,
+    action: str | None = None,
+    actions_are: str | None = None,
 ) -> Conversion:
     """Writes recordings of ROS 2 (any number), one LeRobot data set, or one HDF5 recording, damaged or not, to `out`.
 
-    The options are those of `convert_bag`, `convert_lerobot` and `salvage_hdf5`. Raises DataError.
+    The options are those of `convert_bag`, `convert_lerobot` and `salvage_hdf5`; None is their default. Raises
+    DataError, also for an option that says nothing about this kind of recording.
     """
-    single = paths[0] if len(paths) == 1 else None
+    single, columns = paths[0] if len(paths) == 1 else None, columns or Columns()
     for path in paths:
         other = "a LeRobot data set" if is_lerobot(path) else "an HDF5 recording" if path.suffix in HDF5 else ""
         if other and single is None:
             raise DataError(f"{path} is {other}, of which one at a time is converted; recordings of ROS can be several")
+    ros = {"the topics": topics, "--clock": clock, "--tolerance-s": tolerance_s}
+    lerobot = {"--camera": camera, "--action": action, "--actions-are": actions_are}
     if single is not None and is_lerobot(single):
+        _refuse(single, "a LeRobot data set", ros)
         if control_dt_s is not None:
             raise DataError(f"{single} says its own rate; leave --control-dt-s out and choose a frameskip for training")
-        return convert_lerobot(single, out, image_size or IMAGE_SIZE, camera, action, actions_are)
+        size, kind = image_size or IMAGE_SIZE, actions_are or "recorded"
+        return convert_lerobot(single, out, size, camera or "", action or "action", kind, columns)
     if single is not None and single.suffix in HDF5:
+        _refuse(single, "an HDF5 recording", {**ros, **lerobot, "--units": columns.units or None})
         if not single.is_file():
             raise DataError(f"there is no recording at {single}")
-        return salvage_hdf5(single, out, image_size, control_dt_s)
-    return convert_bag(
-        paths, out, control_dt_s or CONTROL_DT_S, tolerance_s, image_size or IMAGE_SIZE, list(joint_names), topics
-    )
+        return salvage_hdf5(single, out, image_size, control_dt_s, columns)
+    _refuse(paths[0] if paths else Path(), "a recording of ROS (its unit is said with --units)", lerobot)
+    size, clock = image_size or IMAGE_SIZE, clock or CLOCKS[0]
+    return convert_bag(paths, out, control_dt_s, tolerance_s, size, columns, topics, clock)
+
+
+def _refuse(path: Path, kind: str, options: Mapping[str, object]) -> None:
+    """Raises DataError for options that were given and say nothing about this kind of recording."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise DataError(f"{path} is {kind}, of which {' and '.join(given)} say nothing; leave them out")

@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.pictures import to_model_image
 
 MOST = 1e9  # of a number that is taken
+STILL = 1e-3  # rad/s: an action of a joint that is held is no greater
 ATTRIBUTES_S = 20.0  # that reading them may take
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> where it says how long the file is
@@ -73,12 +76,18 @@ class _Continued(io.RawIOBase):
 
 
 def salvage_hdf5(
-    path: Path, out: str | Path, image_size: int | None = None, control_dt_s: float | None = None
+    path: Path,
+    out: str | Path,
+    image_size: int | None = None,
+    control_dt_s: float | None = None,
+    columns: Columns | None = None,
 ) -> Conversion:
     """Writes what can be read of a recording in stable-worldmodel's layout to another file.
 
     :param image_size: pixels; frames are cropped to a square and scaled. None keeps them, cropped.
     :param control_dt_s: time from row to row, s, of a recording that does not say.
+    :param columns: which columns of the action are kept; of those that are held, rows with another action than 0 are
+        left out.
     :raises DataError: nothing can be read, or the file is no such recording.
     """
     if Path(out).resolve() == path.resolve():
@@ -91,7 +100,7 @@ def salvage_hdf5(
             report.problems.append(f"{path} was cut off: {stream.there} of {stream.size} bytes are there")
         try:
             with h5py.File(stream, "r") as file:
-                _convert(file, path, out, stream.there, image_size, control_dt_s, report)
+                _convert(file, path, out, stream.there, image_size, control_dt_s, columns or Columns(), report)
         except DataError:
             raise
         except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
@@ -106,6 +115,7 @@ def _convert(
     there: int,
     image_size: int | None,
     control_dt_s: float | None,
+    columns: Columns,
     report: Conversion,
 ) -> None:
     missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
@@ -119,26 +129,43 @@ def _convert(
     names, dt, kind, source = _facts(path, action.shape[1])
     if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
         raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
+    kept, held = _places(
+        columns.names or [name for name in names if name not in columns.held], columns.held, names, path
+    )
+    alike = width == action.shape[1]
+    if columns.names or columns.held:
+        width = len(kept) if alike else width
+    chosen = tuple(names[at] for at in kept)
+    kind = columns.kinds(chosen, kind)
     dt = control_dt_s or dt
     if not dt > 0.0:
         raise DataError(f"{path} does not say how much time lies between its rows; give it with --control-dt-s")
     size = image_size or min(pixels.shape[1:3])
     command = shlex.join(["lewm", "convert", str(path), "--out", str(out), "--image-size", str(size)])
     attributes: dict[str, str | int | float] = {"command": command, "recorded_by": source}
+    for name in chosen if (columns.names or columns.held) else ():
+        report.note(f"column {name} is kept")
     if "timestamp" in file:
         report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
-    with EpisodeWriter(out, size, names, dt, kind, attributes, width) as writer:
+    with EpisodeWriter(out, size, chosen, dt, kind, attributes, width) as writer:
         for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
             rows = min(length, *(len(data) - offset for data in (pixels, action)))
             report.frames_recorded += max(0, length)
             if not 2 <= rows <= MOST or offset < 0:
                 report.problems.append(f"episode {number}: its {length} rows from {offset} on are not there")
                 continue
-            _convert_episode(
-                writer, number, slice(offset, offset + rows), length, pixels, action, measured, there, report
-            )
+            part = slice(offset, offset + rows)
+            _convert_episode(writer, number, part, length, pixels, action, measured, there, report, kept, held, alike)
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
+
+
+def _places(kept: Sequence[str], held: Sequence[str], names: Sequence[str], path: Path) -> tuple[list[int], list[int]]:
+    """Where these columns are. Raises DataError where there is none of that name, or nothing is left."""
+    unknown = sorted({*kept, *held} - set(names))
+    if unknown or not kept:
+        raise DataError(f"{path} has no column {unknown[0] if unknown else ''!r}; it has {', '.join(names)}")
+    return [names.index(name) for name in kept], [names.index(name) for name in held]
 
 
 def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
@@ -190,17 +217,25 @@ def _convert_episode(
     measured: h5py.Dataset | None,
     there: int,
     report: Conversion,
+    kept_columns: list[int],
+    held_columns: list[int],
+    alike: bool,
 ) -> None:
     actions, told = _read(action, rows, there)
+    moved = (np.abs(actions[:, held_columns]) > STILL).any(1)
+    actions = actions[:, kept_columns]
     frames, good = _read(pixels, rows, there)
-    state = np.zeros((len(frames), 0))
+    state: np.ndarray = np.zeros((len(frames), 0))
     if measured is not None:
         state, known = _read(measured, rows, there)
         state = state.reshape(len(frames), -1)
         good &= known & (np.abs(state) <= MOST).all(1)
+        state = state[:, kept_columns] if alike else state
+    if moved[:-1].any():
+        report.left_out["steps in which a joint that is held moved"] += int(moved[:-1].sum())
     told &= (np.abs(actions) <= MOST).all(1)
-    untold = np.flatnonzero(~told[:-1])  # nobody knows what led from these frames to the next
-    lost = {"frames": length - int(good.sum()), "actions": len(untold)}
+    untold = np.flatnonzero(~told[:-1] | moved[:-1])  # nobody knows what led from these frames to the next
+    lost = {"frames": length - int(good.sum()), "actions": int((~told[:-1]).sum())}
     if any(lost.values()):
         report.gaps.append(
             f"episode {number}: " + " and ".join(f"{n} {what}" for what, n in lost.items() if n) + " lost"

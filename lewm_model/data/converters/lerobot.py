@@ -17,11 +17,13 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lewm_model.data.converters.columns import TURN, UNITS, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
@@ -29,7 +31,10 @@ from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_model.robot.pictures import to_model_image
 
 STATE = "observation.state"
+# Robots whose joints LeRobot records as -100 to 100 unless it was told `use_degrees`.
+NORMALISED = ("so100", "so101", "so_follower", "koch", "omx", "lekiwi", "hope_jr")
 MOST = 1e9  # of a number that is taken
+HELD = 0.02  # share of the greatest number by which a joint that is held may move
 # What the numbers of the action are -> what they are multiplied with to become radians; None leaves them as they are.
 ACTIONS: dict[str, float | None] = {
     "recorded": None,
@@ -50,6 +55,7 @@ def convert_lerobot(
     camera: str = "",
     action: str = "action",
     actions_are: str = "recorded",
+    columns: Columns | None = None,
 ) -> Conversion:
     """Writes the episodes of a LeRobot data set to one HDF5 file that `lewm train` reads; `control_dt_s` is 1 / fps.
 
@@ -57,8 +63,11 @@ def convert_lerobot(
     :param action: key of the action.
     :param actions_are: a key of `ACTIONS`. Positions become the velocities between them, in rad/s, which is what
         `planner_node` commands; a frame is lost for that. "recorded" keeps the numbers, whatever they are.
-    :raises DataError: the folder is no such data set, a key is missing or ambiguous, or nothing is left.
+    :param columns: which columns of the action, in what unit they are recorded, and which is a gripper's.
+    :raises DataError: the folder is no such data set, a key is missing or ambiguous, numbers cannot be positions of
+        joints in that unit, or nothing is left.
     """
+    columns = columns or Columns()
     info = _info(folder)
     features = info["features"]
     cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
@@ -73,26 +82,74 @@ def convert_lerobot(
             f"{folder} has no action {action!r} that is {actions_are!r}; it has the numbers {', '.join(numeric)}, to "
             f"name with --action, and --actions-are is one of {', '.join(ACTIONS)}"
         )
-    names = _names(features[action], action)
+    every = _names(features[action], action)
+    chosen = _chosen(folder, every, columns, actions_are)
     measured = math.prod(features[STATE].get("shape", [0])) if STATE in features else 0
-    scale, dt = ACTIONS[actions_are], 1.0 / info["fps"]
+    states = _names(features[STATE], STATE) if measured else ()
+    alike = states == every and chosen.factors is not None
+    measured = len(chosen.at) if alike else measured
+    dt = 1.0 / info["fps"]
     report = Conversion()
-    report.notes.append(f"camera {camera}; an action every {dt:.4g} s: {', '.join(names)}")
-    if scale is None:
+    report.notes.append(f"camera {camera}; an action every {dt:.4g} s: {', '.join(chosen.names)}")
+    if chosen.factors is None:
         report.notes.append(
             "actions are kept as they were recorded, which planner_node does not command; where they are joint "
             "positions, convert again with --actions-are joint-positions-deg or joint-positions-rad"
         )
     options = ["--image-size", str(image_size), "--camera", camera, "--action", action, "--actions-are", actions_are]
+    more = {"--joints": columns.names, "--hold": columns.held, "--gripper": columns.grippers}
+    options += [part for option, some in more.items() if some for part in (option, ",".join(some))]
+    options += ["--units", columns.units] if columns.units else []
     command = shlex.join(["lewm", "convert", str(folder), "--out", str(out), *options])
-    kind = "recorded" if scale is None else "joint_velocity"
+    kind = columns.kinds(chosen.names, "recorded" if chosen.factors is None else "joint_velocity")
+    names = chosen.names
     with EpisodeWriter(out, image_size, names, dt, kind, {"command": command}, measured) as writer:
         known = _episodes(folder, info)
         for number, table in _tables(folder, camera, action, measured > 0, features[camera]["dtype"], report):
-            _convert_episode(writer, folder, info, camera, scale, number, table, known.get(number, {}), report)
+            if alike and chosen.factors is not None:  # measured as it is commanded
+                table["state"] = table["state"][:, chosen.at] * chosen.factors
+            _convert_episode(writer, folder, info, camera, chosen, number, table, known.get(number, {}), report)
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
     return report
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Columns of the action that are kept, and what their numbers are multiplied with; None keeps the numbers."""
+
+    names: tuple[str, ...]
+    at: list[int]
+    held: list[int]
+    factors: np.ndarray | None  # (len(at),)
+    turns: np.ndarray  # (len(at),) bool: an angle, that may wrap
+
+
+def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are: str) -> _Chosen:
+    """What of the action's columns is kept. Raises DataError where a column or its unit is not there, or not clear."""
+    names = columns.names or tuple(name for name in every if name not in columns.held)
+    unknown = sorted(({*names} | {*columns.held}) - set(every))
+    if unknown or not names:
+        raise DataError(f"{folder} has no joint {unknown[0] if unknown else ''!r}; it has {', '.join(every)}")
+    if len(set(names)) != len(names):
+        raise DataError(f"{folder}: the columns are {', '.join(names)}; choose some with other names by --action")
+    if columns.units and ACTIONS[actions_are] is None:
+        raise DataError("--units are of positions; say --actions-are joint-positions-rad or joint-positions-deg, too")
+    at, held = [every.index(name) for name in names], [every.index(name) for name in columns.held]
+    factor = ACTIONS[actions_are]
+    if factor is None:
+        return _Chosen(names, at, held, None, np.zeros(len(at), bool))
+    said = {part.rpartition("=")[0].strip() for part in columns.units.split(",") if part}
+    for name in names:
+        if "grip" in name.lower() and not ({name, ""} & said or name in columns.grippers):
+            raise DataError(
+                f"{folder}: {name} looks like a gripper, which LeRobot records as 0 to 100 per cent and not as an "
+                f"angle; say --gripper {name}, leave it out with --hold {name}, or say its unit: --units {name}=deg"
+            )
+    usual = {name: UNITS["percent"] if name in columns.grippers else factor for name in every}
+    factors = columns.factors(every, usual)
+    turns = np.array([name not in columns.grippers for name in names])
+    return _Chosen(names, at, held, factors[at], turns)
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -112,14 +169,27 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A name for each column of a vector; LeRobot has lists, tables of lists, tables of numbers, or none."""
+    """A name for each column of a vector; LeRobot has lists, lists in lists or tables, tables from name to column, or
+    none."""
     count = math.prod(feature.get("shape") or [0])
-    found: Any = feature.get("names")
-    if isinstance(found, dict):
-        found = next(iter(found.values())) if len(found) == 1 else list(found)
-    if not (isinstance(found, list) and len(found) == count == len({str(name) for name in found})):
+    found = _listed(feature.get("names"))
+    if not len(found) == count == len(set(found)):
         found = [f"{key}{i}" for i in range(count)]
-    return tuple(str(name).removesuffix(".pos") for name in found)
+    return tuple(name.removesuffix(".pos") for name in found)
+
+
+def _listed(names: Any) -> list[str]:
+    """The names of the columns in their order; of several groups with the group's name in front."""
+    if isinstance(names, dict) and all(type(at) is int for at in names.values()):
+        return [str(name) for name in sorted(names, key=lambda name: names[name])]
+    if isinstance(names, dict):
+        groups = {str(group): _listed(inner) for group, inner in names.items()}
+        return [f"{group}_{name}" if len(groups) > 1 else name for group, some in groups.items() for name in some]
+    if isinstance(names, list):
+        return [
+            name for inner in names for name in (_listed(inner) if isinstance(inner, list | dict) else [str(inner)])
+        ]
+    return []
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -195,13 +265,14 @@ def _convert_episode(
     folder: Path,
     info: dict[str, Any],
     camera: str,
-    scale: float | None,
+    chosen: _Chosen,
     number: int,
     table: dict[str, Any],
     known: dict[str, Any],
     report: Conversion,
 ) -> None:
-    stamps_s, commanded, dt = table["stamps"], table["action"], 1.0 / info["fps"]
+    stamps_s, recorded, dt = table["stamps"], table["action"], 1.0 / info["fps"]
+    commanded, scale = recorded[:, chosen.at], chosen.factors
     title = f"episode {number}"
     frames = len(stamps_s)
     report.frames_recorded += frames
@@ -226,8 +297,16 @@ def _convert_episode(
     if not there.all():
         report.gaps.append(f"{title}: {int((~there).sum())} of {frames} frames are not in the video, or unreadable")
         good &= there
+    if chosen.held:
+        still = np.median(recorded[:, chosen.held], axis=0)
+        moved = (np.abs(recorded[:, chosen.held] - still) > HELD * np.abs(recorded).max()).any(1)
+        if moved.any():
+            report.left_out["frames in which a joint that is held had moved"] += int(moved.sum())
+        good &= ~moved
+    if scale is not None:
+        commanded = _positions(commanded, chosen, info, f"{folder} {title}", dt, report)
     if scale is not None:  # the motion from frame i to i + 1 leads from what was commanded before to what is now
-        action = scale * np.diff(commanded, axis=0, prepend=np.nan) / dt
+        action = np.diff(commanded, axis=0, prepend=np.nan) / dt
     else:
         action = commanded
     good &= np.isfinite(action).all(1)
@@ -252,6 +331,41 @@ def _convert_episode(
             tasks = known.get("tasks") or []
             task = f" {str(tasks[0])!r}" if isinstance(tasks, list) and tasks else ""
             report.episodes.append(f"{title}{task}: {len(rows)} frames from {stamps_s[rows[0]]:.2f} s on")
+
+
+def _positions(
+    recorded: np.ndarray, chosen: _Chosen, info: dict[str, Any], source: str, dt: float, report: Conversion
+) -> np.ndarray:
+    """Positions (n, A) as they are used, rad, with the turns counted where their numbers wrap.
+
+    :raises DataError: no joint moves so.
+    """
+    assert chosen.factors is not None
+    degrees = np.isclose(chosen.factors, UNITS["deg"])
+    far = np.abs(recorded[:, degrees]).max(initial=0.0)
+    normalised = str(info.get("robot_type") or "").lower().startswith(NORMALISED)
+    if normalised and far <= 100.5 and degrees.any():
+        if far > 99.5:
+            raise DataError(
+                f"{source}: the joints end at 100, so that looks like LeRobot's range of -100 to 100 and not like "
+                "degrees; say what 1 is in rad, for each: --units shoulder_pan=0.019,..."
+            )
+        problem = (
+            f"{info['robot_type']}: LeRobot records its joints as -100 to 100 unless it was told use_degrees, and no "
+            "number here tells which; make sure that they are degrees, or say what 1 is in rad with --units"
+        )
+        if problem not in report.problems:
+            report.problems.append(problem)
+    positions = recorded * chosen.factors
+    wraps = (np.abs(np.diff(positions, axis=0)) > 0.9 * TURN).any(0) & chosen.turns
+    finite = np.isfinite(positions).all(1)
+    if wraps.any():
+        for name in np.array(chosen.names)[wraps]:
+            report.note(f"the numbers of {name} wrap at pi; its turns were counted")
+        positions[finite] = np.where(wraps, np.unwrap(positions[finite], axis=0), positions[finite])
+    if finite.any():
+        refuse_wrong(chosen.names, [positions[finite]], dt, source)
+    return positions
 
 
 def _image(folder: Path, value: Any, size: int) -> np.ndarray | None:
@@ -301,14 +415,20 @@ def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float
         stream.thread_type = "AUTO"
         frames = _decoded(container, stream, float(times_s[0]))
         frame = next(frames, None)
+        following = next(frames, None)
         for wanted_s in times_s:
-            while frame is not None and frame.time < wanted_s - tolerance_s:
-                frame = next(frames, None)
-            if frame is None or frame.time > wanted_s + tolerance_s:
+            # The nearest one: a video may have more frames than the table has rows.
+            while following is not None and (frame is None or _nearer(following, frame, wanted_s)):
+                frame, following = following, next(frames, None)
+            if frame is None or abs(frame.time - wanted_s) > tolerance_s:
                 yield None
             else:
                 yield to_model_image(frame.to_ndarray(format="rgb24"), size)
-                frame = next(frames, None)
+                frame, following = following, next(frames, None)
+
+
+def _nearer(one: Any, other: Any, time_s: float) -> bool:
+    return abs(one.time - time_s) < abs(other.time - time_s)
 
 
 def _decoded(container: Any, stream: Any, begin_s: float) -> Iterator[Any]:

@@ -1,7 +1,9 @@
 """rosbag2 recordings (MCAP or SQLite) to episodes, without ROS.
 
-The stamp in an image's header is the clock of everything. Frames are taken every `control_dt_s`; what the arm measured
-and what it was commanded is looked up at the stamps of those frames:
+The stamp in an image's header is the clock of everything, as far as it agrees with the arm's, judged by when both were
+recorded. Where a clock steps back, in the order of recording, an episode ends and nothing of it reaches the next one.
+Frames are taken every `control_dt_s`; what the arm measured and what it was commanded is looked up at the stamps of
+those frames:
 
 - measured: `JointState` messages, positions interpolated linearly between their stamps;
 - commanded: `JointTrajectory` messages, interpolated as the trajectory controller does. A message is in force from the
@@ -17,27 +19,19 @@ the episode ends and another begins behind the gap: nothing is repeated or made 
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import shutil
 import struct
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
-from mcap.exceptions import EndOfFile, InvalidMagic
-from mcap.records import Channel, Chunk, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
-from mcap_ros2.decoder import DecoderFactory
 
+from lewm_model.data.converters.columns import HELD_RAD, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import LONGEST_EPISODE, Conversion, stretches
+from lewm_model.data.converters.rosbag2_files import CDR, LOST, TopicMessage, bag_files, messages
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
@@ -46,29 +40,28 @@ from lewm_model.robot.trajectory import MOST, JointTrajectory
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STATE, COMMAND, MARKER = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/String"
-LOST = "lost"  # in place of a message's type: messages were recorded here that cannot be read any more
-CLOCK_RESET_S = 1.0  # image stamps that go back farther than this are a clock that was set back
+OTHER_COMMANDS = {  # what is said of commands of other types
+    "std_msgs/msg/Float64MultiArray": "numbers without joint names and without times",
+    "control_msgs/action/FollowJointTrajectory": "an action, whose goal is not in a recording",
+    "geometry_msgs/msg/TwistStamped": "velocities of the tip, from which the arm's driver makes joint motion",
+}
 FOREVER_NS = 2**62
 MOST_JOINTS = 64
+STEP_BACK_S = 0.1  # recorders write messages in another order by less
+PAUSE_S = 2.0  # without any message: the recorder paused, and what was commanded meanwhile is not known
+AHEAD_S, BEHIND_S = 0.1, 0.5  # of a camera's stamps against the arm's: pictures are on their way for longer
+USUAL_STEP_S = 0.05  # the step is the multiple of the camera's period next to it
+CLOCKS = ("header", "recorder")
 _NS = 1_000_000_000
-_SQLITE_TOPICS = "SELECT id, name, type FROM topics"
-_SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
 _ROUNDING_S = 1e-9
-
-
-class TopicMessage(NamedTuple):
-    """One message of a recording: still serialised (CDR), with what is needed to read it."""
-
-    topic: str
-    type: str  # e.g. sensor_msgs/msg/Image
-    log_ns: int  # when it was recorded
-    data: bytes
-    decode: Any  # bytes -> object with the message's fields; None where the schema is not .msg text
 
 
 @dataclass(frozen=True)
 class Topics:
-    """Names of topics, as far as they are needed to tell them apart: `left/joint_states` finds `/left/joint_states`."""
+    """Names of topics, as far as they are needed to tell them apart: `left/joint_states` finds `/left/joint_states`.
+
+    Where several fit, the one that is called exactly so is taken.
+    """
 
     image: str = "camera/image_raw"  # or this name with /compressed behind it
     joint_states: str = "joint_states"
@@ -86,7 +79,7 @@ class BagReport(Conversion):
 
     def finish(self) -> BagReport:
         """Puts that into words."""
-        self.notes = [
+        self.notes += [
             f"frames were taken within {1e3 * self.tolerance_s:.1f} ms of a control step, positions from joint states "
             f"at most {2e3 * self.tolerance_s:.1f} ms apart",
             f"frames lie at most {1e3 * self.offset_s:.1f} ms beside the control steps",
@@ -95,177 +88,7 @@ class BagReport(Conversion):
         return self
 
 
-# ---- reading MCAP and SQLite -----------------------------------------------------------------------------------------
-
-
-def bag_files(path: str | Path) -> list[Path]:
-    """The MCAP or SQLite files of a recording, in order: a file, or the folder that `ros2 bag record` made.
-
-    :raises DataError: there is none.
-    """
-    path = Path(path)
-    if path.is_file() and path.suffix in (".mcap", ".db3"):
-        return [path]
-    if path.is_dir():
-        there = [file for file in path.iterdir() if file.is_file()]
-        files = [file for file in there if file.suffix == ".mcap"] or [f for f in there if f.suffix == ".db3"]
-        if files:  # bag_2.mcap comes before bag_10.mcap
-            return sorted(files, key=lambda file: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", file.name)])
-        if any(file.suffix == ".zstd" for file in there):
-            raise DataError(f"the files in {path} are compressed as a whole; unpack them first, with `unzstd`")
-    if not path.exists():
-        raise DataError(f"there is no recording at {path}")
-    raise DataError(
-        f"{path} is no recording; give an MCAP or SQLite (.db3) file, the folder of `ros2 bag record`, a LeRobot "
-        "folder or an HDF5 file"
-    )
-
-
-def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
-    """All messages of a recording of rosbag2's SQLite plugin, in the order they were recorded.
-
-    These files hold no message definitions; those of Jazzy count, which agree with Humble's for what is read here. Of a
-    damaged file what comes before the damage is read.
-
-    :raises DataError: the file is no such recording.
-    """
-    import sqlite3
-
-    try:
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError as error:
-        raise DataError(f"{file} is an SQLite recording, which needs a package: pip install rosbags") from error
-    store = get_typestore(Stores.ROS2_JAZZY)
-    count = 0
-    with tempfile.TemporaryDirectory(prefix="lewm_bag_") as scratch:
-        connections: list[sqlite3.Connection] = []
-        try:
-            for copy in _sqlite_copies(file, Path(scratch), problems):
-                mode = "rw" if copy.is_relative_to(scratch) else "ro"
-                connections.append(sqlite3.connect(f"file:{quote(str(copy))}?mode={mode}", uri=True))
-            topics = {number: (str(name), str(kind)) for number, name, kind in connections[0].execute(_SQLITE_TOPICS)}
-            for row, *others in zip(*(one.execute(_SQLITE_MESSAGES) for one in connections), strict=False):
-                number, log_ns, data = row
-                if any(other != row for other in others):
-                    raise sqlite3.DatabaseError("the rest was cut off")
-                topic, kind = topics.get(number, ("", ""))
-                if isinstance(data, bytes) and isinstance(log_ns, int):
-                    count += 1
-                    yield TopicMessage(topic, kind, log_ns, data, partial(store.deserialize_cdr, typename=kind))
-        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
-            if count == 0:
-                raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error
-            problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
-        finally:
-            for connection in connections:
-                connection.close()
-
-
-def _sqlite_copies(file: Path, scratch: Path, problems: list[str]) -> list[Path]:
-    """The file, or copies of it that SQLite opens.
-
-    A file whose recorder was killed is mended by SQLite, with the journal beside it; it does that in a copy. A file
-    that was cut off it refuses; two copies are made as long as it was, with other bytes in what is missing. A message
-    that is the same in both is whole.
-    """
-    with open(file, "rb") as stream:
-        head = stream.read(32)
-    page = int.from_bytes(head[16:18], "big")
-    there, needed = file.stat().st_size, (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-    beside = [other for end in ("-journal", "-wal") if (other := file.with_name(file.name + end)).is_file()]
-    cut = there < needed <= 2**44 and head.startswith(b"SQLite format 3")
-    if not cut and not beside:
-        return [file.resolve()]
-    copies = []
-    for name in ("zeros", "ones") if cut else ("whole",):
-        (scratch / name).mkdir()
-        for other in (file, *beside):
-            shutil.copyfile(other, scratch / name / other.name)
-        copies.append(scratch / name / file.name)
-    if cut:
-        problems.append(f"{file} was cut off: {there} of {needed} bytes are there")
-        os.truncate(copies[0], needed)
-        with open(copies[1], "ab") as stream:
-            for begin in range(there, needed, 2**20):
-                stream.write(b"\xff" * min(2**20, needed - begin))
-    return copies
-
-
-def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """All messages of an MCAP or SQLite file, in the order they lie there.
-
-    An MCAP file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk
-    is left out, with a message of type `LOST` in its place. Both are named in `problems`.
-
-    :raises DataError: the file is neither.
-    """
-    problems = [] if problems is None else problems
-    if file.suffix == ".db3":
-        yield from _sqlite_messages(file, problems)
-        return
-    schemas: dict[int, Schema] = {}
-    channels: dict[int, Channel] = {}
-    decoders: dict[int, Any] = {}
-    factory = DecoderFactory()
-    count, last_ns = 0, 0
-
-    def unpack(record: Any) -> Iterator[TopicMessage]:
-        nonlocal count, last_ns
-        if isinstance(record, Schema):
-            schemas[record.id] = record
-        elif isinstance(record, Channel):
-            channels[record.id] = record
-            schema = schemas.get(record.schema_id)
-            decoders[record.id] = _decoder(factory, record, schema)
-        elif isinstance(record, Message) and record.channel_id in channels:
-            channel = channels[record.channel_id]
-            schema = schemas.get(channel.schema_id)
-            count += 1
-            last_ns = record.log_time
-            type_name = schema.name if schema else ""
-            yield TopicMessage(channel.topic, type_name, record.log_time, record.data, decoders[record.channel_id])
-
-    with open(file, "rb") as stream:
-        # A record is read whole, so a damaged length must not ask for all memory.
-        reader = StreamReader(stream, emit_chunks=True, record_size_limit=2**30)
-        records = reader.records
-        while True:
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except InvalidMagic as error:
-                if count == 0 and stream.tell() <= 8:
-                    raise DataError(f"{file} is no MCAP file: {error}") from error
-                problems.append(f"{file} ends without the mark of a whole file; {count} messages were read")
-                return
-            except (EndOfFile, struct.error):
-                if stream.seek(0, 2) < 8:
-                    raise DataError(f"{file} is empty") from None
-                problems.append(f"{file} was not closed, its recorder was killed; read up to the last whole chunk, "
-                                f"{count} messages")  # fmt: skip
-                return
-            except Exception as error:  # what a damaged record makes of itself
-                problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
-                return
-            if not isinstance(record, Chunk):
-                yield from unpack(record)
-                continue
-            try:
-                inner = breakup_chunk(record, validate_crc=True)
-            except Exception as error:  # decompressors raise what they like
-                problems.append(f"{file}: a chunk behind message {count} is damaged and left out: {error}")
-                yield TopicMessage("", LOST, last_ns, b"", None)
-                continue
-            for part in inner:
-                yield from unpack(part)
-
-
-def _decoder(factory: DecoderFactory, channel: Channel, schema: Schema | None) -> Any:
-    try:
-        return factory.decoder_for(channel.message_encoding, schema)
-    except Exception:  # a schema that cannot be parsed; only matters if the topic is needed
-        return None
+# ---- what a recording holds, except the pictures ---------------------------------------------------------------------
 
 
 def _stamp_ns(data: bytes) -> int:
@@ -276,11 +99,8 @@ def _stamp_ns(data: bytes) -> int:
     return int(seconds) * _NS + int(nanoseconds)
 
 
-# ---- what a recording holds, except the pictures ---------------------------------------------------------------------
-
-
 class _Command(NamedTuple):
-    """A JointTrajectory message: stamp_ns 0 means "when it arrives", times_s (T,), positions (T, A), velocities.
+    """A JointTrajectory message: stamp_ns 0 means "when it arrives", times_s (T,), positions (T, A) and velocities.
 
     Without points: commands may have been lost here, so nobody knows what is in force.
     """
@@ -288,65 +108,102 @@ class _Command(NamedTuple):
     log_ns: int
     stamp_ns: int
     times_s: np.ndarray
-    positions: np.ndarray
+    positions: np.ndarray | None  # None: the velocities count, from where the arm is
     velocities: np.ndarray | None
 
 
 class _State(NamedTuple):
-    """A JointState message: positions (A,) rad."""
+    """A JointState message: positions (A + held,) rad."""
 
     log_ns: int
     stamp_ns: int
     positions: np.ndarray
 
 
+class _Frame(NamedTuple):
+    """A picture, but for the picture itself."""
+
+    number: int  # in the order of recording
+    log_ns: int
+    stamp_ns: int  # -1 where it cannot be read
+
+
+@dataclass
+class _Era:
+    """What was recorded, in order, while no clock stepped back."""
+
+    frames: dict[str, list[_Frame]] = field(default_factory=lambda: defaultdict(list))  # by topic, as all of these
+    joints: dict[str, list[_State]] = field(default_factory=lambda: defaultdict(list))
+    commands: dict[str, list[_Command]] = field(default_factory=lambda: defaultdict(list))
+    lost: list[_Command] = field(default_factory=list)
+
+
 @dataclass
 class _Streams:
-    """Everything of a recording but the pictures themselves, in the order of recording."""
+    """Everything of a recording but the pictures themselves; a moment in it is (era, log_ns)."""
 
-    frames: list[tuple[int, int]]  # log_ns, stamp_ns; -1 where it cannot be read
-    joints: list[_State]
-    commands: list[_Command]
-    markers: list[tuple[int, str]]  # log_ns, text
+    eras: list[tuple[list[_Frame], list[_State], list[_Command]]]
+    markers: list[tuple[tuple[int, int], str]]
     image_topic: str
 
-
-def _messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """Of a recording in several files one that cannot be read at all is named, and the others are read."""
-    for file in files:
-        try:
-            yield from read_messages(file, problems)
-        except DataError as error:
-            if len(files) == 1:
-                raise
-            if problems is not None:
-                problems.append(f"left out: {error}")
+    @property
+    def period_s(self) -> float:
+        """From picture to picture; 0.0 of fewer than two."""
+        stamps = [np.array([frame.stamp_ns for frame in frames if frame.stamp_ns >= 0]) for frames, _, _ in self.eras]
+        intervals = np.concatenate([np.diff(some) for some in stamps]) / _NS
+        return float(np.median(intervals[intervals > 0])) if (intervals > 0).any() else 0.0
 
 
 def _matches(topic: str, wanted: str) -> bool:
     return f"/{topic.strip('/')}".endswith(f"/{wanted.strip('/')}")
 
 
-def _only(found: Iterable[str], wanted: str, what: str, source: Path, others: Iterable[str]) -> str:
-    """The one topic of a role, or an error that lists what there is of its type."""
+def _only(found: Iterable[str], wanted: str, what: str, source: Path, others: dict[str, str]) -> str:
+    """The one topic of a role, or an error that lists what there is instead; `others` says what that is."""
     topics = sorted(found)
-    if len(topics) == 1:
-        return topics[0]
+    exact = [topic for topic in topics if topic.strip("/") == wanted.strip("/")]
+    if len(topics) == 1 or exact:
+        return (exact or topics)[0]
     if topics:
-        raise DataError(f"{source} has {what} on {' and '.join(topics)}; say which to take")
-    raise DataError(
-        f"{source} has no {what} on a topic {wanted!r}; of their type it has {', '.join(sorted(others)) or 'none'}"
+        raise DataError(f"{source} has {what} on {' and '.join(topics)}; say which to take, with its whole name")
+    listed = ", ".join(f"{topic} ({said})" if said else topic for topic, said in sorted(others.items()))
+    raise DataError(f"{source} has no {what} on a topic {wanted!r}; of their type it has {listed or 'none'}")
+
+
+def _what(message: TopicMessage, wanted: Sequence[str]) -> str | None:
+    """What a message is, if it is almost what is wanted: empty where it is that, None where it is something else."""
+    short = [name.rpartition("/")[2] for name in wanted]
+    name = message.type.replace("/", ".").rpartition(".")[2]
+    if message.encoding != CDR:
+        if name in short or any(name == f"{one}s" for one in short) or name.startswith(tuple(short)):
+            made = {"ros1": "ROS 1, convert it with `rosbags-convert`"}
+            return f"{message.type}, {made.get(message.encoding, f'{message.encoding} instead of ROS 2')}"
+        return None
+    if message.type in wanted:
+        return "" if message.decode is not None else "without a message definition"
+    return (
+        f"{message.type}, {OTHER_COMMANDS[message.type]}"
+        if COMMAND in wanted and message.type in OTHER_COMMANDS
+        else None
     )
 
 
-def _first_joint_names(files: Sequence[Path], topics: Topics) -> tuple[str, ...]:
-    """Joint names of the first command; empty when there is none."""
-    for message in _messages(files):
-        if message.type == COMMAND and _matches(message.topic, topics.command):
+def _joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The joints that most commands are for, and what else on the recording's topics could be commands."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    orders: dict[tuple[str, ...], tuple[str, ...]] = {}
+    others: dict[str, str] = {}
+    for message in messages(files):
+        said = _what(message, [COMMAND])
+        if said is not None:
+            others[message.topic] = said
+        if message.type == COMMAND and message.encoding == CDR and _matches(message.topic, topics.command):
             found = getattr(_decode(message), "joint_names", None)
             if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-                return tuple(found)
-    return ()
+                key = tuple(sorted(found))
+                counts[key] += 1
+                orders.setdefault(key, tuple(found))
+    return (orders[counts.most_common(1)[0][0]] if counts else ()), others
 
 
 def _decode(message: TopicMessage) -> Any:
@@ -357,41 +214,132 @@ def _decode(message: TopicMessage) -> Any:
         return None
 
 
-def _scan(source: Path, files: Sequence[Path], topics: Topics, names: tuple[str, ...], report: BagReport) -> _Streams:
-    """Reads everything once; of the pictures only the stamps."""
-    frames: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    joints: dict[str, list[_State]] = defaultdict(list)
-    commands: dict[str, list[_Command]] = defaultdict(list)
-    markers: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    seen: dict[str, set[str]] = defaultdict(set)
-    lost: list[_Command] = []
-    for message in _messages(files, report.problems):
+def _scan(
+    source: Path, files: Sequence[Path], topics: Topics, columns: Columns, clock: str, report: BagReport
+) -> _Streams:
+    """Reads everything once; of the pictures only the stamps.
+
+    :raises DataError: a topic is missing or ambiguous, or clocks do not agree.
+    """
+    eras, era = [_Era()], 0
+    markers: dict[str, list[tuple[tuple[int, int], str]]] = defaultdict(list)
+    seen: dict[str, dict[str, str]] = {"pictures": {}, "joint states": {}, "commands": {}}
+    numbers: Counter[str] = Counter()
+    latest: dict[str, int] = {}
+    stepped: list[str] = []
+    lost = _Command(0, 0, np.empty(0), np.empty((0, len(columns.names))), None)
+
+    def follow(what: str, now_ns: int, slack_s: float) -> None:
+        """Begins another era where a clock steps back."""
+        nonlocal era
+        back_s = (latest.get(what, now_ns) - now_ns) / _NS
+        if back_s > slack_s:
+            stepped.append(f"the clock of the {what} went back by {back_s:.2f} s")
+            eras.append(_Era())
+            era += 1
+            latest.clear()
+        latest[what] = max(now_ns, latest.get(what, now_ns))
+
+    for message in messages(files, report.problems):
         topic, kind, log_ns = message.topic, message.type, message.log_ns
-        seen[kind].add(topic)
+        for role, wanted in (("pictures", (IMAGE, COMPRESSED)), ("joint states", (STATE,)), ("commands", (COMMAND,))):
+            said = None if kind == LOST or topic in seen[role] else _what(message, wanted)
+            if said is not None:
+                seen[role][topic] = said
+        there = 0 <= log_ns < FOREVER_NS
+        if there and kind != LOST:
+            if (log_ns - latest.get("recorder", log_ns)) / _NS > PAUSE_S:
+                eras[era].lost.append(lost._replace(log_ns=latest["recorder"]))
+            follow("recorder", log_ns, STEP_BACK_S)
         if kind == LOST:
-            lost.append(_Command(min(log_ns, FOREVER_NS), 0, np.empty(0), np.empty((0, len(names))), None))
+            eras[era].lost.append(lost._replace(log_ns=min(log_ns, FOREVER_NS)))
+        elif message.encoding != CDR:
+            continue
         elif _is_image(message, topics):
             try:
-                if not 0 <= log_ns < FOREVER_NS:
+                if not there:
                     raise ValueError("no time of this age of the world")
-                frames[topic].append((log_ns, _stamp_ns(message.data)))
+                stamp_ns = _stamp_ns(message.data)
+                follow(f"pictures on {topic}", stamp_ns, 0.0)
             except ValueError:
-                frames[topic].append((log_ns, -1))  # keeps the numbering
+                stamp_ns = -1  # keeps the numbering
+            eras[era].frames[topic].append(_Frame(numbers[topic], log_ns, stamp_ns))
+            numbers[topic] += 1
         elif kind == STATE and _matches(topic, topics.joint_states):
-            joints[topic] += _read(message, _state, names, report.left_out)
+            for state in _read(message, _state, columns, report.left_out):
+                follow(f"joint states on {topic}", state.stamp_ns, STEP_BACK_S / 10)
+                eras[era].joints[topic].append(state)
         elif kind == COMMAND and _matches(topic, topics.command):
-            commands[topic] += _read(message, _command, names, report.left_out)
+            eras[era].commands[topic] += _read(message, _command, columns, report.left_out)
         elif kind == MARKER and _matches(topic, topics.episode):
-            markers[topic] += _read(
-                message, lambda decoded, log_ns, _: (log_ns, str(decoded.data)), names, report.left_out
-            )
-    raw = [topic for topic in frames if topic in seen[IMAGE]]  # where both were recorded: raw pictures lost nothing
-    image = _only(raw or frames, topics.image, "pictures", source, seen[IMAGE] | seen[COMPRESSED])
-    state = _only(joints, topics.joint_states, "joint states", source, seen[STATE])
-    command = _only(commands, topics.command, "commands", source, seen[COMMAND])
-    marker = _only(markers, topics.episode, "episode markers", source, ()) if markers else ""
-    told = sorted(commands[command] + lost, key=lambda one: one.log_ns)
-    return _Streams(frames[image], joints[state], told, markers[marker], image)
+            markers[topic] += [
+                ((era, log_ns), text)
+                for text in _read(message, lambda decoded, log_ns, _: str(decoded.data), columns, report.left_out)
+            ]
+    names = {role: {topic for one in eras for topic in getattr(one, role)} for role in ("frames", "joints", "commands")}
+    raw = [topic for topic in names["frames"] if not topic.endswith("/compressed")]  # raw pictures lost nothing
+    images = [t for t in names["frames"] if t.strip("/") == topics.image.strip("/")] or raw or names["frames"]
+    for role, wanted in (("frames", topics.image), ("joints", topics.joint_states), ("commands", topics.command)):
+        if len(names[role]) > 1:
+            report.note(f"{wanted}: of {', '.join(sorted(names[role]))} the one that is called so was taken")
+    image = _only(images, topics.image, "pictures", source, seen["pictures"])
+    state = _only(names["joints"], topics.joint_states, "joint states", source, seen["joint states"])
+    command = _only(names["commands"], topics.command, "commands", source, seen["commands"])
+    marker = _only(markers, topics.episode, "episode markers", source, {}) if markers else ""
+    if not any(one.frames[image] and one.joints[state] for one in eras):  # one topic was written after the other
+        merged = _Era()
+        for one in eras:
+            merged.frames[image] += one.frames[image]
+            merged.joints[state] += one.joints[state]
+            merged.commands[command] += one.commands[command]
+        eras, stepped = [merged], []
+        markers[marker] = [((0, log_ns), text) for (_, log_ns), text in markers[marker]]
+    report.gaps += stepped
+    found = []
+    for one in eras:
+        commands = sorted(one.commands[command] + one.lost, key=lambda told: told.log_ns)
+        found.append(_on_one_clock(one.frames[image], one.joints[state], commands, clock, source))
+    return _Streams(found, markers[marker], image)
+
+
+def _on_one_clock(
+    frames: list[_Frame], joints: list[_State], commands: list[_Command], clock: str, source: Path
+) -> tuple[list[_Frame], list[_State], list[_Command]]:
+    """The same with stamps of one clock: those of the headers where they agree, or the recorder's.
+
+    :raises DataError: the headers' do not agree.
+    """
+    readable = [frame for frame in frames if frame.stamp_ns >= 0]
+    if len(readable) < 2 or len(joints) < 2:
+        return frames, joints, commands
+    advice = "or convert with --clock recorder, which goes by the time of arrival"
+    seen, felt = (np.array([(one.log_ns, one.log_ns - one.stamp_ns) for one in some]) for some in (readable, joints))
+    without = [
+        what
+        for what, some in (("pictures", readable), ("joint states", joints))
+        if some[0].stamp_ns == some[-1].stamp_ns
+    ]
+    if clock == "recorder":
+        late_ns = 0 if "joint states" in without else int(np.median(felt[:, 1]))
+        return (
+            [frame._replace(stamp_ns=frame.log_ns) if frame.stamp_ns >= 0 else frame for frame in frames],
+            [state._replace(stamp_ns=state.log_ns) for state in joints],
+            [told._replace(stamp_ns=told.stamp_ns + late_ns if told.stamp_ns and late_ns else 0) for told in commands],
+        )
+    if without:
+        raise DataError(
+            f"{source}: the {' and the '.join(without)} have no stamps; let their driver write them, {advice}"
+        )
+    begin = seen[0, 0]
+    apart_s = (seen[:, 1] - np.interp(seen[:, 0] - begin, felt[:, 0] - begin, felt[:, 1])) / _NS
+    windows = [float(np.median(some)) for some in np.array_split(apart_s, max(1, len(apart_s) // 20))]
+    worst = min(windows) if min(windows) < -AHEAD_S else max(windows)
+    if not -AHEAD_S <= worst <= BEHIND_S:
+        raise DataError(
+            f"{source}: the camera's stamps lie {abs(worst):.2f} s {'ahead of' if worst < 0 else 'behind'} the arm's, "
+            f"judged by when both were recorded; set both machines by one clock (chrony, PTP), {advice}"
+        )
+    return frames, joints, commands
 
 
 def _is_image(message: TopicMessage, topics: Topics) -> bool:
@@ -400,16 +348,14 @@ def _is_image(message: TopicMessage, topics: Topics) -> bool:
     return message.type in (IMAGE, COMPRESSED) and _matches(message.topic, topics.image)
 
 
-def _read(
-    message: TopicMessage, convert: Callable[..., Any], names: tuple[str, ...], left_out: Counter[str]
-) -> list[Any]:
-    """What `convert(decoded, log_ns, names)` makes of a message: one value, or none and a reason."""
+def _read(message: TopicMessage, convert: Callable[..., Any], columns: Columns, left_out: Counter[str]) -> list[Any]:
+    """What `convert(decoded, log_ns, columns)` makes of a message: one value, or none and a reason."""
     decoded = _decode(message)
     try:
         if decoded is None or not 0 <= message.log_ns < FOREVER_NS:
             raise ValueError("cannot be read")
         try:
-            return [convert(decoded, message.log_ns, names)]
+            return [convert(decoded, message.log_ns, columns)]
         except (AttributeError, TypeError, OverflowError) as error:  # fields of other names or types
             raise ValueError("with another definition than ROS's") from error
     except ValueError as error:
@@ -417,30 +363,32 @@ def _read(
         return []
 
 
-def _state(decoded: Any, log_ns: int, names: tuple[str, ...]) -> _State:
-    columns = {name: i for i, name in enumerate(decoded.name)}
-    if not set(names) <= set(columns) or len(decoded.position) != len(columns):
+def _state(decoded: Any, log_ns: int, columns: Columns) -> _State:
+    at = {name: i for i, name in enumerate(decoded.name)}
+    names = columns.names + columns.held
+    if not set(names) <= set(at) or len(decoded.position) != len(at):
         raise ValueError("of other joints, or without positions")
-    positions = np.array([decoded.position[columns[name]] for name in names])
+    positions = np.array([decoded.position[at[name]] for name in names]) * columns.factors(names)
     if not (np.abs(positions) <= MOST).all():
         raise ValueError("positions that are not finite")
     return _State(log_ns, decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec, positions)
 
 
-def _command(decoded: Any, log_ns: int, names: tuple[str, ...]) -> _Command:
-    if sorted(decoded.joint_names) != sorted(names) or not decoded.points:
+def _command(decoded: Any, log_ns: int, columns: Columns) -> _Command:
+    joints, points, names = decoded.joint_names, decoded.points, columns.names
+    if not set(names) <= set(joints) or not points:
         raise ValueError("for other joints, or without points: the controller refuses them")
-    columns = [decoded.joint_names.index(name) for name in names]
-    points = decoded.points
-    if any(len(p.positions) != len(names) or len(p.velocities) not in (0, len(names)) for p in points):
+    at, factors = [joints.index(name) for name in names], columns.factors(names)
+    sizes = [(len(p.positions), len(p.velocities)) for p in points]
+    allowed = ((len(joints), 0), (len(joints), len(joints)), (0, len(joints)))
+    if any(size not in allowed for size in sizes) or len({positions for positions, _ in sizes}) > 1:
         raise ValueError("with points of the wrong size: the controller refuses them")
-    with_velocities = all(len(point.velocities) for point in points)
     return _Command(
         log_ns,
         decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec,
         np.array([p.time_from_start.sec + p.time_from_start.nanosec / _NS for p in points]),
-        np.array([p.positions for p in points])[:, columns],
-        np.array([p.velocities for p in points])[:, columns] if with_velocities else None,
+        np.array([p.positions for p in points])[:, at] * factors if sizes[0][0] else None,
+        np.array([p.velocities for p in points])[:, at] * factors if all(size[1] for size in sizes) else None,
     )
 
 
@@ -470,10 +418,17 @@ def _command_positions(
             continue
         now = received_s[i]
         around = _interpolate(now + np.array([-0.02, 0.0, 0.02]), measured_s, measured)
+        points = command.positions
+        if points is None:  # velocities alone are integrated, from where the arm was commanded to be
+            assert command.velocities is not None
+            begin = around[1] if in_force is None else in_force.sample(np.array([now]))[0]
+            late = (now - (command.stamp_ns - epoch_ns) / _NS) if command.stamp_ns else 0.0
+            points = _integrated(command.times_s, command.velocities)
+            points = begin + points - _interpolate(np.array([max(0.0, late)]), command.times_s, points)
         try:
             in_force = JointTrajectory(
                 command.times_s,
-                command.positions,
+                points,
                 command.velocities,
                 start_s=(command.stamp_ns - epoch_ns) / _NS if command.stamp_ns else now,
                 now_s=now,
@@ -487,6 +442,39 @@ def _command_positions(
         if in_force is not None and inside.any():
             positions[inside] = in_force.sample(times_s[inside])
     return positions
+
+
+def _integrated(times_s: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """How far points (T, A) that have velocities only lead; the first velocity counts from the beginning on."""
+    before = np.vstack([velocities[:1], velocities[:-1]])
+    return np.cumsum(0.5 * (before + velocities) * np.diff(times_s, prepend=0.0)[:, None], axis=0)
+
+
+def _unwrapped(
+    measured: np.ndarray, measured_s: np.ndarray, commands: list[_Command], received_s: np.ndarray
+) -> tuple[np.ndarray, list[_Command], list[int]]:
+    """Positions (M, A) and commands without the jumps of joints whose numbers wrap at pi, and which those are."""
+    turn, near = 2.0 * np.pi, 0.9 * 2.0 * np.pi
+    wraps = (np.abs(np.diff(measured, axis=0)) > near).any(0)
+    for told in commands:
+        if told.positions is not None and len(told.positions) > 1:
+            short = np.diff(told.times_s)[:, None] < 0.1
+            jumps = ((np.abs(np.diff(told.positions, axis=0)) > near) & short).any(0)
+            wraps[: len(jumps)] |= jumps
+    if not wraps.any():
+        return measured, commands, []
+    measured = np.where(wraps, np.unwrap(measured, axis=0), measured)
+    mended = []
+    for told, now_s in zip(commands, received_s, strict=True):
+        if told.positions is not None and len(told.positions):
+            width = told.positions.shape[1]
+            there = _interpolate(np.array([now_s]), measured_s, measured)[0, :width]
+            points = np.unwrap(told.positions, axis=0)
+            at = int(np.clip(np.searchsorted(told.times_s, 0.0), 0, len(points) - 1))
+            points += turn * np.round((there - points[at]) / turn)
+            told = told._replace(positions=np.where(wraps[:width], points, told.positions))
+        mended.append(told)
+    return measured, mended, np.flatnonzero(wraps).tolist()
 
 
 def _interpolate(times_s: np.ndarray, known_s: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -519,76 +507,72 @@ def _grid_runs(stamps_s: np.ndarray, control_dt_s: float, tolerance_s: float) ->
 
 @dataclass
 class _Plan:
-    """One episode before its pictures are read: numbers of its frames, actions (n - 1, A), positions (n, A), and the
-    stamps of the frames (n,), s from the first frame on this clock."""
+    """One episode before its pictures are read: numbers of its frames, commanded and measured positions (n, A) rad,
+    and the stamps of the frames (n,), s from the first frame on this clock."""
 
     frames: list[int]
-    action: np.ndarray
+    commanded: np.ndarray
     proprio: np.ndarray
     name: str
     stamps_s: np.ndarray
 
 
-def _segments(markers: Sequence[tuple[int, str]], report: BagReport) -> list[tuple[int, int, str]]:
-    """Stretches of log time (ns) that count, with a name for each."""
+def _segments(
+    markers: Sequence[tuple[tuple[int, int], str]], report: BagReport
+) -> list[tuple[tuple[int, int], tuple[int, int], str]]:
+    """Stretches of the recording, moments (era, log_ns), that count, with a name for each."""
+    first, last = (-1, 0), (FOREVER_NS, 0)
     if not markers:
-        return [(-FOREVER_NS, FOREVER_NS, "")]
-    segments: list[tuple[int, int, str]] = []
-    running: tuple[int, str] | None = None
-    for log_ns, text in markers:
+        return [(first, last, "")]
+    segments: list[tuple[tuple[int, int], tuple[int, int], str]] = []
+    running: tuple[tuple[int, int], str] | None = None
+    for moment, text in markers:
         verb, _, name = text.strip().partition(" ")
         verb = verb.rstrip(":").lower()
         if verb not in ("start", "end", "discard"):
             report.problems.append(f"episode marker {text!r} is unknown; send start, end or discard")
             continue
         if running is not None and verb != "discard":
-            segments.append((running[0], log_ns, running[1]))
+            segments.append((running[0], moment, running[1]))
         elif running is None and verb != "start":
             report.problems.append(f"episode marker {text!r} without a start before it")
-        running = (log_ns, name.strip()) if verb == "start" else None
+        running = (moment, name.strip()) if verb == "start" else None
     if running is not None:
-        segments.append((running[0], FOREVER_NS, running[1]))
+        segments.append((running[0], last, running[1]))
     return segments
 
 
-def _sections(frames: Sequence[tuple[int, int]], report: BagReport) -> list[list[int]]:
-    """Numbers of the frames with increasing stamps, cut where the clock was set back."""
-    sections: list[list[int]] = [[]]
-    last: int | None = None
-    for n, (_, stamp_ns) in enumerate(frames):
-        if stamp_ns < 0:
+def _increasing_frames(frames: Sequence[_Frame], report: BagReport) -> list[_Frame]:
+    """Those that can be read and are newer than the ones before."""
+    kept: list[_Frame] = []
+    for frame in frames:
+        if frame.stamp_ns < 0:
             report.left_out["images that cannot be read"] += 1
-            continue
-        if last is not None and stamp_ns < last - CLOCK_RESET_S * _NS:
-            report.gaps.append(f"the clock of the images went back by {(last - stamp_ns) / _NS:.2f} s")
-            sections.append([])
-        elif last is not None and stamp_ns <= last:
+        elif kept and frame.stamp_ns <= kept[-1].stamp_ns:
             report.left_out["images with the stamp of the one before, or an older one"] += 1
-            continue
-        sections[-1].append(n)
-        last = stamp_ns
-    return [section for section in sections if section]
+        else:
+            kept.append(frame)
+    return kept
 
 
 def _plan_episodes(
-    streams: _Streams, names: tuple[str, ...], control_dt_s: float, tolerance_s: float, report: BagReport
+    streams: _Streams, columns: Columns, control_dt_s: float, tolerance_s: float, report: BagReport
 ) -> list[_Plan]:
     """Which frames become episodes, with their actions and positions."""
-    report.frames_recorded += len(streams.frames)
     segments = _segments(streams.markers, report)
-    sections = _sections(streams.frames, report)
-    begins = [streams.frames[section[0]][0] for section in sections]  # log times
     plans: list[_Plan] = []
-    for i, section in enumerate(sections):
-        begin = begins[i] if i > 0 else -FOREVER_NS
-        end = begins[i + 1] if i + 1 < len(sections) else FOREVER_NS
-        joints = _increasing([state for state in streams.joints if begin <= state.log_ns < end])
-        if len(joints) < 2:
-            report.gaps.append(f"{len(section)} frames without joint states")
+    actions = len(columns.names)
+    held_at = _held_at(streams, actions)
+    for number, (frames, joints, commands) in enumerate(streams.eras):
+        report.frames_recorded += len(frames)
+        frames, joints = _increasing_frames(frames, report), _increasing(joints)
+        if not frames:
             continue
-        commands = [command for command in streams.commands if begin <= command.log_ns < end]
-        epoch_ns, log_ns = streams.frames[section[0]][1], joints[0].log_ns
-        times_s = np.array([streams.frames[n][1] - epoch_ns for n in section]) / _NS
+        if len(joints) < 2:
+            report.gaps.append(f"{len(frames)} frames without joint states")
+            continue
+        epoch_ns, log_ns = frames[0].stamp_ns, joints[0].log_ns
+        times_s = np.array([frame.stamp_ns - epoch_ns for frame in frames]) / _NS
         report.intervals_s += np.diff(times_s).tolist()
         joints_s = np.array([state.stamp_ns - epoch_ns for state in joints]) / _NS
         measured = np.array([state.positions for state in joints])
@@ -597,16 +581,23 @@ def _plan_episodes(
             np.array([state.log_ns - log_ns for state in joints]) / _NS,
             joints_s,
         )
+        measured, commands, wrapped = _unwrapped(measured, joints_s, commands, received_s)
+        for joint in wrapped:
+            report.note(f"the numbers of {(columns.names + columns.held)[joint]} wrap at pi; its turns were counted")
+        all_positions = _interpolate(times_s, joints_s, measured)
+        positions, measured = all_positions[:, :actions], measured[:, :actions]
         commanded = _command_positions(times_s, commands, received_s, epoch_ns, joints_s, measured, report.left_out)
-        positions = _interpolate(times_s, joints_s, measured)
         before = np.searchsorted(joints_s, times_s, side="right") - 1
         between = (before >= 0) & (before < len(joints_s) - 1)
         interval_s = np.diff(joints_s)[np.clip(before, 0, len(joints_s) - 2)]
         told = ~np.isnan(commanded).any(axis=1)
+        moved = (np.abs(all_positions[:, actions:] - held_at) > HELD_RAD).any(axis=1)
+        if moved.any():
+            report.left_out[f"frames in which {' or '.join(columns.held)} had moved"] += int(moved.sum())
         known = between & (interval_s <= 2.0 * tolerance_s + _ROUNDING_S)
-        log = np.array([streams.frames[n][0] for n in section])
+        moments = [(number, frame.log_ns) for frame in frames]
         for segment_begin, segment_end, name in segments:
-            members = np.flatnonzero((segment_begin <= log) & (log < segment_end))
+            members = np.array([i for i, at in enumerate(moments) if segment_begin <= at < segment_end], int)
             for run, target_s, following in _grid_runs(times_s[members], control_dt_s, tolerance_s):
                 rows = members[run]
                 if following < len(members):
@@ -622,16 +613,23 @@ def _plan_episodes(
                     )
                 if not told[rows].all():
                     report.left_out["frames without a known command"] += int((~told[rows]).sum())
-                for piece in stretches(told[rows] & known[rows], LONGEST_EPISODE):
+                for piece in stretches(told[rows] & known[rows] & ~moved[rows], LONGEST_EPISODE):
                     kept = rows[piece]
                     beside_s = np.abs(times_s[kept] - (times_s[rows[0]] + control_dt_s * np.array(piece)))
                     report.offset_s = max(report.offset_s, float(beside_s.max()))
                     error = float(np.abs(commanded[kept] - positions[kept]).max())
                     report.tracking_rad = max(report.tracking_rad, error)
-                    action = np.diff(commanded[kept], axis=0) / control_dt_s
-                    numbers = [section[row] for row in kept]
-                    plans.append(_Plan(numbers, action, positions[kept], name, times_s[kept]))
+                    numbers = [frames[row].number for row in kept]
+                    plans.append(_Plan(numbers, commanded[kept], positions[kept], name, times_s[kept]))
+    for held, at in zip(columns.held, held_at, strict=True):
+        report.note(f"{held} is held at {at:.3f} rad")
     return plans
+
+
+def _held_at(streams: _Streams, actions: int) -> np.ndarray:
+    """Where the joints behind the first `actions` stand most of the time, rad."""
+    states = [state.positions[actions:] for _, joints, _ in streams.eras for state in joints]
+    return np.median(states, axis=0) if states else np.empty(0)
 
 
 def _between_clocks(at_s: np.ndarray, from_s: np.ndarray, to_s: np.ndarray) -> np.ndarray:
@@ -655,57 +653,125 @@ def _increasing(joints: Sequence[_State]) -> list[_State]:
 def convert_bag(
     paths: Sequence[str | Path],
     out: str | Path,
-    control_dt_s: float = 0.05,
+    control_dt_s: float | None = None,
     tolerance_s: float | None = None,
     image_size: int = 64,
-    joint_names: Sequence[str] | None = None,
+    columns: Columns | None = None,
     topics: Topics | None = None,
+    clock: str = "header",
 ) -> BagReport:
     """Writes the episodes of recordings to one HDF5 file that `lewm train` reads.
 
     :param paths: recordings, MCAP or SQLite files or folders of `ros2 bag record`.
     :param out: HDF5 file; appears when it is complete.
-    :param control_dt_s: time of one action, s.
+    :param control_dt_s: time of one action, s; None is what fits the camera's rate and is about `USUAL_STEP_S`.
     :param tolerance_s: greatest distance between a grid time and its frame, and half of the greatest distance between
         the two joint states around a frame, s; None is half of `control_dt_s`.
     :param image_size: pixels, pictures are cropped to a square and scaled.
-    :param joint_names: joints in the order of the action's columns; None takes those of the first command.
+    :param columns: joints in the order of the action's columns; by default those that most commands are for.
+    :param clock: "header", or "recorder" where the headers' stamps are of several clocks, or of none.
     :return: what was found, used and left out, for people.
-    :raises DataError: a file is no recording, a topic is missing, or nothing is left.
+    :raises DataError: a file is no recording, a topic is missing, clocks or numbers cannot be right, or nothing is
+        left.
     """
-    topics = topics or Topics()
-    tolerance = 0.5 * control_dt_s if tolerance_s is None else tolerance_s
-    if not control_dt_s > 0.0 or not 0.0 < tolerance <= 0.5 * control_dt_s:
-        raise DataError(
-            f"control_dt_s is {control_dt_s} and tolerance_s {tolerance}; both must be above 0, and the second at most "
-            "half of the first"
-        )
+    topics, columns = topics or Topics(), columns or Columns()
+    if control_dt_s is not None:
+        _check_times(control_dt_s, tolerance_s)
     if not paths:
         raise DataError("no recording was given")
-    sources = [(Path(path), bag_files(path)) for path in paths]
-    names = tuple(joint_names or ())
+    if clock not in CLOCKS:
+        raise DataError(f"--clock is {clock!r}; it is one of {', '.join(CLOCKS)}")
+    report = BagReport()
+    sources = [(Path(path), bag_files(path, report.problems)) for path in paths]
+    names, others = columns.names, dict[str, str]()
     for _, files in sources:
-        names = names or _first_joint_names(files, topics)
+        if not names:
+            names, more = _joint_names(files, topics)
+            others |= more
+    names = tuple(name for name in names if name not in columns.held)
     if not names:
+        listed = ", ".join(f"{topic} ({said})" if said else topic for topic, said in sorted(others.items()))
         raise DataError(
             f"{sources[0][0]} holds no command on a topic {topics.command!r}; name the topic, or the joints if another "
-            "recording holds the commands"
+            f"recording holds the commands. Commands that it could be: {listed or 'none'}"
         )
     if len(set(names)) != len(names) or len(names) > MOST_JOINTS or not all(map(str.isprintable, names)):
         raise DataError(f"the joints are {names[:8]!r}; give up to {MOST_JOINTS} names, each once")
-    report = BagReport(tolerance_s=tolerance)
-    command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out), "--joints", ",".join(names)]
-    command += ["--control-dt-s", str(control_dt_s), "--tolerance-s", str(tolerance), "--image-size", str(image_size)]
-    attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}
-    writer = EpisodeWriter(out, image_size, names, control_dt_s, "joint_velocity", attributes)
-    with writer:
+    columns = replace(columns, names=names)
+    columns.factors(names)
+    kinds = columns.kinds(names)
+    writer: EpisodeWriter | None = None
+    try:
         for source, files in sources:
-            streams = _scan(source, files, topics, names, report)
-            plans = _plan_episodes(streams, names, control_dt_s, tolerance, report)
-            _write(writer, source, files, streams.image_topic, plans, image_size, report)
-        if not report.episodes:
+            streams = _scan(source, files, topics, columns, clock, report)
+            control_dt_s = _fitting_step_s(source, streams.period_s, control_dt_s, report)
+            tolerance = 0.5 * control_dt_s if tolerance_s is None else tolerance_s
+            _check_times(control_dt_s, tolerance)
+            report.tolerance_s = tolerance
+            plans = _plan_episodes(streams, columns, control_dt_s, tolerance, report)
+            refuse_wrong(names, [plan.proprio for plan in plans], control_dt_s, str(source))
+            refuse_wrong(names, [plan.commanded for plan in plans], control_dt_s, str(source))
+            if writer is None:
+                command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out)]
+                command += _said(columns, topics, clock) + ["--control-dt-s", str(control_dt_s)]
+                command += ["--tolerance-s", str(tolerance), "--image-size", str(image_size)]
+                attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}
+                writer = EpisodeWriter(out, image_size, names, control_dt_s, kinds, attributes)
+            _write(writer, source, files, streams.image_topic, plans, image_size, control_dt_s, report)
+        if writer is None or not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report.finish()}")
+    except BaseException:
+        if writer is not None:
+            writer.discard()
+        raise
+    writer.close()
     return report.finish()
+
+
+def _check_times(control_dt_s: float, tolerance_s: float | None) -> None:
+    if not control_dt_s > 0.0 or (tolerance_s is not None and not 0.0 < tolerance_s <= 0.5 * control_dt_s):
+        raise DataError(
+            f"control_dt_s is {control_dt_s} and tolerance_s {tolerance_s}; both must be above 0, and the second at "
+            "most half of the first"
+        )
+
+
+def _fitting_step_s(source: Path, period_s: float, wanted_s: float | None, report: BagReport) -> float:
+    """The control step, s: what was asked for, or what fits the camera's period.
+
+    :raises DataError: frames come more slowly than was asked for.
+    """
+    if not period_s > 0.0:
+        return wanted_s or USUAL_STEP_S
+    rate = 1.0 / period_s
+    if abs(rate - round(rate)) < 0.01 * rate and round(rate) > 0:
+        period_s = 1.0 / round(rate)  # what the camera is set to; stamps jitter
+    fitting = period_s * max(1, round(USUAL_STEP_S / period_s))
+    if wanted_s is None:
+        report.note(f"an action every {fitting:.4g} s: the camera has {1 / period_s:.4g} Hz")
+        return fitting
+    if wanted_s < 0.9 * period_s:
+        raise DataError(
+            f"{source}: the camera has {1 / period_s:.4g} Hz, so there is no frame every {wanted_s:.4g} s; give "
+            f"--control-dt-s {period_s:.4g} or a multiple of it"
+        )
+    return wanted_s
+
+
+def _said(columns: Columns, topics: Topics, clock: str) -> list[str]:
+    """The options of `lewm convert` that differ from their defaults."""
+    usual = Topics()
+    options = {
+        "--joints": ",".join(columns.names),
+        "--hold": ",".join(columns.held),
+        "--gripper": ",".join(columns.grippers),
+        "--units": columns.units,
+        "--image-topic": topics.image if topics.image != usual.image else "",
+        "--joint-states-topic": topics.joint_states if topics.joint_states != usual.joint_states else "",
+        "--command-topic": topics.command if topics.command != usual.command else "",
+        "--clock": clock if clock != CLOCKS[0] else "",
+    }
+    return [part for option, value in options.items() if value for part in (option, value)]
 
 
 def _write(
@@ -715,14 +781,15 @@ def _write(
     image_topic: str,
     plans: Sequence[_Plan],
     image_size: int,
+    control_dt_s: float,
     report: BagReport,
 ) -> None:
     """Reads the pictures that the plans need and writes each episode when it is whole."""
     places: dict[int, tuple[_Plan, int]] = {n: (plan, row) for plan in plans for row, n in enumerate(plan.frames)}
     pictures: dict[int, np.ndarray] = {}
     n = -1
-    for message in _messages(files):
-        if message.topic != image_topic:
+    for message in messages(files):
+        if message.topic != image_topic or message.type not in (IMAGE, COMPRESSED):
             continue
         n += 1
         if n not in places:
@@ -740,7 +807,7 @@ def _write(
             begin, end = piece[0], piece[-1] + 1
             writer.append(
                 np.stack([pictures[row] for row in piece]),
-                plan.action[begin : end - 1].astype(np.float32),
+                (np.diff(plan.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
                 plan.proprio[begin:end].astype(np.float32),
                 plan.stamps_s[begin:end],
             )

@@ -1,0 +1,118 @@
+"""Which joints become the columns of an action, in what their positions are recorded, and whether that can be true."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lewm_model.data.errors import DataError
+
+UNITS = {"rad": 1.0, "deg": math.pi / 180.0, "percent": 0.01}
+HELD_RAD = 0.02  # farther than this from where it is held, a joint has moved
+TURN = 2.0 * math.pi
+# No joint of an arm moves faster, rad/s: the quickest wrists of small industrial arms reach 18.
+MOST_SPEED = 20.0
+MOST_TURNS = 2.0  # a joint's numbers beyond as many turns, without turning through them, are no radians
+HURRIED = 6.0  # rad/s: more than a tenth of the time, it is no arm that moves so
+SINGLE = 0.02  # share of the steps up to which something happened at single moments
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a user chose of a recording's joints; by default all of them, in rad."""
+
+    names: tuple[str, ...] = ()  # columns of the action, in order
+    held: tuple[str, ...] = ()  # no columns, and frames in which they moved are left out
+    grippers: tuple[str, ...] = ()  # columns that open and close a gripper
+    units: str = ""  # of positions: one for all columns, or name=unit with commas
+
+    def __post_init__(self) -> None:
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        both = sorted(set(self.names) & set(self.held)) or sorted(set(self.grippers) & set(self.held))
+        if twice or both:
+            raise DataError(
+                f"the joints are {', '.join(self.names)}: {(twice or both)[0]} is there twice, or held, too"
+            )
+        if self.names and not set(self.grippers) <= set(self.names):
+            raise DataError(f"--gripper {', '.join(self.grippers)} must be among --joints {', '.join(self.names)}")
+        self.factors(())
+
+    def factors(self, names: Sequence[str], usual: Mapping[str, float] | None = None) -> np.ndarray:
+        """(A,) what the recorded positions of these columns are multiplied with.
+
+        :param usual: factors of columns whose unit is not said; 1 by default.
+        :raises DataError: a unit is unknown, or a column is.
+        """
+        chosen: dict[str, float] = {}
+        for part in filter(None, (part.strip() for part in self.units.split(","))):
+            name, _, unit = part.rpartition("=")
+            try:
+                value = UNITS[unit] if unit in UNITS else float(unit)
+                if not (math.isfinite(value) and value != 0.0):
+                    raise ValueError
+            except ValueError:
+                raise DataError(
+                    f"--units {part!r} is not understood; give {', '.join(UNITS)} or a number that positions are "
+                    "multiplied with, for all columns, or as name=unit, with commas"
+                ) from None
+            chosen[name] = value
+        unknown = sorted(set(chosen) - set(names) - set(self.held) - {""})
+        if names and unknown:
+            raise DataError(f"--units names {unknown[0]!r}; the columns are {', '.join(names)}")
+        usual = usual or {}
+        return np.array([chosen.get(name, chosen.get("", usual.get(name, 1.0))) for name in names])
+
+    def kinds(self, names: Sequence[str], joints: str = "joint_velocity") -> str:
+        """The kind of these columns: one, or a JSON list. Raises DataError for a gripper that is none of them."""
+        missing = sorted(set(self.grippers) - set(names))
+        if missing:
+            raise DataError(f"--gripper names {missing[0]!r}; the columns are {', '.join(names)}")
+        return (
+            json.dumps(["gripper" if name in self.grippers else joints for name in names]) if self.grippers else joints
+        )
+
+
+def looks_wrong(name: str, positions: Sequence[np.ndarray], dt_s: float) -> str:
+    """What the numbers of a joint look like if they cannot be rad; empty where they can.
+
+    :param name: of the joint.
+    :param positions: stretches (n,) of its positions every `dt_s`, as they are to be used, rad.
+    """
+    if not sum(map(len, positions)):
+        return ""
+    every = np.concatenate(positions)
+    steps = np.concatenate([np.diff(stretch) for stretch in positions])
+    speeds = np.abs(steps) / dt_s
+    fast = speeds > MOST_SPEED
+    low, high = float(every.min()), float(every.max())
+    far = max(-low, high)
+    said = f"{name} goes from {low:.4g} to {high:.4g} and at up to {speeds.max(initial=0.0):.4g} rad/s"
+    jumps = np.abs(steps[fast])
+    if len(jumps) and fast.mean() <= SINGLE and (np.abs(jumps - TURN) < 0.15 * TURN).mean() > 0.5:
+        return f"{said}: its numbers wrap at pi ({len(jumps)} jumps of a turn)"
+    standing = np.median(np.abs(every)) > MOST_TURNS * TURN and high - low < MOST_TURNS * TURN
+    if far > MOST_TURNS * TURN and ((speeds > HURRIED).mean() > 0.1 or fast.any() or standing):
+        if "grip" in name.lower() and low >= -1.0 and high <= 101.0:
+            return f"{said}: that looks like a gripper in per cent"
+        if 99.0 < far <= 100.5 and low >= -100.5:
+            return f"{said}: that looks like LeRobot's range of -100 to 100"
+        return f"{said}: that looks like degrees"
+    if fast.any() and fast.mean() <= SINGLE:
+        return f"{said}, {int(fast.sum())} times: that looks like a simulation that was reset, or lost messages"
+    if fast.any():
+        return f"{said}: no arm moves so; its unit or its clock is wrong"
+    return ""
+
+
+def refuse_wrong(names: Sequence[str], positions: Sequence[np.ndarray], dt_s: float, source: str) -> None:
+    """Raises DataError where positions (n, A) of stretches of a recording cannot be those of an arm, rad."""
+    wrong = [said for i, name in enumerate(names) if (said := looks_wrong(name, [p[:, i] for p in positions], dt_s))]
+    if wrong:
+        raise DataError(
+            f"{source}: " + "; ".join(wrong) + ". Say the unit with --units (for all, or name=unit), leave a joint out "
+            "with --joints or --hold, or correct the recording; nothing was written"
+        )

@@ -1,0 +1,314 @@
+"""The files of rosbag2 recordings and the messages in them, without ROS: MCAP and SQLite, compressed or not.
+
+rosbag2 compresses whole files (`.zstd` behind their name) or single messages. Both are read as they lie there. What of
+a recording cannot be read is named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import yaml
+import zstandard
+from mcap.exceptions import EndOfFile, InvalidMagic
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap_ros2.decoder import DecoderFactory
+
+from lewm_model.data.errors import DataError
+
+LOST = "lost"  # in place of a message's type: messages were recorded here that cannot be read any more
+CDR = "cdr"  # how ROS 2 serialises messages
+STORAGES, COMPRESSED_FILE = (".mcap", ".db3"), (".zstd", ".zst")
+_ZSTD = b"\x28\xb5\x2f\xfd"  # begins what zstd compressed; CDR begins with a zero
+_LARGEST = 2**30  # bytes of a record or message: a damaged length must not ask for all memory
+_SQLITE_TOPICS = "SELECT id, name, type FROM topics"
+_SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
+
+
+class TopicMessage(NamedTuple):
+    """One message of a recording: still serialised, with what is needed to read it."""
+
+    topic: str
+    type: str  # e.g. sensor_msgs/msg/Image
+    log_ns: int  # when it was recorded
+    data: bytes
+    decode: Any  # bytes -> object with the message's fields; None where nobody knows its definition
+    encoding: str = CDR  # of the bytes; ROS 2 has CDR only
+
+
+def _plain_name(file: Path) -> str:
+    """The name without what compression adds to it."""
+    return file.stem if file.suffix in COMPRESSED_FILE else file.name
+
+
+def _is_storage(file: Path) -> bool:
+    return _plain_name(file).endswith(STORAGES)
+
+
+def bag_files(path: str | Path, problems: list[str] | None = None) -> list[Path]:
+    """The files of a recording, in order: one file, or those of the folder that `ros2 bag record` made.
+
+    `metadata.yaml` says their order and which of them there were; a missing one stays in the list, and cannot be read.
+    Files that are left out are named in `problems`.
+
+    :raises DataError: there is none.
+    """
+    path, problems = Path(path), [] if problems is None else problems
+    if path.is_file() and _is_storage(path):
+        return [path]
+    if not path.exists():
+        raise DataError(f"there is no recording at {path}")
+    there: dict[str, Path] = {}
+    for file in sorted(path.iterdir()) if path.is_dir() else []:
+        if file.is_file() and _is_storage(file):
+            name = _plain_name(file)
+            if name in there:  # the uncompressed one is whole: it is deleted when the other one is
+                problems.append(f"{file} was not read: {there[name].name} beside it is the same, uncompressed")
+            else:
+                there[name] = file
+    if not there:
+        raise DataError(
+            f"{path} is no recording; give an MCAP or SQLite (.db3) file, the folder of `ros2 bag record`, a LeRobot "
+            "folder or an HDF5 file"
+        )
+    named = [_plain_name(Path(name)) for name in _named_files(path / "metadata.yaml", problems)]
+    kinds = {Path(name).suffix for name in there}
+    if len(kinds) > 1:
+        kind = Path(named[0]).suffix if named and Path(named[0]).suffix in kinds else STORAGES[0]
+        left_out = [str(file) for name, file in there.items() if not name.endswith(kind)]
+        problems.append(f"{', '.join(left_out)} not read: the folder's other files are {kind}")
+        there = {name: file for name, file in there.items() if name.endswith(kind)}
+    # bag_2.mcap comes before bag_10.mcap
+    numbered = {name: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", name)] for name in there}
+    rest = sorted(there.keys() - set(named), key=lambda name: numbered[name])
+    return [there.get(name, path / name) for name in named + rest]
+
+
+def _named_files(metadata: Path, problems: list[str]) -> list[str]:
+    """The names that `metadata.yaml` lists, in order; none where there is no such file."""
+    if not metadata.is_file():
+        return []
+    try:
+        names = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]["relative_file_paths"]
+        found = [Path(name).name for name in names]  # of a folder that was moved, only the names hold
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        problems.append(f"{metadata} cannot be read ({error!r}); the files count as their names are ordered")
+        return []
+    return [name for name in found if _is_storage(Path(name))]
+
+
+def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[TopicMessage]:
+    """All messages of an MCAP or SQLite file, in the order they lie there.
+
+    An MCAP file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk
+    is left out, with a message of type `LOST` in its place. Both are named in `problems`.
+
+    :raises DataError: the file is neither.
+    """
+    problems = [] if problems is None else problems
+    if not file.is_file():
+        raise DataError(f"{file}, which the recording names, is missing")
+    if _plain_name(file).endswith(".db3"):
+        yield from _sqlite_messages(file, problems)
+        return
+    schemas: dict[int, Schema] = {}
+    channels: dict[int, Channel] = {}
+    decoders: dict[int, Any] = {}
+    factory = DecoderFactory()
+    count, last_ns = 0, 0
+
+    def unpack(record: Any) -> Iterator[TopicMessage]:
+        nonlocal count, last_ns
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, Channel):
+            channels[record.id] = record
+            schema = schemas.get(record.schema_id)
+            decoders[record.id] = _decoder(factory, record, schema)
+        elif isinstance(record, Message) and record.channel_id in channels:
+            channel = channels[record.channel_id]
+            schema = schemas.get(channel.schema_id)
+            count += 1
+            last_ns = record.log_time
+            encoding = channel.message_encoding
+            data, decode = _uncompressed(record.data), decoders[record.channel_id]
+            yield TopicMessage(channel.topic, schema.name if schema else "", record.log_time, data, decode, encoding)
+
+    with _opened(file) as stream:
+        reader = StreamReader(stream, emit_chunks=True, record_size_limit=_LARGEST)
+        records = reader.records
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except InvalidMagic as error:
+                if count == 0 and stream.tell() <= 8:
+                    raise DataError(f"{file} is no MCAP file: {error}") from error
+                problems.append(f"{file} ends without the mark of a whole file; {count} messages were read")
+                return
+            except (EndOfFile, struct.error):
+                if file.stat().st_size < 8:
+                    raise DataError(f"{file} is empty") from None
+                problems.append(f"{file} was not closed, its recorder was killed; read up to the last whole chunk, "
+                                f"{count} messages")  # fmt: skip
+                return
+            except Exception as error:  # what a damaged record makes of itself
+                problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
+                return
+            if not isinstance(record, Chunk):
+                yield from unpack(record)
+                continue
+            try:
+                inner = breakup_chunk(record, validate_crc=True)
+            except Exception as error:  # decompressors raise what they like
+                problems.append(f"{file}: a chunk behind message {count} is damaged and left out: {error}")
+                yield TopicMessage("", LOST, last_ns, b"", None)
+                continue
+            for part in inner:
+                yield from unpack(part)
+
+
+def _opened(file: Path) -> Any:
+    """A stream of the file's bytes, uncompressed."""
+    if file.suffix in COMPRESSED_FILE:
+        decompressor = zstandard.ZstdDecompressor()
+        return decompressor.stream_reader(open(file, "rb"), read_across_frames=True, closefd=True)
+    return open(file, "rb")
+
+
+def _uncompressed(data: bytes) -> bytes:
+    """A message that rosbag2 may have compressed by itself; empty where it cannot be uncompressed."""
+    if not data.startswith(_ZSTD):
+        return data
+    try:
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=_LARGEST)
+    except (zstandard.ZstdError, MemoryError):
+        return b""
+
+
+@cache
+def _jazzy() -> Any:
+    """Message definitions of ROS 2 Jazzy, for recordings that hold none."""
+    try:
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError as error:
+        raise DataError("this recording holds no message definitions: pip install rosbags") from error
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def _decoder(factory: DecoderFactory, channel: Channel, schema: Schema | None) -> Any:
+    if schema is not None and channel.message_encoding == CDR and not schema.data:
+        return partial(_jazzy().deserialize_cdr, typename=schema.name)  # recorded without the message's package
+    try:
+        return factory.decoder_for(channel.message_encoding, schema)
+    except Exception:  # a schema that cannot be parsed; only matters if the topic is needed
+        return None
+
+
+def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
+    """All messages of a recording of rosbag2's SQLite plugin, in the order they were recorded.
+
+    These files hold no message definitions; those of Jazzy count, which agree with Humble's for what is read here. Of a
+    damaged file what comes before the damage is read.
+
+    :raises DataError: the file is no such recording.
+    """
+    count = 0
+    with tempfile.TemporaryDirectory(prefix="lewm_bag_") as scratch:
+        connections: list[sqlite3.Connection] = []
+        try:
+            plain = _unpacked(file, Path(scratch), problems) if file.suffix in COMPRESSED_FILE else file
+            for copy in _sqlite_copies(plain, Path(scratch), file, problems):
+                mode = "rw" if copy.is_relative_to(scratch) else "ro"
+                connections.append(sqlite3.connect(f"file:{quote(str(copy))}?mode={mode}", uri=True))
+            topics = {number: (str(name), str(kind)) for number, name, kind in connections[0].execute(_SQLITE_TOPICS)}
+            for row, *others in zip(*(one.execute(_SQLITE_MESSAGES) for one in connections), strict=False):
+                number, log_ns, data = row
+                if any(other != row for other in others):
+                    raise sqlite3.DatabaseError("the rest was cut off")
+                topic, kind = topics.get(number, ("", ""))
+                if isinstance(data, bytes) and isinstance(log_ns, int):
+                    count += 1
+                    decode = partial(_jazzy().deserialize_cdr, typename=kind)
+                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), decode)
+        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
+            if count == 0:
+                raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error
+            problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
+        finally:
+            for connection in connections:
+                connection.close()
+
+
+def _unpacked(file: Path, scratch: Path, problems: list[str]) -> Path:
+    """The file, uncompressed; as far as that goes."""
+    plain = scratch / _plain_name(file)
+    with _opened(file) as stream, open(plain, "wb") as out:
+        try:
+            shutil.copyfileobj(stream, out, 2**20)
+        except zstandard.ZstdError as error:
+            problems.append(f"{file} is damaged behind {out.tell()} bytes and not read from there on: {error}")
+    return plain
+
+
+def _sqlite_copies(file: Path, scratch: Path, called: Path, problems: list[str]) -> list[Path]:
+    """The file, which the user calls `called`, or copies of it that SQLite opens.
+
+    A file whose recorder was killed is mended by SQLite, with the journal beside it; it does that in a copy. A file
+    that was cut off it refuses; two copies are made as long as it was, with other bytes in what is missing. A message
+    that is the same in both is whole.
+    """
+    with open(file, "rb") as stream:
+        head = stream.read(32)
+    page = int.from_bytes(head[16:18], "big")
+    there, needed = file.stat().st_size, (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+    beside = [other for end in ("-journal", "-wal") if (other := file.with_name(file.name + end)).is_file()]
+    cut = there < needed <= 2**44 and head.startswith(b"SQLite format 3")
+    if not cut and not beside:
+        return [file.resolve()]
+    copies = []
+    for name in ("zeros", "ones") if cut else ("whole",):
+        (scratch / name).mkdir()
+        for other in (file, *beside):
+            shutil.copyfile(other, scratch / name / other.name)
+        copies.append(scratch / name / file.name)
+    if cut:
+        problems.append(f"{called} was cut off: {there} of {needed} bytes are there")
+        os.truncate(copies[0], needed)
+        with open(copies[1], "ab") as stream:
+            for begin in range(there, needed, 2**20):
+                stream.write(b"\xff" * min(2**20, needed - begin))
+    return copies
+
+
+def messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterator[TopicMessage]:
+    """Of all files of a recording, one after the other.
+
+    One of several that cannot be read at all is named, and a message of type `LOST` stands in its place.
+
+    :raises DataError: there is only that one.
+    """
+    last_ns = 0
+    for file in files:
+        try:
+            for message in read_messages(file, problems):
+                last_ns = message.log_ns
+                yield message
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            if problems is not None:
+                problems.append(f"left out: {error}")
+            yield TopicMessage("", LOST, last_ns, b"", None)
