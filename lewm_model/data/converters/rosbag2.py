@@ -279,9 +279,9 @@ def _scan(
     names = {role: {topic for one in eras for topic in getattr(one, role)} for role in ("frames", "joints", "commands")}
     raw = [topic for topic in names["frames"] if not topic.endswith("/compressed")]  # raw pictures lost nothing
     images = [t for t in names["frames"] if t.strip("/") == topics.image.strip("/")] or raw or names["frames"]
-    for role, wanted in (("frames", topics.image), ("joints", topics.joint_states), ("commands", topics.command)):
-        if len(names[role]) > 1:
-            report.note(f"{wanted}: of {', '.join(sorted(names[role]))} the one that is called so was taken")
+    for kind, name in (("frames", topics.image), ("joints", topics.joint_states), ("commands", topics.command)):
+        if len(names[kind]) > 1:
+            report.note(f"{name}: of {', '.join(sorted(names[kind]))} the one that is called so was taken")
     image = _only(images, topics.image, "pictures", source, seen["pictures"])
     state = _only(names["joints"], topics.joint_states, "joint states", source, seen["joint states"])
     command = _only(names["commands"], topics.command, "commands", source, seen["commands"])
