@@ -40,7 +40,7 @@ SIX_JOINTS = """<?xml version="1.0"?>
     <origin xyz="0 0.0996 0" rpy="1.57 3.14 -3.14"/><axis xyz="1 2 -0.5"/>
     <limit lower="-1" upper="1" velocity="2" effort="9"/></joint>
   <joint name="flange" type="fixed"><parent link="l5"/><child link="l6"/>
-    <origin xyz="0.01 0.02 0.03" rpy="-1.2 0.4 2.8"/></joint>
+    <origin xyz="0.01 0.02 0.03" rpy="-1.2 0.4 2.8"/><axis xyz="0 0 0"/></joint>
 </robot>
 """
 SIX = ("pan", "lift", "elbow", "wrist_1", "wrist_2", "rail")

@@ -174,7 +174,7 @@ def _read_joint(path: Path, element: Element, moved: Sequence[str]) -> _Joint:
             )
         column = list(moved).index(name)
     origin, rpy = _numbers(path, element, "origin", "xyz", "0 0 0"), _numbers(path, element, "origin", "rpy", "0 0 0")
-    axis = _numbers(path, element, "axis", "xyz", "1 0 0")
+    axis = np.eye(3)[0] if kind == "fixed" else _numbers(path, element, "axis", "xyz", "1 0 0")  # some write 0 0 0
     length = float(np.linalg.norm(axis))
     if length < 1e-6:
         raise LimitsError(f"the <axis> of joint '{name}' in {path} has no length; give it a direction")

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lewm_model.config import resource
-from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
 from lewm_model.sim import sdf
 from lewm_model.sim.controller import ControllerConfig, TrajectoryController
+from lewm_model.sim.world import END_EFFECTOR
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 # The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
@@ -46,28 +46,22 @@ class ArmSim:
         self._model = loaded.model
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
-        self._camera = loaded.camera
+        self.cameras = loaded.cameras
         self._arm = loaded.arm
-        self.names = loaded.arm.joints
+        self.limits = loaded.arm.limits
+        self.names = self.limits.names
         joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
-        self._tip = self._model.site(f"{loaded.arm_name}::{sdf.END_EFFECTOR}").id
+        self._of_robot = self._model.body_rootid == self._model.body_rootid[joints[0].bodyid[0]]
+        self._tip = self._model.site(f"{loaded.arm_name}::{END_EFFECTOR}").id
         self._block = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
-        self.limits = JointLimits(
-            names=self.names,
-            lower=loaded.arm.lower,
-            upper=loaded.arm.upper,
-            velocity=loaded.arm.velocity,
-            acceleration=np.full(len(self.names), ACCELERATION_RAD_S2),
-            jerk=np.full(len(self.names), JERK_RAD_S3),
-        )
-        self.control_dt_s = 1.0 / loaded.camera.rate_hz
+        self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
         self.lens: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of its picture
         self._draws = render
-        self._renderer: mujoco.Renderer | None = None
+        self._renderers: dict[str, mujoco.Renderer] = {}
         self._render_thread = 0
         self._controller_config = ControllerConfig() if controller is None else controller
         self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
@@ -85,14 +79,18 @@ class ArmSim:
     def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
         """Puts the arm at rest, the block where the SDF has it, and time to 0.
 
-        :param seed: of the random joint positions, uniform in limits inset by 5 %; None draws fresh ones.
+        :param seed: of the random joint positions, uniform in limits inset by 5 % where the arm touches nothing; None
+            draws fresh ones.
         :param joint_positions: (A,) rad, instead of random ones.
         :raises ValueError: `joint_positions` has the wrong shape or lies outside the limits.
         """
         lower, upper = self.limits.lower, self.limits.upper
         if joint_positions is None:
             inset = _START_INSET * (upper - lower)
-            position = np.random.default_rng(seed).uniform(lower + inset, upper - inset)
+            rng = np.random.default_rng(seed)
+            position = rng.uniform(lower + inset, upper - inset)
+            while self.touches(position[None]):
+                position = rng.uniform(lower + inset, upper - inset)
         else:
             position = np.array(joint_positions, dtype=np.float64)
             self._check_joints(position)
@@ -184,22 +182,29 @@ class ArmSim:
             limited[i] = command
         return limited
 
-    def render(self) -> np.ndarray:
-        """The camera's picture now: (H, W, 3) uint8 RGB.
+    def render(self, camera: str | None = None) -> np.ndarray:
+        """The picture of a camera now: (H, W, 3) uint8 RGB.
 
+        :param camera: name; None is the world's first.
         :raises RuntimeError: made with ``render=False``, or another thread rendered first.
+        :raises KeyError: there is no such camera.
         """
         if not self._draws:
             raise RuntimeError("this ArmSim was made with render=False; make one with render=True to get pictures")
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(self._model, self._camera.height, self._camera.width)
+        named = {each.name: each for each in self.cameras}
+        chosen = self.cameras[0] if camera is None else named[camera]
+        if not self._renderers:
             self._render_thread = threading.get_ident()
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-                self._renderer.scene.flags[flag] = False
         if self._render_thread != threading.get_ident():
             raise RuntimeError("another thread rendered this ArmSim first; render from that thread only")
-        self._renderer.update_scene(self._data, camera="camera")
-        picture = self._renderer.render()
+        if chosen.name not in self._renderers:
+            renderer = mujoco.Renderer(self._model, chosen.height, chosen.width)
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                renderer.scene.flags[flag] = False
+            self._renderers[chosen.name] = renderer
+        renderer = self._renderers[chosen.name]
+        renderer.update_scene(self._data, camera=chosen.name)
+        picture = renderer.render()
         return picture if self.lens is None else self.lens(picture)
 
     def joint_positions(self) -> np.ndarray:
@@ -224,6 +229,20 @@ class ArmSim:
             data.qpos[self._qpos] = position
             mujoco.mj_kinematics(self._model, data)
         return data.site_xpos[self._tip].copy()
+
+    def touches(self, joint_positions: npt.ArrayLike) -> bool:
+        """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count."""
+        model, data = self._model, self._scratch
+        static = model.body_weldid == 0
+        for position in np.asarray(joint_positions, dtype=np.float64):
+            data.qpos[self._qpos] = position
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_collision(model, data)
+            first, second = model.geom_bodyid[data.contact.geom].reshape(-1, 2).T
+            robot = self._of_robot[first].astype(int) + self._of_robot[second]
+            if ((robot == 2) | ((robot == 1) & (static[first] | static[second]))).any():
+                return True
+        return False
 
     @property
     def has_block(self) -> bool:
@@ -266,10 +285,10 @@ class ArmSim:
         self._model.mat_rgba[materials, :3] = self._colours[materials][:, list(channels)]
 
     def close(self) -> None:
-        """Frees the renderer; call it from the thread that rendered."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Frees the renderers; call it from the thread that rendered."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
 
     def __enter__(self) -> ArmSim:
         return self

@@ -10,12 +10,12 @@ import mujoco
 import numpy as np
 
 from lewm_model.config import resource
-from lewm_model.sim import sdf
+from lewm_model.sim.sdf import load_world
 
 
 @dataclass(frozen=True)
 class Pinhole:
-    """The ideal camera of an SDF world, square pixels, looking through the middle of its picture.
+    """The ideal first camera of a world, square pixels, looking through the middle of its picture.
 
     position (3,) m and rotation (3, 3), columns the camera's axes in the world: x right, y up, z backwards.
     """
@@ -28,16 +28,16 @@ class Pinhole:
 
     @staticmethod
     def of_world(world: str | Path | None = None) -> Pinhole:
-        """The camera of an SDF file; None is the packaged `worlds/tabletop.sdf`."""
-        loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
+        """That of an SDF or scene file; None is the packaged `worlds/tabletop.sdf`."""
+        loaded = load_world(resource("worlds", "tabletop.sdf") if world is None else world)
         data = mujoco.MjData(loaded.model)
         mujoco.mj_forward(loaded.model, data)
-        camera = loaded.model.camera("camera").id
-        height = loaded.camera.height
+        first = loaded.cameras[0]
+        camera = loaded.model.camera(first.name).id
         return Pinhole(
-            loaded.camera.width,
-            height,
-            height / 2 / math.tan(math.radians(loaded.model.cam_fovy[camera]) / 2),
+            first.width,
+            first.height,
+            first.height / 2 / math.tan(math.radians(loaded.model.cam_fovy[camera]) / 2),
             data.cam_xpos[camera].copy(),
             data.cam_xmat[camera].reshape(3, 3).copy(),
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from lewm_model.planning.motion import KnotLimits
+from lewm_model.planning.motion import KnotLimits, travelled
 
 BLOCK_STEPS = 5  # control steps in one action block
+TRIES = 10  # to find a motion that is clear, before the arm stops
+CHECKS = 4  # poses looked at in an action block
 _MEMORY = 0.7  # correlation of a wandering joint's velocity from block to block, before it is made uniform
 # What the arm does for a while: probability, and how many blocks.
 _PHASES = {
@@ -19,10 +22,18 @@ _PHASES = {
 }
 
 
-def random_velocities(rng: np.random.Generator, start: np.ndarray, blocks: int, limits: KnotLimits) -> np.ndarray:
+def random_velocities(
+    rng: np.random.Generator,
+    start: np.ndarray,
+    blocks: int,
+    limits: KnotLimits,
+    clear: Callable[[np.ndarray], bool] | None = None,
+) -> np.ndarray:
     """Velocity knots of a random motion that keeps all limits, (blocks, A) rad/s, from rest at `start` (A,) rad.
 
-    Speeds are spread evenly over their range: a Gaussian process goes through its own distribution function.
+    Speeds are spread evenly over their range: a Gaussian process goes through its own distribution function. With
+    `clear`, which says of poses (N, A) rad whether the arm touches nothing in any of them, no motion is taken that
+    could not be stopped before it touches something; the start must be clear.
     """
     joints = len(start)
     names = list(_PHASES)
@@ -45,9 +56,29 @@ def random_velocities(rng: np.random.Generator, start: np.ndarray, blocks: int, 
         if phase == "single":
             wanted[np.arange(joints) != alone] = 0.0
         knots[k] = limits.project(position, velocity, wanted[None, None])[0, 0]
+        if clear is not None:
+            tries = 0
+            while not clear(_with_stop(position, velocity, knots[k], limits)):
+                tries += 1
+                if tries > TRIES:  # the stop that was found clear with the knot before
+                    knots[k] = limits.stop_knots(velocity)[0]
+                    break
+                latent = rng.standard_normal(joints)
+                wanted = np.array([math.erf(value / math.sqrt(2.0)) for value in latent]) * limits.velocity
+                knots[k] = limits.project(position, velocity, wanted[None, None])[0, 0]
         # What a limit slowed down turns round instead of waiting there.
         slowed = np.abs(knots[k]) < np.abs(wanted) - 0.25 * limits.velocity
         latent = np.where(slowed & (np.abs(velocity) < 0.5 * limits.velocity), -latent, latent)
         position = position + 0.5 * limits.block_s * (velocity + knots[k])
         velocity = knots[k]
     return knots
+
+
+def _with_stop(position: np.ndarray, velocity: np.ndarray, knot: np.ndarray, limits: KnotLimits) -> np.ndarray:
+    """Poses (N, A) rad on the way to a knot and through the stop after it, CHECKS a block."""
+    poses, after = [], (knot, *limits.stop_knots(knot))
+    u = np.linspace(0.0, 1.0, CHECKS + 1)[1:, None]
+    for end in after:
+        poses.append(position + travelled(u, velocity, end, limits.block_s))
+        position, velocity = poses[-1][-1], end
+    return np.concatenate(poses)

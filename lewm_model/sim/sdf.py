@@ -17,7 +17,9 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-END_EFFECTOR = "end_effector"
+from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
+from lewm_model.sim.world import END_EFFECTOR, Arm, Camera, World
+
 _JTC = "gz::sim::systems::JointTrajectoryController"
 # Gazebo system plugin -> (library, tags it may hold).
 _PLUGINS = {
@@ -130,41 +132,6 @@ class Element:
         if text not in ("true", "false", "1", "0"):
             raise child.error(f"<{tag}> is {text!r}; write true or false")
         return text in ("true", "1")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """The model that carries the joint trajectory controller. Arrays are (A,) float64 in the controller's order."""
-
-    joints: tuple[str, ...]
-    lower: np.ndarray  # rad
-    upper: np.ndarray  # rad
-    velocity: np.ndarray  # rad/s
-    effort: np.ndarray  # N m
-    position_gain: np.ndarray  # N m/rad
-    velocity_gain: np.ndarray  # N m s/rad
-
-
-@dataclass(frozen=True)
-class Camera:
-    """The one camera of the world."""
-
-    width: int  # pixels
-    height: int  # pixels
-    rate_hz: float
-    near_m: float
-    far_m: float
-
-
-@dataclass(frozen=True)
-class World:
-    """A loaded world. MuJoCo names are `model::link`, `model::joint`; each arm joint has an actuator of its name."""
-
-    model: mujoco.MjModel
-    arm_name: str
-    arm: Arm
-    camera: Camera
-    free_bodies: tuple[str, ...]  # `model::link` of every body that moves freely
 
 
 def read_xml(path: Path) -> Element:
@@ -402,7 +369,10 @@ def _add_inertial(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
     body.explicitinertial = True
 
 
-def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tuple[Element, Camera]]:
+def _add_camera(
+    body: mujoco.MjsBody, link: Element, frames: _Frames
+) -> list[tuple[Element, Camera, tuple[float, float]]]:
+    """Adds the link's cameras; each with its element and clip planes, m."""
     cameras = []
     for sensor in link.all("sensor"):
         sensor.allow("pose always_on update_rate topic camera", "name type")
@@ -435,7 +405,7 @@ def _add_camera(body: mujoco.MjsBody, link: Element, frames: _Frames) -> list[tu
         rate = sensor.number("update_rate", positive=True)
         if not SLOWEST_HZ <= rate <= FASTEST_HZ:
             raise sensor.need("update_rate").error(f"<update_rate> is {rate}; write {SLOWEST_HZ} to {FASTEST_HZ} Hz")
-        cameras.append((sensor, Camera(int(width), int(height), rate, near, far)))
+        cameras.append((sensor, Camera("camera", int(width), int(height), rate), (near, far)))
     return cameras
 
 
@@ -510,7 +480,7 @@ class _Loader:
         self.spec = mujoco.MjSpec()
         self.spec.compiler.degree = False
         self.arm: tuple[str, Arm] | None = None
-        self.cameras: list[tuple[Element, Camera]] = []
+        self.cameras: list[tuple[Element, Camera, tuple[float, float]]] = []
         self.free_bodies: list[str] = []
         self.exposure: np.ndarray = np.zeros(3)  # linear light that comes back from white lying flat: red, green, blue
 
@@ -619,7 +589,14 @@ class _Loader:
         columns = {
             key: np.array([limits[joint][key] for joint in joints]) for key in ("lower", "upper", "velocity", "effort")
         }
-        arm = Arm(joints, **columns, position_gain=gains["position_p_gain"], velocity_gain=gains["velocity_p_gain"])
+        count = np.ones(len(joints))  # SDF has no limits of acceleration and jerk
+        limits = JointLimits(
+            joints,
+            *(columns[key] for key in ("lower", "upper", "velocity")),
+            acceleration=ACCELERATION_RAD_S2 * count,
+            jerk=JERK_RAD_S3 * count,
+        )
+        arm = Arm(limits, columns["effort"], gains["position_p_gain"], gains["velocity_p_gain"])
         for i, joint in enumerate(joints):
             kp, kv, effort = arm.position_gain[i], arm.velocity_gain[i], arm.effort[i]
             # ctrl is the torque's set-point part over kp: q* + kv/kp v*.
@@ -748,13 +725,13 @@ def load_world(path: str | Path) -> World:
     if len(loader.cameras) != 1:
         where = loader.cameras[1][0] if loader.cameras else world
         raise where.error(f"the world has {len(loader.cameras)} cameras; exactly one is supported")
-    camera = loader.cameras[0][1]
+    _, camera, clip = loader.cameras[0]
     # MuJoCo's clip planes are multiples of the scene's extent.
     loader.spec.stat.extent = 1.0
-    loader.spec.visual.map.znear, loader.spec.visual.map.zfar = camera.near_m, camera.far_m
+    loader.spec.visual.map.znear, loader.spec.visual.map.zfar = clip
     loader.spec.visual.global_.offwidth, loader.spec.visual.global_.offheight = camera.width, camera.height
     try:
         model = loader.spec.compile()
     except ValueError as error:
         raise world.error(f"MuJoCo does not accept the world: {error}") from error
-    return World(model, *loader.arm, camera, tuple(loader.free_bodies))
+    return World(model, *loader.arm, (camera,), tuple(loader.free_bodies))
