@@ -590,13 +590,19 @@ class _Loader:
             key: np.array([limits[joint][key] for joint in joints]) for key in ("lower", "upper", "velocity", "effort")
         }
         count = np.ones(len(joints))  # SDF has no limits of acceleration and jerk
-        limits = JointLimits(
-            joints,
-            *(columns[key] for key in ("lower", "upper", "velocity")),
-            acceleration=ACCELERATION_RAD_S2 * count,
-            jerk=JERK_RAD_S3 * count,
+        arm = Arm(
+            JointLimits(
+                joints,
+                lower=columns["lower"],
+                upper=columns["upper"],
+                velocity=columns["velocity"],
+                acceleration=ACCELERATION_RAD_S2 * count,
+                jerk=JERK_RAD_S3 * count,
+            ),
+            columns["effort"],
+            gains["position_p_gain"],
+            gains["velocity_p_gain"],
         )
-        arm = Arm(limits, columns["effort"], gains["position_p_gain"], gains["velocity_p_gain"])
         for i, joint in enumerate(joints):
             kp, kv, effort = arm.position_gain[i], arm.velocity_gain[i], arm.effort[i]
             # ctrl is the torque's set-point part over kp: q* + kv/kp v*.
