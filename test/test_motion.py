@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lewm_model.planning.motion import KEPT_BLOCKS, STOP_STEP_S, KnotLimits, Timeline, stop_from
+from lewm_model.planning.motion import KEPT_BLOCKS, STOP_STEP_S, CommandedMotion, KnotLimits, Timeline, stop_from
 from lewm_model.planning.parameterisations import path_weights
 from lewm_model.robot.limits import JointLimits
 
@@ -209,3 +209,21 @@ def test_the_acceleration_of_a_timeline_is_the_slope_of_its_velocity() -> None:
     for time in np.linspace(9.9, timeline.end_s + 0.1, 50):
         velocities = timeline.sample(np.array([time - 1e-6, time + 1e-6])).velocities
         np.testing.assert_allclose(timeline.acceleration(time), np.diff(velocities, axis=0)[0] / 2e-6, atol=1e-3)
+
+
+def test_what_was_commanded_is_one_motion_after_the_other_and_rest_where_nothing_was() -> None:
+    timeline = Timeline(0.0, np.zeros(2), KnotLimits(joint_limits(), BLOCK_S))
+    timeline.splice(0, np.array([[1.0, -0.5], [1.0, -0.5]]))
+    commanded, grid = CommandedMotion(), np.arange(-0.2, 3.0, 0.05)
+    assert not commanded.displacements(grid, 2).any()
+    commanded.begin(0.0, timeline)
+    stop = timeline.stop(0.42, 0.45)
+    commanded.begin(0.42, stop)
+    commanded.begin(2.0, Timeline(2.0, np.ones(2), timeline.limits))  # it was moved by hand meanwhile
+    moved = commanded.displacements(grid, 2)
+    where = np.vstack([np.zeros(2), np.cumsum(moved, axis=0)])
+    for time_s, motion in ((0.3, timeline), (0.6, stop), (2.9, stop)):
+        wanted = motion.sample(np.array([time_s])).positions[0]
+        found = [np.interp(time_s, grid, column) for column in where.T]
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
+    assert not moved[grid[:-1] > stop.times_s[-1]].any() and not moved[grid[1:] < 0.0].any()

@@ -13,7 +13,7 @@ from tiny import tiny_model
 
 from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration
 from lewm_model.config import ConfigError, PlanConfig, from_dict
-from lewm_model.planning import solvers as samplers
+from lewm_model.planning import solvers
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.solvers import coloured_noise, search
 from lewm_model.robot.limits import JointLimits
@@ -61,12 +61,12 @@ class Arm:
             )
 
 
-def run(controller: Planner, arm: Arm, seconds: float) -> list[Decision]:
+def run(planner: Planner, arm: Arm, seconds: float) -> list[Decision]:
     decisions = []
     for _ in range(round(seconds / 0.05)):
-        controller.measure(arm.now_s, arm.position)
-        controller.observe(arm.now_s, arm.position.astype(np.float32))
-        decision = controller.plan()
+        planner.measure(arm.now_s, arm.position)
+        planner.observe(arm.now_s, arm.position.astype(np.float32))
+        decision = planner.plan()
         if decision is not None:
             decisions.append(decision)
             arm.decision = decision if decision.trajectory is not None else arm.decision
@@ -74,30 +74,30 @@ def run(controller: Planner, arm: Arm, seconds: float) -> list[Decision]:
     return decisions
 
 
-def controller_for(arm: Arm, runtime: PerfectModel | None = None, **settings: object) -> Planner:
+def planner_for(arm: Arm, runtime: PerfectModel | None = None, **settings: object) -> Planner:
     config = from_dict(PlanConfig, settings)
-    controller = Planner(runtime or PerfectModel(), LIMITS, config, clock=lambda: arm.now_s)
-    controller.start(arm.position)
-    return controller
+    planner = Planner(runtime or PerfectModel(), LIMITS, config, clock=lambda: arm.now_s)
+    planner.start(arm.position)
+    return planner
 
 
 @pytest.mark.parametrize("sampler", ["cem", "icem", "mppi"])
 @pytest.mark.parametrize(("history", "head"), [(1, True), (3, True), (1, False)])
 def test_with_a_perfect_model_the_arm_reaches_the_goal_and_stays(sampler: str, history: int, head: bool) -> None:
     arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0])
-    controller = controller_for(arm, PerfectModel(history, head), sampler=sampler)
-    controller.set_goal(goal.astype(np.float32))
-    run(controller, arm, 5.0)
+    planner = planner_for(arm, PerfectModel(history, head), sampler=sampler)
+    planner.set_goal(goal.astype(np.float32))
+    run(planner, arm, 5.0)
     assert np.abs(arm.position - goal).max() < 0.05
-    run(controller, arm, 1.0)
+    run(planner, arm, 1.0)
     assert np.abs(arm.position - goal).max() < 0.05
 
 
 def test_the_arm_moves_on_while_it_plans_and_committed_points_are_never_rewritten() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm)
-    controller.set_goal(np.array([1.5, -1.5], np.float32))
-    decisions = run(controller, arm, 2.0)
+    planner = planner_for(arm)
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    decisions = run(planner, arm, 2.0)
     trajectories = [decision.trajectory for decision in decisions if decision.trajectory is not None]
     assert len(trajectories) == len(decisions) >= 6
     for before, after in pairwise(trajectories):
@@ -114,13 +114,13 @@ def test_the_arm_moves_on_while_it_plans_and_committed_points_are_never_rewritte
 
 def test_without_goal_or_frame_or_arming_nothing_is_planned() -> None:
     arm = Arm(np.zeros(2))
-    controller = Planner(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
-    controller.observe(arm.now_s, np.zeros(2, np.float32))
-    controller.set_goal(np.ones(2, np.float32))
-    assert controller.plan() is None and not controller.active and controller.stop() is None
-    controller.start(arm.position)
-    controller.set_goal(None)
-    assert controller.plan() is None and controller.active
+    planner = Planner(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)
+    planner.observe(arm.now_s, np.zeros(2, np.float32))
+    planner.set_goal(np.ones(2, np.float32))
+    assert planner.plan() is None and not planner.active and planner.stop() is None
+    planner.start(arm.position)
+    planner.set_goal(None)
+    assert planner.plan() is None and planner.active
 
 
 def test_an_arm_that_was_never_armed_is_shown_what_it_would_begin_with() -> None:
@@ -136,28 +136,28 @@ def test_an_arm_that_was_never_armed_is_shown_what_it_would_begin_with() -> None
 
 def test_stop_brings_a_moving_arm_to_rest_without_a_jump() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm)
-    controller.set_goal(np.array([2.5, -2.5], np.float32))
-    run(controller, arm, 1.3)
-    stop = controller.stop()
-    assert stop is not None and not controller.active
+    planner = planner_for(arm)
+    planner.set_goal(np.array([2.5, -2.5], np.float32))
+    run(planner, arm, 1.3)
+    stop = planner.stop()
+    assert stop is not None and not planner.active
     assert np.abs(stop.positions[0] - arm.position).max() < 5e-3 and (stop.velocities[-1] == 0).all()
     assert stop.times_s[-1] - arm.now_s < 1.0
 
 
 def test_a_plan_that_comes_too_late_is_not_executed() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm)
-    controller.set_goal(np.array([1.0, 1.0], np.float32))
-    run(controller, arm, 0.5)
-    slow = controller.runtime.rollout
+    planner = planner_for(arm)
+    planner.set_goal(np.array([1.0, 1.0], np.float32))
+    run(planner, arm, 0.5)
+    slow = planner.runtime.rollout
 
     def rollout(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         arm.now_s += 0.1  # every rollout takes 0.1 s
         return slow(*arguments)
 
-    controller.runtime.rollout = rollout  # type: ignore[method-assign]
-    late = [decision for decision in run(controller, arm, 0.5) if decision.late]
+    planner.runtime.rollout = rollout  # type: ignore[method-assign]
+    late = [decision for decision in run(planner, arm, 0.5) if decision.late]
     assert late and all(decision.trajectory is None for decision in late)
 
 
@@ -168,50 +168,50 @@ def calibrated(runtime: PerfectModel) -> PerfectModel:
 
 def test_a_goal_that_is_reached_is_held_without_planning_until_the_arm_is_pushed_away() -> None:
     arm, goal = Arm(np.array([0.5, 0.5])), np.array([0.6, 0.3], np.float32)
-    controller = controller_for(arm, calibrated(PerfectModel()))
-    controller.set_goal(goal)
-    run(controller, arm, 3.0)
-    assert controller.reached
+    planner = planner_for(arm, calibrated(PerfectModel()))
+    planner.set_goal(goal)
+    run(planner, arm, 3.0)
+    assert planner.reached
     assert np.abs(arm.position - goal).max() < 0.5 * 0.075
-    held = run(controller, arm, 1.0)
+    held = run(planner, arm, 1.0)
     assert held and all(d.iterations == 0 and d.trajectory is None and not d.late for d in held)
 
     arm.decision = None  # nothing is commanded: it stays where it is pushed
     arm.position = arm.position + 0.03  # less than what counts as left
-    assert all(decision.iterations == 0 for decision in run(controller, arm, 0.5)) and controller.reached
+    assert all(decision.iterations == 0 for decision in run(planner, arm, 0.5)) and planner.reached
     arm.position = arm.position + 0.2
-    assert run(controller, arm, 0.5)[-1].iterations > 0 and not controller.reached
+    assert run(planner, arm, 0.5)[-1].iterations > 0 and not planner.reached
 
-    controller.set_goal(np.zeros(2, np.float32))
-    assert not controller.reached
-    controller.set_goal(None)
-    assert run(controller, arm, 0.5) == []
+    planner.set_goal(np.zeros(2, np.float32))
+    assert not planner.reached
+    planner.set_goal(None)
+    assert run(planner, arm, 0.5) == []
 
 
 def test_without_calibration_no_goal_counts_as_reached() -> None:
     arm = Arm(np.array([0.5, 0.5]))
-    controller = controller_for(arm)
-    controller.set_goal(np.array([0.6, 0.3], np.float32))
-    assert all(decision.iterations > 0 for decision in run(controller, arm, 3.0)) and not controller.reached
+    planner = planner_for(arm)
+    planner.set_goal(np.array([0.6, 0.3], np.float32))
+    assert all(decision.iterations > 0 for decision in run(planner, arm, 3.0)) and not planner.reached
 
 
-def test_a_slow_controller_moves_at_half_speed() -> None:
+def test_a_slow_planner_moves_at_half_speed() -> None:
     speeds = {}
     for slow in (False, True):
         arm = Arm(np.array([-2.0, 2.0]))
-        controller = controller_for(arm)
-        controller.slow = slow
-        controller.set_goal(np.array([2.0, -2.0], np.float32))
-        motions = [d.trajectory.velocities for d in run(controller, arm, 1.5) if d.trajectory is not None]
+        planner = planner_for(arm)
+        planner.slow = slow
+        planner.set_goal(np.array([2.0, -2.0], np.float32))
+        motions = [d.trajectory.velocities for d in run(planner, arm, 1.5) if d.trajectory is not None]
         speeds[slow] = max(np.abs(velocities).max() for velocities in motions)
     assert speeds[False] == pytest.approx(1.5, rel=0.05) and speeds[True] == pytest.approx(0.75, rel=0.05)
 
 
 def test_an_arm_that_stops_to_plan_executes_each_plan_to_its_end() -> None:
     arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0], np.float32)
-    controller = controller_for(arm, while_moving=False)
-    controller.set_goal(goal)
-    trajectories = [d.trajectory for d in run(controller, arm, 6.0) if d.trajectory is not None]
+    planner = planner_for(arm, while_moving=False)
+    planner.set_goal(goal)
+    trajectories = [d.trajectory for d in run(planner, arm, 6.0) if d.trajectory is not None]
     assert len(trajectories) >= 2
     for before, after in pairwise(trajectories):
         assert after.times_s[0] >= before.times_s[-2] - 0.05, "it was planned while the arm still moved"
@@ -223,7 +223,7 @@ def test_a_search_returns_the_best_so_far_within_one_iteration_of_its_deadline(
     monkeypatch: pytest.MonkeyPatch, deadline_s: float, iterations: int
 ) -> None:
     now_s = [0.0]
-    monkeypatch.setattr(samplers.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(solvers.time, "monotonic", lambda: now_s[0])
 
     def cost(knots: np.ndarray) -> np.ndarray:
         now_s[0] += 0.0201
@@ -240,17 +240,17 @@ def test_what_a_plan_computes_before_its_search_counts_towards_its_deadline(
     monkeypatch: pytest.MonkeyPatch, deadline_s: float
 ) -> None:
     arm, now_s = Arm(np.zeros(2)), [0.0]
-    controller = controller_for(arm, deadline_s=deadline_s, iterations=100)
-    controller.set_goal(np.ones(2, np.float32))
+    planner = planner_for(arm, deadline_s=deadline_s, iterations=100)
+    planner.set_goal(np.ones(2, np.float32))
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
-    rollout = controller.runtime.rollout
+    rollout = planner.runtime.rollout
 
     def slow(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         now_s[0] += 0.01 if len(arguments[2]) > 1 else 0.002  # candidates, or a single plan
         return rollout(*arguments)
 
-    controller.runtime.rollout = slow  # type: ignore[method-assign]
-    decision = run(controller, arm, 1.0)[0]
+    planner.runtime.rollout = slow  # type: ignore[method-assign]
+    decision = run(planner, arm, 1.0)[0]
     assert decision.plan_s <= deadline_s + 0.01 + 0.002 + 1e-9  # an iteration, and what the plan leads to
     assert decision.iterations == max(1, int(np.ceil((deadline_s - 0.002) / 0.01 - 1e-9)))
 
@@ -281,6 +281,83 @@ def test_coloured_noise_has_unit_variance_and_its_colour(colour: float, length: 
     neighbours = np.mean(noise[:, 1:] * noise[:, :-1])
     white = colour == 0 or length == 2  # two points have one frequency beside the mean, and no colour
     assert neighbours == pytest.approx(0, abs=0.02) if white else neighbours > 0.05
+
+
+@pytest.mark.parametrize("sampler", ["cem", "icem", "mppi", "shooting"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_plan_that_is_not_finite_is_never_sent_and_it_is_said(sampler: str, value: float) -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm, sampler=sampler)
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    assert all(decision.reason is None for decision in run(planner, arm, 0.5))
+    rollout, plan = planner.runtime.rollout, arm.decision
+
+    def broken(*arguments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        distances, latents = rollout(*arguments)
+        return np.full_like(distances, value), latents
+
+    planner.runtime.rollout = broken  # type: ignore[method-assign]
+    decisions = run(planner, arm, 2.0)
+    assert len(decisions) > 4
+    assert all(d.trajectory is None and "not finite" in (d.reason or "") and not d.late for d in decisions)
+    assert plan is not None and plan.trajectory is not None
+    np.testing.assert_allclose(arm.position, plan.trajectory.positions[-1])  # it came to rest as was planned before
+    planner.runtime.rollout = rollout  # type: ignore[method-assign]
+    assert all(decision.trajectory is not None for decision in run(planner, arm, 1.0)), "there are numbers again"
+
+
+@pytest.mark.parametrize("sampler", ["cem", "icem", "mppi"])
+def test_a_search_leaves_candidates_out_whose_cost_is_not_a_number(sampler: str) -> None:
+    def cost(candidates: np.ndarray) -> np.ndarray:
+        costs = ((candidates - 0.5) ** 2).sum((1, 2))
+        costs[1::2] = np.nan
+        return costs
+
+    config = PlanConfig(sampler=sampler, samples=200, elites=20, iterations=10)
+    found = search(config, np.zeros((1, 5, 2)), 1.0, lambda x: x, cost, np.random.default_rng(0), deadline_s=60.0)
+    assert found.iterations == 10 and np.isfinite(found.best).all() and found.cost < 1.0
+
+
+def test_a_frame_that_is_too_old_to_plan_from_is_said_once_a_block() -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm)
+    planner.set_goal(np.ones(2, np.float32))
+    run(planner, arm, 0.5)
+    told = []
+    for _ in range(60):  # no frame comes any more
+        told.append(planner.plan())
+        arm.advance(0.05)
+    reasons = [decision.reason for decision in told if decision is not None and decision.reason is not None]
+    assert 6 <= len(reasons) <= 12 and "s old, too old to plan from" in reasons[-1]
+    assert all(decision is None or decision.trajectory is None for decision in told[20:])
+
+
+def test_a_horizon_that_ends_before_a_plan_is_made_is_refused() -> None:
+    with pytest.raises(ConfigError, match="horizon is 1; it must be 2 or more: the first block passes while"):
+        PlanConfig(horizon=1)
+    slow = PlanConfig(horizon=2, deadline_s=0.3)
+    with pytest.raises(ValueError, match=r"takes 0\.33 s .* set horizon to 3 or more, or a shorter deadline_s"):
+        Planner(PerfectModel(), LIMITS, slow, clock=time.monotonic)
+    arm, goal = Arm(np.array([-0.5, 0.5])), np.array([0.5, -0.5], np.float32)
+    planner = planner_for(arm, horizon=2)
+    planner.set_goal(goal)
+    run(planner, arm, 4.0)
+    assert np.abs(arm.position - goal).max() < 0.05
+
+
+def test_of_what_is_proposed_shooting_takes_the_best_and_draws_nothing() -> None:
+    arm, goal = Arm(np.array([-0.5, 0.5])), np.array([0.5, -0.5], np.float32)
+    planner = planner_for(arm, sampler="shooting")
+    planner.set_goal(goal)
+    before = planner.rng.bit_generator.state
+    decisions = run(planner, arm, 1.0)
+    assert all(decision.iterations == 1 and len(decision.elite_paths) == 2 for decision in decisions)
+    assert planner.rng.bit_generator.state == before
+
+
+@pytest.mark.parametrize(("control_dt_s", "steps"), [(0.05, 2), (0.1, 1), (0.02, 5), (0.03, 4)])
+def test_a_policy_learns_to_propose_what_comes_after_the_plan_was_made(control_dt_s: float, steps: int) -> None:
+    assert PlanConfig(deadline_s=0.07, handover_margin_s=0.03).delay_steps(control_dt_s) == steps
 
 
 def test_an_arm_with_other_joints_than_the_model_is_refused() -> None:

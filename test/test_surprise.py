@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_planning import Arm, PerfectModel, calibrated, controller_for, run
+from test_planning import Arm, PerfectModel, calibrated, planner_for, run
 
-from lewm_model.bundle.bundle import Calibration
-from lewm_model.config import MonitorConfig
+from lewm_model.bundle.bundle import Calibration, load_bundle
+from lewm_model.config import MonitorConfig, PlanConfig, resource
 from lewm_model.monitoring.vigilance import Vigilance
+from lewm_model.planning.planner import Planner
+from lewm_model.robot.pictures import to_model_image
+from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.closed_loop import picture
+from lewm_model.tasks.reach import draw_tasks
 
 CALM_S, HOLD_FRAMES = MonitorConfig().calm_s, MonitorConfig().hold_frames
 
@@ -38,51 +44,114 @@ def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is
 @pytest.mark.parametrize("history", [1, 3])
 def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_not_does(history: int) -> None:
     arm = Arm(np.array([-1.5, 0.5]))
-    controller = controller_for(arm, calibrated(PerfectModel(history)))
-    assert controller.expectation.surprise() is None, "there is no frame yet"
-    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    planner = planner_for(arm, calibrated(PerfectModel(history)))
+    assert planner.expectation.surprise() is None, "there is no frame yet"
+    planner.set_goal(np.array([1.0, -1.0], np.float32))
     scores = []
     for _ in range(30):
-        run(controller, arm, 0.05)
-        score = controller.expectation.surprise()
+        run(planner, arm, 0.05)
+        score = planner.expectation.surprise()
         if score is not None:
             scores.append(score)
     assert len(scores) > 15
     assert np.abs(arm.position - [-1.5, 0.5]).max() > 0.5, "the arm has not moved"
     assert max(scores) < 1.0
 
-    controller.set_goal(np.array([-1.5, 1.0], np.float32))
+    planner.set_goal(np.array([-1.5, 1.0], np.float32))
     frozen = arm.position.astype(np.float32)
     late = []
     for _ in range(12):  # the arm goes on, the picture does not
-        controller.observe(arm.now_s, frozen)
-        late.append(controller.expectation.surprise())
-        arm.decision = controller.plan() or arm.decision
+        planner.observe(arm.now_s, frozen)
+        late.append(planner.expectation.surprise())
+        arm.decision = planner.plan() or arm.decision
         arm.advance(0.05)
     assert max(score or 0.0 for score in late) > 100 * max(scores)
 
 
 def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm, calibrated(PerfectModel()))
+    planner = planner_for(arm, calibrated(PerfectModel()))
     for _ in range(8):  # moved by hand: the timeline knows nothing of it
-        controller.observe(arm.now_s, (arm.position + arm.now_s).astype(np.float32))
+        planner.observe(arm.now_s, (arm.position + arm.now_s).astype(np.float32))
         arm.now_s += 0.05
-    controller.start(arm.position)
-    controller.observe(arm.now_s + 0.01, arm.position.astype(np.float32))
-    assert controller.expectation.surprise() is None
+    planner.start(arm.position)
+    planner.observe(arm.now_s + 0.01, arm.position.astype(np.float32))
+    assert planner.expectation.surprise() is None
 
 
 def test_without_a_motion_an_arm_that_rests_is_expected() -> None:
     arm = Arm(np.ones(2))
-    controller = controller_for(arm, calibrated(PerfectModel()))
-    run(controller, arm, 0.5)
-    controller.stop()
+    planner = planner_for(arm, calibrated(PerfectModel()))
+    run(planner, arm, 0.5)
+    planner.stop()
     for place in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0):
-        controller.observe(arm.now_s, np.full(2, place, np.float32))
-        score = controller.expectation.surprise()
+        planner.observe(arm.now_s, np.full(2, place, np.float32))
+        score = planner.expectation.surprise()
         assert score is not None and (score > 2.0) == (place == 2.0)
         arm.now_s += 0.05
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_an_arm_that_brakes_as_it_is_told_does_not_surprise_and_one_that_goes_on_does(history: int) -> None:
+    for brakes in (True, False):
+        arm = Arm(np.array([-1.5, 0.5]))
+        planner = planner_for(arm, calibrated(PerfectModel(history)))
+        planner.set_goal(np.array([2.0, -1.0], np.float32))
+        run(planner, arm, 1.0)
+        stop = planner.stop()
+        assert stop is not None and np.abs(stop.velocities[0]).max() > 1.2 and not planner.active
+        scores = []
+        for time_s in np.arange(arm.now_s, stop.times_s[-1] + 1.0, 0.05):
+            arm.now_s = time_s
+            arm.position = stop.sample(np.array([time_s])).positions[0]
+            if not brakes:
+                arm.position = stop.positions[0] + (time_s - stop.times_s[0]) * stop.velocities[0]
+            planner.observe(time_s, arm.position.astype(np.float32))
+            scores.append(planner.expectation.surprise() or 0.0)
+        assert (max(scores) < 1.0) == brakes
+
+
+def test_stops_from_full_speed_do_not_surprise_the_shipped_model() -> None:
+    runtime, tried = OnnxRuntime(load_bundle(resource("models", "reach"))), 0
+    size = runtime.bundle.model.image_size
+    with ArmSim() as sim:
+        for number, task in enumerate(draw_tasks("anywhere", 20, 5, sim)):
+            goal = runtime.encode(picture(sim, task.goal, size))
+            sim.reset(joint_positions=task.start)
+            planner = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
+            planner.set_goal(goal)
+            planner.start(sim.joint_positions())
+            stop_s, stop, scores = 0.5 + 0.02 * number, None, []
+            while stop is None or sim.time_s < stop.times_s[-1] + 0.5:
+                planner.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
+                scores.append(planner.expectation.surprise() or 0.0)
+                motion = None
+                if stop is None and sim.time_s >= stop_s:
+                    motion = stop = planner.stop()
+                    scores.clear()
+                    if stop is None or np.abs(stop.velocities[0]).max() < 1.2:
+                        break
+                elif stop is None:
+                    decision = planner.plan()
+                    motion = decision and decision.trajectory
+                if motion is not None:
+                    start_s = motion.times_s[0]
+                    sim.set_trajectory(motion.times_s - start_s, motion.positions, motion.velocities, start_s)
+                sim.step(sim.control_dt_s)
+            else:
+                tried += 1
+                assert max(scores) < MonitorConfig().surprising
+    assert tried >= 8
+
+
+def test_what_is_imagined_but_not_finite_is_surprising() -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm, calibrated(PerfectModel()))
+    run(planner, arm, 0.5)
+    rollout = planner.runtime.rollout
+    planner.runtime.rollout = lambda *arguments: tuple(np.nan * each for each in rollout(*arguments))
+    run(planner, arm, 0.05)
+    assert planner.expectation.surprise() == np.inf
 
 
 def test_more_error_is_usual_where_more_change_is_imagined() -> None:
@@ -94,24 +163,24 @@ def test_more_error_is_usual_where_more_change_is_imagined() -> None:
 
 def test_a_bundle_that_is_not_calibrated_is_never_surprised() -> None:
     arm = Arm(np.zeros(2))
-    controller = controller_for(arm)
+    planner = planner_for(arm)
     for _ in range(10):
-        controller.observe(arm.now_s, np.full(2, arm.now_s, np.float32))
+        planner.observe(arm.now_s, np.full(2, arm.now_s, np.float32))
         arm.advance(0.05)
-    assert controller.expectation.surprise() is None
+    assert planner.expectation.surprise() is None
 
 
 @pytest.mark.parametrize("rate_hz", [8, 10, 15, 30])
 def test_frames_are_judged_at_every_rate_of_a_camera(rate_hz: int) -> None:
     arm = Arm(np.array([-1.5, 0.5]))
-    controller = controller_for(arm, calibrated(PerfectModel()))
-    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    planner = planner_for(arm, calibrated(PerfectModel()))
+    planner.set_goal(np.array([1.0, -1.0], np.float32))
     scores = []
     for _ in range(2 * rate_hz):
-        controller.observe(arm.now_s, arm.position.astype(np.float32))
-        scores.append(controller.expectation.surprise())
+        planner.observe(arm.now_s, arm.position.astype(np.float32))
+        scores.append(planner.expectation.surprise())
         for _ in range(10):
-            arm.decision = controller.plan() or arm.decision
+            arm.decision = planner.plan() or arm.decision
             arm.advance(0.1 / rate_hz)
     judged = [score for score in scores if score is not None]
     assert len(judged) > 1.5 * rate_hz
@@ -120,26 +189,26 @@ def test_frames_are_judged_at_every_rate_of_a_camera(rate_hz: int) -> None:
 
 def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     arm = Arm(np.array([-1.5, 0.5]))
-    controller = controller_for(arm, calibrated(PerfectModel()))
-    controller.set_goal(np.array([1.0, -1.0], np.float32))
+    planner = planner_for(arm, calibrated(PerfectModel()))
+    planner.set_goal(np.array([1.0, -1.0], np.float32))
     for _ in range(24):
-        run(controller, arm, 0.05)
-        controller.expectation.surprise()
+        run(planner, arm, 0.05)
+        planner.expectation.surprise()
     frozen = arm.position.astype(np.float32)
-    assert controller.expectation.sees_the_arm()
-    stop = controller.stop()
+    assert planner.expectation.sees_the_arm()
+    stop = planner.stop()
     assert stop is not None and np.abs(stop.positions[-1] - frozen).max() > 0.15
     arm.now_s = stop.times_s[-1] + 0.1
     vigilance = Vigilance()
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 0.05 * frame)
     for latent, sees in ((frozen, False), (stop.positions[-1], True), (frozen, False)):
-        controller.measure(arm.now_s, stop.positions[-1])
-        controller.observe(arm.now_s, latent.astype(np.float32))
-        assert controller.expectation.sees_the_arm() is sees
+        planner.measure(arm.now_s, stop.positions[-1])
+        planner.observe(arm.now_s, latent.astype(np.float32))
+        assert planner.expectation.sees_the_arm() is sees
         arm.now_s += 0.05
-    vigilance.see(0.0, 5.0, controller.expectation.sees_the_arm)
+    vigilance.see(0.0, 5.0, planner.expectation.sees_the_arm)
     assert vigilance.alarm is not None, "the world is calm, but the picture is an old one"
-    controller.expectation.trust(arm.now_s)
-    vigilance.see(0.0, 5.1, controller.expectation.sees_the_arm)
+    planner.expectation.trust(arm.now_s)
+    vigilance.see(0.0, 5.1, planner.expectation.sees_the_arm)
     assert vigilance.alarm is None
