@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -99,6 +99,9 @@ bench-gpu: setup  ## the same on an NVIDIA GPU: training steps, plans, decisions
 
 faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
 	$(BIN)/python -m validation.faults_train $(call option,RUNS,runs) $(call option,SEED,seed)
+
+faults-bundle: setup  ## every command that changes a bundle, killed RUNS times: the bundle must load: SEED
+	$(BIN)/python -m validation.faults_bundle $(call option,RUNS,runs) $(call option,SEED,seed)
 
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
 	$(BIN)/python -m benchmarks.comparison $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)

@@ -35,7 +35,8 @@ from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 from lewm_model.tasks.reach import draw_tasks, reach_all
-from lewm_model.training.trainer import action_spec, add_heads, learning_rate_factor, train
+from lewm_model.training.heads import add_heads
+from lewm_model.training.trainer import action_spec, learning_rate_factor, train
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed", "latent_dim": 12}

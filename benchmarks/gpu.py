@@ -29,7 +29,8 @@ from safetensors.torch import save_file
 from benchmarks import reference
 from benchmarks.planner import ROUNDS, quietly, reference_size, show
 from benchmarks.training import our_step, their_step
-from lewm_model.bundle.bundle import WEIGHTS, Bundle, clear, load_bundle, save_description
+from lewm_model.bundle.bundle import WEIGHTS, Bundle, load_bundle
+from lewm_model.bundle.update import create
 from lewm_model.config import TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict, resource
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.timing import bench
@@ -157,9 +158,12 @@ def _decisions(found: dict[str, dict[str, Any]], prefix: str) -> Figures:
 
 def _untrained(model: LeWM, like: Bundle, folder: Path) -> Bundle:
     """A bundle of these weights with the actions of another."""
-    clear(folder)
-    save_file(model.state_dict(), folder / WEIGHTS)
-    return save_description(Bundle(folder, model.config, like.actions, (), {}, {}))
+
+    def make(draft: Path) -> Bundle:
+        save_file(model.state_dict(), draft / WEIGHTS)
+        return Bundle(draft, model.config, like.actions)
+
+    return create(folder, make)
 
 
 PARTS: dict[str, Callable[[Bundle], Figures]] = {

@@ -14,7 +14,8 @@ from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.collect import collect
 from lewm_model.tasks.push import eval_push
 from lewm_model.training.calibration import calibrate
-from lewm_model.training.trainer import retrain_play_heads, train
+from lewm_model.training.heads import retrain_play_heads
+from lewm_model.training.trainer import train
 
 EPISODES, STEPS = 1600, 240
 ROUNDS, MISTAKES = 3, 800  # of recording episodes that begin where the robot got to with the policy of the round before

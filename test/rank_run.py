@@ -9,7 +9,8 @@ from tiny import tiny_model, tiny_train
 
 from lewm_model.data.clips import load_episodes
 from lewm_model.models.distributed import joined
-from lewm_model.training.trainer import Checkpoint, fit
+from lewm_model.training.checkpoint import Checkpoint
+from lewm_model.training.trainer import fit
 
 CONFIG = {"steps": 9, "batch": 16, "checkpoint_every": 3, "validate_every": 5, "head_steps": 0, "device": "cpu"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lewm_model.bundle.held_out import SIMULATOR
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.sim.arm import ArmSim
@@ -11,11 +12,12 @@ from lewm_model.sim.collect import record_episode
 
 
 def sim_recording(path: Path, episodes: int = 4, steps: int = 60, seed: int = 77, size: int = 64) -> Episodes:
-    """Records random motion; its `command` is that of `lewm collect`, so that its seed is known."""
-    command = f"python -m lewm_model.sim.collect {path.name} --seed {seed} --world tabletop.sdf"
+    """Records random motion and says so as `lewm collect` does, so that its seed is known."""
+    kind = {"kind": "random motion", "world": "tabletop.sdf", "policy": ""}
+    recorded = {"recorder": SIMULATOR, "seed": seed, "episodes": episodes, **kind}
     with ArmSim() as sim:
-        recorded = [record_episode(sim, seed, number, steps, size) for number in range(episodes)]
-        with EpisodeWriter(path, size, sim.names, sim.control_dt_s, attributes={"command": command}) as writer:
-            for pixels, actions, proprio in recorded:
+        made = [record_episode(sim, seed, number, steps, size) for number in range(episodes)]
+        with EpisodeWriter(path, size, sim.names, sim.control_dt_s, recorded=recorded) as writer:
+            for pixels, actions, proprio in made:
                 writer.append(pixels, actions, proprio)
     return load_episodes(path)

@@ -555,11 +555,11 @@ def test_the_command_line_converts_and_says_what_it_left_out(tmp_path: Path) -> 
     assert "1 episodes, 60 of 60 recorded frames used" in result.output
     data = load_episodes(tmp_path / "a.h5")
     assert data.action_names == ("elbow", "shoulder")
-    assert data.source.startswith("lewm convert")
-    assert "--joints elbow,shoulder" in data.source
+    assert data.recorded["command"].startswith("lewm convert")
+    assert "--joints elbow,shoulder" in data.recorded["command"]
     # The recorded command does the same again.
     (tmp_path / "a.h5").unlink()
-    assert CliRunner().invoke(app, shlex.split(data.source)[1:]).exit_code == 0
+    assert CliRunner().invoke(app, shlex.split(data.recorded["command"])[1:]).exit_code == 0
     np.testing.assert_array_equal(load_episodes(tmp_path / "a.h5").pixels, data.pixels)
 
 

@@ -24,7 +24,7 @@ from lewm_model.models.graphs import RolloutGraph
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.training import calibration as c
-from lewm_model.training.trainer import encode_all
+from lewm_model.training.latents import encode_all
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     monkeypatch.setattr(c, "FEWEST_FRAMES", 30)
     monkeypatch.setattr(c, "SURPRISING", 0.5)
     data = load_episodes(trained.folder.parent / "dots.h5")
-    found = c.calibrate(trained, data).calibration
+    calibrated = c.calibrate(load_bundle(trained.folder), data)
+    found = calibrated.calibration
     assert load_bundle(trained.folder).calibration == found
     _, held_out = data.split(trained.training["config"]["validation_fraction"], trained.training["config"]["seed"])
     assert found.frames == sum(int(length) - trained.actions.frameskip for length in data.lengths[held_out])
@@ -48,16 +49,29 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     training = data.rows(np.setdiff1d(np.arange(len(data.lengths)), held_out))
     assert not any(novelty.new_pixels(picture).any() for picture in data.pixels[training])
 
-    # A recording that the model has never seen is used as a whole, and so many of its frames are above the threshold.
+    # A recording that the model has never seen is used as a whole.
     other = load_episodes(dot_recording(trained.folder.parent / "other.h5", episodes=6, seed=9))
-    found = c.calibrate(trained, other).calibration
+    found = c.calibrate(calibrated, other).calibration
     assert found.frames == int((other.lengths - trained.actions.frameskip).sum())
     model = load_model(trained)
     latents = encode_all(model, other.pixels)
     errors, changes = c.prediction_errors(model, other, np.arange(6), latents, trained.actions)
-    scores = found.surprise(errors, changes)
-    assert 0 < found.false_positive_rate == np.mean(scores > 0.5) < 0.5
+    owners = np.repeat(np.arange(6), other.lengths - trained.actions.frameskip)
+    assert 0 < found.false_positive_rate == c.false_positives(errors, changes, owners) / found.frames < 1
+    low, high = found.false_positive_interval
+    assert 0 < low < found.false_positive_rate < high < 1
     assert (np.diff(found.errors) >= 0).all() and max(found.errors) == errors.max()
+
+
+def test_false_positives_are_counted_on_frames_that_did_not_set_the_limits():
+    """One episode of ten has errors ten times as great: by limits that it set itself, none of them is surprising."""
+    rng = np.random.default_rng(0)
+    errors, changes, owners = rng.uniform(0.5, 1.0, 1000), rng.uniform(0.0, 1.0, 1000), np.repeat(np.arange(10), 100)
+    assert c.false_positives(errors, changes, owners) == 0
+    errors[owners == 3] *= 10
+    assert (errors <= np.interp(changes, *c._usual(errors, changes))).mean() > 0.99
+    assert c.false_positives(errors, changes, owners) == 100
+    assert c.false_positives(errors[:100], changes[:100], owners[:100]) == 0, "one episode is judged in parts"
 
 
 def test_errors_and_distances_are_what_the_robot_will_measure(trained):
@@ -91,7 +105,16 @@ def test_too_little_data_and_another_robot_s_are_refused(trained):
 
 
 @pytest.mark.parametrize(
-    "change", [{"reached": -1.0}, {"errors": [float("nan")]}, {"errors": []}, {"left": 0.1}, {"reached": "near"}]
+    "change",
+    [
+        {"reached": -1.0},
+        {"errors": [float("nan")]},
+        {"errors": []},
+        {"left": 0.1},
+        {"reached": "near"},
+        {"false_positive_interval": [0.1, 0.2]},
+        {"false_positive_interval": [0.0]},
+    ],
 )
 def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):
     import shutil
@@ -104,14 +127,14 @@ def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):
     (folder / "model.json").write_text(json.dumps(description))
     with pytest.raises(BundleError, match=r"calibration|not describe"):
         load_bundle(folder)
-    description["calibration"] = good
+    description["calibration"] = {name: value for name, value in good.items() if name != "false_positive_interval"}
     (folder / "model.json").write_text(json.dumps(description))
     assert load_bundle(folder).calibration == Calibration(0.5, 1.0, (0.1,), (0.2,), 0.0, 5000)
 
 
 def test_a_bundle_that_does_not_know_what_was_seen_or_only_thinks_so(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(c, "FEWEST_FRAMES", 30)
-    found = c.calibrate(trained, load_episodes(trained.folder.parent / "dots.h5"))
+    found = c.calibrate(load_bundle(trained.folder), load_episodes(trained.folder.parent / "dots.h5"))
     limits = dataclasses.replace(found.calibration, new_pixels=None)
     assert load_novelty(dataclasses.replace(found, calibration=limits)) is None
     assert load_novelty(dataclasses.replace(found, calibration=None)) is None

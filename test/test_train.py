@@ -17,8 +17,9 @@ from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model,
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.training.latents import encode_all
 from lewm_model.training.report import Log, read_metrics
-from lewm_model.training.trainer import encode_all, train
+from lewm_model.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lewm_model.models.lewm import LeWM
-    from lewm_model.training.trainer import Checkpoint
+    from lewm_model.training.checkpoint import Checkpoint
 
     model = LeWM(tiny_model())
     optimiser = torch.optim.AdamW(model.parameters())

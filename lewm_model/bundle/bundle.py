@@ -9,15 +9,17 @@
     engines/...           TensorRT engines built on the target; outside the hashes, they carry a manifest of their own
 
 No pickle. A file that does not match its hash, or a description that does not fit, is refused with a sentence.
+A bundle is changed by `lewm_model.bundle.update` only, so that whoever reads it finds the old one or the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ WEIGHTS = "weights.safetensors"
 HEADS = "heads.safetensors"
 DECODER = "decoder.safetensors"
 SEEN = "seen.safetensors"
+STAGED = ".new"  # folder of files that model.json lists and that an update has not yet moved to their places
 MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
 
 
@@ -110,11 +113,14 @@ class Calibration:
     left: float  # distance beyond which a goal that was reached counts as left
     changes: tuple[float, ...]  # ascending
     errors: tuple[float, ...]
-    false_positive_rate: float  # measured share of frames that are surprising though nothing is wrong
+    false_positive_rate: float  # share of frames that are surprising though nothing is wrong, by limits from others
     frames: int  # that it was measured on
     new_pixels: float | None = None  # usual at most in a window of a frame (`Novelty`); None: not measured
     goal_pixels: float | None = None  # the same in a whole frame, for pictures of goals
     latent_squares: tuple[float, ...] | None = None  # least and greatest squared norm of a frame's latent
+    # 95 % confidence interval of the rate (Clopper-Pearson), taking frames as independent; None: earlier versions,
+    # which measured the rate on the frames that set the limits
+    false_positive_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         pixels = [count for count in (self.new_pixels, self.goal_pixels) if count is not None]
@@ -128,12 +134,18 @@ class Calibration:
             and squares[0] <= squares[1]
             and len(changes) == len(self.errors) > 0
             and np.isfinite(changes).all()
+            and self._has_rate()
             and (np.diff(changes) > 0).all()
         ):
             raise BundleError(
                 f"the calibration is {self}; its limits must be finite and above 0, `left` above `reached`, and "
                 "`changes` ascending; run `lewm calibrate` again"
             )
+
+    def _has_rate(self) -> bool:
+        interval = self.false_positive_interval
+        low, high = (0.0, 1.0) if interval is None else interval
+        return bool(0.0 <= low <= self.false_positive_rate <= high <= 1.0)
 
     def surprise(self, error: Any, change: Any) -> Any:
         """How many times as great as usual an error is, for the change that was imagined; both (…)."""
@@ -165,7 +177,32 @@ class Bundle:
         """The path of a file that the bundle lists."""
         if name not in self.files:
             raise BundleError(f"the bundle {self.folder} has no {name}; it lists {', '.join(self.files) or 'no files'}")
-        return self.folder / name
+        return stored(self.folder, name, self.files[name])
+
+
+def stored(folder: Path, name: str, digest: str) -> Path:
+    """Where a file that model.json lists lies: in its place, or still where an interrupted update prepared it."""
+    staged = folder / STAGED / digest / name
+    return staged if staged.is_file() else folder / name
+
+
+@contextlib.contextmanager
+def locked(folder: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
+    """Keeps updates of the folder out (LOCK_SH), or everybody (LOCK_EX); ends with the process.
+
+    Where a file system has no locks there are none: a reader may then meet an update half-way, and says so.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # whoever reads the folder will say it better
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:
@@ -176,30 +213,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def clear(folder: Path) -> None:
-    """Makes the folder, or takes out what another bundle left in it: nothing of two models may get into one bundle."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("model.json", WEIGHTS, HEADS, DECODER, SEEN):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("onnx", "engines"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def trained_on(folder: Path) -> str:
-    """The hash of the recording that the bundle in a folder was trained on; empty where there is none."""
-    try:
-        return str(json.loads((folder / "model.json").read_text())["training"]["data"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def save_description(bundle: Bundle) -> Bundle:
-    """Hashes every file of the bundle's folder, except engines, and writes model.json last, in one move."""
+    """Hashes every file of the bundle's folder, except engines and hidden ones, and writes model.json last.
+
+    For a folder that nobody else reads, as the one in which `update` and `create` prepare a bundle.
+    """
     folder = bundle.folder
     names = sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] not in ("engines", "model.json")
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in ("engines", "model.json")
+        and not path.relative_to(folder).parts[0].startswith(".")
     )
     files = {name: sha256(folder / name) for name in names}
     description = {
@@ -212,15 +237,18 @@ def save_description(bundle: Bundle) -> Bundle:
         "calibration": None if bundle.calibration is None else asdict(bundle.calibration),
         "files": files,
     }
-    temporary = folder / "model.json.part"
-    temporary.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(temporary, folder / "model.json")
+    (folder / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return replace(bundle, files=files)
 
 
 def load_bundle(folder: Path | str) -> Bundle:
     """Reads and checks a bundle: schema, fields, and the hash of every listed file. Raises BundleError."""
     folder = Path(folder)
+    with locked(folder):
+        return _load(folder)
+
+
+def _load(folder: Path) -> Bundle:
     path = folder / "model.json"
     try:
         if not path.is_file():
@@ -263,9 +291,9 @@ def load_bundle(folder: Path | str) -> Bundle:
     root = folder.resolve()
     for name, digest in files.items():
         try:
-            file = (folder / name).resolve()
-            if not file.is_relative_to(root):
+            if not (folder / name).resolve().is_relative_to(root):
                 raise BundleError(f"{path} lists {name!r}, which lies outside the bundle; do not use this bundle")
+            file = stored(folder, name, digest)
             if not file.is_file():
                 raise BundleError(f"the bundle lacks {name}, which model.json lists; copy the bundle again")
             found = sha256(file)
@@ -307,11 +335,17 @@ def load_heads(bundle: Bundle) -> dict[str, Any]:
 
 def _tensors(bundle: Bundle, name: str) -> dict[str, Any]:
     """The tensors of a safetensors file by name."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = bundle.path(name)
     try:
-        return load_file(path)
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}; copy the bundle again") from error
+    if hashlib.sha256(content).hexdigest() != bundle.files[name]:
+        raise BundleError(f"{path} was changed since the bundle was read; start again")
+    try:
+        return load(content)
     except Exception as error:  # safetensors has errors of its own
         raise BundleError(f"{path} does not hold weights: {error}; copy the bundle again") from error
 

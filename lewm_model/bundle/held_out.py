@@ -1,21 +1,69 @@
-"""Which episodes of a recording a model was not trained on. Whatever is said of a model is measured on these."""
+"""Which episodes of a recording a model was not trained on. Whatever is said of a model is measured on these.
+
+A bundle's provenance lists every recording that something in it was trained on (`training["data"]` in model.json), each
+with its path, its hashes, how it was recorded, and which of its episodes were held out of all training.
+"""
 
 from __future__ import annotations
 
-import shlex
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lewm_model.bundle.bundle import Bundle
 from lewm_model.data.clips import DataError, Episodes
 
-_COLLECT = ["python", "-m", "lewm_model.sim.collect"]
+SIMULATOR = "lewm collect"  # recorder of episodes that follow from a seed
+_DECIDES = ("recorder", "kind", "seed", "world", "policy")  # what in the simulator; more are the same ones, and more
+
+
+def trained_on(training: dict[str, Any], data: Episodes, held_out: np.ndarray) -> dict[str, Any]:
+    """The provenance `training`, with what was trained on all episodes of `data` but these (K,) in it.
+
+    An episode counts as held out when nothing was trained on it.
+    """
+    others = []
+    for known in _recordings(training):
+        if known.get("sha256") == data.sha256:
+            held_out = np.intersect1d(held_out, _held_out(known, training, data))
+        else:
+            others.append(known)
+    entry = {
+        "path": data.path,
+        "sha256": data.sha256,
+        "actions_sha256": data.actions_sha256,
+        "episodes": len(data.lengths),
+        "held_out": np.sort(held_out).tolist(),
+        "recorded": data.recorded,
+    }
+    return {**training, "data": [*others, entry]}
+
+
+def is_trained_on(folder: Path, data: Episodes) -> bool:
+    """Whether the bundle in a folder, if there is one, was trained on just this recording."""
+    try:
+        training = json.loads((folder / "model.json").read_text())["training"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    known = _recordings(training) if isinstance(training, dict) else []
+    return [entry.get("sha256") for entry in known] == [data.sha256]
+
+
+def not_trained_on(bundle: Bundle, data: Episodes) -> np.ndarray:
+    """Numbers (K,) of the episodes that nothing in the bundle was trained on, by their hash: all, some or none."""
+    left = np.arange(len(data.lengths))
+    for known in _recordings(bundle.training):
+        if _same_episodes(known, data):
+            left = np.intersect1d(left, _held_out(known, bundle.training, data))
+    return left
 
 
 def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
-    """Numbers (K,) of them: what the trainer held out of the bundle's own recording, all of a recording it never saw.
+    """Numbers (K,) of them: what was held out of a recording that the bundle was trained on, all of one it never saw.
 
-    :raises DataError: the recording does not fit the model, or holds the training's episodes under another hash.
+    :raises DataError: the recording does not fit the model, or all that it holds was trained on, under whatever hash.
     """
     model, spec = bundle.model, bundle.actions
     if data.image_size != model.image_size or data.action_names != spec.names:
@@ -28,29 +76,46 @@ def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
             f"{data.source}: an action takes {data.control_dt_s} s, the bundle's {spec.control_dt_s} s; convert the "
             f"recording with --control-dt-s {spec.control_dt_s}"
         )
-    training = bundle.training
-    trained_on = training.get("data", {})
-    if trained_on.get("sha256") == data.sha256:
-        return data.split(training["config"]["validation_fraction"], training["config"]["seed"])[1]
-    if _simulated(data.source) is not None and _simulated(data.source) == _simulated(trained_on.get("source", "")):
+    for known in _recordings(bundle.training):
+        if not _same_episodes(known, data) and _decided(known.get("recorded")) & _decided(data.recorded):
+            raise DataError(
+                f"{data.source}: its episodes are those of the training, which had the same seed; "
+                "record with another --seed"
+            )
+    left = not_trained_on(bundle, data)
+    if not len(left):
         raise DataError(
-            f"{data.source}: its episodes are those of the training, which had the same seed; "
-            "record with another --seed"
+            f"{data.source}: the model was trained on all of its episodes; give a recording that it never saw"
         )
-    return np.arange(len(data.lengths))
+    return left
 
 
-def _simulated(source: str) -> list[str] | None:
-    """What decides the episodes of a recording in the simulator (seed, world, ...); None where it is another kind."""
-    try:
-        words = shlex.split(source)
-    except ValueError:
-        return None
-    if words[:3] != _COLLECT or "--seed" not in words:
-        return None
-    options = words[4:]  # after the file's name
-    for name in ("--episodes", "--steps", "--image-size"):  # more of the same episodes, longer or larger
-        if name in options:
-            at = options.index(name)
-            del options[at : at + 2]
-    return options
+def _recordings(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a provenance; earlier versions had one, whose hash is of the actions."""
+    found = training.get("data", [])
+    if isinstance(found, dict):
+        command = found.get("source")
+        found = [{"actions_sha256": found.get("sha256"), "recorded": {"command": command} if command else {}}]
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _same_episodes(known: dict[str, Any], data: Episodes) -> bool:
+    """Whether an entry is of these episodes, seen through the same camera or another."""
+    return bool(data.actions_sha256) and known.get("actions_sha256") == data.actions_sha256
+
+
+def _held_out(known: dict[str, Any], training: dict[str, Any], data: Episodes) -> np.ndarray:
+    if "held_out" in known:
+        return np.asarray(known["held_out"], int)
+    config = training["config"]  # earlier versions: as the trainer split it
+    return data.split(config["validation_fraction"], config["seed"])[1]
+
+
+def _decided(recorded: Any) -> set[tuple[Any, ...]]:
+    """What decided the episodes of a simulated recording, and of those that it was converted from; empty: unknown."""
+    found: set[tuple[Any, ...]] = set()
+    while isinstance(recorded, dict):
+        if recorded.get("recorder") == SIMULATOR:
+            found.add(tuple(str(recorded.get(name)) for name in _DECIDES))
+        recorded = recorded.get("original")
+    return found

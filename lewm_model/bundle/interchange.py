@@ -28,11 +28,12 @@ from lewm_model.bundle.bundle import (
     ActionSpec,
     Bundle,
     BundleError,
-    clear,
     load_model,
     save_description,
     sha256,
 )
+from lewm_model.bundle.held_out import trained_on
+from lewm_model.bundle.update import create
 from lewm_model.config import ConfigError, ModelConfig, from_dict
 from lewm_model.data.clips import Episodes
 
@@ -189,16 +190,21 @@ def import_checkpoint(
     except ConfigError as error:
         raise InterchangeError(f"{source} has sizes that no model can have: {error}") from error
     ours = from_reference(state, model)
-    clear(out)
-    save_file({name: value.contiguous() for name, value in ours.items()}, out / WEIGHTS)
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
         "imported": {"source": source.name, "sha256": sha256(weights)},
         "parameters": sum(value.numel() for name, value in ours.items() if "running_" not in name and value.ndim > 0),
     }
-    bundle = Bundle(out, model, actions, (), provenance, files={WEIGHTS: ""})
-    load_model(bundle)  # what does not fit is refused before the folder becomes a bundle
-    return save_description(bundle)
+    if data is not None:
+        provenance = trained_on(provenance, data, np.zeros(0, int))
+
+    def make(draft: Path) -> Bundle:
+        save_file({name: value.contiguous() for name, value in ours.items()}, draft / WEIGHTS)
+        bundle = save_description(Bundle(draft, model, actions, (), provenance))
+        load_model(bundle)  # what does not fit is refused before the folder becomes a bundle
+        return bundle
+
+    return create(out, make)
 
 
 def export_checkpoint(bundle: Bundle, folder: Path) -> None:

@@ -28,16 +28,18 @@ def train(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a world model from a recording; run the same command again to resume after a kill."""
-    from lewm_model.bundle.bundle import trained_on
+    from lewm_model.bundle.bundle import Bundle
+    from lewm_model.bundle.held_out import is_trained_on
+    from lewm_model.bundle.update import create
     from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.outputs import check_output
-    from lewm_model.models.distributed import joined, rank
+    from lewm_model.models.distributed import device_of, joined, rank
     from lewm_model.runtime import RuntimeLoadError, load_runtime
-    from lewm_model.runtime.decoder import add_decoder
     from lewm_model.runtime.export import export_onnx, sample_frames
     from lewm_model.training.calibration import calibrate as run_calibration
-    from lewm_model.training.trainer import device_of, fit
+    from lewm_model.training.decoder import add_decoder
+    from lewm_model.training.trainer import fit
     from lewm_model.training.trainer import train as run_training
 
     if size not in MODEL_SIZES:
@@ -52,20 +54,23 @@ def train(
     episodes = load_episodes(data, control_dt_s)
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
-    check_output(out, [data], overwrite or trained_on(out) == episodes.sha256)  # the same again resumes
+    check_output(out, [data], overwrite or is_trained_on(out, episodes))  # the same again resumes
     run = run or Path("runs") / out.name
     with joined(device_of(train_config)):
         if rank() > 0:  # of torchrun's processes the first one writes
             fit(episodes, run, model_config, train_config)
             return
-        bundle = run_training(episodes, out, run, model_config, train_config)
-    try:
-        bundle = run_calibration(bundle, episodes)
-    except DataError as error:
-        typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
-    bundle = export_onnx(bundle, frames=sample_frames(episodes, model_config))
-    if decoder:
-        bundle = add_decoder(bundle, episodes, DECODER_STEPS)
+
+        def make(draft: Path) -> Bundle:
+            made = run_training(episodes, draft, run, model_config, train_config)
+            try:
+                made = run_calibration(made, episodes)
+            except DataError as error:
+                typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
+            made = export_onnx(made, frames=sample_frames(episodes, model_config))
+            return add_decoder(made, episodes, DECODER_STEPS) if decoder else made
+
+        bundle = create(out, make)
     typer.echo(f"bundle written to {out}")
     try:
         for note in load_runtime(bundle, "tensorrt").notes:
@@ -89,7 +94,12 @@ def calibrate(
     found = run(load_bundle(bundle), load_episodes(data)).calibration
     assert found is not None and found.new_pixels is not None
     typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
-    typer.echo(f"{found.false_positive_rate:.2%} of {found.frames} frames are surprising")
+    assert found.false_positive_interval is not None
+    low, high = found.false_positive_interval
+    typer.echo(
+        f"{found.false_positive_rate:.2%} of {found.frames} frames are surprising by limits from others "
+        f"(95 %: {low:.2%} to {high:.2%})"
+    )
     least = SURPRISING * found.new_pixels
     if least < WINDOW**2:
         typer.echo(f"a new thing is noticed from more than {least:.0f} of the model's pixels on, lying together")
@@ -107,7 +117,7 @@ def decoder(
     """Train what draws the futures that a bundle imagines, on its frozen latents; nothing else in it changes."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
-    from lewm_model.runtime.decoder import add_decoder
+    from lewm_model.training.decoder import add_decoder
 
     found = add_decoder(load_bundle(bundle), load_episodes(data), steps, seed).evaluation["decoder"]
     typer.echo(
@@ -131,30 +141,33 @@ def import_(
     """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""
     import numpy as np
 
-    from lewm_model.bundle.bundle import load_model
+    from lewm_model.bundle.bundle import Bundle, load_model
     from lewm_model.bundle.interchange import import_checkpoint, read_actions
+    from lewm_model.bundle.update import create
     from lewm_model.config import TrainConfig, load_yaml
-    from lewm_model.data.clips import DataError, load_episodes
+    from lewm_model.data.clips import load_episodes
     from lewm_model.data.outputs import check_output
     from lewm_model.runtime.export import export_onnx, sample_frames
-    from lewm_model.training.calibration import calibrate as run_calibration
-    from lewm_model.training.trainer import add_heads
+    from lewm_model.training.heads import add_heads
 
     check_output(out, [path for path in (source, data, actions, config) if path], overwrite)
     episodes = load_episodes(data, control_dt_s) if data else None
     spec = read_actions(actions) if actions else None
-    bundle = import_checkpoint(source, out, spec, episodes, load_yaml(config).get("model", {}) if config else {})
-    frames = None
-    if episodes is None:
-        typer.echo(
-            "without --data it has no heads and no calibration: no goal counts as reached, no frame as surprising"
-        )
-    else:
-        bundle = add_heads(bundle, load_model(bundle), episodes, np.arange(len(episodes.lengths)), TrainConfig())
-        try:
-            bundle = run_calibration(bundle, episodes)
-        except DataError as error:
-            typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
-        frames = sample_frames(episodes, bundle.model)
-    export_onnx(bundle, frames=frames)
+    sizes = load_yaml(config).get("model", {}) if config else {}
+
+    def make(draft: Path) -> Bundle:
+        made = import_checkpoint(source, draft, spec, episodes, sizes)
+        if episodes is None:
+            return export_onnx(made)
+        every = np.arange(len(episodes.lengths))
+        made = add_heads(made, load_model(made), episodes, every, TrainConfig())
+        return export_onnx(made, frames=sample_frames(episodes, made.model))
+
+    create(out, make)
     typer.echo(f"bundle written to {out}")
+    typer.echo(
+        "it is not calibrated: no goal counts as reached and no frame as surprising until "
+        f"`lewm calibrate {out} RECORDING.h5`, with a recording that the model was not trained on"
+    )
+    if episodes is None:
+        typer.echo("without --data it has no heads")

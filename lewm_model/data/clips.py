@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lewm_model.data.frames import MappedFrames, decoded_frames
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
 POSES = 4000  # among which clips with alike joint positions are looked for
 IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
+HASHED = 2**30  # bytes of frames that a recording's hash is made of; of more, rows spread evenly over all
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 
 
@@ -42,9 +43,16 @@ class Episodes:
     control_dt_s: float  # 0.0: the recording does not say
     action_names: tuple[str, ...]
     action_kind: str
-    sha256: str  # of the actions and lengths: names the recording in a bundle's provenance
-    source: str
+    sha256: str  # of all that training reads (of very large recordings, of a part of the frames); "": was never a file
+    path: str  # where it lies, as it was given; of what was never a file, what it is
+    actions_sha256: str = ""  # of the actions and lengths: the same episodes, whatever their pictures
+    recorded: dict[str, Any] = field(default_factory=dict)  # how, as the recorder or converter wrote it
     stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: the recording does not say
+
+    @property
+    def source(self) -> str:
+        """What messages call the recording: its path and the beginning of its hash."""
+        return f"{self.path} ({self.sha256[:8]})" if self.sha256 else self.path
 
     @property
     def image_size(self) -> int:
@@ -116,20 +124,47 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         raise DataError(f"control_dt_s is {control_dt_s}; it is the time from row to row, above 0 s")
     if control_dt_s is not None and written_s and abs(control_dt_s - written_s) > 1e-6:
         raise DataError(f"{path} was recorded every {written_s} s, not every {control_dt_s} s; leave control_dt_s out")
-    digest = hashlib.sha256(np.ascontiguousarray(actions[inner]).tobytes() + lengths.tobytes())
+    try:
+        recorded = json.loads(attributes.get("recorded", "{}"))
+    except (TypeError, ValueError, RecursionError):
+        recorded = {}
+    if not isinstance(recorded, dict) or not recorded:  # of earlier versions, or of somebody else's making
+        recorded = {"command": str(attributes["command"])} if "command" in attributes else {}
+    control_dt_s = control_dt_s or written_s
+    names = tuple(map(str, names)) or tuple(f"joint{i + 1}" for i in range(actions.shape[1]))
+    kind = str(attributes.get("action_kind", ""))
+    executed = np.ascontiguousarray(actions[inner])
+    digest = hashlib.sha256(json.dumps([pixels.shape, executed.shape, control_dt_s, names, kind]).encode())
+    for array in (executed, offsets, lengths, proprio):
+        if array is not None:
+            digest.update(array.tobytes())
+    for frames in _hashed_frames(pixels):
+        digest.update(frames.data)
     return Episodes(
         pixels=pixels,
         actions=actions,
         proprio=proprio,
         offsets=offsets,
         lengths=lengths,
-        control_dt_s=control_dt_s or written_s,
-        action_names=tuple(map(str, names)) or tuple(f"joint{i + 1}" for i in range(actions.shape[1])),
-        action_kind=str(attributes.get("action_kind", "")),
+        control_dt_s=control_dt_s,
+        action_names=names,
+        action_kind=kind,
         sha256=digest.hexdigest(),
-        source=str(attributes.get("command", path.name)),
+        path=str(path),
+        actions_sha256=hashlib.sha256(executed.tobytes() + lengths.tobytes()).hexdigest(),
+        recorded=recorded,
         stamps_s=stamps_s,
     )
+
+
+def _hashed_frames(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames that a recording's hash is made of: all, or rows spread evenly over them."""
+    count, size = len(pixels), max(1, math.prod(pixels.shape[1:]))
+    kept = min(count, max(1, HASHED // size))
+    rows = np.arange(count) if kept == count else np.linspace(0, count - 1, kept).astype(int)
+    at_once = max(1, 2**24 // size)  # frames; of a large recording not all get into memory
+    for begin in range(0, kept, at_once):
+        yield np.ascontiguousarray(pixels[rows[begin : begin + at_once]])
 
 
 def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -235,7 +270,8 @@ class ClipSampler:
     The batch of a step depends on (seed, step) alone, so a resumed run sees what an undisturbed one would have seen.
 
     With `clips_per_pose` above 1 a batch is made of groups of so many clips that begin with alike joint positions, the
-    most alike of some thousand: the arm is the same in them, and what tells their pictures apart is everything else.
+    most alike of some thousand that are drawn without replacement: the arm is the same in them, and what tells their
+    pictures apart is everything else. No clip is twice in a group, unless the recording has fewer than a group needs.
 
     :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
     """
@@ -257,8 +293,9 @@ class ClipSampler:
                 f"{data.source} has no joint positions ('proprio') by which clips of alike poses are found; record "
                 "them, or train with clips_per_pose 1"
             )
-        starts = data.lengths[self.episodes] - self.span
-        self.probability = starts / starts.sum()  # every start equally likely
+        self.starts = data.lengths[self.episodes] - self.span  # clips that an episode holds
+        self.before = np.cumsum(self.starts)  # of the episodes up to each one
+        self.probability = self.starts / self.starts.sum()  # every start equally likely
         self.frame_steps = np.arange(0, self.span + 1, frameskip)
         self.action_steps = np.arange(self.span).reshape(clip_frames - 1, frameskip)
 
@@ -283,8 +320,14 @@ class ClipSampler:
         """Rows (count,) where clips begin, in groups of alike joint positions."""
         assert self.data.proprio is not None
         group = min(self.clips_per_pose, count)
-        pool = self._starts(rng, max(POSES, count))
+        there = int(self.before[-1])
+        drawn = rng.choice(there, min(max(POSES, count), there), replace=False)
+        episode = np.searchsorted(self.before, drawn, "right")
+        pool = self.data.offsets[self.episodes[episode]] + drawn - (self.before[episode] - self.starts[episode])
         poses = self.data.proprio[pool]
         poses = poses / np.maximum(poses.std(0), 1e-6)
-        apart = np.square(poses[: count // group, None] - poses).sum(-1)
-        return pool[np.argpartition(apart, group - 1)[:, :group]].reshape(-1)
+        first = np.arange(count // group) % len(pool)
+        apart = np.square(poses[first, None] - poses).sum(-1)
+        most = min(group, len(pool))
+        alike = np.argpartition(apart, most - 1)[:, :most]
+        return pool[alike[:, np.arange(group) % most]].reshape(-1)

@@ -12,6 +12,7 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
@@ -31,6 +32,7 @@ class EpisodeWriter:
     :param control_dt_s: time from frame to frame, s.
     :param action_kind: what an action is, e.g. "joint_velocity" (rad/s).
     :param attributes: further facts for the file's attributes, e.g. seed, world and command.
+    :param recorded: how the episodes came about, as plain data: a bundle that is trained on them keeps it.
     :param measured: numbers in a row of `proprio`; None is as many as of `action`, 0 writes no `proprio`.
     """
 
@@ -43,6 +45,7 @@ class EpisodeWriter:
         action_kind: str = "joint_velocity",
         attributes: dict[str, str | int | float] | None = None,
         measured: int | None = None,
+        recorded: dict[str, Any] | None = None,
     ) -> None:
         if image_size < 1 or not action_names or not control_dt_s > 0.0:
             raise ValueError(
@@ -68,6 +71,7 @@ class EpisodeWriter:
                 "control_dt_s": float(control_dt_s),
                 "action_names": json.dumps(list(action_names)),
                 "action_kind": action_kind,
+                "recorded": json.dumps(recorded or {}),
             }
         )
 

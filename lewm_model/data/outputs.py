@@ -33,7 +33,7 @@ def check_output(out: Path, inputs: Iterable[Path] = (), overwrite: bool = False
             raise DataError(f"{given} lies in {out}, which is to be written; give another folder for the output")
     if not out.exists() and not out.is_symlink():
         return
-    if out.is_dir() and not any(out.iterdir()):
+    if out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir()):  # what a killed command left
         return
     if not is_ours(out):
         raise DataError(f"{out} exists and was not written by this program; give another name, or remove it yourself")

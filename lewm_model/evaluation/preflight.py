@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle.bundle import Bundle, BundleError, save_description
+from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.bundle.update import update
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.timing import bench, plan_of
 from lewm_model.models.objective import mean_and_final
@@ -128,7 +129,7 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
         action_names=bundle.actions.names,
         action_kind=bundle.actions.kind,
         sha256="",
-        source=f"{episodes} episodes in the simulator, made for the preflight",
+        path=f"{episodes} episodes in the simulator, made for the preflight",
     )
 
 
@@ -367,4 +368,4 @@ def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
 
 def save_preflight(bundle: Bundle, found: Preflight) -> Bundle:
     """Writes the verdict into the bundle's model.json; training it again removes it."""
-    return save_description(replace(bundle, evaluation={**bundle.evaluation, "preflight": asdict(found)}))
+    return update(bundle, lambda draft: replace(draft, evaluation={**draft.evaluation, "preflight": asdict(found)}))

@@ -20,7 +20,7 @@ from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.sim.arm import ArmSim
-from lewm_model.training.trainer import encode_all, encode_rows
+from lewm_model.training.latents import encode_all, encode_rows
 
 CONTEXT = 3  # latents that velocities are probed from, one action block apart
 TEST_SHARE = 0.3  # of the episodes

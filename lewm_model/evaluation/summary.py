@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle.bundle import Bundle
+from lewm_model.bundle.bundle import Bundle, Calibration
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.models.signature import measuring
@@ -52,6 +52,7 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     parts = [_head(bundle)]
     parts.append(_section("Training", _training(bundle, run, out)))
+    parts.append(_section("Heads", _heads(bundle)))
     parts.append(_section("Imagined and seen, on held-out episodes", _rollouts(bundle, data, out)))
     parts.append(_section("Latents", _latents(bundle, data, out)))
     parts.append(_section("Calibration", _calibration(bundle, out)))
@@ -95,6 +96,14 @@ def _training(bundle: Bundle, run: Path | None, out: Path) -> str:
         raise DataError(f"{run} holds no training curves; give the folder that `lewm train --run` wrote to")
     draw(lines, bundle, out / "training.png")
     return _inline(out / "training.png")
+
+
+def _heads(bundle: Bundle) -> str:
+    """What each head measured when it was trained."""
+    measured = bundle.evaluation.get("heads", {})
+    if not measured:
+        return _missing("the bundle has no heads")
+    return _table(_flat(measured))
 
 
 def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:
@@ -195,10 +204,18 @@ def _calibration(bundle: Bundle, out: Path) -> str:
         [
             ("a goal counts as reached up to", f"{found.reached:.3g} {unit}"),
             ("and as left beyond", f"{found.left:.3g} {unit}"),
-            ("surprising frames though nothing is wrong", f"{found.false_positive_rate:.2%} of {found.frames}"),
+            ("surprising frames though nothing is wrong", _false_positives(found)),
             ("usual new pixels in a window", "not measured" if found.new_pixels is None else f"{found.new_pixels:g}"),
         ]
     ) + _save(figure, out / "calibration.png")
+
+
+def _false_positives(found: Calibration) -> str:
+    rate = f"{found.false_positive_rate:.2%} of {found.frames}"
+    if found.false_positive_interval is None:
+        return f"{rate}, on the frames that set the limits; `lewm calibrate` measures it on others"
+    low, high = found.false_positive_interval
+    return f"{rate} (95 %: {low:.2%} to {high:.2%})"
 
 
 def _evaluation(bundle: Bundle, folder: Path | None) -> str:
@@ -266,6 +283,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            rows += _flat({str(number): each for number, each in enumerate(value, 1)}, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", f"<code>{html.escape(_number(value))}</code>"))
     return rows

@@ -27,7 +27,7 @@ from lewm_model.robot.pictures import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
 from lewm_model.training.calibration import episode_errors
-from lewm_model.training.trainer import encode_all
+from lewm_model.training.latents import encode_all
 
 HOLD_FRAMES = MonitorConfig().hold_frames  # surprising frames in a row that hold the arm, unless it is told otherwise
 EPISODES = 200  # of each kind

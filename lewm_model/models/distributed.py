@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lewm_model.config import TrainConfig
+
 
 def ranks() -> int:
     """How many processes train together."""
@@ -24,6 +26,13 @@ def ranks() -> int:
 def rank() -> int:
     """Which of them this one is; rank 0 writes."""
     return dist.get_rank() if ranks() > 1 else 0
+
+
+def device_of(config: TrainConfig) -> str:
+    """Where this process trains; of several on a machine with GPUs, each on its own."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:

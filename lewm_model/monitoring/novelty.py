@@ -1,7 +1,7 @@
 """Colours where a recording never had them: what was moved, put down, covered or lit otherwise.
 
-A world model keeps of a picture what helped to predict its recordings. A block that never moved in them is nothing to
-it, and may be moved unnoticed. What each pixel ever looked like is a simpler memory, and such a block is news to it.
+A world model keeps of a picture what helped to predict its recordings. An object that never moved in them need not be
+in the latent, and may then be moved unnoticed. What each pixel ever looked like is a simpler memory that notices it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Novelty:
 
 
 def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
-    """Leaves what `remember` made, (S * S, COLOURS) bool, in the bundle's folder; `save_description` must follow."""
+    """Writes what `remember` made, (S * S, COLOURS) bool, into the folder of a draft (`lewm_model.bundle.update`)."""
     save_file({"seen": np.packbits(seen, axis=1)}, bundle.folder / SEEN)
 
 

@@ -9,19 +9,14 @@ model.json. A robot draws with ONNX Runtime, or with PyTorch where that is not i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lewm_model.bundle.bundle import DECODER, Bundle, BundleError, save_description
+from lewm_model.bundle.bundle import DECODER, Bundle, BundleError
 from lewm_model.models.signature import SAMPLES, Signature, TensorSpec, onnx_file
 from lewm_model.runtime.errors import RuntimeLoadError
-
-if TYPE_CHECKING:
-    from lewm_model.data.clips import Episodes
 
 GRAPH = "decoder"
 
@@ -116,83 +111,3 @@ def load_network(bundle: Bundle) -> Any:
     except Exception as error:  # safetensors and torch have errors of their own
         raise BundleError(f"{path} does not fit the bundle: {error}; run `lewm decoder` again") from error
     return network.eval()
-
-
-def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bundle:
-    """Trains a decoder for a bundle on a recording, measures it on held-out episodes and writes it into the bundle.
-
-    No other file than model.json changes. With the recording that the bundle was trained on, the episodes that were
-    held out then are held out again.
-
-    :raises DataError: the recording does not fit the model.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    from lewm_model.bundle.bundle import load_model
-    from lewm_model.data.clips import DataError
-    from lewm_model.models.heads import train_decoder
-    from lewm_model.runtime.export import export_decoder
-    from lewm_model.training.trainer import encode_rows, imagined_views
-
-    if data.image_size != bundle.model.image_size or data.actions.shape[1] != bundle.model.action_dim:
-        raise DataError(
-            f"{data.source}: pictures of {data.image_size} pixels and {data.actions.shape[1]} actions do not fit the "
-            f"bundle's {bundle.model.image_size} pixels and {bundle.model.action_dim}"
-        )
-    trained_on_it = bundle.training.get("data", {}).get("sha256") == data.sha256
-    config: dict[str, Any] = bundle.training["config"] if trained_on_it else {"validation_fraction": 0.05, "seed": seed}
-    training, held_out = data.split(config["validation_fraction"], config["seed"])
-    model = load_model(bundle)
-    episodes = np.concatenate([training, held_out])
-    latents = encode_rows(model, data, data.rows(episodes))
-    views = imagined_views(model, data, episodes, latents, bundle.actions)
-    rows = data.rows(training)
-    network = train_decoder(bundle.model, views[:, rows], lambda some: data.pixels[rows[some]], steps, seed)
-    measured = _measure(network, views, data, rows, data.rows(held_out))
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, bundle.folder / DECODER)
-    export_decoder(bundle, network)
-    provenance = {
-        "command": " ".join(["lewm", *sys.argv[1:]]),
-        "data": {"source": data.source, "sha256": data.sha256, "held_out_episodes": len(held_out)},
-        "steps": steps,
-        "seed": seed,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "torch": torch.__version__,
-    }
-    return save_description(
-        replace(
-            bundle,
-            training={**bundle.training, "decoder": provenance},
-            evaluation={**bundle.evaluation, "decoder": measured},
-        )
-    )
-
-
-def _measure(
-    network: Any, views: Any, data: Episodes, training: np.ndarray, held_out: np.ndarray
-) -> dict[str, float]:
-    """Errors on held-out frames, of pictures in [0, 1], beside that of the training frames' mean picture.
-
-    `views` (V, N, D): the first are the encoded latents of the frames, the last imagined the whole horizon ahead.
-    `training` and `held_out` are rows.
-    """
-    import torch
-
-    mean = sum(frames.sum(0, dtype=np.float64) for frames in data.batches(training)) / (255 * len(training))
-    squared = {"encoded": 0.0, "imagined": 0.0, "mean_picture": 0.0}
-    with torch.inference_mode():
-        for part in np.array_split(held_out, -(-len(held_out) // 256)):
-            truth = data.pixels[part].astype(np.float64) / 255
-            drawn = {
-                name: network(views[i, part]).clamp(0, 1).numpy() for name, i in (("encoded", 0), ("imagined", -1))
-            }
-            for name, picture in {**drawn, "mean_picture": mean}.items():
-                squared[name] += float(np.square(picture - truth).sum())
-    mse = {f"mse_{name}": value / (len(held_out) * mean.size) for name, value in squared.items()}
-    return {
-        **mse,
-        "psnr_encoded_db": float(-10 * np.log10(mse["mse_encoded"])),
-        "share_of_mean_picture": mse["mse_encoded"] / mse["mse_mean_picture"],
-        "frames": len(held_out),
-    }

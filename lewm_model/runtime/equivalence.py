@@ -156,7 +156,7 @@ def measure(runtime: Computes, golden: Golden) -> Parity:
 
 
 def save_golden(bundle: Bundle, golden: Golden) -> None:
-    """Writes the golden file into the bundle's folder; `save_description` then hashes it."""
+    """Writes the golden file into the folder of a draft (`lewm_model.bundle.update`)."""
     from safetensors.numpy import save_file
 
     tensors = {"frames": golden.frames, "past_actions": golden.past_actions, "candidates": golden.candidates}

@@ -36,6 +36,7 @@ from onnxscript import opset18
 from torch import nn
 
 from lewm_model.bundle.bundle import Bundle, BundleError, load_heads, load_model, save_description
+from lewm_model.bundle.update import update
 from lewm_model.config import ModelConfig, PlanConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.graphs import (
@@ -81,15 +82,20 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
 
     `horizon` is the number of action blocks that the rollout graph imagines. `frames` (N, S, S, 3) uint8 are sample
     frames, one action block apart, at least as many as the model's history and one more; without them those of the last
-    export stay, and a bundle that never had any gets random pictures. Raises ExportError when a graph does not compute
-    what PyTorch computes. fp16 graphs that miss the parity gate are left out with a warning.
+    export stay, and a bundle that never had any gets random pictures. fp16 graphs that miss the parity gate are left
+    out with a warning.
+
+    :raises ExportError: a graph does not compute what PyTorch computes; the bundle then stays as it was.
     """
+    return update(bundle, lambda draft: _exported(draft, horizon, frames))
+
+
+def _exported(bundle: Bundle, horizon: int, frames: np.ndarray | None) -> Bundle:
     frames = _known_frames(bundle) if frames is None else frames
     wanted = signatures(bundle.model, horizon, bundle.heads)
     (bundle.folder / "onnx").mkdir(exist_ok=True)
     for old in (bundle.folder / "onnx").glob("*.onnx"):
         old.unlink()
-    bundle = save_description(bundle)  # a failure from here on leaves a bundle without graphs, not a broken one
     model, heads = load_model(bundle), load_heads(bundle)
     still = torch.from_numpy(bundle.actions.still)
     for name, module in graph_modules(model, heads, "fp32", still).items():
@@ -114,11 +120,11 @@ def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.
         for name in wanted:
             (bundle.folder / onnx_file(name, "fp16")).unlink()
     evaluation = {**bundle.evaluation, "fp16": {**found.as_dict(), "problem": found.problem}}
-    return save_description(replace(bundle, evaluation=evaluation))
+    return replace(bundle, evaluation=evaluation)
 
 
 def export_decoder(bundle: Bundle, network: nn.Module) -> None:
-    """Writes the decoder's graph into the bundle, checked; `save_description` must follow."""
+    """Writes the decoder's graph into the folder of a draft (`lewm_model.bundle.update`), checked."""
     path, wanted = bundle.folder / onnx_file(decoder.GRAPH), decoder.signature(bundle)
     path.parent.mkdir(exist_ok=True)
     export_graph(network, wanted, path)

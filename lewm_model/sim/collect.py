@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lewm_model.bundle.bundle import load_bundle
+from lewm_model.bundle.bundle import load_bundle, sha256
+from lewm_model.bundle.held_out import SIMULATOR
 from lewm_model.config import resource
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.planning.motion import KnotLimits, Timeline
@@ -134,13 +135,24 @@ def collect(
         + (["--policy", str(policy)] if policy else [])
     )
     attributes: dict[str, str | int | float] = {"seed": seed, "world": path.name, "command": command}
+    recorded = {
+        "recorder": SIMULATOR,
+        "kind": "play" if play else "random motion",
+        "seed": seed,
+        "world": path.name,
+        "policy": "" if policy is None else sha256(policy / "model.json"),
+        "episodes": episodes,
+        "steps": steps,
+        "image_size": image_size,
+        "command": command,
+    }
     context = multiprocessing.get_context("spawn")
     with (
-        EpisodeWriter(out, image_size, names, dt, "joint_velocity", attributes) as writer,
+        EpisodeWriter(out, image_size, names, dt, "joint_velocity", attributes, recorded=recorded) as writer,
         context.Pool(min(workers, episodes), _start_worker, arguments) as pool,
     ):
-        recorded: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))
-        for pixels, action, proprio in tqdm(recorded, "episodes", episodes, unit="ep", disable=not sys.stderr.isatty()):
+        made: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))
+        for pixels, action, proprio in tqdm(made, "episodes", episodes, unit="ep", disable=not sys.stderr.isatty()):
             writer.append(pixels, action, proprio)
 
 

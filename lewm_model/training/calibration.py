@@ -6,20 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
-from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model, save_description
+from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.bundle.update import update
+from lewm_model.config import TrainConfig
 from lewm_model.data.clips import DataError, Episodes
+from lewm_model.models.distributed import device_of
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.signature import POLICY, measuring
 from lewm_model.monitoring.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.monitoring.vigilance import SURPRISING
-from lewm_model.training.trainer import encode_rows
+from lewm_model.training.latents import encode_rows
 
 FEWEST_FRAMES = 500  # that an error can be called usual from
 GROUPS = 6  # of frames, by the change that was imagined
+FOLDS = 5  # parts of the frames, each of which is judged by limits from the others
 LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise, and nothing is usual at rest
 SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
 REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
@@ -30,6 +35,9 @@ LEFT = 1.5  # times the distance of a goal that counts as reached is one that wa
 
 def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     """Writes the calibration into the bundle.
+
+    The limits come from all frames that are used; how often they are exceeded though nothing is wrong is measured by
+    cross-fitting: each part of the frames is judged by limits from the other parts.
 
     Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them. Which
     colours are new in a held-out episode is told by the others; of another recording a fifth is held out for that.
@@ -42,7 +50,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
         held_out = episodes
     else:
         others, held_out = data.split(0.2, 0)
-    model, heads = load_model(bundle), load_heads(bundle)
+    model, heads = load_model(bundle).to(device_of(TrainConfig())), load_heads(bundle)
     latents = encode_rows(model, data, data.rows(episodes))
     errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
     if len(errors) < FEWEST_FRAMES:
@@ -50,7 +58,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
             f"{data.source}: {len(errors)} frames are too few to know what is usual; {FEWEST_FRAMES} are needed, "
             "record more episodes"
         )
-    graph = RolloutGraph(model, heads.get(measuring(heads) or ""))
+    graph = RolloutGraph(model.cpu(), heads.get(measuring(heads) or ""))
     distances = same_place_distances(graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads)
     reached = float(np.quantile(distances, REACHED_SHARE))
     usual_changes, usual_errors = _usual(errors, changes)
@@ -61,22 +69,45 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     for picture in held_out_frames:
         new = novelty.new_pixels(picture)
         new_pixels, goal_pixels = max(new_pixels, most_together(new)), max(goal_pixels, float(new.sum()))
-    save_seen(bundle, seen)
     squares = latents[data.rows(episodes)].square().sum(-1)
+    span = bundle.model.history * bundle.actions.frameskip
+    owners = np.repeat(np.arange(len(episodes)), np.maximum(0, data.lengths[episodes] - span))
+    surprising = false_positives(errors, changes, owners)
+    interval = binomtest(surprising, len(errors)).proportion_ci(0.95, "exact")
     found = Calibration(
         reached,
         LEFT * reached,
         usual_changes,
         usual_errors,
-        0.0,
+        surprising / len(errors),
         len(errors),
         new_pixels,
         goal_pixels,
         (float(squares.min()), float(squares.max())),
+        (float(interval.low), float(interval.high)),
     )
-    surprising = found.surprise(errors, changes) > SURPRISING
-    found = replace(found, false_positive_rate=float(surprising.mean()))
-    return save_description(replace(bundle, calibration=found))
+
+    def change(draft: Bundle) -> Bundle:
+        save_seen(draft, seen)
+        return replace(draft, calibration=found)
+
+    return update(bundle, change)
+
+
+def false_positives(errors: np.ndarray, changes: np.ndarray, owners: np.ndarray) -> int:
+    """How many frames (M,) are surprising by limits that come from other frames than these.
+
+    `owners` (M,), ascending, says which episode a frame is of: those of one episode are judged together, unless there
+    are too few episodes for that.
+    """
+    position = owners if owners[-1] + 1 >= FOLDS else np.arange(len(owners))
+    fold = position * FOLDS // (position[-1] + 1)
+    count = 0
+    for judged in (fold == number for number in range(FOLDS)):
+        usual_changes, usual_errors = _usual(errors[~judged], changes[~judged])
+        limits = SURPRISING * np.interp(changes[judged], usual_changes, usual_errors)
+        count += int((errors[judged] > limits).sum())
+    return count
 
 
 def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -116,16 +147,17 @@ def episode_errors(
     starts = np.arange(len(latents) - span)
     if len(starts) < 1:
         return np.zeros(0), np.zeros(0)
-    blocks = torch.from_numpy(spec.normalise(actions[starts[:, None] + np.arange(span)]))
+    device = model.image_mean.device
+    blocks = torch.from_numpy(spec.normalise(actions[starts[:, None] + np.arange(span)])).to(device)
     blocks = blocks.reshape(len(starts), history, -1)
-    context = latents[starts[:, None] + frameskip * np.arange(history)]
-    still = torch.from_numpy(spec.still).expand(len(starts), 1, -1)
+    context = latents[starts[:, None] + frameskip * np.arange(history)].to(device)
+    still = torch.from_numpy(spec.still).to(device).expand(len(starts), 1, -1)
     past, now = blocks[:, :-1], context[:, -1]
     imagined = model.rollout(context, past, blocks[:, -1:])[:, 0]
     drift = model.rollout(context, past, still)[:, 0] - now
     imagined = imagined - drift
-    errors = (imagined - latents[starts + span]).square().mean(-1).numpy()
-    return errors, (imagined - now).square().mean(-1).numpy()
+    errors = (imagined - latents[starts + span].to(device)).square().mean(-1)
+    return errors.cpu().numpy(), (imagined - now).square().mean(-1).cpu().numpy()
 
 
 @torch.no_grad()

@@ -73,7 +73,7 @@ def write_report(run: Path, bundle: Bundle) -> Path:
     draw(lines, bundle, run / PICTURE)
     picture = base64.b64encode((run / PICTURE).read_bytes()).decode()
     training, evaluation = bundle.training, bundle.evaluation
-    warnings = evaluation.get("warnings", [])
+    warnings, heads = evaluation.get("warnings", []), evaluation.get("heads", {})
     earlier = [f"step {line['step']}: {line['text']}" for line in lines if line["kind"] == "warning"]
     page = [
         "<!doctype html><meta charset=utf-8><title>LeWM training</title>",
@@ -81,21 +81,28 @@ def write_report(run: Path, bundle: Bundle) -> Path:
         "img{width:100%}.warning{color:#b00}</style>",
         f"<h1>{html.escape(run.name)}</h1><p><code>{html.escape(str(training.get('command')))}</code></p>",
         *(f"<p class=warning>{html.escape(warning)}</p>" for warning in warnings),
-        "" if warnings else "<p>At the end the latent is not collapsed, and the actions have an effect.</p>",
+        f"<p>{_healthy(evaluation)}</p>" if not warnings else "",
         *(f"<p>{html.escape(warning)}</p>" for warning in earlier),
         f'<img alt="losses, latent, open-loop error" src="data:image/png;base64,{picture}">',
         "<h2>Held-out episodes</h2>",
         _table(evaluation.get("validation", {})),
         "<h2>Heads</h2>",
-        _table(evaluation.get("heads", {}).get("steps_to_go", {})),
+        _table({f"{head}: {name}": value for head, found in heads.items() for name, value in found.items()}),
         "<h2>Data</h2>",
-        _table(training.get("data", {})),
+        *(_table(recording) for recording in training.get("data", [])),
         "<h2>Settings</h2>",
         _table(training.get("config", {})),
         _table({"parameters": training.get("parameters"), "commit": training.get("commit"), **vars(bundle.model)}),
     ]
     (run / PAGE).write_text("\n".join(page))
     return run / PAGE
+
+
+def _healthy(evaluation: dict[str, Any]) -> str:
+    """What no warning means; nothing was looked at where nothing was measured."""
+    if not evaluation.get("validation"):
+        return "Nothing was measured on held-out episodes."
+    return "At the end the latent is not collapsed, and the actions have an effect."
 
 
 def _table(values: dict[str, Any]) -> str:

@@ -6,107 +6,40 @@ so a killed run that is resumed ends with the same bits on a CPU as one that was
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_model.bundle.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, clear, load_model, save_description
-from lewm_model.config import AugmentConfig, ModelConfig, TrainConfig
+from lewm_model.bundle.bundle import WEIGHTS, ActionSpec, Bundle
+from lewm_model.bundle.held_out import trained_on
+from lewm_model.bundle.update import create
+from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
-from lewm_model.models.distributed import rank, ranks
-from lewm_model.models.heads import ActionProposal, train_play_policy, train_steps_to_go, train_time_to_go
+from lewm_model.models.distributed import device_of, rank, ranks
 from lewm_model.models.lewm import LeWM, prediction_loss
-from lewm_model.models.signature import POLICY, TIME_TO_GO
 from lewm_model.models.sigreg import SIGReg
 from lewm_model.training.augment import changed
+from lewm_model.training.checkpoint import Checkpoint
+from lewm_model.training.heads import train_heads, with_heads
+from lewm_model.training.latents import encode, z_scored
 from lewm_model.training.report import Log, write_report
 
 LOG_EVERY = 20  # steps
 OPEN_LOOP = 5  # action blocks that are imagined to see how far imagination drifts
 WARN_FROM = 0.1  # of the steps; before, everything looks wrong
 LEAST_STD, LEAST_RANK = 0.3, 0.15  # of a latent; the rank as a share of its numbers
-STILL = 0.02  # standard deviations of the actions; slower arms rest
 LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the actions of other clips
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-class Checkpoint:
-    """The last finished checkpoint of a run: one file, replaced in one move, so that a kill leaves the one before.
-
-    It holds weights, optimiser, loss scale and the number of steps done. That number is the state of the sampler and of
-    every random generator too: all that is random in a step follows from (seed, step). So nothing in it depends on how
-    many processes train, and another number of them may go on.
-    """
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.path = folder / "checkpoint.pt"
-        self.identity = json.dumps(identity, sort_keys=True)
-
-    def save(
-        self, model: LeWM, optimiser: torch.optim.Optimizer, step: int, scaler: torch.amp.GradScaler | None = None
-    ) -> None:
-        temporary = self.path.with_suffix(".part")
-        state = {
-            "identity": self.identity,
-            "step": step,
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
-        }
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())  # a disk that is full may say so only now
-            os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise OSError(
-                f"step {step} could not be saved to {self.path} ({error}); the checkpoint before it is intact. "
-                "Free some space and run the same command again, it resumes"
-            ) from error
-
-    def load(self, model: LeWM, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> int:
-        """Restores what `save` saved; returns the number of steps done, 0 when there is no checkpoint.
-
-        Rank 0 reads the file and gives it to the others, which may be on machines that do not see it.
-        """
-        found: list[Any] = [self._read() if rank() == 0 else None]
-        if ranks() > 1:
-            dist.broadcast_object_list(found, 0)
-        state = found[0]
-        if state is None:
-            return 0
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        if scaler and state.get("scaler"):
-            scaler.load_state_dict(state["scaler"])
-        return int(state["step"])
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.path.is_file():
-            return None
-        state = torch.load(self.path, "cpu", weights_only=True)
-        if state["identity"] != self.identity:
-            raise DataError(
-                f"{self.path} belongs to a run with other data or settings; delete it to start anew, "
-                "or choose another --run folder"
-            )
-        return state
 
 
 def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionSpec:
@@ -152,7 +85,7 @@ def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int =
     seen = []
     for index in range(batches):
         frames, actions = sampler.batch(10**9 + index, 64)
-        latents, blocks = _encode(model, frames), _blocks(actions, spec, model)
+        latents, blocks = encode(model, frames), z_scored(actions, spec, model)
         error += float(prediction_loss(model, latents, blocks)) / batches
         shuffled += float(prediction_loss(model, latents, blocks.roll(len(blocks) // 2, 0))) / batches
         identity += float((latents[:, 1:] - latents[:, :-1]).square().mean()) / batches
@@ -180,7 +113,7 @@ def open_loop(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int 
     errors = torch.zeros(2, ahead, device=model.image_mean.device)
     for index in range(batches):
         frames, actions = sampler.batch(10**9 + index, 64)
-        latents, blocks = _encode(model, frames), _blocks(actions, spec, model)
+        latents, blocks = encode(model, frames), z_scored(actions, spec, model)
         imagined = model.rollout(latents[:, :history], blocks[:, : history - 1], blocks[:, history - 1 :])
         still = latents[:, history - 1 : history]
         for row, guess in enumerate((imagined, still)):
@@ -210,30 +143,6 @@ def warnings_for(measured: dict[str, float], latent_dim: int) -> list[str]:
             f"({measured['identity']:.3g})"
         )
     return found
-
-
-@torch.no_grad()
-def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (N, D) of frames (N, S, S, 3) uint8, changed as `augment` says, in eval mode, on the CPU."""
-    return torch.cat([_encode(model, pixels[i : i + batch], augment).cpu() for i in range(0, len(pixels), batch)])
-
-
-def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once."""
-    latents = torch.zeros(len(data.pixels), model.config.latent_dim)
-    latents[rows] = torch.cat([encode_all(model, frames, augment=augment) for frames in data.batches(rows)])
-    return latents
-
-
-def _encode(model: LeWM, frames: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
-    pictures = torch.from_numpy(frames).to(model.image_mean.device)
-    return model.encode(pictures if augment is None else changed(pictures, augment))
-
-
-def _blocks(actions: np.ndarray, spec: ActionSpec, model: LeWM) -> Tensor:
-    """Raw blocks (B, T, frameskip * A) -> z-scored, on the model's device."""
-    steps = actions.reshape(*actions.shape[:2], spec.frameskip, -1)
-    return torch.from_numpy(spec.normalise(steps).reshape(actions.shape)).to(model.image_mean.device)
 
 
 class Objective(nn.Module):
@@ -271,24 +180,23 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
     """
     commit = _commit()  # of the code as it is now, not when the training ends
     fitted = fit(data, run, model_config, config)
-    clear(out)
-    save_file(fitted.model.state_dict(), out / WEIGHTS)
+    heads, metrics = train_heads(fitted.model, data, fitted.training, fitted.spec, config)
+    model = fitted.model.cpu()
     provenance = {
         "command": " ".join(["lewm", *sys.argv[1:]]),
         "commit": commit,
-        "data": {
-            "source": data.source,
-            "sha256": data.sha256,
-            "episodes": len(fitted.training),
-            "held_out_episodes": len(fitted.held_out),
-        },
         "config": asdict(config),
-        "parameters": sum(parameter.numel() for parameter in fitted.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "torch": torch.__version__,
     }
+    provenance = trained_on(provenance, data, fitted.held_out)
     evaluation = {"validation": fitted.validation, "warnings": fitted.warnings}
-    bundle = Bundle(out, model_config, fitted.spec, (), provenance, evaluation)
-    bundle = add_heads(bundle, fitted.model, data, fitted.training, config)
+
+    def make(draft: Path) -> Bundle:
+        save_file(model.state_dict(), draft / WEIGHTS)
+        return with_heads(Bundle(draft, model_config, fitted.spec, (), provenance, evaluation), heads, metrics)
+
+    bundle = create(out, make)
     write_report(run, bundle)
     return bundle
 
@@ -327,8 +235,9 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
     measured = validate(model, samplers[1], spec)
     if ahead >= 1:
         measured |= open_loop(model, samplers[2], spec)
-    warnings = warnings_for(measured, model_config.latent_dim) if config.steps else []
-    return Fitted(model.cpu().eval(), spec, training, held_out, measured, warnings)
+    warnings = [] if config.steps else ["no step was trained: these are the numbers of random weights"]
+    warnings += warnings_for(measured, model_config.latent_dim)
+    return Fitted(model.eval(), spec, training, held_out, measured, warnings)
 
 
 def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
@@ -339,13 +248,6 @@ def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
         weight_decay=config.weight_decay,
         fused=True,  # one pass over the parameters, on CPUs too
     )
-
-
-def device_of(config: TrainConfig) -> str:
-    """Where this process trains; of several on a machine with GPUs, each on its own."""
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _batches(
@@ -403,7 +305,7 @@ def _optimise(
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         with autocast:
             pictures = changed(torch.from_numpy(frames).to(device), config.augment)
-            prediction, gaussian, latents = objective(pictures, _blocks(actions, spec, model))
+            prediction, gaussian, latents = objective(pictures, z_scored(actions, spec, model))
         loss = prediction + config.sigreg_weight * gaussian
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -438,117 +340,6 @@ def _optimise(
             checkpoint.save(model, optimiser, step + 1, scaler)
     if log:
         log.close()
-
-
-@torch.no_grad()
-def imagined_views(
-    model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec, horizon: int = 5
-) -> Tensor:
-    """(horizon + 1, N, D): the latents (N, D), and what the model imagined for each frame 1 .. horizon blocks ahead.
-
-    The recorded actions are imagined from the frames before; where an episode has none, the encoded latent stands in.
-    """
-    views = latents.expand(horizon + 1, -1, -1).clone()
-    history, frameskip = model.config.history, model.config.frameskip
-    blocks = history - 1 + horizon
-    for episode in episodes:
-        offset, length = int(data.offsets[episode]), int(data.lengths[episode])
-        starts = offset + np.arange(length - 1 - blocks * frameskip + 1)  # of the oldest frame of the context
-        if len(starts) < 1:
-            continue
-        actions = data.actions[starts[:, None] + np.arange(blocks * frameskip)].reshape(len(starts), blocks, -1)
-        z_scored = _blocks(actions, spec, model)
-        context = latents[starts[:, None] + frameskip * np.arange(history)]
-        imagined = model.rollout(context, z_scored[:, : history - 1], z_scored[:, history - 1 :])
-        for ahead in range(1, horizon + 1):
-            views[ahead, starts + (history - 1 + ahead) * frameskip] = imagined[:, ahead - 1]
-    return views
-
-
-def train_play_heads(
-    model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
-) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-    """Policy and time to go, on the frozen latents of recordings of play, each with its episodes; and their metrics."""
-    latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
-    for data, episodes in play:
-        latents.append(encode_rows(model, data, data.rows(episodes)))
-        raw = np.nan_to_num(data.actions)
-        actions.append(torch.from_numpy(spec.normalise(raw)))
-        still.append(torch.from_numpy((np.abs(raw) <= STILL * np.array(spec.std)).all(1)))
-        offsets.append(torch.from_numpy(data.offsets[episodes] + first))
-        lengths.append(torch.from_numpy(data.lengths[episodes]))
-        first += len(raw)
-    z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
-    steps, seed = config.policy_steps, config.seed
-    policy, policy_metrics = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed)
-    time, time_metrics = train_time_to_go(model.config, z, begins, frames, steps, seed)
-    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: policy_metrics, TIME_TO_GO: time_metrics}
-
-
-def retrain_play_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
-    """Replaces the heads of a bundle that were trained on play by those of more recordings of it.
-
-    The first recording is the one that the world model was trained on, and what was held out of it stays held out.
-    """
-    episodes = [play[0].split(config.validation_fraction, config.seed)[0]]
-    episodes += [np.arange(len(data.lengths)) for data in play[1:]]
-    model = load_model(bundle)
-    heads, metrics = train_play_heads(model, list(zip(play, episodes, strict=True)), bundle.actions, config)
-    tensors = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-    save_file(tensors, bundle.folder / HEADS)
-    return save_description(replace(bundle, evaluation={**bundle.evaluation, "heads": metrics}))
-
-
-def train_heads(
-    model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
-) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
-    """Heads on the frozen latents of the training episodes, and what they measured."""
-    heads: dict[str, torch.nn.Module] = {}
-    metrics: dict[str, Any] = {}
-    if config.policy_steps:
-        heads, metrics = train_play_heads(model, [(data, episodes)], spec, config)
-    if config.head_steps == 0:
-        return heads, metrics
-    rows = data.rows(episodes)
-    torch.manual_seed(config.seed)
-    # The same frames as they are, and in other lights: the heads learn that they show the same.
-    encoded = [encode_rows(model, data, rows)]
-    if config.augment.share:
-        encoded += [encode_rows(model, data, rows, config.augment) for _ in range(config.views - 1)]
-    imagined = [imagined_views(model, data, episodes, latents, spec)[1:] for latents in encoded]
-    lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
-    travelled = np.zeros_like(data.actions)
-    for episode in episodes:
-        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
-        travelled[first + 1 : last + 1] = np.cumsum(
-            data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
-        )
-    head, metrics["steps_to_go"] = train_steps_to_go(
-        model.config,
-        torch.stack(encoded),
-        torch.cat(imagined),
-        torch.from_numpy(travelled),
-        offsets,
-        lengths,
-        config.head_steps,
-        config.seed,
-    )
-    proposal = ActionProposal(model.config).eval()
-    proposal.net.load_state_dict(head.net.state_dict())
-    std = torch.tensor(spec.std)
-    proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
-    proposal.shift.copy_(torch.tensor(spec.mean) / std)
-    return {**heads, "steps_to_go": head, "proposal": proposal}, metrics
-
-
-def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
-    """Trains the heads on `episodes`, writes them and the description, and returns the bundle that has them."""
-    heads, metrics = train_heads(model, data, episodes, bundle.actions, config)
-    tensors = {f"{name}.{key}": value for name, head in heads.items() for key, value in head.state_dict().items()}
-    if tensors:
-        save_file(tensors, bundle.folder / HEADS)
-    evaluation = {**bundle.evaluation, "heads": metrics}
-    return save_description(replace(bundle, heads=tuple(heads), evaluation=evaluation))
 
 
 def _commit() -> str:

@@ -126,7 +126,7 @@ def _convert(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or action.ndim != 2:
         raise DataError(f"{path}: 'pixels' is {pixels.shape} {pixels.dtype}; it must be (N, H, W, 3) uint8")
     width = 0 if measured is None else int(np.prod(measured.shape[1:]))
-    names, dt, kind, source = _facts(path, action.shape[1])
+    names, dt, kind, original = _facts(path, action.shape[1])
     if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
         raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
     kept, held = _places(
@@ -142,12 +142,18 @@ def _convert(
         raise DataError(f"{path} does not say how much time lies between its rows; give it with --control-dt-s")
     size = image_size or min(pixels.shape[1:3])
     command = shlex.join(["lewm", "convert", str(path), "--out", str(out), "--image-size", str(size)])
-    attributes: dict[str, str | int | float] = {"command": command, "recorded_by": source}
+    recorded = {
+        "recorder": "lewm convert",
+        "kind": "HDF5",
+        "sources": [str(path)],
+        "original": original,
+        "command": command,
+    }
     for name in chosen if (columns.names or columns.held) else ():
         report.note(f"column {name} is kept")
     if "timestamp" in file:
         report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
-    with EpisodeWriter(out, size, chosen, dt, kind, attributes, width) as writer:
+    with EpisodeWriter(out, size, chosen, dt, kind, {"command": command}, width, recorded) as writer:
         for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
             rows = min(length, *(len(data) - offset for data in (pixels, action)))
             report.frames_recorded += max(0, length)
@@ -168,8 +174,9 @@ def _places(kept: Sequence[str], held: Sequence[str], names: Sequence[str], path
     return [names.index(name) for name in kept], [names.index(name) for name in held]
 
 
-def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
-    """Names of the actions, time from row to row (0.0: unknown), kind and source; attributes may be damaged, too.
+def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, dict[str, Any]]:
+    """Names of the actions, time from row to row (0.0: unknown), kind, and how it was recorded, as far as it can be
+    read: attributes may be damaged, too.
 
     From some damage of the heap that holds texts HDF5 2.0.0 never returns, so a process of its own reads them.
     """
@@ -189,15 +196,20 @@ def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, str]:
         dt = float(found.get("control_dt_s") or 0.0)
     except (TypeError, ValueError):
         dt = 0.0
-    kind, source = str(found.get("action_kind") or "recorded"), str(found.get("command") or "")
-    return tuple(names), dt if 0.0 < dt < MOST else 0.0, kind, source
+    try:
+        recorded = json.loads(found.get("recorded") or "{}")
+    except (TypeError, ValueError, RecursionError):
+        recorded = {}
+    if not isinstance(recorded, dict) or not recorded:
+        recorded = {"command": str(found["command"])} if found.get("command") else {}
+    return tuple(names), dt if 0.0 < dt < MOST else 0.0, str(found.get("action_kind") or "recorded"), recorded
 
 
 def _print_attributes(path: Path) -> None:
     """The attributes that can be read, as JSON, one after the other so that a damaged one costs no other."""
     found: dict[str, Any] = {}
     with _Continued(path) as stream, h5py.File(stream, "r") as file:
-        for name in ("control_dt_s", "action_names", "action_kind", "command"):
+        for name in ("control_dt_s", "action_names", "action_kind", "command", "recorded"):
             try:
                 value = file.attrs.get(name)
                 value = value.decode() if isinstance(value, bytes) else value

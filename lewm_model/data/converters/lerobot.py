@@ -103,7 +103,16 @@ def convert_lerobot(
     command = shlex.join(["lewm", "convert", str(folder), "--out", str(out), *options])
     kind = columns.kinds(chosen.names, "recorded" if chosen.factors is None else "joint_velocity")
     names = chosen.names
-    with EpisodeWriter(out, image_size, names, dt, kind, {"command": command}, measured) as writer:
+    recorded = {
+        "recorder": "lewm convert",
+        "kind": "LeRobot",
+        "sources": [str(folder)],
+        "camera": camera,
+        "action": action,
+        "actions_are": actions_are,
+        "command": command,
+    }
+    with EpisodeWriter(out, image_size, names, dt, kind, {"command": command}, measured, recorded) as writer:
         known = _episodes(folder, info)
         for number, table in _tables(folder, camera, action, measured > 0, features[camera]["dtype"], report):
             if alike and chosen.factors is not None:  # measured as it is commanded

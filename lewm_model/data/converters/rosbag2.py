@@ -23,7 +23,7 @@ import shlex
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -716,7 +716,15 @@ def convert_bag(
                 command += _said(columns, topics, clock) + ["--control-dt-s", str(control_dt_s)]
                 command += ["--tolerance-s", str(tolerance), "--image-size", str(image_size)]
                 attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}
-                writer = EpisodeWriter(out, image_size, names, control_dt_s, kinds, attributes)
+                recorded = {
+                    "recorder": "lewm convert",
+                    "kind": "ROS 2",
+                    "sources": [str(path) for path in paths],
+                    "topics": asdict(topics),
+                    "tolerance_s": tolerance,
+                    "command": shlex.join(command),
+                }
+                writer = EpisodeWriter(out, image_size, names, control_dt_s, kinds, attributes, recorded=recorded)
             _write(writer, source, files, streams.image_topic, plans, image_size, control_dt_s, report)
         if writer is None or not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report.finish()}")

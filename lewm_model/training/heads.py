@@ -1,0 +1,274 @@
+"""Training of the small networks on a model's frozen latents, and how they get into a bundle.
+
+Batches are drawn and gathered on the CPU, in whose memory the latents lie, and computed on the device of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lewm_model.bundle.bundle import HEADS, ActionSpec, Bundle, load_heads, load_model
+from lewm_model.bundle.held_out import not_trained_on, trained_on
+from lewm_model.bundle.update import update
+from lewm_model.config import ModelConfig, TrainConfig
+from lewm_model.data.clips import Episodes
+from lewm_model.models.distributed import device_of
+from lewm_model.models.heads import POLICY_HORIZON, TIME_SCALE, ActionProposal, PlayPolicy, StepsToGo, TimeToGo
+from lewm_model.models.lewm import LeWM
+from lewm_model.models.signature import POLICY, TIME_TO_GO
+from lewm_model.training.latents import encode_rows, imagined_views
+
+BATCH = 1024  # pairs of frames in an optimiser step
+DELAY_STEPS = 2  # control steps from a frame to where the plan that was made from it takes over
+POLICY_BATCH = 512
+FASTER = 0.2  # expectile of the times that play took
+ELSEWHERE = 0.25  # of the goals of the time to go are frames of any episode, and count as POLICY_HORIZON steps away
+LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
+STILL = 0.02  # standard deviations of the actions; slower arms rest
+
+
+def train_heads(
+    model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
+) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """Heads on the frozen latents of the training episodes, and what they measured; on the device of `config`."""
+    model = model.to(device_of(config))
+    heads: dict[str, nn.Module] = {}
+    metrics: dict[str, Any] = {}
+    if config.policy_steps:
+        heads, metrics = train_play_heads(model, [(data, episodes)], spec, config)
+    if config.head_steps == 0:
+        return heads, metrics
+    rows = data.rows(episodes)
+    torch.manual_seed(config.seed)
+    # The same frames as they are, and in other lights: the heads learn that they show the same.
+    encoded = [encode_rows(model, data, rows)]
+    if config.augment.share:
+        encoded += [encode_rows(model, data, rows, config.augment) for _ in range(config.views - 1)]
+    imagined = [imagined_views(model, data, episodes, latents, spec)[1:] for latents in encoded]
+    lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
+    travelled = np.zeros_like(data.actions)
+    for episode in episodes:
+        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
+        travelled[first + 1 : last + 1] = np.cumsum(
+            data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
+        )
+    head, metrics["steps_to_go"] = train_steps_to_go(
+        model.config,
+        torch.stack(encoded),
+        torch.cat(imagined),
+        torch.from_numpy(travelled),
+        offsets,
+        lengths,
+        config.head_steps,
+        config.seed,
+        device_of(config),
+    )
+    proposal = ActionProposal(model.config).eval()
+    proposal.net.load_state_dict(head.net.state_dict())
+    std = torch.tensor(spec.std)
+    proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
+    proposal.shift.copy_(torch.tensor(spec.mean) / std)
+    return {**heads, "steps_to_go": head, "proposal": proposal}, metrics
+
+
+def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
+    """Trains the heads of `config` on these episodes, and returns the bundle that has them beside those it had."""
+    heads, metrics = train_heads(model, data, episodes, bundle.actions, config)
+    others = np.setdiff1d(np.arange(len(data.lengths)), episodes)
+    training = trained_on(bundle.training, data, others)
+    return update(bundle, lambda draft: replace(with_heads(draft, heads, metrics), training=training))
+
+
+def with_heads(draft: Bundle, heads: dict[str, nn.Module], metrics: dict[str, Any]) -> Bundle:
+    """Writes trained heads into the folder of a draft (`lewm_model.bundle.update`); others that it has stay."""
+    every = {**load_heads(draft), **heads}
+    tensors = {f"{name}.{key}": value for name, head in every.items() for key, value in head.state_dict().items()}
+    if tensors:
+        save_file(tensors, draft.folder / HEADS)
+    measured = {**draft.evaluation.get("heads", {}), **metrics}
+    return replace(draft, heads=tuple(every), evaluation={**draft.evaluation, "heads": measured})
+
+
+def retrain_play_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
+    """Replaces the heads of a bundle that are trained on play by those of more recordings of it; other heads stay.
+
+    What was held out of a recording that the bundle was trained on before stays held out; others are used as a whole.
+    """
+    training, used = bundle.training, []
+    for data in play:
+        kept = not_trained_on(bundle, data)
+        held_out = np.zeros(0, int) if len(kept) == len(data.lengths) else kept
+        used.append((data, np.setdiff1d(np.arange(len(data.lengths)), held_out)))
+        training = trained_on(training, data, held_out)
+    heads, metrics = train_play_heads(load_model(bundle).to(device_of(config)), used, bundle.actions, config)
+    return update(bundle, lambda draft: replace(with_heads(draft, heads, metrics), training=training))
+
+
+def train_play_heads(
+    model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
+) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    """Policy and time to go, on the frozen latents of recordings of play, each with its episodes; and their metrics."""
+    device = device_of(config)
+    latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
+    for data, episodes in play:
+        latents.append(encode_rows(model, data, data.rows(episodes)))
+        raw = np.nan_to_num(data.actions)
+        actions.append(torch.from_numpy(spec.normalise(raw)))
+        still.append(torch.from_numpy((np.abs(raw) <= STILL * np.array(spec.std)).all(1)))
+        offsets.append(torch.from_numpy(data.offsets[episodes] + first))
+        lengths.append(torch.from_numpy(data.lengths[episodes]))
+        first += len(raw)
+    z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
+    steps, seed = config.policy_steps, config.seed
+    policy, policy_metrics = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed, device)
+    time, time_metrics = train_time_to_go(model.config, z, begins, frames, steps, seed, device)
+    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: policy_metrics, TIME_TO_GO: time_metrics}
+
+
+def train_steps_to_go(
+    c: ModelConfig,
+    encoded: Tensor,
+    imagined: Tensor,
+    travelled: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    steps: int,
+    seed: int,
+    device: str = "cpu",
+) -> tuple[StepsToGo, dict[str, float]]:
+    """Trains the head on pairs of frames of the same episode.
+
+    `encoded` (V, N, D) are the latents of N frames, seen once or, with the pictures changed, several times;
+    `imagined` (W, N, D) are what the model imagined for the same frames some blocks ahead. The planner measures
+    imagined latents, so the head learns to see the same place in all of them.
+    `travelled` (N, A): sum of the actions from the episode's start to each frame, in steps at full speed.
+    `offsets` and `lengths` (E,) say which rows an episode has.
+
+    Returns the head and its root mean square errors in steps, on encoded and on imagined latents.
+    """
+    torch.manual_seed(seed)
+    head = StepsToGo(c).to(device)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    error = torch.zeros(BATCH, c.action_dim)
+    guessed = torch.zeros(BATCH, dtype=torch.bool)
+    views = torch.cat([encoded, imagined])
+    for _ in range(steps):
+        episode = torch.randint(len(offsets), (BATCH,))
+        here, there = (offsets[episode] + (torch.rand(BATCH) * lengths[episode]).long() for _ in range(2))
+        first_view, view = torch.randint(len(encoded), (BATCH,)), torch.randint(len(views), (BATCH,))
+        pairs = torch.cat([views[first_view, here], views[view, there]]).to(device)
+        first, second = head.net(pairs).chunk(2)
+        error = second - first - (travelled[there] - travelled[here]).to(device)
+        guessed = view >= len(encoded)
+        optimiser.zero_grad()
+        F.smooth_l1_loss(error, torch.zeros_like(error)).backward()
+        optimiser.step()
+        schedule.step()
+    squared = error.detach().cpu().square().mean(1)
+    metrics = {"rms_encoded_steps": squared[~guessed].mean(), "rms_imagined_steps": squared[guessed].mean()}
+    return head.cpu().eval(), {name: float(value.sqrt()) for name, value in metrics.items()}
+
+
+def train_play_policy(
+    c: ModelConfig,
+    latents: Tensor,
+    actions: Tensor,
+    resting: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    steps: int,
+    seed: int,
+    device: str = "cpu",
+) -> tuple[PlayPolicy, dict[str, float]]:
+    """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
+
+    `latents` (N, D) of N frames, `actions` (N, A) z-scored, `resting` (N,) bool where the arm rests, `offsets` and
+    `lengths` (E,) say which rows an episode has. Blocks in which the arm rests are left out: a policy that has learned
+    to rest does so wherever it is in doubt, and resting at the goal is the controller's part. Half of the batch is not
+    told how many steps were left. Returns the policy and the mean loss of its blocks, in z-scores, over the last tenth
+    of the steps.
+    """
+    torch.manual_seed(seed)
+    policy = PlayPolicy(c).to(device)
+    nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
+    within = torch.arange(DELAY_STEPS, nearest)
+    last = _last_rows(len(latents), offsets, lengths, nearest + 1)
+    starts = torch.nonzero(last >= 0)[:, 0]
+    starts = starts[~resting[starts[:, None] + within].all(1)]
+
+    def draw() -> Tensor:
+        here = starts[torch.randint(len(starts), (POLICY_BATCH,))]
+        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
+        known = torch.rand(POLICY_BATCH) < 0.5
+        latent, goal = (
+            (z + LATENT_NOISE * torch.randn_like(z)).to(device) for z in (latents[here], latents[here + ahead])
+        )
+        done = actions[here[:, None] + within].flatten(1)
+        return F.smooth_l1_loss(policy(latent, goal, (known * ahead.float()).to(device)), done.to(device))
+
+    loss = _fit(policy, steps, draw)
+    return policy.cpu().eval(), {"loss": loss}
+
+
+def train_time_to_go(
+    c: ModelConfig, latents: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int, device: str = "cpu"
+) -> tuple[TimeToGo, dict[str, float]]:
+    """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
+
+    Play dawdles, so the times are an expectile below the mean: what was faster weighs more. A share of the goals is of
+    any episode and counts as farther than all others: what lies out of reach is the goal of no play, and a search would
+    take it for near. Arguments are those of `train_play_policy`. Returns the head and the mean loss of the last tenth
+    of the steps.
+    """
+    torch.manual_seed(seed)
+    head = TimeToGo(c).to(device)
+    last = _last_rows(len(latents), offsets, lengths, 1)
+    starts = torch.nonzero(last >= 0)[:, 0]
+
+    def draw() -> Tensor:
+        here = starts[torch.randint(len(starts), (BATCH,))]
+        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        ahead = (torch.rand(BATCH) * (farthest + 1)).long()
+        elsewhere = torch.rand(BATCH) < ELSEWHERE
+        there = torch.where(elsewhere, starts[torch.randint(len(starts), (BATCH,))], here + ahead)
+        ahead = torch.where(elsewhere, POLICY_HORIZON, ahead)
+        latent, goal = ((z + LATENT_NOISE * torch.randn_like(z)).to(device) for z in (latents[here], latents[there]))
+        error = (ahead / TIME_SCALE).sqrt().to(device) - head.roots(latent, goal)
+        return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
+
+    loss = _fit(head, steps, draw)
+    return head.cpu().eval(), {"loss": loss}
+
+
+def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor]) -> float:
+    """Trains `head` by `steps` losses that `draw` computes of a new batch each; their mean over the last tenth."""
+    optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    mean, counted = torch.zeros(()), max(1, steps // 10)
+    for step in range(steps):
+        loss = draw()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step >= steps - counted:
+            mean += loss.detach().cpu() / counted
+    return float(mean)
+
+
+def _last_rows(rows: int, offsets: Tensor, lengths: Tensor, nearest: int) -> Tensor:
+    """(rows,): the row of its episode's last frame for each row with at least `nearest` rows after it, else -1."""
+    last = torch.full((rows,), -1)
+    for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+        last[offset : offset + length - nearest] = offset + length - 1
+    return last
