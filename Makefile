@@ -33,8 +33,9 @@ setup: $(VENV)/.package  ## create or update .venv (the other targets do it by t
 demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz)
 	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate)
 
-demo-push: setup  ## the same nodes push the block to where goal pictures show it: GOALS, SEED, MODEL
-	$(BIN)/python -m lewm_ros.demo_push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,MODEL,model)
+demo-push: setup  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
+	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
+	    $(call option,MODEL,model)
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
@@ -58,8 +59,8 @@ train-push: setup  ## record play with the block, train and try the push model f
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
 	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed)
 
-eval-push: setup  ## the push task: a model, random motion, hold and the player, into out/eval-push: GOALS, SEED, BUNDLE
-	$(BIN)/lewm eval-push $(BUNDLE) $(call option,GOALS,goals) $(call option,SEED,seed)
+eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE
+	$(BIN)/lewm eval $(or $(BUNDLE),models/push) --task push --out out/eval-push --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python -m validation.faults $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)

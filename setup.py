@@ -62,7 +62,6 @@ setup(
             "record = lewm_ros.record:main",
             "topic_check = lewm_ros.topic_check:main",
             "demo = lewm_ros.demo:main",
-            "demo_push = lewm_ros.demo_push:main",
         ],
     },
 )

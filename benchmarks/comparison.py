@@ -34,7 +34,8 @@ from lewm_model.models.lewm import LeWM
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.reach import draw_tasks, reach_all
+from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.task import attempt_all, draw_trials
 from lewm_model.training.heads import add_heads
 from lewm_model.training.trainer import action_spec, learning_rate_factor, train
 
@@ -109,10 +110,10 @@ def main() -> None:
         table.add_column(heading)
     lines: dict[str, dict[str, float | Rate]] = {"training and heads, s": dict(seconds)}
     with ArmSim() as sim:
-        for kind in ("near", "anywhere"):
-            tasks = draw_tasks(kind, arguments.goals, TASK_SEED, sim)
-            lines[f"held at the end, {kind}"] = {
-                name: held([r.outcome for r in reach_all(tasks, sim, load_runtime(b, "torch"), PlanConfig(), 0)])
+        for task in (NEAR, ANYWHERE):
+            trials = draw_trials(task, arguments.goals, TASK_SEED, sim)
+            lines[f"held at the end, {task.name}"] = {
+                name: held([r.outcome for r in attempt_all(trials, sim, load_runtime(b, "torch"), PlanConfig(), 0)])
                 for name, b in bundles.items()
             }
     for name, bundle in bundles.items():

@@ -16,8 +16,8 @@ from lewm_model.planning.solvers import HORIZON, SAMPLES, reference_cem
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.closed_loop import SAMPLE_S, picture
-from lewm_model.tasks.reach import Outcome, Task, score, tolerance_m
+from lewm_model.sim.closed_loop import SAMPLE_S
+from lewm_model.tasks.task import Outcome, State, Trial, score
 
 Planner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (D,) now and of the goal -> z-scored blocks (H, E)
 
@@ -41,14 +41,17 @@ def cem_planner(
     return plan
 
 
-def reach_open_loop(task: Task, sim: ArmSim, runtime: Runtime, plan: Planner) -> Outcome:
-    """Brings the arm to the picture of the task's goal, one plan after the other to its end."""
+def reach_open_loop(trial: Trial, sim: ArmSim, runtime: Runtime, plan: Planner) -> Outcome:
+    """Brings the arm to the picture of the trial's goal, one plan after the other to its end."""
     size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
-    goal = runtime.encode(picture(sim, task.goal, size))
-    goal_tip = sim.end_effector()
-    sim.reset(joint_positions=task.start)
-    errors = [float(np.linalg.norm(sim.end_effector() - goal_tip))]
-    total, plans = round(task.budget_s / SAMPLE_S), 0
+    goal = runtime.encode(trial.goal.picture(sim, size))
+    trial.start.put(sim)
+
+    def error_m() -> float:
+        return trial.task.error_m(State.of(sim), trial.goal, sim)
+
+    errors = [error_m()]
+    total, plans = round(trial.budget_s / SAMPLE_S), 0
     while len(errors) <= total:
         blocks = plan(runtime.encode(to_model_image(sim.render(), size)), goal)
         raw = blocks.reshape(-1, len(spec.mean)) * np.asarray(spec.std) + np.asarray(spec.mean)
@@ -61,5 +64,5 @@ def reach_open_loop(task: Task, sim: ArmSim, runtime: Runtime, plan: Planner) ->
         until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan is 62.5 samples long
         while len(errors) <= min(until, total):
             sim.step(SAMPLE_S)
-            errors.append(float(np.linalg.norm(sim.end_effector() - goal_tip)))
-    return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), task.budget_s, tolerance_m(sim))
+            errors.append(error_m())
+    return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), trial.budget_s, trial.task.tolerance_m(sim))

@@ -56,15 +56,8 @@ from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.export import export_graph
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.tasks.reach import (
-    ClosedLoop,
-    Outcome,
-    Task,
-    baselines,
-    draw_tasks,
-    reach,
-    tolerance_m,
-)
+from lewm_model.tasks.reach import NEAR
+from lewm_model.tasks.task import Attempt, Outcome, Trial, attempt, baselines, draw_trials
 
 PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", "int8")
 ROUNDS = 7  # of what takes turns
@@ -393,10 +386,10 @@ def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures,
     }, {"times_ms": times}
 
 
-class Trial:
+class Contest:
     """The planners of the part "success" on one simulated arm; one in each process."""
 
-    mine: Trial | None = None
+    mine: Contest | None = None
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -406,32 +399,32 @@ class Trial:
             self.graph = Graph(load_model(self.bundle), Path(folder))
 
     @torch.inference_mode()
-    def outcomes(self, task: Task, seed: int) -> dict[str, Outcome]:
+    def outcomes(self, goal: Trial, seed: int) -> dict[str, Outcome]:
         found = {}
         with unhurried():
             for name, config in OURS.items():
-                found[name] = reach(task, self.sim, self.runtime, config, seed).outcome
+                found[name] = attempt(goal, self.sim, self.runtime, config, seed).outcome
         plan = cem_planner(
             lambda z, goal, candidates: self.graph.costs(z[None], goal, candidates), self.bundle.model.block_dim, seed
         )
-        return found | {"reference": reach_open_loop(task, self.sim, self.runtime, plan)}
+        return found | {"reference": reach_open_loop(goal, self.sim, self.runtime, plan)}
 
 
-def one_trial(task: Task, seed: int) -> dict[str, Outcome]:
-    Trial.mine = Trial.mine or Trial()
-    return Trial.mine.outcomes(task, seed)
+def one_trial(goal: Trial, seed: int) -> dict[str, Outcome]:
+    Contest.mine = Contest.mine or Contest()
+    return Contest.mine.outcomes(goal, seed)
 
 
 def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
     """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
     with ArmSim() as sim:
-        tasks = draw_tasks("near", options.goals, options.seed, sim)
-        tolerance = tolerance_m(sim)
-        seeds = range(options.seed, options.seed + len(tasks))
+        goals = draw_trials(NEAR, options.goals, options.seed, sim)
+        tolerance = NEAR.tolerance_m(sim)
+        seeds = range(options.seed, options.seed + len(goals))
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            found = list(track(pool.map(one_trial, tasks, seeds), "success", len(tasks), console=console))
+            found = list(track(pool.map(one_trial, goals, seeds), "success", len(goals), console=console))
         outcomes = {name: [result[name] for result in found] for name in (*OURS, "reference")}
-        outcomes |= dict(baselines(tasks, sim, options.seed))
+        outcomes |= dict(baselines(goals, sim, options.seed))
     rows, figures = [], Figures()
     for name, known in outcomes.items():
         end = Rate(sum(outcome.final_error_m <= tolerance for outcome in known), len(known))
@@ -505,15 +498,15 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
     runtime, frames = OnnxRuntime(bundle), load_golden(bundle).frames
     points: list[dict[str, Any]] = []
     with ArmSim() as sim, unhurried():
-        tasks = draw_tasks("near", options.curve_goals, options.seed, sim)
+        drawn = draw_trials(NEAR, options.curve_goals, options.seed, sim)
         for name, configs in settings(options.longest).items():
             for config in configs:
                 repeats = int(np.clip(2e5 / (config.samples * config.iterations), 3, 15))
                 ms = decision_ms(runtime, config, frames, repeats)
                 fewest = min(20 if ms < 1000 else 10, options.curve_goals)
                 goals = int(np.clip(options.curve_goals * 40 / ms, fewest, options.curve_goals))
-                results: list[ClosedLoop] = [
-                    reach(task, sim, runtime, config, options.seed + i) for i, task in enumerate(tasks[:goals])
+                results: list[Attempt] = [
+                    attempt(goal, sim, runtime, config, options.seed + i) for i, goal in enumerate(drawn[:goals])
                 ]
                 found = [result.outcome for result in results]
                 low, high = held(found).interval
@@ -536,7 +529,7 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
         tuple(points[0]),
         [tuple(p.values()) for p in points],
     )
-    deadlines = [under_deadline(runtime, seconds, tasks, frames, options.seed) for seconds in DEADLINES_S]
+    deadlines = [under_deadline(runtime, seconds, drawn, frames, options.seed) for seconds in DEADLINES_S]
     show(
         "the robot's planner, iterations without end until a deadline, on the wall clock",
         tuple(deadlines[0]),
@@ -554,7 +547,7 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
 
 
 def under_deadline(
-    runtime: Any, deadline_s: float, tasks: Sequence[Task], frames: np.ndarray, seed: int
+    runtime: Any, deadline_s: float, goals: Sequence[Trial], frames: np.ndarray, seed: int
 ) -> dict[str, float]:
     """What fits into a deadline, by how many iterations a plan overran it at most, and near goals held with it.
 
@@ -569,7 +562,8 @@ def under_deadline(
     decisions = [loop.step(frames[i % len(frames)]) for i in range(repeats)]
     over_s = np.array([decision.plan_s for decision in decisions]) - deadline_s
     with ArmSim() as sim:
-        results = [reach(task, sim, runtime, config, seed + i).outcome for i, task in enumerate(tasks[:DEADLINE_GOALS])]
+        tried = goals[:DEADLINE_GOALS]
+        results = [attempt(goal, sim, runtime, config, seed + i).outcome for i, goal in enumerate(tried)]
     low, high = held(results).interval
     return {
         "deadline_ms": 1e3 * deadline_s,

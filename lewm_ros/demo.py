@@ -1,13 +1,13 @@
 """The whole loop on this machine: a simulated arm and camera, camera node and planner node as three processes over DDS.
 
-    python -m lewm_ros.demo --goals 10 --seed 0
+    python -m lewm_ros.demo --task reach --goals 10 --seed 0
 
-For each goal the arm is put at a start pose, the goal goes to `goal_image` as a picture and in no other form, the
-planner is enabled, and the end effector is watched until the budget is over. The budget begins when the first command
-of the goal arrives on the wire. A goal is held when the end effector stays within 2.5 % of the workspace diameter of
-its goal position at every joint state of the last 0.5 s of the budget. The same starts and goals are then given to an
-arm that holds still and to one that moves randomly, in the same simulator without ROS; some are given once more to a
-planner that looks and plans only while the arm rests.
+For each goal the world is put at its start, the goal goes to `goal_image` as a picture and in no other form, the
+planner is enabled, and the error is watched until the budget is over: that of the end effector in the joint states, or
+of the object whose pose the simulator tells. The budget begins when the first command of the goal arrives on the wire.
+A goal is held when the error stays within the task's tolerance in the last 0.5 s of the budget. The same starts and
+goals are then given to an arm that holds still and to one that moves randomly, in the same simulator without ROS; when
+reaching, some are given once more to a planner that looks and plans only while the arm rests.
 
 Leaves summary.json, summary.png, velocity.png, demo.mp4, demo.png, failures/ and the nodes' logs in --out.
 """
@@ -18,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ import numpy as np
 
 from lewm_model.bundle.bundle import BundleError, load_bundle
 from lewm_model.config import resource
+from lewm_model.tasks.registry import SUITES, Suite
+from lewm_model.tasks.task import Trial
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
 FILMED = 4  # goals of each kind that the film shows
-STOPPING = 5  # one in so many goals anywhere is also reached by an arm that stops to plan
-STILL_S = 0.5  # after the first command: the moment of a goal anywhere that becomes a picture
+STOPPING = 5  # one in so many goals is also tried by an arm that stops to plan
 REST_S = 0.1  # that the arm stays where it was put before its start counts
-KINDS = ("near", "anywhere")
+PLACED_M = 0.002  # from where it was put, an object has come to rest there
 
 
 def process_age_s() -> float:
@@ -50,15 +51,18 @@ class Robot:
 
     def __init__(self, graph: Graph, names: Sequence[str], settle_s: float) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
+        from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import Image, JointState
         from trajectory_msgs.msg import JointTrajectory
 
         from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
-        from lewm_ros.messages import joint_state_message, nanoseconds
+        from lewm_ros.messages import joint_state_message, message_to_pose, nanoseconds
+        from lewm_ros.sim_node import WORLD
 
         self.graph, self.names, self._settle_s = graph, names, settle_s
         self.commands: list[tuple[int, Any]] = []  # received ns, message
         self.joint_states: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp ns, rad, rad/s
+        self.object_poses: list[tuple[int, np.ndarray]] = []  # stamp ns, pose (7,)
         self.pictures: list[Any] = []  # image messages
         self.plans: list[tuple[int, Any]] = []  # received ns, message
         self.imagined: list[tuple[int, Any]] = []  # the same
@@ -69,6 +73,7 @@ class Robot:
         node = graph.node
         self._goals = node.create_publisher(Image, "goal_image", LATCHED)
         self._poses = node.create_publisher(JointState, "/sim_node/set_joint_state", 1)
+        self._object_poses = node.create_publisher(PoseStamped, "/sim_node/set_object_pose", 1)
         self._joint_state_message = joint_state_message
 
         def on_joint_state(message: Any) -> None:
@@ -80,6 +85,9 @@ class Robot:
                     np.array(message.velocity)[order],
                 )
             )
+
+        def on_object_pose(message: Any) -> None:
+            self.object_poses.append((nanoseconds(message.header.stamp), message_to_pose(message, WORLD)))
 
         def on_goal_latent(message: Any) -> None:
             self._goal_ns = nanoseconds(message.header.stamp)
@@ -101,6 +109,7 @@ class Robot:
             10,
         )
         node.create_subscription(JointState, "joint_states", on_joint_state, 50)
+        node.create_subscription(PoseStamped, "/sim_node/object_pose", on_object_pose, 50)
         node.create_subscription(Image, "goal_latent", on_goal_latent, LATCHED)
         node.create_subscription(Image, "latent", on_latent, NEWEST_FRAME)
         node.create_subscription(Image, "camera/image_raw", self.pictures.append, NEWEST_FRAME)
@@ -146,6 +155,19 @@ class Robot:
         self._poses.publish(message)
         self.graph.spin_until(there, 10.0, "the arm to be at its start")
 
+    def place_object(self, pose: np.ndarray) -> None:
+        """Puts the object at a pose (7,), at rest; after `place`, which puts it back where the world has it."""
+        from lewm_ros.messages import pose_message
+        from lewm_ros.sim_node import WORLD
+
+        self.object_poses.clear()
+        self._object_poses.publish(pose_message(pose, time.time_ns(), WORLD))
+        self.graph.spin_until(
+            lambda: self.object_poses and np.linalg.norm(self.object_poses[-1][1][:2] - pose[:2]) < PLACED_M,
+            10.0,
+            "the object to be at its start",
+        )
+
     def _motion_end_ns(self) -> int:
         from lewm_ros.messages import nanoseconds
 
@@ -156,7 +178,7 @@ class Robot:
 
     def forget(self) -> None:
         """Drops what the nodes have said until now, except the commands."""
-        for kept in (self.joint_states, self.pictures, self.plans, self.imagined):
+        for kept in (self.joint_states, self.object_poses, self.pictures, self.plans, self.imagined):
             kept.clear()
 
     def show_goal(self, picture: np.ndarray) -> None:
@@ -203,10 +225,10 @@ class Robot:
         return self.commands[before][0]
 
 
-def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: str) -> dict[str, Any]:
+def run(suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: str) -> dict[str, Any]:
     """Runs the demo and returns what summary.json holds.
 
-    :param goals: goals of each kind.
+    :param goals: of each task of the suite.
     :raises GraphError: a node fails.
     :raises BundleError: the model cannot be loaded.
     """
@@ -218,76 +240,68 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
     out.mkdir(parents=True, exist_ok=True)
     reserved = reserve_domain()
     set_environment()
-    with Graph("demo", out / "logs") as graph, reserved:
-        # The nodes start first: they load while this process imports, draws tasks and makes its first picture.
-        parameters = resource("config", "plan.yaml")
+    with Graph(suite.demo, out / "logs") as graph, reserved:
+        # The nodes start first: they load while this process imports, draws trials and makes its first picture.
+        parameters = resource("config", suite.parameters)
         graph.start("sim_node", {"rate": rate_hz}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
         from lewm_model.runtime.decoder import load_decoder
         from lewm_model.sim.arm import ArmSim
         from lewm_model.sim.pinhole import Pinhole
-        from lewm_model.tasks import reach as t
+        from lewm_model.tasks.task import baselines, draw_trials
         from lewm_ros.demo_pictures import Film
         from lewm_ros.demo_report import Results, report
 
         with ArmSim() as sim:
             robot = Robot(graph, sim.names, (bundle.model.history - 1) * bundle.actions.block_s)
-            all_tasks = {kind: t.draw_tasks(kind, goals, seed, sim) for kind in KINDS}
+            trials = {task.name: draw_trials(task, goals, seed, sim) for task in suite.tasks}
+            main = trials[suite.tasks[-1].name]
             sim.render()
             graph.bring_up("sim_node", "camera_node", "planner_node")
             graph.spin_until(lambda: robot.joint_states and robot.latent_ns, 30.0, "joint states and latents")
 
             first_command_s = 0.0
             episodes = []
-            stopping = all_tasks["anywhere"][: max(1, goals // STOPPING)]  # also reached by stopping to plan
+            stopping = main[: max(1, goals // STOPPING)] if suite.stopping else []
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with (
-                Film(
-                    out / "demo.mp4",
-                    rate_hz,
-                    Pinhole.of_world(),
-                    sim,
-                    t.tolerance_m(sim),
-                    "end effector",
-                    ("anywhere", STILL_S),
-                    load_decoder(bundle),
-                    bundle.actions.block_s,
-                ) as film,
-                Progress(*columns, console=console) as progress,
-            ):
-                bar = progress.add_task("goals", total=goals * len(KINDS) + len(stopping))
-                for task, number in ((task, i) for kind in KINDS for i, task in enumerate(all_tasks[kind])):
-                    episode = _pursue(robot, sim, task, number)
+            still = (suite.tasks[-1].name, suite.picture_s)
+            film_of = (Pinhole.of_world(), sim, still, load_decoder(bundle), bundle.actions.block_s)
+            with Film(out / "demo.mp4", rate_hz, *film_of) as film, Progress(*columns, console=console) as progress:
+                bar = progress.add_task("goals", total=goals * len(suite.tasks) + len(stopping))
+                for name, number in ((name, i) for name in trials for i in range(goals)):
+                    episode = pursue(robot, sim, trials[name][number], number)
                     if not first_command_s and robot.commands:
                         first_command_s = process_age_s() - (time.time_ns() - robot.commands[0][0]) / 1e9
                     if number < FILMED:
                         film.add(episode)
                     episodes.append(episode)
-                    good = [e.outcome.held for e in episodes if e.outcome and e.task.kind == task.kind]
-                    progress.update(bar, advance=1, description=f"{task.kind} {sum(good)}/{len(good)} held")
+                    good = [e.outcome.held for e in episodes if e.outcome and e.name == name]
+                    progress.update(bar, advance=1, description=f"{name} {sum(good)}/{len(good)} held")
                     episode.frames, episode.plans, episode.imagined = episode.frames[-1:], [], []
                 robot.enable(False)
                 graph.spin_for(1.2)  # the last diagnostics
                 status = {name: dict(values) for name, values in robot.status.items()}
                 camera_rate_hz = robot.camera_rate_hz()
-                robot.stop_and_plan()
+                if stopping:
+                    robot.stop_and_plan()
                 stopped = []
-                for number, task in enumerate(stopping):
-                    stopped.append(_pursue(robot, sim, task, number))
+                for number, trial in enumerate(stopping):
+                    stopped.append(pursue(robot, sim, trial, number))
                     progress.update(bar, advance=1, description="stopping to plan")
             robot.enable(False)
             console.print("the same starts and goals without a planner ...", style="dim")
-            outcomes = {(kind, "planner"): [e.outcome for e in episodes if e.task.kind == kind] for kind in KINDS}
-            for kind in KINDS:
-                for policy, reached in t.baselines(all_tasks[kind], sim, seed):
-                    outcomes[kind, policy] = list(reached)
+            outcomes = {(name, "planner"): [e.outcome for e in episodes if e.name == name] for name in trials}
+            for name, some in trials.items():
+                for policy, reached in baselines(some, sim, seed):
+                    outcomes[name, policy] = list(reached)
             results = Results(
+                suite=suite,
                 episodes=episodes,
                 stopped=stopped,
                 outcomes=outcomes,
                 limits=sim.limits,
-                tolerance_m=t.tolerance_m(sim),
+                tolerance_m={task.name: task.tolerance_m(sim) for task in suite.tasks},
                 diameter_m=2 * sim.reach_m,
                 planner=status.get("planner_node", {}),
                 camera=status.get("camera_node", {}),
@@ -298,48 +312,33 @@ def run(goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: 
     return report(results, console, out, command)
 
 
-def _pursue(robot: Robot, sim: Any, task: Any, number: int) -> Any:
-    """One goal, from start pose to the end of its budget."""
-    from lewm_model.tasks.reach import tip_distance_m, tolerance_m
-    from lewm_ros.demo_pictures import Episode
+def pursue(robot: Robot, sim: Any, trial: Trial, number: int) -> Any:
+    """Puts the world at the trial's start, shows its goal, enables, and waits until the budget is over.
 
-    sim.reset(joint_positions=task.goal)
-    episode = Episode(task, number, sim.render().copy())
-    goal_m = sim.end_effector()
-    robot.place(task.start)
-
-    def errors_m() -> list[tuple[int, float]]:
-        return [(stamp, float(np.linalg.norm(sim.end_effector(q) - goal_m))) for stamp, q, _ in robot.joint_states]
-
-    pursue(robot, episode, errors_m, tolerance_m(sim), tip_distance_m(sim, task.start, task.goal))
-    return episode
-
-
-def pursue(
-    robot: Robot, episode: Any, errors_m: Callable[[], list[tuple[int, float]]], tolerance_m: float, before_m: float
-) -> None:
-    """Shows the goal's picture, enables, waits until the budget is over, and writes into `episode` what happened.
-
-    :param errors_m: (stamp ns, distance from the goal, m) since the goal was shown.
-    :param before_m: distance from the goal at the start, which is that of an arm that is never commanded.
+    Returns the episode (lewm_ros.demo_pictures): what happened.
     """
     from lewm_model.planning.motion import Trajectory
-    from lewm_model.tasks.reach import Outcome, score
+    from lewm_model.tasks.task import Outcome, State, score
     from lewm_ros.commanded import Command
+    from lewm_ros.demo_pictures import Episode
     from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
 
-    task = episode.task
+    trial.goal.put(sim)
+    episode = Episode(trial, number, sim.render().copy())
+    robot.place(trial.start.joints)
+    if trial.start.object_pose is not None:
+        robot.place_object(trial.start.object_pose)
     robot.show_goal(episode.goal_picture)
     robot.forget()
-    lost = Outcome(False, False, before_m)
+    lost = Outcome(False, False, trial.before_m)  # of an arm that is never commanded
     try:
         begin_ns = robot.go()
     except GraphError as error:
         episode.outcome, episode.note = lost, str(error).splitlines()[0]
-        return
-    end_ns = begin_ns + round(1e9 * task.budget_s)
+        return episode
+    end_ns = begin_ns + round(1e9 * trial.budget_s)
     robot.graph.spin_until(
-        lambda: robot.joint_states and robot.joint_states[-1][0] >= end_ns, task.budget_s + 10.0, "the budget to pass"
+        lambda: robot.joint_states and robot.joint_states[-1][0] >= end_ns, trial.budget_s + 10.0, "the budget to pass"
     )
     for received_ns, message in robot.commands:
         if begin_ns <= received_ns <= end_ns:
@@ -348,11 +347,14 @@ def pursue(
             assert points.velocities is not None, "the planner sends velocities"
             trajectory = Trajectory(stamp_s + points.times_s, points.positions, points.velocities)
             episode.commands.append(Command((received_ns - begin_ns) / 1e9, trajectory))
-    measured = errors_m()
-    episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _ in measured])
-    episode.errors_m = np.array([error for _, error in measured])
+    if trial.goal.object_pose is None:
+        seen = [(stamp, State(joints)) for stamp, joints, _ in robot.joint_states]
+    else:
+        seen = [(stamp, State(trial.goal.joints, pose)) for stamp, pose in robot.object_poses]
+    episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _ in seen])
+    episode.errors_m = np.array([trial.task.error_m(state, trial.goal, sim) for _, state in seen])
     try:
-        episode.outcome = score(episode.times_s, episode.errors_m, task.budget_s, tolerance_m)
+        episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance_m(sim))
     except ValueError as error:
         episode.outcome, episode.note = lost, str(error)
     episode.frames = [
@@ -362,6 +364,7 @@ def pursue(
     episode.plans = [
         ((at - begin_ns) / 1e9, np.array([point.positions for point in message.points])) for at, message in robot.plans
     ]
+    return episode
 
 
 @contextmanager
@@ -378,22 +381,29 @@ def ending_in_a_sentence() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m lewm_ros.demo", description="Reach goal pictures with a simulated arm, over real ROS 2."
+        prog="python -m lewm_ros.demo", description="A simulated arm does what goal pictures show, over real ROS 2."
     )
-    parser.add_argument("--goals", type=int, default=10, help="goals of each of the two kinds (default 10)")
+    parser.add_argument("--task", choices=SUITES, default="reach", help="what it does (default reach)")
+    parser.add_argument("--goals", type=int, default=10, help="goals of each kind of the task (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the goals and of the planner (default 0)")
     parser.add_argument("--rate", type=float, default=20.0, help="camera pictures per second (default 20)")
-    parser.add_argument("--model", type=Path, help="model bundle (default: the shipped models/reach)")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for what it leaves")
+    parser.add_argument("--model", type=Path, help="model bundle (default: the shipped one of the task)")
+    parser.add_argument("--out", type=Path, help="folder for what it leaves (default out/demo, out/demo-TASK)")
     options = parser.parse_args(arguments)
     if options.goals < 1 or options.rate <= 0:
         parser.error("--goals must be 1 or more and --rate above 0")
-    command = f"make demo GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
+    suite = SUITES[options.task]
+    name = suite.demo.replace("_", "-")
+    command = f"make {name} GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
     if options.model:
-        command = f"python -m lewm_ros.demo --goals {options.goals} --seed {options.seed} --model {options.model}"
+        command = (
+            f"python -m lewm_ros.demo --task {suite.name} --goals {options.goals} --seed {options.seed} "
+            f"--model {options.model}"
+        )
     with ending_in_a_sentence():
-        model = options.model or resource("models", "reach")
-        run(options.goals, options.seed, options.rate, model.resolve(), options.out, command)
+        model = options.model or resource("models", suite.model)
+        out = options.out or Path("out") / name
+        run(suite, options.goals, options.seed, options.rate, model.resolve(), out, command)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,7 @@ from lewm_model.evaluation.statistics import Rate
 from lewm_model.runtime.decoder import PictureDecoder
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
-from lewm_model.tasks.push import PushTask
-from lewm_model.tasks.reach import HELD_S, Outcome, Task
+from lewm_model.tasks.task import HELD_S, Outcome, Trial
 from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film
@@ -29,7 +28,7 @@ COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
 class Episode:
     """What happened at one goal. Times are seconds since the first command of the goal."""
 
-    task: Task | PushTask
+    trial: Trial
     number: int
     goal_picture: np.ndarray  # (H, W, 3) uint8 RGB
     times_s: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -47,8 +46,9 @@ class Episode:
         return np.array([1e3 * (command.received_s - command.trajectory.times_s[0]) for command in self.commands])
 
     @property
-    def title(self) -> str:
-        return f"{self.task.kind} goal {self.number + 1}"
+    def name(self) -> str:
+        """Of the task."""
+        return self.trial.task.name
 
 
 class Film:
@@ -62,18 +62,13 @@ class Film:
         rate_hz: float,
         camera: Pinhole,
         sim: ArmSim,
-        tolerance_m: float,
-        what: str,
         still: tuple[str, float],
         decoder: PictureDecoder | None = None,
         block_s: float = 0.25,
     ) -> None:
-        """`what` is at a distance from the goal; `still` is the kind of goal, and the moment of it (s since the first
-        command), that becomes the PNG.
-        """
+        """`still` is the task whose picture becomes the PNG, and the moment of it, s since the first command."""
         self.path, self.frames = path, 0
-        self._what, self._still = what, still
-        self._camera, self._sim, self._tolerance_m = camera, sim, tolerance_m
+        self._still, self._camera, self._sim = still, camera, sim
         self._decoder, self._block_s = decoder, block_s
         self._still_taken = False
         fourcc = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
@@ -102,8 +97,10 @@ class Film:
             if known:
                 self._draw_path(camera, known[-1])
             error = float(np.interp(time_s, episode.times_s, episode.errors_m))
-            good = error <= self._tolerance_m
-            text = f"{episode.title}   {max(time_s, 0.0):4.1f} s   {self._what} {1e3 * error:4.0f} mm from the goal"
+            task = episode.trial.task
+            good = error <= task.tolerance_m(self._sim)
+            title = f"{task.name} goal {episode.number + 1}"
+            text = f"{title}   {max(time_s, 0.0):4.1f} s   {task.subject} {1e3 * error:4.0f} mm from the goal"
             bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)
             cv2.putText(
                 bar,
@@ -120,7 +117,7 @@ class Film:
             frame = np.vstack([bar, np.hstack([camera, goal]), *self._strip(episode, time_s)])
             self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
             self.frames += 1
-            if not self._still_taken and episode.task.kind == self._still[0] and time_s >= self._still[1]:
+            if not self._still_taken and episode.name == self._still[0] and time_s >= self._still[1]:
                 still = cv2.resize(frame, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
                 cv2.imwrite(str(self.path.with_suffix(".png")), cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
                 self._still_taken = True
@@ -164,7 +161,7 @@ def save_failure(folder: Path, episode: Episode) -> Path:
     last = episode.frames[-1][1] if episode.frames else np.zeros_like(episode.goal_picture)
     picture = np.hstack([last, episode.goal_picture])
     picture = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    path = folder / f"{episode.task.kind}_{episode.number:03d}.png"
+    path = folder / f"{episode.name}_{episode.number:03d}.png"
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return path
 
@@ -174,11 +171,12 @@ def save_summary(
     episodes: Sequence[Episode],
     rates: dict[tuple[str, str], Rate],
     frame_to_command_ms: np.ndarray,
-    tolerance_m: float,
+    tolerance_m: Mapping[str, float],
 ) -> None:
     """One picture: success beside the baselines, the error of every goal over time, and the latency.
 
-    :param rates: share of held goals by (kind of task, policy).
+    :param rates: share of held goals by (task, policy).
+    :param tolerance_m: by task.
     """
     import matplotlib
 
@@ -190,13 +188,13 @@ def save_summary(
     _bars(axes[0], kinds, rates)
     for axis, kind in zip(axes[1:], kinds, strict=False):
         for episode in episodes:
-            if episode.task.kind == kind and episode.outcome is not None:
+            if episode.name == kind and episode.outcome is not None:
                 colour = COLOURS["planner"] if episode.outcome.held else "#c0392b"
                 axis.semilogy(
                     episode.times_s, 1e3 * np.maximum(episode.errors_m, 1e-4), color=colour, lw=0.8, alpha=0.6
                 )
-        budget_s = next(episode.task.budget_s for episode in episodes if episode.task.kind == kind)
-        axis.axhline(1e3 * tolerance_m, color="k", lw=1, ls="--")
+        budget_s = next(episode.trial.budget_s for episode in episodes if episode.name == kind)
+        axis.axhline(1e3 * tolerance_m[kind], color="k", lw=1, ls="--")
         axis.axvspan(budget_s - HELD_S, budget_s, color="k", alpha=0.08, lw=0)
         axis.set(title=f"{kind}: way to the goal (red: not held)", xlabel="s since the first command", ylabel="mm")
     if len(frame_to_command_ms):
@@ -217,7 +215,7 @@ def save_velocities(path: Path, titles: Sequence[str], episodes: Sequence[Episod
     figure, axes = pyplot.subplots(len(episodes), 1, figsize=(10, 3 * len(episodes)), sharex=True, layout="constrained")
     for axis, title, episode in zip(axes, titles, episodes, strict=True):
         if episode.commands:
-            times = np.arange(0.0, episode.task.budget_s, GRID_S)
+            times = np.arange(0.0, episode.trial.budget_s, GRID_S)
             _, velocities = stitch(episode.commands, times)
             for name, values in zip(names, velocities.T, strict=True):
                 axis.plot(times, values, label=name, lw=1.2)

@@ -14,7 +14,8 @@ from rich.table import Table
 from lewm_model.evaluation.figures import write_figures
 from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.robot.limits import JointLimits
-from lewm_model.tasks import reach as t
+from lewm_model.tasks.registry import Suite
+from lewm_model.tasks.task import Outcome
 from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
 from lewm_ros.demo_pictures import Episode, save_failure, save_summary, save_velocities
 from lewm_ros.safety import ShieldConfig
@@ -24,11 +25,12 @@ from lewm_ros.safety import ShieldConfig
 class Results:
     """What happened in a run of the demo."""
 
+    suite: Suite
     episodes: list[Episode]
-    stopped: list[Episode]  # the first goals anywhere once more, by a planner that stops to plan
-    outcomes: Mapping[tuple[str, str], Sequence[t.Outcome]]  # by (kind of goal, policy)
+    stopped: list[Episode]  # the first goals of the last task once more, by a planner that stops to plan; or none
+    outcomes: Mapping[tuple[str, str], Sequence[Outcome]]  # by (task, policy)
     limits: JointLimits
-    tolerance_m: float
+    tolerance_m: Mapping[str, float]  # by task
     diameter_m: float
     planner: Mapping[str, str]  # last diagnostics of the nodes
     camera: Mapping[str, str]
@@ -51,36 +53,42 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     console.print(_success_table(results, rates))
     console.print(_latency_table(results, latencies_ms))
     failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
-    figures = {f"demo.{name}": (value, unit) for name, value, unit in found}
+    figures = {f"{results.suite.demo}.{name}": (value, unit) for name, value, unit in found}
     summary = write_figures(out / "summary.json", figures, command, failures=failures)
     save_summary(out / "summary.png", results.episodes, rates, latencies_ms, results.tolerance_m)
-    pair = [next(e for e in results.episodes if e.task is results.stopped[0].task), results.stopped[0]]
-    titles = ("planning while the arm moves", "stopping to plan")
-    save_velocities(out / "velocity.png", titles, pair, results.limits.names)
+    if results.stopped:
+        pair = [next(e for e in results.episodes if e.trial is results.stopped[0].trial), results.stopped[0]]
+        titles = ("planning while the arm moves", "stopping to plan")
+        save_velocities(out / "velocity.png", titles, pair, results.limits.names)
     console.print(
         f"first command {results.first_command_s:.1f} s after the start; camera {results.camera_rate_hz:.1f} Hz, "
         f"{results.camera.get('frames_dropped', '?')} frames dropped; {results.interventions} interventions of the "
         f"shield; longest gap between commands {values['longest_command_gap_ms']:.0f} ms; "
-        f"{values['jerk_violations']:.0f} violations of limits; {values['goals_per_minute']:.1f} goals per minute, "
-        f"{values['goals_per_minute_stopping']:.1f} by stopping to plan"
+        f"{values['jerk_violations']:.0f} violations of limits"
+        + (
+            f"; {values['goals_per_minute']:.1f} goals per minute, {values['goals_per_minute_stopping']:.1f} by "
+            "stopping to plan"
+            if results.stopped
+            else ""
+        )
     )
-    console.print(
-        f"{len(failures)} goals were not held; see {out}/summary.json, summary.png, velocity.png, demo.mp4, failures/"
-    )
+    console.print(f"{len(failures)} goals were not held; see {out}/summary.json, demo.mp4, and pictures beside it")
     return summary
 
 
 Figures = list[tuple[str, float, str]]  # name, value, unit
 
 
-def _of(episode: Episode) -> t.Outcome:
+def _of(episode: Episode) -> Outcome:
     assert episode.outcome is not None
     return episode.outcome
 
 
 def _success(results: Results) -> Figures:
     figures: Figures = []
-    for suffix, kind in (("", "anywhere"), ("_near", "near")):
+    last = results.suite.tasks[-1].name  # its figures have the plain names
+    for kind in (last, *(task.name for task in results.suite.tasks[:-1])):
+        suffix = "" if kind == last else f"_{kind}"
         found = results.outcomes[kind, "planner"]
         rate = held(found)
         errors_m = np.array([outcome.final_error_m for outcome in found])
@@ -133,15 +141,21 @@ def _motion(results: Results) -> Figures:
             continue
         gap_s = max(gap_s, latest_arrival_s(episode.commands, ShieldConfig()))
         violations += count_violations(episode.commands, results.limits)
-        hits = np.flatnonzero(episode.errors_m <= results.tolerance_m)
-        until_s = float(episode.times_s[hits[0]]) if len(hits) else episode.task.budget_s
+        hits = np.flatnonzero(episode.errors_m <= results.tolerance_m[episode.name])
+        until_s = float(episode.times_s[hits[0]]) if len(hits) else episode.trial.budget_s
         _, velocities = stitch(episode.commands, np.arange(0.0, until_s, GRID_S))
         gap_s = max(gap_s, longest_pause_s(velocities, results.limits))
-    again = [next(e for e in results.episodes if e.task is episode.task) for episode in results.stopped]
-    ours, theirs = (_goals_per_minute(some, results.tolerance_m) for some in (again, results.stopped))
-    return [
+    smooth: Figures = [
         ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
         ("jerk_violations", violations, "commands and moments"),
+    ]
+    if not results.stopped:
+        return smooth
+    again = [next(e for e in results.episodes if e.trial is episode.trial) for episode in results.stopped]
+    tolerance_m = results.tolerance_m[again[0].name]
+    ours, theirs = (_goals_per_minute(some, tolerance_m) for some in (again, results.stopped))
+    return [
+        *smooth,
         ("goals_per_minute", ours, "goals/min, moving"),
         ("goals_per_minute_stopping", theirs, "goals/min, stopping to plan"),
         ("goals_per_minute_ratio", ours / theirs if theirs else np.nan, "times"),
@@ -153,25 +167,24 @@ def _goals_per_minute(episodes: Sequence[Episode], tolerance_m: float) -> float:
     """Goals that were reached to stay, per minute until then; what was not reached costs its whole budget."""
     reached, spent_s = 0, 0.0
     for episode in episodes:
-        inside = (episode.times_s >= 0) & (episode.times_s <= episode.task.budget_s)
+        inside = (episode.times_s >= 0) & (episode.times_s <= episode.trial.budget_s)
         times, bad = episode.times_s[inside], np.flatnonzero(episode.errors_m[inside] > tolerance_m)
         if _of(episode).held and len(times):
             reached += 1
             spent_s += float(times[bad[-1]]) if len(bad) else 0.0
         else:
-            spent_s += episode.task.budget_s
+            spent_s += episode.trial.budget_s
     return 60 * reached / spent_s if spent_s else 0.0
 
 
 def _success_table(results: Results, rates: Mapping[tuple[str, str], Rate]) -> Table:
-    title = (
-        f"{len(results.episodes)} goals, held within {1e3 * results.tolerance_m:.1f} mm "
-        f"(2.5 % of {results.diameter_m:.2f} m)"
-    )
+    subjects = {task.name: task.subject for task in results.suite.tasks}
+    within = {f"{subjects[name]} within {1e3 * limit:.1f} mm" for name, limit in results.tolerance_m.items()}
+    title = f"{results.suite.name} over ROS: {len(results.episodes)} goals, held with the {' or '.join(sorted(within))}"
     table = Table(title=title)
     for heading in ("goals", "policy", "held (95 %)", "hit ever", "final error, p50 / p90"):
         table.add_column(heading, no_wrap=True)
-    kinds = list(dict.fromkeys(episode.task.kind for episode in results.episodes))
+    kinds = list(dict.fromkeys(episode.name for episode in results.episodes))
     for (kind, policy), found in sorted(results.outcomes.items(), key=lambda item: kinds.index(item[0][0])):
         p50, p90 = np.percentile([outcome.final_error_m for outcome in found], (50, 90))
         table.add_row(
@@ -204,10 +217,10 @@ def _latency_table(results: Results, latencies_ms: np.ndarray) -> Table:
 def _failure(episode: Episode, results: Results, out: Path) -> dict[str, Any]:
     outcome = _of(episode)
     return {
-        "kind": episode.task.kind,
+        "kind": episode.name,
         "number": episode.number,
-        "start": episode.task.start.tolist(),
-        "goal": episode.task.goal.tolist(),
+        "start": episode.trial.start.joints.tolist(),
+        "goal": episode.trial.goal.joints.tolist(),
         "final_error_m": outcome.final_error_m,
         "final_error_percent": 100 * outcome.final_error_m / results.diameter_m,
         "least_error_m": float(episode.errors_m.min()) if len(episode.errors_m) else None,

@@ -66,8 +66,8 @@ class SimNode(ManagedNode):
     Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`
     as ros2_control's joint_trajectory_controller does, and tells what it executes on `arm_controller/controller_state`
     where control_msgs is installed.
-    For experiments it tells where the block lies (`~/block_pose`), and puts the arm and the block at rest wherever
-    `~/set_joint_state` and `~/set_block_pose` say. With `use_sim_time` it is the clock.
+    For experiments it tells where the world's object lies (`~/object_pose`), and puts the arm and the object at rest
+    wherever `~/set_joint_state` and `~/set_object_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
     """
 
@@ -98,8 +98,8 @@ class SimNode(ManagedNode):
         self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
         self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
-        self._block_poses = self.create_publisher(PoseStamped, "~/block_pose", 10)
-        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states, self._block_poses]
+        self._object_poses = self.create_publisher(PoseStamped, "~/object_pose", 10)
+        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states, self._object_poses]
         self._controller_states = None
         if ControllerState is not None:
             self._controller_states = self.create_publisher(ControllerState, CONTROLLER_STATE, 10)
@@ -133,7 +133,7 @@ class SimNode(ManagedNode):
                 JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
             ),
             self.create_subscription(
-                PoseStamped, "~/set_block_pose", lambda message: self._mailbox.put("set block", message), 1
+                PoseStamped, "~/set_object_pose", lambda message: self._mailbox.put("set object", message), 1
             ),
         ]
 
@@ -166,7 +166,7 @@ class SimNode(ManagedNode):
         items = self._mailbox.take(timeout_s=0.0)
         for message in items.get("set", ()):
             self._attempt_input(lambda message=message: self._put_arm(sim, message))
-        for message in items.get("set block", ()):
+        for message in items.get("set object", ()):
             self._attempt_input(lambda message=message: sim.set_block_pose(message_to_pose(message, WORLD)))
         self._arrived.extend(items.get("trajectory", ()))
         due = None  # a simulation that is behind must not execute what has not been sent yet at its time
@@ -192,7 +192,7 @@ class SimNode(ManagedNode):
                     )
                 )
             if sim.has_block:
-                self._block_poses.publish(pose_message(sim.block_pose(), stamp_ns, WORLD))
+                self._object_poses.publish(pose_message(sim.block_pose(), stamp_ns, WORLD))
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:

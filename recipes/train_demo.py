@@ -18,7 +18,8 @@ from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.reach import draw_tasks, reach_all
+from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.task import attempt_all, draw_trials
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.trainer import train
 
@@ -53,11 +54,11 @@ def train_demo(out: Path, seed: int, goals: int) -> None:
         table.add_column(heading)
     with ArmSim() as sim:
         runtime = load_runtime(bundle)
-        for kind, name in (("near", "success_held_near"), ("anywhere", "success_held")):
-            tasks = draw_tasks(kind, goals, TASK_SEED, sim)
-            outcomes = [result.outcome for result in reach_all(tasks, sim, runtime, PlanConfig(), seed)]
+        for task, name in ((NEAR, "success_held_near"), (ANYWHERE, "success_held")):
+            trials = draw_trials(task, goals, TASK_SEED, sim)
+            outcomes = [result.outcome for result in attempt_all(trials, sim, runtime, PlanConfig(), seed)]
             figures[f"train_demo.{name}_seed{seed}"] = (held(outcomes).percent, "%")
-            table.add_row(kind, str(goals), str(held(outcomes)), str(first_hit(outcomes)))
+            table.add_row(task.name, str(goals), str(held(outcomes)), str(first_hit(outcomes)))
     Console().print(table)
     write_figures(out / "summary.json", figures, command, keep=True)
 

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
+from lewm_model.evaluation.figures import write_figures
+from lewm_model.evaluation.simulated import try_suite
+from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.push import eval_push
+from lewm_model.tasks.registry import SUITES
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import retrain_play_heads
 from lewm_model.training.trainer import train
@@ -47,9 +51,11 @@ def train_push(out: Path, seed: int, goals: int) -> None:
         play.append(load_episodes(mistakes))
         bundle = retrain_play_heads(bundle, play, config)
     bundle = calibrate(bundle, data)
-    export_onnx(bundle, PLAY_PLAN.horizon, frames)
+    bundle = export_onnx(bundle, PLAY_PLAN.horizon, frames)
     print(f"bundle in {folder / 'bundle'} after {(time.monotonic() - began) / 60:.1f} min")
-    eval_push(folder / "bundle", goals, TASK_SEED, folder)
+    for tried in try_suite(SUITES["push"], load_runtime(bundle), goals, TASK_SEED):
+        Console().print(tried.table)
+        write_figures(folder / "summary.json", tried.figures, f"make train-push SEED={seed} GOALS={goals}")
 
 
 def main(

@@ -17,9 +17,10 @@ from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.evaluation import success
-from lewm_model.evaluation.success import Results, cut_tasks, run_baselines
+from lewm_model.evaluation.success import Results, cut_trials, run_baselines
 from lewm_model.sim.arm import ArmSim
-from lewm_model.tasks.reach import NEAR_STEPS, Outcome, tip_distance_m, tolerance_m
+from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.task import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +62,30 @@ def test_tasks_are_cut_from_the_given_episodes_and_the_same_for_a_seed(data):
     episodes = np.array([1, 3])
     owner = np.repeat(np.arange(4), data.lengths)
     with ArmSim(render=False) as sim:
-        for kind in ("near", "anywhere"):
-            tasks, again, others = (cut_tasks(kind, 6, seed, data, episodes, sim) for seed in (0, 0, 1))
-            assert [t.start_row for t in tasks] == [t.start_row for t in again] != [t.start_row for t in others]
-            for task in tasks:
-                start, goal = int(owner[task.start_row]), int(owner[task.goal_row])
-                assert {start, goal} <= {1, 3} and (start == goal) is (kind == "near")
-                np.testing.assert_array_equal(task.goal_picture, data.pixels[task.goal_row])
-                np.testing.assert_allclose(task.task.goal, data.proprio[task.goal_row], atol=1e-6)
-                assert tip_distance_m(sim, task.task.start, task.task.goal) > tolerance_m(sim)
-            assert all((t.goal_row - t.start_row == NEAR_STEPS) is (kind == "near") for t in tasks)
+        for task in (NEAR, ANYWHERE):
+            trials, again, others = (cut_trials(task, 6, seed, data, episodes, sim) for seed in (0, 0, 1))
+            assert [t.start_row for t in trials] == [t.start_row for t in again] != [t.start_row for t in others]
+            for cut in trials:
+                start, goal = int(owner[cut.start_row]), int(owner[cut.goal_row])
+                assert {start, goal} <= {1, 3} and (start == goal) is (task is NEAR)
+                np.testing.assert_array_equal(cut.goal_picture, data.pixels[cut.goal_row])
+                np.testing.assert_allclose(cut.trial.goal.joints, data.proprio[cut.goal_row], atol=1e-6)
+                assert cut.trial.before_m > task.tolerance_m(sim)
+            assert all((t.goal_row - t.start_row == NEAR.goal_steps) is (task is NEAR) for t in trials)
         with pytest.raises(DataError, match="need recorded positions"):
-            cut_tasks("near", 1, 0, dataclasses.replace(data, proprio=None), episodes, sim)
+            cut_trials(NEAR, 1, 0, dataclasses.replace(data, proprio=None), episodes, sim)
         with pytest.raises(DataError, match="1 held-out episodes have more than 25 frames"):
-            cut_tasks("near", 1, 0, data, episodes[:1], sim)
+            cut_trials(NEAR, 1, 0, data, episodes[:1], sim)
 
 
 def test_replay_and_the_straight_line_reach_what_holding_still_does_not(data):
     with ArmSim(render=False) as sim:
-        tasks = cut_tasks("near", 6, 0, data, np.arange(4), sim)
+        tasks = cut_trials(NEAR, 6, 0, data, np.arange(4), sim)
         results = {each.name: each for each in run_baselines(tasks, sim, seed=0)}
         assert results["hold"].first_hit.successes == 0
         assert results["straight"].held.successes == results["replay"].held.successes == 6
         assert results["random"].held.successes < 6
-        far = cut_tasks("anywhere", 2, 0, data, np.arange(4), sim)
+        far = cut_trials(ANYWHERE, 2, 0, data, np.arange(4), sim)
         assert [each.name for each in run_baselines(far, sim, seed=0)] == ["hold", "random", "straight"]
 
 
@@ -97,7 +98,8 @@ def test_planners_are_compared_pair_by_pair():
 
 
 def test_the_command_writes_every_task_and_pictures_of_failures(bundle, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(success, "BUDGET_STEPS", {"near": 15, "anywhere": 15})
+    short = tuple(dataclasses.replace(task, budget_steps=15) for task in success.KINDS)
+    monkeypatch.setattr(success, "KINDS", short)
     recording = sim_recording(tmp_path / "again.h5", episodes=2, steps=40, seed=78)
     out = tmp_path / "out"
     arguments = ["eval", str(bundle.folder), str(tmp_path / "again.h5"), "--episodes", "2", "--out", str(out)]
@@ -113,5 +115,8 @@ def test_the_command_writes_every_task_and_pictures_of_failures(bundle, data, tm
     assert {path.name for path in out.glob("*.png")} == {
         f"{kind}_{planner}.png" for kind in ("near", "anywhere") for planner in ("icem", "proposal")
     }
-    for wrong, message in ((["--task", "fly"], "it must be reach"), (["--planner", "luck"], "no planner luck")):
+    for wrong, message in (
+        (["--task", "fly"], "choose one of reach, push"),
+        (["--planner", "luck"], "no planner luck"),
+    ):
         assert message in str(CliRunner().invoke(app, [*arguments, *wrong]).exception)

@@ -14,8 +14,8 @@ from lewm_model.monitoring.goal_check import STEADY_S, Exposure, GoalReport, exa
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.closed_loop import picture
-from lewm_model.tasks import push, reach
+from lewm_model.tasks.registry import SUITES
+from lewm_model.tasks.task import draw_trials
 
 GOALS = 12
 Examine = Callable[[np.ndarray], GoalReport]
@@ -48,10 +48,7 @@ def case(request: pytest.FixtureRequest, sim: ArmSim) -> tuple[list[np.ndarray],
     """Goals of a shipped model's tasks, and what examines them."""
     bundle = load_bundle(resource("models", request.param))
     runtime, novelty, size = OnnxRuntime(bundle), load_novelty(bundle), bundle.model.image_size
-    if request.param == "reach":
-        goals = [picture(sim, task.goal, size) for task in reach.draw_tasks("anywhere", GOALS, 0, sim)]
-    else:
-        goals = [push.picture(sim, task.goal, task.goal_block, size) for task in push.draw_tasks(GOALS, 0, sim)]
+    goals = [trial.goal.picture(sim, size) for trial in draw_trials(SUITES[request.param].tasks[-1], GOALS, 0, sim)]
     return goals, lambda goal: examine_goal(goal, runtime.encode(goal), bundle.calibration, novelty)
 
 

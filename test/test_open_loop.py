@@ -16,7 +16,8 @@ from lewm_model.evaluation.timing import _Loop
 from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.tasks.reach import draw_tasks
+from lewm_model.tasks.reach import NEAR
+from lewm_model.tasks.task import draw_trials
 
 SPEC = ActionSpec(
     ("shoulder", "elbow"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5)
@@ -25,7 +26,7 @@ SPEC = ActionSpec(
 
 def test_plans_of_25_steps_are_executed_to_their_end_and_a_perfect_one_reaches_the_goal() -> None:
     with ArmSim() as sim:
-        (task,) = draw_tasks("near", 1, 0, sim)
+        (task,) = draw_trials(NEAR, 1, 0, sim)
         bundle = SimpleNamespace(model=SimpleNamespace(image_size=64), actions=SPEC)
         # The latent is where the arm is, whatever the picture shows.
         runtime = SimpleNamespace(bundle=bundle, encode=lambda image: sim.joint_positions())

@@ -17,8 +17,8 @@ from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.closed_loop import picture
-from lewm_model.tasks.reach import Task, draw_tasks
+from lewm_model.tasks.reach import ANYWHERE
+from lewm_model.tasks.task import State, Trial, draw_trials
 
 WRONG_S = 0.6  # since the start: the arm is in full motion
 DETECTED_S = 0.5  # a picture that is wrong holds the arm within this, as a missing one does
@@ -61,11 +61,11 @@ class Outcome:
     recovers: bool
 
 
-def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float) -> Outcome | None:
+def pursue(trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float) -> Outcome | None:
     """An arm on its way to a goal; None: it was never held."""
     size = runtime.bundle.model.image_size
-    goal = runtime.encode(picture(sim, task.goal, size))
-    sim.reset(joint_positions=task.start)
+    goal = runtime.encode(trial.goal.picture(sim, size))
+    trial.start.put(sim)
     controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
@@ -104,23 +104,24 @@ def pursue(task: Task, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until
     return Outcome(held_s, *answers)
 
 
-def far_tasks(sim: ArmSim) -> list[Task]:
+def far_trials(sim: ArmSim) -> list[Trial]:
     """On the way to these the arm still moves when the picture goes wrong."""
-    tasks = [task for task in draw_tasks("anywhere", 12, 5, sim) if np.abs(task.goal - task.start).max() > 1.5]
-    assert len(tasks) >= 4
-    return tasks[:4]
+    trials = draw_trials(ANYWHERE, 12, 5, sim)
+    far = [trial for trial in trials if np.abs(trial.goal.joints - trial.start.joints).max() > 1.5]
+    assert len(far) >= 4
+    return far[:4]
 
 
 def test_while_nothing_is_wrong_nothing_is_surprising(sim: ArmSim, runtime: Runtime) -> None:
-    assert [pursue(task, sim, runtime, None, 3.0) for task in far_tasks(sim)] == [None] * 4
+    assert [pursue(trial, sim, runtime, None, 3.0) for trial in far_trials(sim)] == [None] * 4
 
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_a_wrong_picture_holds_an_arm_that_moves_until_it_is_right_again(
     sim: ArmSim, runtime: Runtime, what: str
 ) -> None:
-    for task in far_tasks(sim):
-        outcome = pursue(task, sim, runtime, SPOILT[what], WRONG_S + 1.0)
+    for trial in far_trials(sim):
+        outcome = pursue(trial, sim, runtime, SPOILT[what], WRONG_S + 1.0)
         assert outcome is not None
         assert WRONG_S < outcome.held_s < WRONG_S + DETECTED_S
         # Covered in part, or in other colours, a picture may still show the arm where it is.
@@ -135,7 +136,7 @@ def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_
     inside = 0.95 * sim.limits.upper
 
     def seen(pose: np.ndarray) -> np.ndarray:
-        return runtime.encode(picture(sim, pose, size))
+        return runtime.encode(State(pose).picture(sim, size))
 
     for _ in range(60):
         start, goal = rng.uniform(-inside, inside, (2, len(inside)))

@@ -13,8 +13,8 @@ from lewm_model.planning.planner import Planner
 from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.closed_loop import picture
-from lewm_model.tasks.reach import draw_tasks
+from lewm_model.tasks.reach import ANYWHERE
+from lewm_model.tasks.task import draw_trials
 
 CALM_S, HOLD_FRAMES = MonitorConfig().calm_s, MonitorConfig().hold_frames
 
@@ -115,9 +115,9 @@ def test_stops_from_full_speed_do_not_surprise_the_shipped_model() -> None:
     runtime, tried = OnnxRuntime(load_bundle(resource("models", "reach"))), 0
     size = runtime.bundle.model.image_size
     with ArmSim() as sim:
-        for number, task in enumerate(draw_tasks("anywhere", 20, 5, sim)):
-            goal = runtime.encode(picture(sim, task.goal, size))
-            sim.reset(joint_positions=task.start)
+        for number, trial in enumerate(draw_trials(ANYWHERE, 20, 5, sim)):
+            goal = runtime.encode(trial.goal.picture(sim, size))
+            trial.start.put(sim)
             planner = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
             planner.set_goal(goal)
             planner.start(sim.joint_positions())

@@ -30,27 +30,46 @@ app.add_typer(doctor, name="doctor")
 @app.command("eval")
 def evaluate(
     bundle: BundleArgument,
-    data: Annotated[Path, typer.Argument(help="recording (HDF5); episodes the model was trained on are left out")],
-    task: Annotated[str, typer.Option(help="reach")] = "reach",
-    episodes: Annotated[int, typer.Option(help="tasks of each kind, near and anywhere")] = 200,
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="recording (HDF5) to cut starts and goals from; episodes of the training are left out"),
+    ] = None,
+    task: Annotated[str, typer.Option(help="reach, push")] = "reach",
+    episodes: Annotated[int, typer.Option(help="starts and goals, of each kind of the task")] = 200,
     planner: Annotated[
         list[str] | None, typer.Option(help="icem, cem or proposal; again for more. Default is icem and proposal")
     ] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="of starts and goals")] = 0,
     world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
-    out: Annotated[Path, typer.Option(help="folder for reach.json and pictures of failures")] = Path("out/lewm-eval"),
+    out: Annotated[Path, typer.Option(help="folder for figures and pictures of failures")] = Path("out/lewm-eval"),
 ) -> None:
-    """Count how often the simulated arm reaches goals from held-out episodes, beside what needs no model."""
+    """Count how often the simulated arm comes to its goals, beside what needs no model.
+
+    Starts and goals are drawn in simulation, or cut from the held-out episodes of DATA to reach what it shows.
+    """
     from rich.console import Console
 
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
+    from lewm_model.evaluation.figures import write_figures
+    from lewm_model.evaluation.simulated import try_suite
     from lewm_model.evaluation.success import evaluate_reach, table
     from lewm_model.runtime import load_runtime
+    from lewm_model.tasks.registry import suite_named
 
-    if task != "reach":
-        raise ValueError(f"--task is {task!r}; it must be reach")
+    suite = suite_named(task)
+    if data is None:
+        if planner is not None:
+            raise ValueError("--planner compares planners on goals of a recording; give DATA as well")
+        command = f"lewm eval {bundle} --task {task} --episodes {episodes} --seed {seed}"
+        runtime = load_runtime(load_bundle(bundle), backend)
+        for number, tried in enumerate(try_suite(suite, runtime, episodes, seed, world)):
+            Console().print(tried.table)
+            write_figures(out / "summary.json", tried.figures, command, keep=number > 0)
+        return
+    if suite.name != "reach":
+        raise ValueError(f"goals of {task} are drawn in simulation and not cut from a recording; leave {data} out")
     runtime = load_runtime(load_bundle(bundle), backend)
     names = planner or ["icem", "proposal"]
     for each in evaluate_reach(runtime, load_episodes(data), out, episodes, seed, names, world):
@@ -88,19 +107,6 @@ def robust(
     write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")
     Console().print(table(rows))
     typer.echo(f"summary.json and robust.png: {out}")
-
-
-@app.command()
-def eval_push(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder of a push model")] = Path("models/push"),
-    goals: Annotated[int, typer.Option(help="held-out goals")] = 200,
-    seed: Annotated[int, typer.Option(help="of the goals")] = 1,
-    out: Annotated[Path, typer.Option(help="folder for summary.json")] = Path("out/eval-push"),
-) -> None:
-    """Count how often a push model brings the block to where a goal picture shows it, beside baselines."""
-    from lewm_model.tasks.push import eval_push as run
-
-    run(bundle, goals, seed, out)
 
 
 @app.command()

@@ -22,10 +22,10 @@ from rich.table import Table
 from lewm_model.config import PlanConfig
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, held
-from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.tasks.reach import draw_tasks, reach
+from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.task import attempt, draw_trials
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
 TASK_SEED = 1  # that of `recipes.train_demo`
@@ -299,8 +299,8 @@ def robustness(
     size, config = runtime.bundle.model.image_size, PlanConfig()
     with ArmSim(world) as sim:
         near = goals // 2
-        tasks = draw_tasks("near", near, TASK_SEED, sim) + draw_tasks("anywhere", goals - near, TASK_SEED, sim)
-        clean = [to_model_image(goal_picture(sim, task.goal), size) for task in tasks]
+        trials = draw_trials(NEAR, near, TASK_SEED, sim) + draw_trials(ANYWHERE, goals - near, TASK_SEED, sim)
+        clean = [trial.goal.picture(sim, size) for trial in trials]
         for change in changes():
             if only and change.group not in only:
                 continue
@@ -310,10 +310,10 @@ def robustness(
                     rates.append(rates[0])
                     continue
                 outcomes = []
-                for number, task in enumerate(tasks):
+                for number, trial in enumerate(trials):
                     with changed_world(sim, change, seed + number):
                         given = None if goal_changed else clean[number]
-                        outcomes.append(reach(task, sim, runtime, config, seed + number, given).outcome)
+                        outcomes.append(attempt(trial, sim, runtime, config, seed + number, given).outcome)
                 rates.append(held(outcomes))
             rows.append(Row(change, *rates))
             progress(rows[-1])

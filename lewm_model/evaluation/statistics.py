@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lewm_model.tasks.reach import Outcome
+from lewm_model.tasks.task import Outcome
 
 
 @dataclass(frozen=True)

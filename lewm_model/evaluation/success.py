@@ -26,19 +26,10 @@ from lewm_model.robot.pictures import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import samples_a_step
-from lewm_model.tasks.reach import (
-    BUDGET_STEPS,
-    NEAR_STEPS,
-    Outcome,
-    Task,
-    baselines,
-    follow,
-    go_straight,
-    reach,
-    tip_distance_m,
-    tolerance_m,
-)
+from lewm_model.tasks.reach import ANYWHERE, NEAR, Reach
+from lewm_model.tasks.task import Outcome, State, Trial, attempt, baselines, follow, run_scripted, trial_of
 
+KINDS = (NEAR, ANYWHERE)
 EPISODES = 200  # of each kind of task
 DRAWS = 50  # of a start in an episode, before the next episode is taken
 SHOWN = 12  # rows of the gallery at most
@@ -56,10 +47,10 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
-class RecordedTask:
-    """A task cut from a recording: rows `start_row` and `goal_row`, and the goal as the camera saw it, (S, S, 3)."""
+class RecordedTrial:
+    """A trial cut from a recording: rows `start_row` and `goal_row`, and the goal as the camera saw it, (S, S, 3)."""
 
-    task: Task
+    trial: Trial
     start_row: int
     goal_row: int
     goal_picture: np.ndarray
@@ -104,13 +95,13 @@ class Results:
         return compare(self.name, other.name, list(zip(self.outcomes, other.outcomes, strict=True)))
 
 
-def cut_tasks(
-    kind: str, count: int, seed: int, data: Episodes, episodes: np.ndarray, sim: ArmSim
-) -> list[RecordedTask]:
-    """The first `count` tasks of a kind from these episodes (K,), one after the other; the same seed gives the same.
+def cut_trials(
+    task: Reach, count: int, seed: int, data: Episodes, episodes: np.ndarray, sim: ArmSim
+) -> list[RecordedTrial]:
+    """The first `count` trials from these episodes (K,), one after the other; the same seed gives the same.
 
-    "near": two frames of an episode, NEAR_STEPS control steps apart; "anywhere": frames of two episodes. A start that
-    lies within the tolerance of its goal is drawn again.
+    Start and goal are two frames of an episode, the task's `goal_steps` control steps apart, or frames of two episodes
+    where it has none. A start that lies within the tolerance of its goal is drawn again.
 
     :raises DataError: the recording has no joint positions, other joints, or episodes that are too short or too few.
     """
@@ -119,21 +110,23 @@ def cut_tasks(
             f"{data.source}: tasks in the simulator need recorded positions ('proprio') of the joints "
             f"{', '.join(sim.names)}; record with `lewm collect`"
         )
-    long_enough = episodes[data.lengths[episodes] > NEAR_STEPS]
+    steps = NEAR.goal_steps if task.goal_steps is None else task.goal_steps
+    assert steps is not None
+    long_enough = episodes[data.lengths[episodes] > steps]
     if len(long_enough) < 2:
         raise DataError(
-            f"{data.source}: {len(long_enough)} held-out episodes have more than {NEAR_STEPS} frames; 2 are needed, "
+            f"{data.source}: {len(long_enough)} held-out episodes have more than {steps} frames; 2 are needed, "
             "record more"
         )
     order = np.random.default_rng((seed, 0)).permutation(long_enough)
-    tasks = []
+    trials = []
     for number in range(count):
         rng = np.random.default_rng((seed, 1, number))
-        for attempt in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then in the next one
-            first = int(order[(number + attempt // DRAWS) % len(order)])
-            start_row = int(data.offsets[first] + rng.integers(data.lengths[first] - NEAR_STEPS))
-            if kind == "near":
-                goal_row = start_row + NEAR_STEPS
+        for draw in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then in the next one
+            first = int(order[(number + draw // DRAWS) % len(order)])
+            start_row = int(data.offsets[first] + rng.integers(data.lengths[first] - steps))
+            if task.goal_steps is not None:
+                goal_row = start_row + task.goal_steps
             else:
                 second = int(rng.choice(order[order != first]))
                 goal_row = int(data.offsets[second] + rng.integers(data.lengths[second]))
@@ -141,33 +134,33 @@ def cut_tasks(
                 np.clip(data.proprio[row].astype(float), sim.limits.lower, sim.limits.upper)
                 for row in (start_row, goal_row)
             )
-            if tip_distance_m(sim, start, goal) > tolerance_m(sim):
+            trial = trial_of(task, State(start), State(goal), sim)
+            if trial.before_m > task.tolerance_m(sim):
                 break
         else:
             raise DataError(f"{data.source}: the arm hardly moves in any episode; record some in which it does")
         path = None
-        if kind == "near":
-            way = np.cumsum(data.actions[start_row:goal_row] * data.control_dt_s, axis=0)
-            path = np.concatenate([start[None], start + way])
-        task = Task(kind, start, goal, BUDGET_STEPS[kind] * sim.control_dt_s)
-        tasks.append(RecordedTask(task, start_row, goal_row, data.pixels[goal_row], path))
-    return tasks
+        if task.goal_steps is not None:
+            moved = np.cumsum(data.actions[start_row:goal_row] * data.control_dt_s, axis=0)
+            path = np.concatenate([start[None], start + moved])
+        trials.append(RecordedTrial(trial, start_row, goal_row, data.pixels[goal_row], path))
+    return trials
 
 
 def run_planner(
     name: str,
-    tasks: Sequence[RecordedTask],
+    trials: Sequence[RecordedTrial],
     sim: ArmSim,
     runtime: Runtime,
     seed: int,
     progress: Callable[[], None] = lambda: None,
 ) -> Results:
-    """What one of PLANNERS does in the tasks; its random numbers in task i are those of seed + i."""
+    """What one of PLANNERS does in the trials; its random numbers in trial i are those of seed + i."""
     results, samples = Results(name), samples_a_step(sim)
     size = runtime.bundle.model.image_size
-    for number, recorded in enumerate(tasks):
-        ran = reach(recorded.task, sim, runtime, PLANNERS[name], seed + number, recorded.goal_picture)
-        hits = np.flatnonzero(ran.errors_m <= tolerance_m(sim))
+    for number, recorded in enumerate(trials):
+        ran = attempt(recorded.trial, sim, runtime, PLANNERS[name], seed + number, recorded.goal_picture)
+        hits = np.flatnonzero(ran.errors_m <= recorded.trial.task.tolerance_m(sim))
         results.outcomes.append(ran.outcome)
         results.steps.append(math.ceil(hits[0] / samples) if len(hits) else None)
         results.plan_s += ran.plan_s
@@ -176,22 +169,22 @@ def run_planner(
     return results
 
 
-def run_baselines(tasks: Sequence[RecordedTask], sim: ArmSim, seed: int) -> Iterator[Results]:
-    """What BASELINES do in the tasks; there is no replay of tasks whose frames are of two episodes."""
-    all_tasks = [recorded.task for recorded in tasks]
-    for name, outcomes in baselines(all_tasks, sim, seed):
+def run_baselines(recorded: Sequence[RecordedTrial], sim: ArmSim, seed: int) -> Iterator[Results]:
+    """What BASELINES do in the trials; there is no replay of trials whose frames are of two episodes."""
+    trials = [each.trial for each in recorded]
+    for name, outcomes in baselines(trials, sim, seed):
         yield Results(name, outcomes)
-    if all(recorded.path is not None for recorded in tasks):
-        yield Results("replay", [_replay(recorded, sim) for recorded in tasks])
-    yield Results("straight", [go_straight(task, sim) for task in all_tasks])
+    if all(each.path is not None for each in recorded):
+        yield Results("replay", [_replay(each, sim) for each in recorded])
+    yield Results("straight", [run_scripted(trial, sim, seed, number) for number, trial in enumerate(trials)])
 
 
-def _replay(recorded: RecordedTask, sim: ArmSim) -> Outcome:
+def _replay(recorded: RecordedTrial, sim: ArmSim) -> Outcome:
     assert recorded.path is not None
-    return follow(recorded.task, sim, sim.control_dt_s * np.arange(len(recorded.path)), recorded.path)
+    return follow(recorded.trial, sim, sim.control_dt_s * np.arange(len(recorded.path)), recorded.path)
 
 
-def as_dict(kind: str, tasks: Sequence[RecordedTask], results: Sequence[Results], pairs: Sequence[Pair]) -> dict:
+def as_dict(kind: str, trials: Sequence[RecordedTrial], results: Sequence[Results], pairs: Sequence[Pair]) -> dict:
     """Everything about one kind of task, for JSON."""
 
     def one(each: Results) -> dict[str, Any]:
@@ -209,14 +202,14 @@ def as_dict(kind: str, tasks: Sequence[RecordedTask], results: Sequence[Results]
 
     return {
         "kind": kind,
-        "tasks": [{"start_row": task.start_row, "goal_row": task.goal_row} for task in tasks],
+        "tasks": [{"start_row": trial.start_row, "goal_row": trial.goal_row} for trial in trials],
         "policies": {each.name: one(each) for each in results},
         "pairs": [{**asdict(pair), "p_value": pair.p_value, "difference_percent": pair.difference} for pair in pairs],
     }
 
 
-def draw_gallery(path: Path, data: Episodes, tasks: Sequence[RecordedTask], results: Results) -> int:
-    """Draws start, goal and end of the tasks that were not held, worst first; of the worst ones where all were.
+def draw_gallery(path: Path, data: Episodes, trials: Sequence[RecordedTrial], results: Results) -> int:
+    """Draws start, goal and end of the trials that were not held, worst first; of the worst ones where all were.
 
     :return: how many were not held.
     """
@@ -226,16 +219,16 @@ def draw_gallery(path: Path, data: Episodes, tasks: Sequence[RecordedTask], resu
     import matplotlib.pyplot as plt
 
     outcomes = results.outcomes
-    worst = sorted(range(len(tasks)), key=lambda i: (outcomes[i].held, -outcomes[i].final_error_m))
+    worst = sorted(range(len(trials)), key=lambda i: (outcomes[i].held, -outcomes[i].final_error_m))
     failed = [i for i in worst if not outcomes[i].held]
     shown = (failed or worst[:3])[:SHOWN]
     figure, rows = plt.subplots(
         len(shown), 3, figsize=(6.3, 2.2 * len(shown)), squeeze=False, layout="constrained", dpi=100
     )
-    what = f"{len(failed)} of {len(tasks)} not held" + ("" if failed else "; those that ended farthest")
-    figure.suptitle(f"{results.name}, {tasks[0].task.kind}: {what}", fontsize=10)
+    what = f"{len(failed)} of {len(trials)} not held" + ("" if failed else "; those that ended farthest")
+    figure.suptitle(f"{results.name}, {trials[0].trial.task.name}: {what}", fontsize=10)
     for row, i in zip(rows, shown, strict=True):
-        pictures = (data.pixels[tasks[i].start_row], tasks[i].goal_picture, results.ends[i])
+        pictures = (data.pixels[trials[i].start_row], trials[i].goal_picture, results.ends[i])
         hit = ", had been there" if outcomes[i].first_hit and not outcomes[i].held else ""
         titles = (f"start {i}", "goal", f"end: {1e3 * outcomes[i].final_error_m:.0f} mm off{hit}")
         for axes, shot, title in zip(row, pictures, titles, strict=True):
@@ -281,15 +274,15 @@ def evaluate_reach(
     out.mkdir(parents=True, exist_ok=True)
     described: list[dict[str, Any]] = []
     with ArmSim(world) as sim, tqdm(desc="episodes", unit="ep", disable=not sys.stderr.isatty()) as bar:
-        bar.total = episodes * len(planners) * len(BUDGET_STEPS)
-        for kind in BUDGET_STEPS:
-            tasks = cut_tasks(kind, episodes, seed, data, kept, sim)
-            results = [run_planner(name, tasks, sim, runtime, seed, bar.update) for name in planners]
+        bar.total = episodes * len(planners) * len(KINDS)
+        for task in KINDS:
+            trials = cut_trials(task, episodes, seed, data, kept, sim)
+            results = [run_planner(name, trials, sim, runtime, seed, bar.update) for name in planners]
             pairs = [results[0].compared_with(other) for other in results[1:]]
             for each in results:
-                draw_gallery(out / f"{kind}_{each.name}.png", data, tasks, each)
-            results += run_baselines(tasks, sim, seed)
-            described.append(as_dict(kind, tasks, results, pairs))
+                draw_gallery(out / f"{task.name}_{each.name}.png", data, trials, each)
+            results += run_baselines(trials, sim, seed)
+            described.append(as_dict(task.name, trials, results, pairs))
             facts = {
                 "bundle": str(runtime.bundle.folder),
                 "data": {"source": data.source, "sha256": data.sha256, "held_out_episodes": len(kept)},
@@ -298,7 +291,7 @@ def evaluate_reach(
                 "tasks": described,
             }
             (out / "reach.json").write_text(json.dumps(facts, indent=1) + "\n")
-            yield Evaluation(kind, results, pairs)
+            yield Evaluation(task.name, results, pairs)
 
 
 def table(evaluation: Evaluation) -> Table:

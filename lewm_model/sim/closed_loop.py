@@ -23,12 +23,6 @@ def samples_a_step(sim: ArmSim) -> int:
     return round(sim.control_dt_s / SAMPLE_S) or 1
 
 
-def picture(sim: ArmSim, pose: np.ndarray, size: int) -> np.ndarray:
-    """The model's picture (size, size, 3) of the arm at rest at `pose` (A,) rad; moves the simulated arm there."""
-    sim.reset(joint_positions=pose)
-    return to_model_image(sim.render(), size)
-
-
 def drive(
     sim: ArmSim,
     runtime: Runtime,

@@ -1,0 +1,88 @@
+"""How often a model succeeds in trials that are drawn in simulation, beside what needs no model: `lewm eval --task`.
+
+"random" moves as the recordings of random motion do, "hold" does not move. "scripted" is told what the robot only sees
+in a picture: not a baseline but a bound of what the budget allows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+from tqdm import tqdm
+
+from lewm_model.evaluation.figures import Figures
+from lewm_model.evaluation.statistics import first_hit, held
+from lewm_model.runtime import Runtime
+from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.registry import Suite
+from lewm_model.tasks.task import Outcome, Task, Trial, attempt, draw_trials, hold_still, move_randomly, run_scripted
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of the trials of one task, by who tried: "model", "random", "hold" and "scripted"."""
+
+    task: Task
+    trials: list[Trial]
+    tolerance_m: float
+    outcomes: dict[str, list[Outcome]]
+    plan_s: list[float]  # how long each of the model's plans took
+
+    @property
+    def table(self) -> Table:
+        """For the terminal."""
+        distances_cm = 100 * np.array([trial.before_m for trial in self.trials])
+        return outcome_table(
+            f"{self.task.name}: {self.task.subject} within {100 * self.tolerance_m:.1f} cm, "
+            f"budget {self.trials[0].budget_s:g} s, {distances_cm.min():.0f} to {distances_cm.max():.0f} cm away "
+            f"(median {np.median(distances_cm):.0f})",
+            self.outcomes,
+        )
+
+    @property
+    def figures(self) -> Figures:
+        """What the model did has the plain names, what others did ends with who they are."""
+        start = f"eval.{self.task.name}"
+        figures: Figures = {f"{start}_goals": (len(self.trials), "")}
+        for who, outcomes in self.outcomes.items():
+            name = f"{start}_success_held" + ("" if who == "model" else f"_{who}")
+            low, high = held(outcomes).interval
+            figures |= {name: (held(outcomes).percent, "%"), f"{name}_low": (low, "%"), f"{name}_high": (high, "%")}
+        figures[f"{start}_first_hit"] = (first_hit(self.outcomes["model"]).percent, "%")
+        figures[f"{start}_plan_ms"] = (1000 * float(np.median(self.plan_s)) if self.plan_s else None, "ms")
+        return figures
+
+
+def try_suite(suite: Suite, runtime: Runtime, count: int, seed: int, world: Path | None = None) -> Iterator[Tried]:
+    """Tries `count` trials of each task of a suite; the same seed gives the same trials."""
+    with ArmSim(world) as sim:
+        for task in suite.tasks:
+            trials = draw_trials(task, count, seed, sim)
+            outcomes: dict[str, list[Outcome]] = {"model": [], "random": [], "hold": [], "scripted": []}
+            plan_s: list[float] = []
+            bar = tqdm(trials, task.name, unit="goal", disable=not sys.stderr.isatty())
+            for number, trial in enumerate(bar):
+                result = attempt(trial, sim, runtime, suite.plan, number)
+                plan_s += result.plan_s
+                outcomes["model"].append(result.outcome)
+                outcomes["random"].append(move_randomly(trial, sim, seed, number))
+                outcomes["hold"].append(hold_still(trial, sim))
+                outcomes["scripted"].append(run_scripted(trial, sim, seed, number))
+            yield Tried(task, trials, task.tolerance_m(sim), outcomes, plan_s)
+
+
+def outcome_table(title: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Table:
+    """A row for each who tried."""
+    table = Table(title=title)
+    for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
+        table.add_column(heading)
+    for who, found in outcomes.items():
+        error_m = float(np.median([outcome.final_error_m for outcome in found]))
+        label = "scripted, which is told the goal" if who == "scripted" else who
+        table.add_row(label, str(len(found)), str(held(found)), str(first_hit(found)), f"{100 * error_m:.1f} cm")
+    return table
