@@ -7,6 +7,8 @@
 `ros2 launch lewm_ros plan.launch.py --show-args` describes every argument.
 """
 
+import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -110,10 +112,16 @@ ARGUMENTS = [
         description="Start RViz with config/lewm.rviz, which shows what the viewer draws; needs rviz2 on this machine.",
     ),
     DeclareLaunchArgument(
+        "dry_run",
+        default_value="false",
+        choices=BOOLEAN,
+        description="Plan and show, hold and report as ever, and send nothing to the arm.",
+    ),
+    DeclareLaunchArgument(
         "enable",
         default_value="false",
         choices=BOOLEAN,
-        description="Arm the planner as soon as frames and joint states arrive. Leave it off on a real arm.",
+        description="Arm the planner once, when frames and joint states arrive, not after it died. Not for a real arm.",
     ),
 ]
 
@@ -128,7 +136,10 @@ def start(context: LaunchContext) -> list[Action]:
     gazebo_clock = values["use_sim_time"] == "auto" and values["sim"] == "gazebo"
     use_sim_time: dict[str, Any] = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
     model = {"model": values["model"], "backend": values["backend"], **use_sim_time}
-    camera, planner = dict(model), {**model, "enable_on_start": values["enable"] == "true"}
+    # Armed on start by the lifecycle manager, which knows the first start from those after a crash.
+    unmanaged = values["enable"] == "true" and values["autostart"] == "false"
+    camera: dict[str, Any] = {}
+    planner: dict[str, Any] = {"dry_run": values["dry_run"] == "true", "enable_on_start": unmanaged}
     if values["goal_folder"]:
         camera["goal_folder"] = values["goal_folder"]
     if values["deadman_button"]:
@@ -139,11 +150,11 @@ def start(context: LaunchContext) -> list[Action]:
         actions.append(gazebo(values["namespace"]))
     names = ["camera_node", "planner_node"]
     if values["composed"] == "true":
-        actions.append(process("composed", {**camera, **planner}, values))
+        actions.append(process("composed", [model, sections(camera_node=camera, planner_node=planner)], values))
     else:
-        actions += [process("camera_node", camera, values), process("planner_node", planner, values)]
+        actions += [process("camera_node", [model, camera], values), process("planner_node", [model, planner], values)]
     if values["sim"] == "mujoco":
-        actions.append(process("sim_node", use_sim_time, values))
+        actions.append(process("sim_node", [use_sim_time], values))
         names.insert(0, "sim_node")
     if values["autostart"] == "true":
         actions.append(lifecycle_manager(names, values))
@@ -173,7 +184,14 @@ def fast_dds_profiles() -> list[Action]:
     ]
 
 
-def process(executable: str, parameters: dict[str, Any], values: dict[str, str]) -> Node:
+def sections(**nodes: dict[str, Any]) -> str:
+    """A params file with a section for each node, by its name: each refuses what only the other one takes."""
+    with tempfile.NamedTemporaryFile("w", prefix="lewm_ros_", suffix=".yaml", delete=False) as file:
+        json.dump({f"/**/{node}": {"ros__parameters": found} for node, found in nodes.items() if found}, file)
+    return file.name  # JSON is YAML
+
+
+def process(executable: str, parameters: list[Any], values: dict[str, str]) -> Node:
     """One of our executables; its nodes come up unconfigured."""
     respawn = values["respawn"] == values["autostart"] == "true"  # nobody would bring up what is started again
     return Node(
@@ -182,7 +200,7 @@ def process(executable: str, parameters: dict[str, Any], values: dict[str, str])
         # A name is given to every node of a process, so that of two nodes gets none.
         name=None if executable == "composed" else executable,
         namespace=values["namespace"],
-        parameters=[values["params_file"], parameters],
+        parameters=[values["params_file"], *filter(None, parameters)],
         remappings=[
             ("camera/image_raw", values["image_topic"]),
             ("arm_controller/joint_trajectory", values["command_topic"]),
@@ -231,7 +249,7 @@ def lifecycle_manager(names: list[str], values: dict[str, str]) -> Node:
         executable="lifecycle_manager",
         name="lifecycle_manager",
         namespace=values["namespace"],
-        parameters=[{"nodes": names}],
+        parameters=[{"nodes": names, "enable": "planner_node" if values["enable"] == "true" else ""}],
         output="screen",
         sigterm_timeout="15",
         on_exit=fail("the lifecycle manager has ended; its last message says why"),

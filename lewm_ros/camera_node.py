@@ -116,7 +116,7 @@ class CameraNode(ManagedNode):
             self.destroy_subscription(subscription)
         self._entities = []
         if self._worker is not None:
-            self._worker.stop()
+            self._end(self._worker)
             self._worker = None
         self._mailbox.take(0.0)
 

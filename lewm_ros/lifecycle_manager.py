@@ -2,9 +2,10 @@
 
     ros2 run lewm_ros lifecycle_manager --ros-args -p "nodes:=[camera_node, planner_node]"
 
-It starts no process: launch (respawn) or systemd does. It never touches a node whose process lives on: what a person
-does with `ros2 lifecycle set` stays done. A node that refuses to be brought up ends it, with exit status 1; SIGINT and
-SIGTERM end it after it has deactivated the nodes, the last one first.
+Nodes are configured as soon as they are there, all at the same time, as that loads models; once all are configured,
+they are activated one after the other. It starts no process: launch (respawn) or systemd does. It never touches a node
+whose process lives on: what a person does with `ros2 lifecycle set` stays done. A node that refuses to be brought up
+ends it, with exit status 1; SIGINT and SIGTERM end it after it has deactivated the nodes, the last one first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
@@ -33,13 +37,15 @@ from lewm_ros.parameters import Parameter, ParameterError, declare, read
 PARAMETERS = (
     Parameter("nodes", RosParameter.Type.STRING_ARRAY, "Lifecycle nodes, in the order in which they are brought up."),
     Parameter("watch_period", 0.5, "Seconds between two questions to a node for its state.", 0.05, 10.0),
+    Parameter("enable", "", "Node whose enable_on_start is set at its first start, and not when it is started again."),
     Parameter("dead_after", 5.0, "Seconds without an answer after which a node counts as dead.", 0.5, 600.0),
 )
-# The way up: the state that a step starts from, its transition, and the word for it.
+# The way up: the state that a step starts from, its transition, the word for it, and the state that it leads to.
 STEPS = {
-    "unconfigured": (Transition.TRANSITION_CONFIGURE, "configured"),
-    "inactive": (Transition.TRANSITION_ACTIVATE, "activated"),
+    "unconfigured": (Transition.TRANSITION_CONFIGURE, "configured", "inactive"),
+    "inactive": (Transition.TRANSITION_ACTIVATE, "activated", "active"),
 }
+BRING_UP_PERIOD_S = 0.1  # between two looks at a node that is to be brought up
 FRESH_S = 1.0  # an answer that is older says nothing about the state of now
 LOST_S = 2.0  # a question without an answer for so long is asked again: the process it went to may be gone
 LOST_ANSWERS = 4  # so many answers later, a transition that was asked for must have ended: nodes do one thing at a time
@@ -86,6 +92,8 @@ class LifecycleManager(Node):
         self.failure = ""
         self._ending = False
         self._dead_after_s = values["dead_after"]
+        self._to_enable = values["enable"]
+        self._settings = self.create_client(SetParameters, f"{self._to_enable}/set_parameters")
         self._nodes = [
             Managed(
                 name,
@@ -96,7 +104,8 @@ class LifecycleManager(Node):
         ]
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still until a simulator is active
-        self.create_timer(values["watch_period"], self._watch, clock=steady)
+        self._watch_period_s = values["watch_period"]
+        self.create_timer(min(BRING_UP_PERIOD_S, self._watch_period_s), self._watch, clock=steady)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
 
     # ---- watching ----------------------------------------------------------------------------------------------------
@@ -111,7 +120,8 @@ class LifecycleManager(Node):
                 self.get_logger().error(f"{node.name} has not answered for {node.silent_s:.0f} s")
                 node.transition = None
             node.dead = dead
-            self._ask(node)
+            if node.owed or time.monotonic() - node.asked_s >= self._watch_period_s:
+                self._ask(node)
         self._advance()
 
     def _ask(self, node: Managed) -> None:
@@ -170,30 +180,61 @@ class LifecycleManager(Node):
     # ---- bringing up -------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Asks for the next step: every node is configured, in order, and then every one activated, one at a time.
+        """Asks for the next steps: every node is configured, and once all are, one after the other is activated.
 
         A dead node does not keep the others waiting; one that has never been there does, at the start.
         """
         owed = [node for node in self._nodes if node.owed and not node.dead]
-        if self.failure or self._ending or any(node.transition is not None for node in owed):
+        if self.failure or self._ending:
             return
-        waiting = [node for node in owed if node.state not in ("inactive", "active")] or owed
-        if waiting and waiting[0].state in STEPS and waiting[0].silent_s < FRESH_S:
-            node = waiting[0]
-            request = ChangeState.Request(transition=Transition(id=STEPS[node.state][0]))
-            if node.change_state.service_is_ready():
-                node.transition, node.answers = node.change_state.call_async(request), 0
-                node.transition.add_done_callback(partial(self._on_changed, node, node.state))
+        for node in owed:
+            if node.state == "unconfigured":
+                self._step(node)
+        if all(node.state in ("inactive", "active") for node in owed):
+            for node in owed:
+                if node.state == "inactive":
+                    self._step(node)
+                    return
+
+    def _step(self, node: Managed) -> None:
+        """Asks a node for its next transition, if none is pending and its state is known."""
+        if node.transition is not None or node.silent_s > FRESH_S or not node.change_state.service_is_ready():
+            return
+        if node.name == self._to_enable and node.state == "unconfigured":
+            if not self._settings.service_is_ready():
+                return
+            self._to_enable = ""  # once only: what died is not armed again by itself
+            value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
+            request = SetParameters.Request(parameters=[ParameterMessage(name="enable_on_start", value=value)])
+            node.transition, node.answers = self._settings.call_async(request), 0
+            node.transition.add_done_callback(partial(self._on_set, node))
+            return
+        request = ChangeState.Request(transition=Transition(id=STEPS[node.state][0]))
+        node.transition, node.answers = node.change_state.call_async(request), 0
+        node.transition.add_done_callback(partial(self._on_changed, node, node.state))
+
+    def _on_set(self, node: Managed, answer: Any) -> None:
+        if answer is not node.transition:
+            return
+        node.transition = None
+        result = answer.result().results[0]
+        if not result.successful:
+            self._fail(f"{node.name} cannot be armed on start: {result.reason}")
+        self._advance()
 
     def _on_changed(self, node: Managed, start: str, transition: Any) -> None:
         if transition is not node.transition:
             return
         node.transition = None
-        node.refused = "" if transition.result().success else start
+        if transition.result().success:
+            node.state, node.refused, node.answered_s = STEPS[start][2], "", time.monotonic()
+        else:
+            node.state, node.refused = "unknown", start  # until it has said
         if node.question is not None:  # it may be from before the step
             node.get_state.remove_pending_request(node.question)
             node.question = None
         self._ask(node)
+        self._advance()
 
     def take_down(self, executor: SingleThreadedExecutor) -> None:
         """Deactivates what is active, the last node first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import platform
 import signal
 import sys
 import threading
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.signals import SignalHandlerOptions
 
@@ -26,9 +30,14 @@ from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PlanConfig
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_ros.parameters import Parameter, ParameterError, declare, read
+from lewm_ros.parameters import Parameter, ParameterError, check_choice, declare, read
 
+HARDWARE_ID = platform.node()  # of diagnostics: the computer that the node runs on
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+STOP_S = 5.0  # that a thread which was told to end is waited for
+STANDSTILL_S = 2.0  # that simulated time may stand still before diagnostics say so
 
 
 class Refusal(RuntimeError):
@@ -68,8 +77,11 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self._table = parameters
         declare(self, parameters)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, and that must be told
+        self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics, clock=steady)
+        self._clock_seen = (-1, time.monotonic())  # ns that the clock said last, and since when
         self._backend: dict[str, str] = {}  # diagnostic values: what runs the model, and why nothing before it does
         self._unconnected: list[str] = []  # who is on a topic of this node and does not reach it, as last told
         self._built_s = 0.0  # when the progress of a build was last told, steady clock
@@ -86,7 +98,7 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def deactivate(self) -> None:
-        """Ends the work; must not fail, and must be harmless when nothing runs."""
+        """Ends the work, or refuses because it cannot; harmless when nothing runs."""
         raise NotImplementedError
 
     def cleanup(self) -> None:
@@ -96,6 +108,39 @@ class ManagedNode(LifecycleNode):
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         """Level, message and values of an active node."""
         raise NotImplementedError
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Takes new values of live parameters, by name, while the node is configured; ParameterError refuses them."""
+        raise NotImplementedError
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def _on_set_parameters(self, parameters: Sequence[RosParameter]) -> SetParametersResult:
+        """What would have no effect is refused, with what to do."""
+        rows = {row.name: row for row in self._table}
+        if self.state_label == "unconfigured":
+            return SetParametersResult(successful=True)  # they are read when it is configured
+        live = {}
+        try:
+            for parameter in parameters:
+                row = rows.get(parameter.name)
+                if row is None:
+                    continue
+                check_choice(row, parameter.value)
+                if not row.live:
+                    raise ParameterError(
+                        f"{row.name} is read when {self.get_name()} is configured, and would change nothing now: "
+                        "deactivate and clean up the node, set it, configure and activate it"
+                    )
+                live[row.name] = parameter.value
+            if live:
+                self.change(live)
+        except ParameterError as error:
+            self.get_logger().error(f"a parameter was not set: {error}")
+            return SetParametersResult(successful=False, reason=str(error))
+        for name, value in live.items():
+            self.get_logger().info(f"{name} is {value} from now on")
+        return SetParametersResult(successful=True)
 
     # ---- the model ---------------------------------------------------------------------------------------------------
 
@@ -137,15 +182,26 @@ class ManagedNode(LifecycleNode):
         return self._attempt("clean up", self.cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._attempt("shut down", self._end)
+        return self._attempt("shut down", self._free)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees everything; the node can be configured again."""
-        return self._attempt("recover from an error", self._end)
+        return self._attempt("recover from an error", self._free)
 
-    def _end(self) -> None:
+    def _free(self) -> None:
         self.deactivate()
         self.cleanup()
+
+    def _end(self, worker: Worker) -> None:
+        """Ends the thread of an active node.
+
+        :raises Refusal: it does not end; the node stays active, so that no second one is started beside it.
+        """
+        if not worker.stop():
+            raise Refusal(
+                f"the thread {worker.name!r} has not ended within {STOP_S:g} s: what it computes takes longer; "
+                "deactivate again, or end the process"
+            )
 
     def _attempt(
         self, what: str, step: Callable[[], None], undo: Callable[[], None] | None = None
@@ -199,7 +255,22 @@ class ManagedNode(LifecycleNode):
             if text not in self._unconnected:
                 self.get_logger().warning(text)
         self._unconnected = unconnected
+        if still := self._standstill():
+            level, message = max(level, ERROR), f"{message}; {still}"
         self._send_diagnostics(level, message, values | self._backend)
+
+    def _standstill(self) -> str | None:
+        """That the clock of the stamps does not go on, and then nothing else does; None while it does."""
+        now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
+        if now_ns != self._clock_seen[0]:
+            self._clock_seen = (now_ns, now_s)
+        still_s = now_s - self._clock_seen[1]
+        if still_s < STANDSTILL_S:
+            return None
+        return (
+            f"time has stood still for {still_s:.0f} s at {now_ns / 1e9:g} s: use_sim_time is true and nothing comes "
+            "on /clock; start what publishes it, or set use_sim_time to false"
+        )
 
     def _send_diagnostics(self, level: bytes, message: str, values: Mapping[str, str]) -> None:
         self._diagnostics.publish(diagnostics_message(self, level, message, values))
@@ -210,6 +281,7 @@ def status_message(node: Node, level: bytes, message: str, values: Mapping[str, 
     return DiagnosticStatus(
         level=level,
         name=node.get_fully_qualified_name().lstrip("/"),
+        hardware_id=HARDWARE_ID,
         message=message,
         values=[KeyValue(key=key, value=value) for key, value in values.items()],
     )
@@ -275,10 +347,20 @@ class Worker:
             if self._last:
                 self._last()
 
-    def stop(self, timeout_s: float = 5.0) -> bool:
+    @property
+    def name(self) -> str:
+        """What it does."""
+        return self._thread.name
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is neither at its end nor told to end."""
+        return self._running and self._thread.is_alive()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
         """Lets the current step end and waits for it; False when it does not within `timeout_s`."""
         self._running = False
-        self._thread.join(timeout_s)
+        self._thread.join(STOP_S if timeout_s is None else timeout_s)
         return not self._thread.is_alive()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ class Parameter:
     :param high: greatest; both or neither.
     :param choices: allowed texts.
     :param needed: whether somebody must give a value where `default` is a type; otherwise it is an empty array.
+    :param live: whether it may be set while the node is configured, and then takes effect at once.
     """
 
     name: str
@@ -34,11 +36,13 @@ class Parameter:
     high: float | None = None
     choices: tuple[str, ...] = ()
     needed: bool = True
+    live: bool = False
 
     @property
     def descriptor(self) -> ParameterDescriptor:
         """What `ros2 param describe` shows."""
-        descriptor = ParameterDescriptor(description=self.description)
+        when = "" if self.live else " Read when the node is configured."
+        descriptor = ParameterDescriptor(description=self.description + when)
         if self.choices:
             descriptor.additional_constraints = f"one of {', '.join(self.choices)}"
         if self.low is not None and self.high is not None:
@@ -60,8 +64,10 @@ def declare(node: Node, table: Sequence[Parameter]) -> None:
 def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
     """The values by name; arrays as tuples.
 
-    :raises ParameterError: a value without a default was not given, or a text is not one of its choices.
+    :raises ParameterError: a value without a default was not given, a text is not one of its choices, or something was
+        given that the node does not know.
     """
+    refuse_unknown(node)
     values: dict[str, Any] = {}
     for row in table:
         parameter = node.get_parameter_or(row.name)
@@ -70,7 +76,37 @@ def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
             value = ()  # an empty array has no type that rclpy could check
         elif parameter.type_ == RosParameter.Type.NOT_SET:
             raise ParameterError(f"parameter {row.name!r} is not set ({row.description}); give it in the params file")
-        if row.choices and value not in row.choices:
-            raise ParameterError(f"parameter {row.name!r} is {value!r}; it must be one of {', '.join(row.choices)}")
+        check_choice(row, value)
         values[row.name] = tuple(value) if isinstance(value, (list, array.array)) else value
     return values
+
+
+def check_choice(row: Parameter, value: Any) -> None:
+    """Raises ParameterError where the value is none of the row's choices."""
+    if row.choices and value not in row.choices:
+        raise ParameterError(f"parameter {row.name!r} is {value!r}; it must be one of {', '.join(row.choices)}")
+
+
+def refuse_unknown(node: Node) -> None:
+    """Raises ParameterError for what a params file or command line gives to the node and the node does not know.
+
+    ROS would ignore it: a dead-man's button that is misspelt would be none.
+    """
+    given, known = node._parameter_overrides, node._parameters
+    unknown = [name for name in given if name not in known and not name.startswith("qos_overrides.")]
+    if unknown:
+        raise ParameterError(
+            f"{node.get_name()} knows no parameter {'; nor '.join(_described(name, known) for name in unknown)}; "
+            "change it in the params file"
+        )
+
+
+def _described(name: str, known: Iterable[str]) -> str:
+    """An unknown name, and the one that may have been meant."""
+    for start in range(1, name.count(".") + 1):  # lines that were pasted one level too deep
+        inner = ".".join(name.split(".")[start:])
+        if inner in known:
+            return f"{name!r} (is it {inner!r}, {start} level too deep?)"
+    lower = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"{name!r} (is it {lower[near[0]]!r}?)" if near else repr(name)

@@ -9,10 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Float32
@@ -24,6 +26,7 @@ from lewm_model.config import PlanConfig
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
 from lewm_model.planning.planner import Decision, Planner
+from lewm_model.planning.proposals import proposals_of
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.goals import EndedGoals, ended_goals_file, goal_identity
@@ -38,6 +41,7 @@ from lewm_ros.messages import (
     trajectory_to_message,
 )
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run, status_message
+from lewm_ros.parameters import ParameterError
 from lewm_ros.planner_parameters import PARAMETERS, settings
 from lewm_ros.safety import Shield, State
 
@@ -140,6 +144,7 @@ class PlannerNode(ManagedNode):
         self._pursued: str | None = None  # of the one that the planning thread has
         self._runtime: Runtime | None = None
         self._worker: Worker | None = None
+        self._start_is_over = False  # it was armed on start, or a person did not want that
         self._subscriptions_made: list[Any] = []
         self._services_made: list[Any] = []
 
@@ -148,6 +153,7 @@ class PlannerNode(ManagedNode):
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
         checked = settings(values)
+        self._values = dict(values)
         self._limits, self._workspace = checked.limits, checked.workspace
         self._plan_config, self._shield_config = checked.plan, checked.shield
         self._monitor = checked.monitor
@@ -162,8 +168,8 @@ class PlannerNode(ManagedNode):
                 f"the actions of the model in {bundle.folder} are {bundle.actions.kind!r}, not joint velocities in "
                 "rad/s, and must not be executed as such; `lewm convert --actions-are` makes velocities of positions"
             )
-        self._seed, self._enable_on_start = values["seed"], values["enable_on_start"]
-        self._deadman_button = values["deadman_button"]
+        self._seed, self._dry_run = values["seed"], values["dry_run"]
+        self._calibration = bundle.calibration  # as it was measured; goal_tolerance changes it
         self._no_go = None if values["allow_no_go"] else bundle.no_go
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
@@ -198,7 +204,7 @@ class PlannerNode(ManagedNode):
     def activate(self) -> None:
         assert self._runtime is not None
         self._planner = self._new_planner(self._runtime)
-        needs_deadman = self._deadman_button >= 0
+        needs_deadman = self._values["deadman_button"] >= 0
         self._shield = Shield(
             self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
         )
@@ -206,27 +212,29 @@ class PlannerNode(ManagedNode):
         self._vigilance = None if calibration is None else Vigilance(self._monitor)
         self._mailbox = Mailbox(depth=64)
         self._log = PlanLog()
-        self._arm_when_ready = self._enable_on_start
+        self._arm_when_ready = self._values["enable_on_start"] and not self._start_is_over  # once only
         self._goal = self._pursued = None
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._last_stamp_s = self._preview_s = -np.inf
         self._novelty = 0.0
         self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
+        self._dry_reached = False
+        self._adjust()
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
             self.create_subscription(Image, "goal_latent", self._on_goal, LATCHED),
             self.create_subscription(Float32, "novelty", self._on_novelty, qos_profile_sensor_data),
             self.create_subscription(JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data),
+            self.create_subscription(Joy, "joy", self._on_joy, qos_profile_sensor_data),
+            self.create_subscription(Float32, "~/speed_scale", self._on_speed_scale, 1),
         ]
-        if needs_deadman:
-            self._subscriptions_made.append(self.create_subscription(Joy, "joy", self._on_joy, qos_profile_sensor_data))
 
     def deactivate(self) -> None:
         if self._worker is not None:
             self._shield.disarm()
-            self._worker.stop()  # its last act is a smooth stop
+            self._end(self._worker)  # its last act is a smooth stop
             self._worker = None
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
@@ -241,7 +249,32 @@ class PlannerNode(ManagedNode):
                 self.destroy_service(service)
 
     def _new_planner(self, runtime: Runtime) -> Planner:
-        return Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed, self._monitor)
+        planner = Planner(runtime, self._limits, self._plan_config, self._now_s, self._seed, self._monitor)
+        planner.speed_scale = self._values["speed_scale"] or 1.0  # at 0 the shield holds
+        return planner
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Takes new values of live parameters, also while the arm moves."""
+        assert self._runtime is not None
+        changed = {**self._values, **values}
+        checked = settings(changed)
+        try:
+            Planner(self._runtime, self._limits, checked.plan, self._now_s, self._seed, self._monitor)
+        except ValueError as error:
+            raise ParameterError(str(error)) from error
+        self._values, self._plan_config, self._shield_config = changed, checked.plan, checked.shield
+        if self._worker is not None:
+            self._adjust()
+
+    def _adjust(self) -> None:
+        """Hands the live parameters to the shield and to the planning thread."""
+        scale, needs_deadman = self._values["speed_scale"], self._values["deadman_button"] >= 0
+        self._shield.config = self._shield_config
+        if needs_deadman and not self._shield.needs_deadman:
+            self._shield.deadman(False)  # until it is heard of
+        self._shield.needs_deadman = needs_deadman
+        self._shield.pause("speed_scale is 0; set it above 0 to go on" if scale == 0 else None)
+        self._mailbox.put("live", (self._plan_config, scale, self._values["goal_tolerance"]))
 
     def _now_s(self) -> float:
         """Now on the clock of the stamps, s since the node was configured: small, so that floats are precise."""
@@ -301,13 +334,20 @@ class PlannerNode(ManagedNode):
             self._mailbox.put("joints", (stamp_s, positions))
 
     def _on_joy(self, message: Joy) -> None:
-        pressed = self._deadman_button < len(message.buttons) and message.buttons[self._deadman_button] != 0
-        if self._deadman_button >= len(message.buttons):
+        button = self._values["deadman_button"]
+        if button < 0:
+            return
+        if button >= len(message.buttons):
             self._complain(
-                f"joy has {len(message.buttons)} buttons, deadman_button is {self._deadman_button}; "
-                "set it to a button that there is"
+                f"joy has {len(message.buttons)} buttons, deadman_button is {button}; set it to a button that there is"
             )
-        self._shield.deadman(pressed)
+        self._shield.deadman(button < len(message.buttons) and message.buttons[button] != 0)
+
+    def _on_speed_scale(self, message: Float32) -> None:
+        if not 0.0 <= message.data <= 1.0:
+            self._complain(f"~/speed_scale says {message.data}; it must be between 0 and 1")
+        elif (scale := round(message.data, 4)) != self._values["speed_scale"]:
+            self.set_parameters([RosParameter("speed_scale", value=scale)])
 
     def _complain(self, text: str) -> None:
         """Logs a problem with the input, once while it stays the same; diagnostics show it for a while."""
@@ -318,8 +358,10 @@ class PlannerNode(ManagedNode):
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if self._worker is None:
             response.success, response.message = False, "the node is not active; activate it first"
+        elif request.data and not self._worker.goes_on:
+            response.success, response.message = False, "the node is being deactivated, or its planning has failed"
         elif not request.data:
-            self._arm_when_ready = False
+            self._arm_when_ready, self._start_is_over = False, True
             self._shield.disarm()
             response.success, response.message = True, "disarmed"
         else:
@@ -330,7 +372,7 @@ class PlannerNode(ManagedNode):
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._worker is not None:
-            self._arm_when_ready = False
+            self._arm_when_ready, self._start_is_over = False, True
             self._shield.stop("~/stop was called")
         response.success, response.message = True, "stopped" if self._worker else "not active, nothing moves"
         self.get_logger().warning(f"stop: {response.message}")
@@ -366,8 +408,11 @@ class PlannerNode(ManagedNode):
             self._planner.measure(stamp_s, positions)
         for stamp_s, latent in items.get("latent", ()):
             self._planner.observe(stamp_s, latent)
+        for self._planner.config, scale, tolerance in items.get("live", ())[-1:]:
+            self._planner.speed_scale = scale or 1.0
+            self._tolerate(tolerance)
         for identity, goal in items.get("goal", ())[-1:]:
-            self._pursued = identity
+            self._pursued, self._dry_reached = identity, False
             self._planner.set_goal(goal)
         for novelty in items.get("novelty", ())[-1:]:
             self._novelty = novelty
@@ -376,16 +421,37 @@ class PlannerNode(ManagedNode):
 
         self._count_listeners()
         if self._arm_when_ready and self._no_go is None and self._shield.arm() is None:
-            self._arm_when_ready = False
+            self._arm_when_ready, self._start_is_over = False, True
             self.get_logger().info("armed, as enable_on_start asks")
         self._shield.watch()
         self._act()
         if self._planner.reached and self._pursued is not None:
             self._ended_goals.add(self._pursued, "reached")  # this planner holds it; one that comes later does not
-        shown = (self._shield.state, self._goal, self._planner.reached)
+        shown = (self._shield.state, self._goal, self._planner.reached or self._dry_reached)
         if shown != self._shown:
             self._publish_status()
+            if not self._shown or shown[0] is not self._shown[0]:
+                self._log_state(shown[0])
         self._shown = shown
+
+    def _log_state(self, state: State) -> None:
+        """Holds, stops and what ends them are in the log, with the reason; not only in ~/status, which nobody keeps."""
+        text = self._shield.message
+        if state is State.STOPPED:
+            self.get_logger().error(text)
+        elif state is State.HOLDING:
+            self.get_logger().warning(text)
+        else:
+            self.get_logger().info(f"{text}{'; dry run: nothing is sent' if self._dry_run else ''}")
+
+    def _tolerate(self, tolerance: float) -> None:
+        """A goal counts as reached, and as left, at so many times the distances that were measured."""
+        assert self._runtime is not None
+        if self._calibration is not None:
+            reached, left = tolerance * self._calibration.reached, tolerance * self._calibration.left
+            calibration = replace(self._calibration, reached=reached, left=left)
+            self._runtime.bundle = replace(self._runtime.bundle, calibration=calibration)
+            self._planner.proposals = proposals_of(self._runtime.bundle, self._planner.config)
 
     def _count_listeners(self) -> None:
         """The arm holds while nobody takes its commands."""
@@ -393,14 +459,16 @@ class PlannerNode(ManagedNode):
         if count > self._listeners:
             self._settled_s = time.monotonic() + SETTLE_S
         self._listeners = count
-        self._shield.unheard(None if count else f"nobody takes the commands on {self._commands.topic_name}")
+        self._shield.unheard(
+            None if count or self._dry_run else f"nobody takes the commands on {self._commands.topic_name}"
+        )
 
     def _act(self) -> None:
         """Plans and commands where the arm may move, else brings it to rest."""
         state = self._shield.state
-        if state is not State.ARMED:
+        if state is not State.ARMED or self._dry_run:
             self._bring_to_rest()
-            if state is State.DISARMED:
+            if state is State.DISARMED or state is State.ARMED:
                 self._preview()
             return
         if not self._planner.active:
@@ -419,7 +487,7 @@ class PlannerNode(ManagedNode):
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _preview(self) -> None:
-        """Shows what a disarmed arm would do, once a block: the dry run."""
+        """Shows what a disarmed arm would do, or one in a dry run, once a block."""
         measured, now_s = self._shield.measured, time.monotonic()
         if measured is None or now_s < self._preview_s:
             return
@@ -427,6 +495,11 @@ class PlannerNode(ManagedNode):
         if decision is not None:
             self._preview_s = now_s + self._planner.block_s
             self._show(decision)
+            if self._dry_run:
+                calibration = self._planner.runtime.bundle.calibration
+                self._dry_reached = calibration is not None and decision.distance <= calibration.reached
+                self._log.planned(decision, self._dry_reached)
+                self._publish_status()
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _look_for_surprise(self) -> None:
@@ -499,12 +572,17 @@ class PlannerNode(ManagedNode):
     # ---- diagnostics -------------------------------------------------------------------------------------------------
 
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
+        level, message, values = self._diagnose()
+        return level, f"dry run: {message}" if self._dry_run else message, values
+
+    def _diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         state = self._shield.state
         values = {
             "state": state.value,
             "goal": "no" if self._goal is None else "yes",
             "goal_identity": self._goal or "",
-            "reached": "yes" if self._planner.reached else "no",
+            "reached": "yes" if self._planner.reached or self._dry_reached else "no",
+            "speed_scale": f"{self._values['speed_scale']:g}",
             **self._log.values(),
         }
         values |= {f"interventions {reason.value}": str(n) for reason, n in self._shield.interventions.items()}
@@ -518,11 +596,11 @@ class PlannerNode(ManagedNode):
             return (OK, self._shield.message, values) if self._no_go is None else (WARN, self._no_go, values)
         if self._goal is None:
             return OK, "armed; no goal yet", values
-        if self._planner.reached:
+        if self._planner.reached or self._dry_reached:
             return OK, "armed; goal reached", values
         if late := self._log.complaint():
             return WARN, late, values
-        return OK, "armed; moving", values
+        return OK, "armed; planning" if self._dry_run else "armed; moving", values
 
     def _publish_status(self) -> None:
         self._status.publish(status_message(self, *self.diagnose()))

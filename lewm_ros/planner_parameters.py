@@ -59,13 +59,17 @@ SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
 }
 
+# What a person may change while the arm is armed; it takes effect at once.
+LIVE = {"plan.deadline_s", "shield.deadman_timeout_s"}
+
 
 def _rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
     """A table row for each field of a dataclass instance, which has the defaults."""
     rows = []
     for field in dataclasses.fields(settings):
         description, low, high = fields.get(field.name, (field.name, None, None))
-        rows.append(Parameter(f"{prefix}.{field.name}", getattr(settings, field.name), description, low, high))
+        name = f"{prefix}.{field.name}"
+        rows.append(Parameter(name, getattr(settings, field.name), description, low, high, live=name in LIVE))
     return rows
 
 
@@ -80,7 +84,12 @@ PARAMETERS = (
     Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
     Parameter("enable_on_start", False, "Arm as soon as frames and joint states arrive; leave it off on a real arm."),
     Parameter("allow_no_go", False, "Arm although the model's preflight (`lewm doctor model`) says NO-GO."),
-    Parameter("deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63),
+    Parameter(
+        "deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63, live=True
+    ),
+    Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm."),
+    Parameter("speed_scale", 1.0, "Share of full speed; 0 holds. Also the topic ~/speed_scale.", 0.0, 1.0, live=True),
+    Parameter("goal_tolerance", 1.0, "Times the calibrated distance at which a goal is reached.", 0.1, 10.0, live=True),
     Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
     Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
     Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),

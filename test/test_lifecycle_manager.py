@@ -22,6 +22,7 @@ import lewm_ros.lifecycle_manager
 from lewm_ros.graph import Graph, set_environment
 from lewm_ros.lifecycle_manager import LOST_ANSWERS, LifecycleManager
 from lewm_ros.node import ManagedNode, Refusal
+from lewm_ros.parameters import Parameter
 
 TIMEOUT_S = 30.0
 
@@ -142,15 +143,15 @@ def active(*nodes):
 # ---- bringing up -----------------------------------------------------------------------------------------------------
 
 
-def test_every_node_is_configured_in_order_and_then_every_one_activated_in_order(bench, monkeypatch):
+def test_nodes_are_configured_as_they_come_and_once_all_are_activated_in_order(bench, monkeypatch):
     bench.manager(monkeypatch, "one", "two", "three")
     three, two = bench.stub("three"), bench.stub("two")
+    bench.until(lambda: set(bench.events) == {"configure two", "configure three"}, "those that are there")
     bench.wait(1.0)
-    assert bench.events == [], "the first node is not there yet"
+    assert len(bench.events) == 2, "the first node is not there yet"
     one = bench.stub("one")
     bench.until(lambda: active(one, two, three), "all to be active")
-    steps = [f"{step} {name}" for step in ("configure", "activate") for name in ("one", "two", "three")]
-    assert bench.events == steps
+    assert bench.events[2:] == ["configure one", "activate one", "activate two", "activate three"]
     bench.until(lambda: bench.said == "every node is active", "OK")
     status = bench.statuses["lifecycle_manager"]
     assert status.level == DiagnosticStatus.OK
@@ -174,6 +175,38 @@ def test_a_node_that_refuses_or_breaks_in_a_step_is_the_end_and_named(bench, mon
     before = list(bench.events)
     bench.wait(1.0)
     assert bench.events == before, "it does not try again"
+
+
+def test_a_transition_is_asked_for_once(bench, monkeypatch, capfd):
+    bench.manager(monkeypatch, "one", "two", watch_period=0.05)
+    for name in ("one", "two"):
+        bench.stub(name)
+    bench.until(lambda: bench.said == "every node is active", "both to be active")
+    bench.wait(0.5)
+    assert sorted(bench.events) == ["activate one", "activate two", "configure one", "configure two"]
+    said = capfd.readouterr().err
+    assert "refused a lifecycle transition" not in said and "No transition matching" not in said
+
+
+def test_a_node_is_armed_on_its_first_start_and_not_when_it_is_started_again(bench, monkeypatch):
+    bench.manager(monkeypatch, "one", enable="one", dead_after=1.0)
+    armed = []
+
+    class Arms(Stub):
+        def __init__(self, name, events):
+            ManagedNode.__init__(self, name, (Parameter("enable_on_start", False, "Arm."),))
+            self._events, self._refuses, self._breaks = events, "", ""
+
+        def configure(self, values):
+            armed.append(values["enable_on_start"])
+            self._note("configure")
+
+    one = bench._add(Arms("one", bench.events))
+    bench.until(lambda: bench.said == "every node is active", "it to be active")
+    bench.end(one)
+    one = bench._add(Arms("one", bench.events))
+    bench.until(lambda: active(one), "the new one to be active")
+    assert armed == [True, False]
 
 
 def test_nodes_that_are_active_already_are_left_as_they_are(bench, monkeypatch):

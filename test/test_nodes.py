@@ -24,7 +24,8 @@ from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.bundle.bundle import save_description
+import lewm_ros.node
+from lewm_model.bundle.bundle import Calibration, load_bundle, save_description
 from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
@@ -210,6 +211,194 @@ def test_a_workspace_needs_a_urdf_and_keeps_the_links_inside(bench, bundle, capf
     assert "0.4" in response.message
     feed(node, (1.5, 0.0))
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("deadman_buton:=5", "deadman_button"),
+        ("Workspace.lower:=[0.0, 0.0, 0.0]", "workspace.lower"),
+        ("shield.frame_timeout:=0.1", "shield.frame_timeout_s"),
+        ("limits.deadman_button:=5", "deadman_button"),
+        ("limits.workspace.lower:=[0.0, 0.0, 0.0]", "workspace.lower"),
+    ],
+)
+def test_a_parameter_that_no_node_takes_is_refused_with_the_one_that_was_meant(bundle, capfd, given, meant):
+    rclpy.init(args=["--ros-args", "-p", given, "-p", f"model:={bundle.folder}", "-p", "qos_overrides.x:=1"])
+    try:
+        node = PlannerNode()
+        node.set_parameters([RosParameter(name, value=value) for name, value in LIMITS.items()])
+        assert node.trigger_configure() == FAILURE
+        error = capfd.readouterr().err
+        assert f"knows no parameter '{given.partition(':')[0]}' (is it '{meant}'" in error
+        assert "qos_overrides" not in error
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
+def test_a_parameter_that_would_change_nothing_now_is_refused_and_the_others_take_effect_at_once(bench, bundle):
+    node = planner(bench, bundle)
+    assert node.trigger_configure() == node.trigger_activate() == SUCCESS
+
+    def set_to(name, value):
+        return node.set_parameters([RosParameter(name, value=value)])[0]
+
+    refused = set_to("limits.velocity", [0.1, 0.1])
+    assert not refused.successful
+    assert "would change nothing now: deactivate and clean up the node" in refused.reason
+    assert list(node.get_parameter("limits.velocity").value) == LIMITS["limits.velocity"]
+    assert not set_to("plan.deadline_s", -1.0).successful, "nor does a number out of its range pass"
+    for name, value in (("plan.deadline_s", 0.05), ("shield.deadman_timeout_s", 0.2), ("speed_scale", 0.25)):
+        assert set_to(name, value).successful
+    assert bench.spin_until(lambda: node._planner.speed_scale == 0.25)
+    assert node._planner.config.deadline_s == 0.05 and node._shield.config.deadman_timeout_s == 0.2
+    assert set_to("deadman_button", 2).successful
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert "the dead-man's button is not pressed" in node._shield.message
+    node._on_joy(Joy(buttons=[0, 0, 1]))
+    assert "dead-man" not in node._shield.message
+
+
+def test_a_person_turns_the_speed_down_at_any_time_and_zero_holds(bench, bundle, capfd):
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
+    node.trigger_configure()
+    node.trigger_activate()
+    commands = listen_for_commands(bench)
+    at = np.array([0.1, 0.2])
+    slider = bench.node.create_publisher(Float32, "/planner_node/speed_scale", 1)
+    assert bench.spin_until(slider.get_subscription_count)
+
+    def moves_at_most(speed):
+        """Of the newest commands, while the arm is on its way; the arm of this test follows them."""
+        commands.clear()
+
+        def moved():
+            feed(node, position_now())
+            return len(commands) > 6
+
+        node._on_goal(goal_latent(time.time_ns()))
+        assert bench.spin_until(moved)
+        newest = commands[-1].points
+        return max(abs(v) for point in newest for v in point.velocities) <= speed
+
+    def position_now():
+        timeline = node._planner.timeline
+        if timeline is not None:
+            at[:] = timeline.sample(np.array([node._now_s()])).positions[0]
+        return at
+
+    def turn(value):
+        slider.publish(Float32(data=value))
+        assert bench.spin_until(lambda: node.get_parameter("speed_scale").value == pytest.approx(value))
+
+    turn(0.1)
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert moves_at_most(0.1 * 1.5 + 1e-6)
+    before = node._planner
+    node._on_stop(Trigger.Request(), Trigger.Response())
+    assert bench.spin_until(lambda: not node._planner.active)
+    node._on_reset(Trigger.Request(), Trigger.Response())
+    assert bench.spin_until(lambda: node._planner is not before)
+    assert node._planner.speed_scale == pytest.approx(0.1), "also after a reset"
+    feed(node, at)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    turn(0.0)
+    assert bench.spin_until(lambda: feed(node, at) or node._shield.state is State.HOLDING)
+    assert "speed_scale is 0" in node._shield.message
+    assert "speed_scale is 0" in capfd.readouterr().err, "it is in the log"
+    turn(1.0)
+    assert bench.spin_until(lambda: feed(node, at) or node._shield.state is State.ARMED)
+    node._on_speed_scale(Float32(data=float("nan")))
+    node._on_speed_scale(Float32(data=1.5))
+    assert "must be between 0 and 1" in node._complaint
+    assert node.get_parameter("speed_scale").value == 1.0
+
+
+def test_a_goal_tolerance_takes_effect_at_once(bench, tmp_path):
+    made = tiny_bundle(tmp_path / "calibrated")
+    save_description(dataclasses.replace(made, calibration=Calibration(1.0, 2.0, (0.1,), (0.1,), 0.0, 500)))
+    node = planner(bench, load_bundle(made.folder))
+    node.trigger_configure()
+    node.trigger_activate()
+    bench.set(node, "goal_tolerance", 3.0)
+    assert bench.spin_until(lambda: node._planner.runtime.bundle.calibration.reached == 3.0)
+    assert node._planner.runtime.bundle.calibration.left == 6.0
+
+
+def test_a_dry_run_plans_and_shows_holds_and_reports_and_sends_nothing(bench, bundle):
+    node = planner(bench, bundle, dry_run=True)
+    node.trigger_configure()
+    node.trigger_activate()
+    shown, said = [], []
+    commands = listen_for_commands(bench)
+    bench.node.create_subscription(JointTrajectory, "/planner_node/plan", shown.append, NEWEST_FRAME)
+    bench.node.create_subscription(DiagnosticStatus, "/planner_node/status", said.append, LATCHED)
+    node._on_goal(goal_latent(time.time_ns()))
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+    def status(text):
+        return said and text in said[-1].message and any(pair.key == "distance" for pair in said[-1].values)
+
+    assert bench.spin_until(lambda: feed(node) or (len(shown) > 2 and status("dry run: armed; planning")))
+    bench.spin_until(lambda: False, 0.7)
+    assert "dry run: holding" in node.diagnose()[1], "no frame comes"
+    assert not commands
+
+
+def test_arming_on_start_happens_once_and_not_again_after_a_deactivation(bench, bundle):
+    node = planner(bench, bundle, enable_on_start=True)
+    node.trigger_configure()
+    node.trigger_activate()
+    assert bench.spin_until(lambda: feed(node) or node._shield.state is not State.DISARMED)
+    node.trigger_deactivate()
+    node.trigger_activate()
+    bench.spin_until(lambda: feed(node), 0.5)
+    assert node._shield.state is State.DISARMED
+
+
+def test_every_hold_and_stop_is_in_the_log_with_its_reason(bench, bundle, capfd):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+    assert bench.spin_until(lambda: node._shown and node._shown[0] is State.HOLDING)
+    assert "holding: nobody takes the commands" in capfd.readouterr().err
+    node._shield.stop("a test says so")
+    assert bench.spin_until(lambda: node._shown[0] is State.STOPPED)
+    assert "stopped: a test says so; reset to go on" in capfd.readouterr().err
+
+
+def test_a_node_whose_planning_does_not_end_stays_active_until_it_does(bench, bundle, capfd, monkeypatch):
+    monkeypatch.setattr(lewm_ros.node, "STOP_S", 0.2)
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    began, release = threading.Event(), threading.Event()
+    node._planner.observe = lambda *_: (began.set(), release.wait(30.0))
+    feed(node)
+    thread = node._worker
+    assert began.wait(10.0)
+    assert node.trigger_deactivate() == FAILURE
+    assert "the thread 'plan' has not ended within 0.2 s" in capfd.readouterr().err
+    assert node.state_label == "active" and node._worker is thread
+    assert "is being deactivated" in node._on_enable(SetBool.Request(data=True), SetBool.Response()).message
+    release.set()
+    assert thread.stop(10.0)
+    assert node.trigger_deactivate() == SUCCESS
+
+
+def test_diagnostics_go_on_and_say_so_when_simulated_time_stands_still(bench, bundle, monkeypatch):
+    monkeypatch.setattr(lewm_ros.node, "STANDSTILL_S", 0.5)
+    heard = []
+    bench.node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: heard.extend(m.status), 10)
+    bench.add(CameraNode(), use_sim_time=True)
+    assert bench.spin_until(lambda: any("time has stood still" in status.message for status in heard), 10.0)
+    assert heard[-1].level == DiagnosticStatus.ERROR and heard[-1].hardware_id
 
 
 def test_a_number_outside_its_range_never_becomes_a_parameter(bench):

@@ -11,9 +11,9 @@ import numpy as np
 
 from lewm_model.bundle.bundle import Calibration
 from lewm_model.monitoring.novelty import Novelty, most_together
-from lewm_model.monitoring.vigilance import SURPRISING
 
 FLATTEST = 4.0  # standard deviation of the grey levels, 0 to 255; what has less shows nothing
+MOST_NEW = 2.0  # times the usual number of new pixels; as for a frame
 ROOM = 1.25  # factor by which a goal's squared latent may lie outside of those of the recordings
 STEADY_S = 0.5  # that the exposure must have been steady for
 STEADY_FRAMES = 3  # of that time, at least
@@ -48,10 +48,10 @@ def examine_goal(
         new = novelty.new_pixels(picture)
         usual = calibration.new_pixels if calibration.goal_pixels is None else calibration.goal_pixels
         values["novelty"] = float(most_together(new) if calibration.goal_pixels is None else new.sum()) / usual
-        if values["novelty"] > SURPRISING:
+        if values["novelty"] > MOST_NEW:
             return GoalReport(
                 f"{new.mean():.1%} of the picture has colours that were never recorded there, {values['novelty']:.1f} "
-                f"times the usual, {SURPRISING:g} times is allowed; is it from this camera, whole, with red and blue "
+                f"times the usual, {MOST_NEW:g} times is allowed; is it from this camera, whole, with red and blue "
                 "in their places, in the same light, with nothing new in it?",
                 values,
             )

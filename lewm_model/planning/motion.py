@@ -9,6 +9,7 @@ A stop does not wait for a knot: `stop_from` brakes every joint from anywhere as
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass
 
@@ -56,6 +57,14 @@ class KnotLimits:
         m = np.arange(int(counts.max()) + 2)
         self._speeds = m[:, None] * self.difference  # (M, A)
         self._ways = block_s * self.difference * (m + m * (m - 1) / 2)[:, None]  # (M, A) rad
+
+    def scaled(self, share: float) -> KnotLimits:
+        """The same limits with a share (0, 1] of the velocity; an arm that is faster brakes down to it."""
+        if share == 1.0:
+            return self
+        slower = copy.copy(self)
+        slower.velocity = share * self.velocity
+        return slower
 
     @property
     def longest_stop_s(self) -> float:

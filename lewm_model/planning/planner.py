@@ -99,6 +99,7 @@ class Planner:
         self.goal: np.ndarray | None = None
         self.reached = False  # the goal: the arm rests there, and nothing is planned until it is left
         self.slow = False  # plan with a share of full speed
+        self.speed_scale = 1.0  # and with this share of that, above 0, which a person may change at any time
         self.timeline: Timeline | None = None
         self._planned = -1  # newest hand-over knot that was planned for
         self._previous: tuple[int, np.ndarray] | None = None  # (hand-over knot, candidate (K, A)) of the plan before
@@ -202,7 +203,7 @@ class Planner:
         if not self.config.while_moving and frame_s < timeline.end_s:
             return None
         self._planned = knot
-        limits = self._slow_limits if self.slow else self.knot_limits
+        limits = (self._slow_limits if self.slow else self.knot_limits).scaled(self.speed_scale)
         rest_speed = self.config.resting * self.knot_limits.velocity
         motions = VelocityKnots(self.spec, timeline, limits, frame_s, knot, self.config.horizon, rest_speed)
         previous = motions.still[:0]

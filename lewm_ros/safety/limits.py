@@ -28,6 +28,7 @@ class Reason(Enum):
     STALE_JOINTS = "stale joint state"
     STALE_PLAN = "stale plan"
     NO_CONTROLLER = "no controller"
+    PAUSED = "paused"
     NOT_FINITE = "not finite"
     TIMES = "times"
     POSITION = "position limit"

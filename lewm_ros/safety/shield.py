@@ -108,6 +108,7 @@ class Shield:
         self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
         self._surprise: str | None = None  # what is surprising
         self._unheard: str | None = None  # that nobody takes the commands, and on which topic
+        self._paused: str | None = None  # that a person wants the arm to hold, and how it goes on
 
     @property
     def state(self) -> State:
@@ -262,6 +263,12 @@ class Shield:
         """Nobody takes the commands, and where one should, for people; None: somebody does."""
         with self._lock:
             self._unheard = text
+            self.watch()
+
+    def pause(self, text: str | None) -> None:
+        """A person wants the arm to hold, and how it goes on, for people; None: it may move."""
+        with self._lock:
+            self._paused = text
             self.watch()
 
     def at_rest(self) -> bool:
@@ -423,6 +430,8 @@ class Shield:
                     "arm jump ahead; turn the robot's speed slider up to 100 % and let the planner move slower",
                 )
             )
+        if self._paused is not None:
+            causes.append(Intervention(Reason.PAUSED, self._paused))
         if self._surprise is not None:
             causes.append(Intervention(Reason.SURPRISE, f"surprise: {self._surprise}"))
         return causes
