@@ -78,7 +78,7 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
     offsets, lengths = torch.arange(100) * 60, torch.full((100,), 60)
     flat, done = (torch.tensor(np.concatenate(values), dtype=torch.float32) for values in (latents, actions))
     policy, metrics = train_play_policy(
-        config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 300, 0
+        config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 300, 0, 2
     )
     assert metrics["loss"] < 0.02
     blocks = policy(flat[[0, 60]], flat[[40, 100]], torch.tensor([40.0, 0.0])).detach()
@@ -136,6 +136,7 @@ def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
 def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
     assert bundle.heads == ("policy", "time_to_go")
+    assert bundle.evaluation["heads"]["policy"]["delay_steps"] == 2, "control steps until a plan takes over"
     rng = np.random.default_rng(0)
     back_ends = TorchRuntime(bundle), OnnxRuntime(bundle)
     dimension, block = bundle.model.latent_dim, bundle.model.block_dim

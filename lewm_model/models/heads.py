@@ -94,8 +94,8 @@ class Decoder(nn.Module):
 class PlayPolicy(nn.Module):
     """Goal-conditioned inverse dynamics of play: what the player did next, before a picture like the goal came.
 
-    For goals that the arm's own way does not lead to, as a thing that has to be pushed. Its actions begin DELAY_STEPS
-    after the frame, where a plan takes over.
+    For goals that the arm's own way does not lead to, as a thing that has to be pushed. Its actions begin some
+    control steps after the frame, where the plan that is made from it takes over (`PlanConfig.delay_steps`).
     """
 
     def __init__(self, c: ModelConfig) -> None:

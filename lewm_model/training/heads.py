@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lewm_model.bundle.bundle import HEADS, ActionSpec, Bundle, load_heads, load_model
 from lewm_model.bundle.held_out import not_trained_on, trained_on
 from lewm_model.bundle.update import update
-from lewm_model.config import ModelConfig, TrainConfig
+from lewm_model.config import PLAY_PLAN, ModelConfig, TrainConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.heads import POLICY_HORIZON, TIME_SCALE, ActionProposal, PlayPolicy, StepsToGo, TimeToGo
@@ -27,7 +27,6 @@ from lewm_model.models.signature import POLICY, TIME_TO_GO
 from lewm_model.training.latents import encode_rows, imagined_views
 
 BATCH = 1024  # pairs of frames in an optimiser step
-DELAY_STEPS = 2  # control steps from a frame to where the plan that was made from it takes over
 POLICY_BATCH = 512
 FASTER = 0.2  # expectile of the times that play took
 ELSEWHERE = 0.25  # of the goals of the time to go are frames of any episode, and count as POLICY_HORIZON steps away
@@ -128,9 +127,10 @@ def train_play_heads(
         first += len(raw)
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
     steps, seed = config.policy_steps, config.seed
-    policy, policy_metrics = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed, device)
+    delay = PLAY_PLAN.delay_steps(spec.control_dt_s)
+    policy, found = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed, delay, device)
     time, time_metrics = train_time_to_go(model.config, z, begins, frames, steps, seed, device)
-    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: policy_metrics, TIME_TO_GO: time_metrics}
+    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: {**found, "delay_steps": delay}, TIME_TO_GO: time_metrics}
 
 
 def train_steps_to_go(
@@ -187,6 +187,7 @@ def train_play_policy(
     lengths: Tensor,
     steps: int,
     seed: int,
+    delay_steps: int,
     device: str = "cpu",
 ) -> tuple[PlayPolicy, dict[str, float]]:
     """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
@@ -194,13 +195,14 @@ def train_play_policy(
     `latents` (N, D) of N frames, `actions` (N, A) z-scored, `resting` (N,) bool where the arm rests, `offsets` and
     `lengths` (E,) say which rows an episode has. Blocks in which the arm rests are left out: a policy that has learned
     to rest does so wherever it is in doubt, and resting at the goal is the controller's part. Half of the batch is not
-    told how many steps were left. Returns the policy and the mean loss of its blocks, in z-scores, over the last tenth
+    told how many steps were left. What is learned of a frame is the block that begins `delay_steps` control steps after
+    it. Returns the policy and the mean loss of its blocks, in z-scores, over the last tenth
     of the steps.
     """
     torch.manual_seed(seed)
     policy = PlayPolicy(c).to(device)
-    nearest = DELAY_STEPS + c.frameskip  # of the frames that can be a goal
-    within = torch.arange(DELAY_STEPS, nearest)
+    nearest = delay_steps + c.frameskip  # of the frames that can be a goal
+    within = torch.arange(delay_steps, nearest)
     last = _last_rows(len(latents), offsets, lengths, nearest + 1)
     starts = torch.nonzero(last >= 0)[:, 0]
     starts = starts[~resting[starts[:, None] + within].all(1)]
