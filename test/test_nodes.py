@@ -912,6 +912,26 @@ def test_something_new_in_the_picture_holds_the_arm_for_as_long_as_it_is_new(ben
     assert bench.spin_until(lambda: feed(node) or node._novelty == 0.0), "who disarms it vouches for what is seen"
 
 
+def test_what_is_imagined_but_not_finite_moves_nothing_and_diagnostics_say_so(bench, bundle, capfd):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    sent = listen_for_commands(bench)
+    rollout = node._runtime.rollout
+    node._runtime.rollout = lambda *arguments: tuple(np.nan * values for values in rollout(*arguments))
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
+    feed(node)
+    assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
+
+    def said():
+        feed(node)
+        return "what the model imagines is not finite, and is not executed" in node.diagnose()[1]
+
+    assert bench.spin_until(said)
+    assert not sent and node._shield.state is State.ARMED
+    assert capfd.readouterr().err.count("is not finite") == 1, "it is logged once while it stays the same"
+
+
 def test_a_disarmed_planner_shows_what_it_would_do_and_commands_nothing(bench, bundle):
     node = planner(bench, bundle)
     node.trigger_configure()

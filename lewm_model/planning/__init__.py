@@ -1,1 +1,1 @@
-"""Planning in latent space: feasible motion, samplers, receding horizon."""
+"""Planning in latent space: what is proposed, how it is searched and scored, and motion that keeps every limit."""
