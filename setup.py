@@ -58,6 +58,7 @@ setup(
             "lifecycle_manager = lewm_ros.lifecycle_manager:main",
             "sim_node = lewm_ros.sim_node:main",
             "send_goal = lewm_ros.send_goal:main",
+            "reach_goal = lewm_ros.reach_goal:main",
             "gazebo_commands = lewm_ros.gazebo_commands:main",
             "record = lewm_ros.record:main",
             "topic_check = lewm_ros.topic_check:main",

@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from std_msgs.msg import Header
 
-from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
-from lewm_ros.messages import nanoseconds
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
+from lewm_ros.messages import NANOSECONDS, nanoseconds
 
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 MOST_ENDED = 10_000  # goals that are remembered to have ended, the newest
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -37,6 +38,52 @@ def read_picture(path: Path) -> np.ndarray:
         raise GoalError(
             f"cannot read a picture from {path} ({error}); give a PNG or JPEG file of what the camera should see"
         ) from error
+
+
+def read_goal(path: Path, at_s: float | None = None, episode: int = 0, topic: str = "") -> np.ndarray:
+    """A goal (H, W, 3) uint8 RGB from a picture's file, or, `at_s` seconds after its first picture, from a recording.
+
+    :param episode: of a recording in HDF5.
+    :param topic: of a bag with several cameras.
+    :raises GoalError: it cannot be read, or has no picture then.
+    """
+    if at_s is None:
+        return read_picture(path)
+    try:
+        if path.suffix in (".h5", ".hdf5"):
+            return _recorded_frame(path, at_s, episode)
+        return _bag_picture(path, at_s, topic)
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise GoalError(f"cannot read a goal from {path}: {error}; give an HDF5 recording or a ROS bag") from error
+
+
+def _recorded_frame(path: Path, at_s: float, episode: int) -> np.ndarray:
+    import h5py
+
+    with h5py.File(path) as file:
+        length, offset = int(file["ep_len"][episode]), int(file["ep_offset"][episode])
+        row = round(at_s / float(file.attrs["control_dt_s"]))
+        if not 0 <= row < length:
+            raise GoalError(f"episode {episode} of {path} has {length} pictures; {at_s:g} s would be number {row}")
+        return np.asarray(file["pixels"][offset + row], np.uint8)
+
+
+def _bag_picture(path: Path, at_s: float, topic: str) -> np.ndarray:
+    from lewm_model.data.converters.rosbag2_files import bag_files, messages  # a robot that reads no bag needs no mcap
+
+    first_ns = None
+    for message in messages(bag_files(path)):
+        if message.type not in (RAW, COMPRESSED) or (topic and message.topic != topic):
+            continue
+        first_ns = message.log_ns if first_ns is None else first_ns
+        if message.log_ns - first_ns < at_s * NANOSECONDS:
+            continue
+        found = message.decode(message.data)
+        if message.type == COMPRESSED:
+            return compressed_to_rgb(found.data, found.format)
+        size = (found.width, found.height, found.step)
+        return raw_to_rgb(found.encoding, *size, bool(found.is_bigendian), found.data)
+    raise GoalError(f"{path} has no picture {f'on {topic} ' if topic else ''}{at_s:g} s after its first one")
 
 
 class GoalLibrary:

@@ -1,0 +1,206 @@
+"""Sends goals and waits for what becomes of them, as an action's client would.
+
+    with GoalClient() as client:
+        result = client.reach(picture, timeout_s=20.0)     # (H, W, 3) uint8 RGB
+        print(result.outcome, result.text)
+
+It needs no action server and no message package: camera_node says on `goal_status` whether a goal is accepted,
+planner_node on its `~/status` what becomes of it, and `~/cancel` ends it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from lewm_ros.camera_node import LATCHED
+from lewm_ros.goals import goal_identity, picture_hash
+from lewm_ros.messages import rgb_to_message
+
+CANCEL_S = 2.0  # that an answer to a cancellation is waited for
+
+
+class Outcome(Enum):
+    """How a goal ended; the value is the exit status of `reach_goal`."""
+
+    REACHED = 0
+    REFUSED = 1  # its picture shows no goal
+    HELD_BACK = 3  # the planner is stopped, or was not armed or held at the end of the time
+    TIMED_OUT = 4
+    CANCELLED = 5  # somebody else cancelled or replaced it
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a goal. `distance` is to its latent, as the planner measures it; None before the first plan."""
+
+    accepted: bool
+    state: str  # of the planner: disarmed, armed, holding, stopped; empty: it has not been heard of
+    message: str  # of the planner, for people
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a goal, and a sentence."""
+
+    outcome: Outcome
+    text: str
+    distance: float | None = None
+
+
+class GoalClient:
+    """See the module. Not for use in a callback: it waits, and spins its own node meanwhile.
+
+    :param planner: name of the planner's node.
+    :param node: of this process, with remappings and namespace; None makes one, and starts rclpy if needed.
+    """
+
+    def __init__(self, planner: str = "planner_node", node: Node | None = None) -> None:
+        self._own = node is None and not rclpy.ok()
+        if self._own:
+            rclpy.init()
+        self.node = node or rclpy.create_node("goal_client")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._goals = self.node.create_publisher(Image, "goal_image", LATCHED)
+        self._judged: dict[str, DiagnosticStatus] = {}
+        self._status = DiagnosticStatus()
+        self._values: dict[str, str] = {}
+        self._pursued = False
+        self._goal = ""
+        self.node.create_subscription(DiagnosticStatus, "goal_status", self._on_judged, LATCHED)
+        self.node.create_subscription(DiagnosticStatus, f"{planner}/status", self._on_status, LATCHED)
+        self._cancels = self.node.create_client(Trigger, f"{planner}/cancel")
+
+    def __enter__(self) -> GoalClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the node. A goal that was sent goes on."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        if self._own:
+            rclpy.try_shutdown()
+
+    def _on_judged(self, status: DiagnosticStatus) -> None:
+        values = {pair.key: pair.value for pair in status.values}
+        self._judged = {values.get("goal_identity", ""): status}
+
+    def _on_status(self, status: DiagnosticStatus) -> None:
+        self._status, self._values = status, {pair.key: pair.value for pair in status.values}
+        self._pursued |= self._values.get("goal_identity") == self._goal
+
+    # ---- what it does ------------------------------------------------------------------------------------------------
+
+    def send(self, picture: np.ndarray) -> str:
+        """Sends a picture (H, W, 3) uint8 RGB as the goal; returns its identity."""
+        stamp_ns = self.node.get_clock().now().nanoseconds or time.time_ns()  # simulated time may not have begun
+        message = rgb_to_message(picture, stamp_ns)
+        self._goal = goal_identity(Header(stamp=message.header.stamp, frame_id=picture_hash(message)))
+        self._pursued = False
+        self._goals.publish(message)
+        return self._goal
+
+    def judgement(self, timeout_s: float, remind: Callable[[], None] = lambda: None) -> Result | None:
+        """Whether the goal that was sent is accepted (None) or what is wrong; `remind` is called every 10 s of waiting.
+
+        It may be waited for until a camera_node is active: the topic keeps the goal for it.
+        """
+        end_s, remind_s = time.monotonic() + timeout_s, time.monotonic() + 10.0
+        while self._goal not in self._judged:
+            self._executor.spin_once(timeout_sec=0.1)
+            if time.monotonic() > end_s:
+                return Result(
+                    Outcome.TIMED_OUT, f"nobody has looked at the goal within {timeout_s:g} s; is camera_node active?"
+                )
+            if time.monotonic() > remind_s:
+                remind()
+                remind_s += 10.0
+        status = self._judged[self._goal]
+        return Result(Outcome.REFUSED, status.message) if status.level != DiagnosticStatus.OK else None
+
+    def reach(
+        self, picture: np.ndarray, timeout_s: float, show: Callable[[Progress], None] = lambda progress: None
+    ) -> Result:
+        """Sends a goal and waits until it is reached, or why not. What is given up is cancelled.
+
+        :param show: is told what is known, ten times a second.
+        """
+        end_s = time.monotonic() + timeout_s
+        self.send(picture)
+        try:
+            result = None
+            while result is None:
+                self._executor.spin_once(timeout_sec=0.1)
+                show(self.progress)
+                result = self._result(time.monotonic() > end_s, timeout_s)
+        except BaseException:  # Ctrl-C, too
+            self.cancel()
+            raise
+        if result.outcome in (Outcome.HELD_BACK, Outcome.TIMED_OUT):
+            self.cancel()
+        return result
+
+    @property
+    def progress(self) -> Progress:
+        """What is known of the goal that was sent last."""
+        distance = self._values.get("distance") if self._pursued else None
+        return Progress(
+            self._goal in self._judged,
+            self._values.get("state", ""),
+            self._status.message,
+            None if distance is None else float(distance),
+        )
+
+    def _result(self, over: bool, timeout_s: float) -> Result | None:
+        """What became of the goal by now; None while that is open."""
+        if self._goal not in self._judged:
+            return self.judgement(0.0) if over else None
+        if refused := self.judgement(0.0):
+            return refused
+        state, distance, ours = self.progress.state, self.progress.distance, self._values.get("goal_identity")
+        if ours == self._goal and self._values.get("reached") == "yes":
+            return Result(Outcome.REACHED, "the goal is reached", distance)
+        if self._pursued and ours != self._goal:
+            return Result(Outcome.CANCELLED, "somebody cancelled the goal or sent another one", distance)
+        if state == "stopped" or (over and state and state != "armed"):
+            return Result(Outcome.HELD_BACK, f"held back: {self._status.message}", distance)
+        if not over:
+            return None
+        text = f"not reached within {timeout_s:g} s"
+        return Result(Outcome.TIMED_OUT, text if state else f"{text}: nothing is heard of the planner", distance)
+
+    def wait(self, duration_s: float) -> None:
+        """Lets time pass, for instance at a goal."""
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def cancel(self) -> bool:
+        """Cancels the goal; whether the planner has answered."""
+        end_s = time.monotonic() + CANCEL_S
+        while not self._cancels.service_is_ready() and time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.05)
+        if not self._cancels.service_is_ready():
+            return False
+        answer = self._cancels.call_async(Trigger.Request())
+        self._executor.spin_until_future_complete(answer, max(0.1, end_s - time.monotonic()))
+        return bool(answer.done())

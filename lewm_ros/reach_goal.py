@@ -1,0 +1,79 @@
+"""Sends goals one after the other and waits for each: `ros2 run lewm_ros reach_goal goal.png --timeout 20`.
+
+    reach_goal home.png left.png home.png --dwell 2            a sequence, with two seconds at each
+    reach_goal session.mcap --at 12.5                          what the camera saw 12.5 s after its first picture
+    reach_goal arm.h5 --at 3 --episode 7                       the same of an episode of converted recordings
+
+Shows the distance and the state of the planner, and cancels on Ctrl-C. It ends with 0 when every goal was reached, with
+1 when one was refused, 3 when the planner held back, 4 when the time was over, 5 when somebody else cancelled, 130
+after Ctrl-C. It does not arm: `~/enable` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+
+from lewm_ros.client import GoalClient, Outcome, Progress
+from lewm_ros.goals import GoalError, read_goal
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+def show(progress: Progress) -> None:
+    """One line that is written over on a terminal."""
+    if sys.stderr.isatty():
+        distance = "" if progress.distance is None else f"distance {progress.distance:.2f}, "
+        planner = progress.message or "nothing is heard of the planner"
+        said = f"{distance}{planner if progress.accepted else 'waiting for camera_node to look at the goal'}"
+        print(f"\r\033[K{said[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the sequence."""
+    arguments = sys.argv if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        "reach_goal", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("goals", nargs="+", type=Path, help="picture files, or recordings with --at")
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds for each goal (default 20)")
+    parser.add_argument("--dwell", type=float, default=0.0, help="seconds at each goal before the next")
+    parser.add_argument("--at", type=float, help="seconds from the first picture of a recording, or of the episode")
+    parser.add_argument("--episode", type=int, default=0, help="of a recording in HDF5 (default 0)")
+    parser.add_argument("--image-topic", default="", help="of a bag with several cameras")
+    parser.add_argument("--planner", default="planner_node", help="name of the planner's node")
+    given = parser.parse_args(remove_ros_args(arguments)[1:])
+    try:
+        pictures = [read_goal(path, given.at, given.episode, given.image_topic) for path in given.goals]
+    except GoalError as error:
+        sys.exit(f"reach_goal: {error}")
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it cancels
+    status = 0
+    try:
+        with GoalClient(given.planner, rclpy.create_node("reach_goal")) as client:
+            for path, picture in zip(given.goals, pictures, strict=True):
+                result = client.reach(picture, given.timeout, show)
+                print(f"{chr(13) if sys.stderr.isatty() else ''}{path}: {result.text}")
+                status = result.outcome.value
+                if result.outcome is not Outcome.REACHED:
+                    break
+                client.wait(given.dwell)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print("cancelled")
+        status = INTERRUPTED
+    finally:
+        rclpy.try_shutdown()
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
