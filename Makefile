@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo demo-push test lint engine-check train-demo bench faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -61,6 +61,9 @@ robust: setup  ## how often goals are held when light, colours, sensor or camera
 
 eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/push) --task push --out out/eval-push --seed $(or $(SEED),1) $(call option,GOALS,episodes)
+
+house: setup  ## the rules of the house: which folder may import which, no circles, nothing particular in general code
+	$(BIN)/python -m validation.house
 
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python -m validation.faults $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)

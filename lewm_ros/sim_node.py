@@ -167,7 +167,7 @@ class SimNode(ManagedNode):
         for message in items.get("set", ()):
             self._attempt_input(lambda message=message: self._put_arm(sim, message))
         for message in items.get("set object", ()):
-            self._attempt_input(lambda message=message: sim.set_block_pose(message_to_pose(message, WORLD)))
+            self._attempt_input(lambda message=message: sim.set_object_pose(message_to_pose(message, WORLD)))
         self._arrived.extend(items.get("trajectory", ()))
         due = None  # a simulation that is behind must not execute what has not been sent yet at its time
         while self._arrived and self._arrived[0][0] <= self._tick_time + TICK_S:
@@ -191,8 +191,8 @@ class SimNode(ManagedNode):
                         sim.names, sim.controller.desired, sim.joint_positions(), self._speed_scaling, stamp_ns
                     )
                 )
-            if sim.has_block:
-                self._object_poses.publish(pose_message(sim.block_pose(), stamp_ns, WORLD))
+            if sim.has_object:
+                self._object_poses.publish(pose_message(sim.object_pose(), stamp_ns, WORLD))
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:

@@ -38,13 +38,13 @@ def test_false_alarms_are_counted_in_frames_and_holds_an_hour():
 def test_recoloured_things_have_their_own_colours_again():
     with ArmSim() as sim:
         own = sim.render().copy()
-        for what in ("arm", "block"):
+        for what in ("arm", "object"):
             sim.recolour(what, (1, 2, 0))
             other = sim.render().copy()
             sim.recolour(what)
             assert 50 < (np.abs(other.astype(int) - own).max(2) > 40).sum() < own[..., 0].size // 4
             np.testing.assert_array_equal(sim.render(), own)
-        with pytest.raises(ValueError, match="choose arm or block"):
+        with pytest.raises(ValueError, match="choose arm or object"):
             sim.recolour("table")
 
 
@@ -56,7 +56,7 @@ def test_the_shipped_model_notices_teleports_and_colours_but_not_an_undisturbed_
         assert found[kind, "combined"].noticed_percent == 100.0 and found[kind, "combined"].episodes == 6
     # Each detector sees what the other one is blind to.
     assert found["teleported arm", "imagination"].auroc > 0.99 > 0.7 > found["teleported arm", "novelty"].auroc
-    assert found["teleported block", "novelty"].auroc > 0.99
+    assert found["teleported object", "novelty"].auroc > 0.99
     assert s.false_alarms(scores)[-1].frames_per_hour == 0.0
     s.plot(tmp_path / "surprise.png", scores)
     assert (tmp_path / "surprise.png").stat().st_size > 10_000
@@ -71,7 +71,7 @@ def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
     assert all(pictures.shape == (s.WINDOW, 64, 64, 3) for pictures in shown.values())
     np.testing.assert_array_equal(shown["frozen"], np.repeat(seen[29:30], s.WINDOW, axis=0))
     np.testing.assert_array_equal(shown["time-shifted"], seen[30 - s.LAG : 30 - s.LAG + s.WINDOW])
-    for kind in ("recoloured arm", "recoloured block", "teleported arm", "teleported block", "occluded"):
+    for kind in ("recoloured arm", "recoloured object", "teleported arm", "teleported object", "occluded"):
         assert (np.abs(shown[kind].astype(int) - seen[30:50]).max((1, 2, 3)) > 40).all(), kind
 
 

@@ -10,7 +10,7 @@ from sim_recording import sim_recording
 
 from lewm_model.data.clips import DataError
 from lewm_model.evaluation import probe
-from lewm_model.evaluation.probe import context_rows, fit, moved_blocks, probe_bundle, table
+from lewm_model.evaluation.probe import context_rows, fit, moved_object, probe_bundle, table
 from lewm_model.sim.arm import ArmSim
 
 RNG = np.random.default_rng(0)
@@ -54,10 +54,10 @@ def test_a_context_ends_at_its_frame_and_stays_in_the_episode(tmp_path):
     assert np.isfinite(data.actions[now]).all() and np.isfinite(data.actions[now - 1]).all()
 
 
-def test_moved_blocks_can_be_seen_and_lie_where_it_is_said():
+def test_moved_object_can_be_seen_and_lie_where_it_is_said():
     with ArmSim() as sim:
-        pictures, poses = moved_blocks(sim, 64, 6, seed=0)
-        again, _ = moved_blocks(sim, 64, 2, seed=0)
+        pictures, poses = moved_object(sim, 64, 6, seed=0)
+        again, _ = moved_object(sim, 64, 2, seed=0)
     np.testing.assert_array_equal(pictures[:2], again)
     for picture, (x, y, _) in zip(pictures, poses, strict=True):
         green = (picture[..., 1].astype(int) - picture[..., 0] > 60) & (picture[..., 1] > picture[..., 2])
@@ -73,14 +73,14 @@ def test_too_few_held_out_episodes_are_refused(tmp_path):
         probe_bundle(bundle, data)
 
 
-def test_a_bundle_is_probed_for_joints_end_effector_velocities_and_block(tmp_path, monkeypatch):
+def test_a_bundle_is_probed_for_joints_end_effector_velocities_and_object(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "MLP_STEPS", 20)
     monkeypatch.setattr(probe, "FEWEST_EPISODES", 1)
     bundle = tiny_bundle(tmp_path / "tiny")
     data = sim_recording(tmp_path / "few.h5", episodes=5, steps=20)
-    found = probe_bundle(bundle, data, block_frames=12)
+    found = probe_bundle(bundle, data, object_frames=12)
     assert {each.target for each in found} == {
         "joint angles", "end effector", "joint velocities, 1 latent", "joint velocities, 3 latents",
-        "block position", "block angle",
+        "object position", "object angle",
     }  # fmt: skip
     assert table(found).row_count == len(found) == 12

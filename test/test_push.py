@@ -24,7 +24,7 @@ from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.sim.push_script import ANGLES, RADII, Player, play, random_block
+from lewm_model.sim.push_script import ANGLES, RADII, ScriptedPush, play, random_place
 from lewm_model.tasks.push import MOVED_M
 from lewm_model.training.calibration import same_place_distances
 from lewm_model.training.heads import retrain_play_heads, train_play_policy, train_time_to_go
@@ -41,7 +41,7 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
     for episode in range(8):
         seen: list[np.ndarray] = []
         rng = np.random.default_rng((7, episode))
-        actions = play(sim, rng, 100, lambda seen=seen: seen.append(sim.block_pose()), roam=False)
+        actions = play(sim, rng, 100, lambda seen=seen: seen.append(sim.object_pose()), roam=False)
         assert actions.shape == (100, 2) and len(seen) == 101
         assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
         starts.append(seen[0][:2])
@@ -55,12 +55,12 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
 
 def test_recorded_play_shows_the_block_beyond_where_goals_lie_and_comes_back(sim: ArmSim) -> None:
     rng = np.random.default_rng(3)
-    blocks = [random_block(rng, edge=True) for _ in range(400)]
+    blocks = [random_place(rng, edge=True) for _ in range(400)]
     beyond = [
         not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in blocks
     ]
     assert 0.1 < np.mean(beyond) < 0.3
-    player = Player(sim, rng)
+    player = ScriptedPush(sim, rng)
     targets = [player.random_target(np.array([0.0, -0.5])) for _ in range(50)]
     assert all(RADII[0] <= np.hypot(*target) <= RADII[1] for target in targets)
     assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "a block that is far from everywhere"

@@ -170,8 +170,8 @@ def test_a_block_that_was_moved_is_noticed_wherever_it_lies_and_the_arm_alone_ne
     for number in range(100):
         sim.reset(seed=200_000 + number)
         assert look(number) <= 0.5 * SURPRISING
-        block = sim.block_pose()
+        block = sim.object_pose()
         block[:2] = rng.uniform(-0.6, 0.6, 2)
-        sim.set_block_pose(block)
+        sim.set_object_pose(block)
         # At least where it was it is missed.
         assert look(number + 0.05) > SURPRISING

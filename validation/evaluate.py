@@ -105,7 +105,7 @@ def notice(shipped: Bundle, out: Path, episodes: int, seed: int, console: Consol
         figures[f"surprise_auroc_{name}_{each.detector}"] = (each.auroc, "AUROC of single frames")
         if each.detector == "combined":
             if each.kind in surprise.GROUPS:
-                what = "imagination and pixel novelty combined, arm and block"
+                what = "imagination and pixel novelty combined, arm and object"
                 figures[f"surprise_auroc_{name}"] = (each.auroc, f"AUROC of single frames, {what}")
             figures[f"surprise_noticed_{name}"] = (each.noticed_percent, "% within 0.5 s")
             figures[f"surprise_delay_{name}"] = (each.delay_s, "s, median")

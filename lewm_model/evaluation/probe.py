@@ -1,8 +1,8 @@
 """What a model's latents know of the world: ridge and MLP probes on the frozen encoder. `lewm probe`
 
 A probe is a regression from the latent to something that was never shown in training: joint angles, the end effector's
-position, the block's pose. Velocities are probed from three latents one action block apart, since one frame holds none.
-Probes are fitted to some of the held-out episodes and judged on the others.
+position, the pose of an object. Velocities are probed from three latents one action block apart, since one frame holds
+none. Probes are fitted to some of the held-out episodes and judged on the others.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CONTEXT = 3  # latents that velocities are probed from, one action block apart
 TEST_SHARE = 0.3  # of the episodes
 FEWEST_EPISODES = 10  # on either side of the split
 PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge, per sample; chosen on a fifth of the episodes that are fitted
-BLOCK_RANGE_M = 0.6  # a moved block lies within this of the middle, in x and in y
-BLOCK_PIXELS = 3  # of the model's picture that must show the block; where the arm hides it, nothing can be known
+OBJECT_RANGE_M = 0.6  # a moved object lies within this of the middle, in x and in y
+OBJECT_PIXELS = 3  # of the model's picture that must show the object; where the arm hides it, nothing can be known
 MLP_STEPS, MLP_WIDTH, MLP_BATCH = 1500, 256, 512
-_SEED = 0x50524F42  # of the block's places: (this, seed, frame)
+_SEED = 0x50524F42  # of the object's places: (this, seed, frame)
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Probed:
     episodes: int
 
 
-def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, block_frames: int = 3000) -> list[Probed]:
-    """Probes a bundle on held-out episodes of a recording of the simulated arm, and on pictures of a moved block.
+def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: int = 3000) -> list[Probed]:
+    """Probes a bundle on held-out episodes of a recording of the simulated arm, and on pictures of a moved object.
 
     :raises DataError: no joint positions were recorded, or too few episodes are held out.
     """
@@ -78,12 +78,12 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, block_frames: in
         stacked = latents[contexts].reshape(len(now), -1)
         found += fit(f"joint velocities, {CONTEXT} latents", stacked, velocities, owner[now], seed)
         if data.action_names == sim.names:
-            pictures, poses = moved_blocks(sim, bundle.model.image_size, block_frames, seed)
-            block_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
-            found += fit("block position", block_latents, poses[:, :2], each, seed)
-            # A square block looks the same after a quarter turn.
+            pictures, poses = moved_object(sim, bundle.model.image_size, object_frames, seed)
+            object_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
+            found += fit("object position", object_latents, poses[:, :2], each, seed)
+            # A square object looks the same after a quarter turn.
             turned = np.stack([np.cos(4 * poses[:, 2]), np.sin(4 * poses[:, 2])], 1)
-            found += fit("block angle", block_latents, turned, each, seed)
+            found += fit("object angle", object_latents, turned, each, seed)
     return found
 
 
@@ -98,10 +98,10 @@ def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[
     return last[:, None] - frameskip * np.arange(CONTEXT - 1, -1, -1), last
 
 
-def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, S, S, 3) of the arm and the block, both at random places, where the block can be seen.
+def moved_object(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (N, S, S, 3) of the arm and the object, both at random places, where the object can be seen.
 
-    :return: pictures, and the block's (N, 3) x, y in m and yaw in rad.
+    :return: pictures, and the object's (N, 3) x, y in m and yaw in rad.
     """
     pictures = np.empty((frames, size, size, 3), np.uint8)
     poses = np.empty((frames, 3))
@@ -109,17 +109,17 @@ def moved_blocks(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.nda
         rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, frame)))
         while True:
             sim.reset(seed=int(rng.integers(2**32)))
-            block = sim.block_pose()
-            block[0] = 10 * sim.reach_m  # out of the picture
-            sim.set_block_pose(block)
+            pose = sim.object_pose()
+            pose[0] = 10 * sim.reach_m  # out of the picture
+            sim.set_object_pose(pose)
             without = to_model_image(sim.render(), size).astype(int)
-            x, y = rng.uniform(-BLOCK_RANGE_M, BLOCK_RANGE_M, 2)
+            x, y = rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2)
             yaw = rng.uniform(0, np.pi / 2)
-            block[:2], block[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
-            sim.set_block_pose(block)
+            pose[:2], pose[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+            sim.set_object_pose(pose)
             pictures[frame] = to_model_image(sim.render(), size)
             poses[frame] = x, y, yaw
-            if (np.abs(pictures[frame] - without).max(2) > 32).sum() >= BLOCK_PIXELS:
+            if (np.abs(pictures[frame] - without).max(2) > 32).sum() >= OBJECT_PIXELS:
                 break
     return pictures, poses
 

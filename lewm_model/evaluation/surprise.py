@@ -34,7 +34,7 @@ EPISODES = 200  # of each kind
 STEPS = 100  # control steps of an episode
 WINDOW = 20  # frames from the disturbance on that are looked at
 LAG = 5  # frames that a time-shifted camera is late: 0.25 s
-BLOCK_RANGE_M = 0.6  # a teleported block lies within this of the middle, in x and in y
+OBJECT_RANGE_M = 0.6  # a teleported object lies within this of the middle, in x and in y
 MOVES = 0.25  # share of full speed: an arm that is faster over the first block after the disturbance moves
 DETECTORS = ("imagination", "novelty", "combined")
 _SEED = 0x53555250  # of the episodes, which no recording has
@@ -43,15 +43,15 @@ _SEED = 0x53555250  # of the episodes, which no recording has
 Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
 
-def _drawn(sim: ArmSim, poses: np.ndarray, size: int, block: np.ndarray | None = None) -> np.ndarray:
-    """Pictures (N, S, S, 3) of the arm at poses (N, A), with the block at (x, y) m."""
+def _drawn(sim: ArmSim, poses: np.ndarray, size: int, place: np.ndarray | None = None) -> np.ndarray:
+    """Pictures (N, S, S, 3) of the arm at poses (N, A), with the object at (x, y) m."""
     pictures = np.empty((len(poses), size, size, 3), np.uint8)
     for picture, pose in zip(pictures, poses, strict=True):
         sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
-        if block is not None:
-            place = sim.block_pose()
-            place[:2] = block
-            sim.set_block_pose(place)
+        if place is not None:
+            there = sim.object_pose()
+            there[:2] = place
+            sim.set_object_pose(there)
         picture[:] = to_model_image(sim.render(), size)
     return pictures
 
@@ -72,10 +72,10 @@ def _teleported_arm(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, r
     return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1])
 
 
-def _teleported_block(
+def _teleported_object(
     sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1], rng.uniform(-BLOCK_RANGE_M, BLOCK_RANGE_M, 2))
+    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1], rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2))
 
 
 def _occluded(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
@@ -96,14 +96,14 @@ def _late(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.ran
 
 KINDS: dict[str, Disturb] = {
     "recoloured arm": _recoloured("arm"),
-    "recoloured block": _recoloured("block"),
+    "recoloured object": _recoloured("object"),
     "teleported arm": _teleported_arm,
-    "teleported block": _teleported_block,
+    "teleported object": _teleported_object,
     "occluded": _occluded,
     "frozen": _frozen,
     "time-shifted": _late,
 }
-GROUPS = {"colour": ("recoloured arm", "recoloured block"), "teleport": ("teleported arm", "teleported block")}
+GROUPS = {"colour": ("recoloured arm", "recoloured object"), "teleport": ("teleported arm", "teleported object")}
 
 
 @dataclass(frozen=True)

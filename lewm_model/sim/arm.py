@@ -25,7 +25,7 @@ _START_INSET = 0.05  # part of each joint's range that random starts leave free 
 
 
 class ArmSim:
-    """The arm, the block and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
+    """The arm, the object and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
 
     A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
     joints' position and velocity limits, nor the acceleration that its drives can do, whatever the trajectory says and
@@ -55,7 +55,7 @@ class ArmSim:
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
         self._of_robot = self._model.body_rootid == self._model.body_rootid[joints[0].bodyid[0]]
         self._tip = self._model.site(f"{loaded.arm_name}::{END_EFFECTOR}").id
-        self._block = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
+        self._object = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
         self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
@@ -77,7 +77,7 @@ class ArmSim:
         return float(self._data.time)
 
     def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
-        """Puts the arm at rest, the block where the SDF has it, and time to 0.
+        """Puts the arm at rest, the object where the world has it, and time to 0.
 
         :param seed: of the random joint positions, uniform in limits inset by 5 % where the arm touches nothing; None
             draws fresh ones.
@@ -245,41 +245,41 @@ class ArmSim:
         return False
 
     @property
-    def has_block(self) -> bool:
+    def has_object(self) -> bool:
         """Whether the world has a free body."""
-        return self._block is not None
+        return self._object is not None
 
-    def block_pose(self) -> np.ndarray:
-        """Pose of the world's first free body: (7,) float64, position x y z in m and quaternion w x y z."""
-        start = self._block_address()
+    def object_pose(self) -> np.ndarray:
+        """Pose of the world's first free body, its object: (7,) float64, position x y z in m and quaternion w x y z."""
+        start = self._object_address()
         return self._data.qpos[start : start + 7].copy()
 
-    def set_block_pose(self, pose: npt.ArrayLike) -> None:
-        """Puts the block at a pose, (7,) as in :meth:`block_pose`, at rest."""
+    def set_object_pose(self, pose: npt.ArrayLike) -> None:
+        """Puts the object at a pose, (7,) as in :meth:`object_pose`, at rest."""
         values = np.asarray(pose, dtype=np.float64)
         if values.shape != (7,) or not np.isfinite(values).all() or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3:
             raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
-        start = self._block_address()
+        start = self._object_address()
         self._data.qpos[start : start + 7] = values
-        assert self._block is not None
-        velocity = self._block.dofadr[0]
+        assert self._object is not None
+        velocity = self._object.dofadr[0]
         self._data.qvel[velocity : velocity + 6] = 0.0
         mujoco.mj_forward(self._model, self._data)
 
     def recolour(self, what: str, channels: tuple[int, int, int] = (0, 1, 2)) -> None:
-        """Mixes the colours of the "arm" (what moves of it) or the "block" anew, until it is called again.
+        """Mixes the colours of the "arm" (what moves of it) or the "object" anew, until it is called again.
 
         :param channels: which of its own red, green and blue is red, green and blue now; (0, 1, 2) are its own.
         """
-        if what == "block":
-            self._block_address()  # says that there is none
-            assert self._block is not None
-            bodies = [int(self._block.id)]
+        if what == "object":
+            self._object_address()  # says that there is none
+            assert self._object is not None
+            bodies = [int(self._object.id)]
         elif what == "arm":
             bodies = [int(self._model.jnt_bodyid[i]) for i in range(self._model.njnt)]
-            bodies = [body for body in bodies if self._block is None or body != self._block.id]
+            bodies = [body for body in bodies if self._object is None or body != self._object.id]
         else:
-            raise ValueError(f"{what!r} cannot be recoloured; choose arm or block")
+            raise ValueError(f"{what!r} cannot be recoloured; choose arm or object")
         materials = np.unique(self._model.geom_matid[np.isin(self._model.geom_bodyid, bodies)])
         materials = materials[materials >= 0]
         self._model.mat_rgba[materials, :3] = self._colours[materials][:, list(channels)]
@@ -298,10 +298,10 @@ class ArmSim:
     ) -> None:
         self.close()
 
-    def _block_address(self) -> int:
-        if self._block is None:
+    def _object_address(self) -> int:
+        if self._object is None:
             raise ValueError("the world has no free body; add a model without joints and without <static>")
-        return int(self._model.jnt_qposadr[self._block.jntadr[0]])
+        return int(self._model.jnt_qposadr[self._object.jntadr[0]])
 
     def _check_joints(self, position: np.ndarray) -> None:
         if position.shape != (len(self.names),) or not np.isfinite(position).all():

@@ -1,7 +1,7 @@
-"""Play with the block, as a person who moves the arm by hand would: wander, go behind the block, push it, back off.
+"""Play with the object, as a person who moves the arm by hand would: wander, go behind the object, push it, back off.
 
-The player sees where the block is (a person does); what is recorded are pictures and actions alone. It knows no goal
-picture and gets no reward: where it pushes to is drawn at random, and it strays from its way now and then.
+The scripted policy sees where the object is (a person does); what is recorded are pictures and actions alone. It knows
+no goal picture and gets no reward: where it pushes to is drawn at random, and it strays from its way now and then.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import drive
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
 
-# Where the block is put and pushed to, in polar coordinates about the arm's base, m and rad: the tip gets all round it.
+# Where the object is put and pushed to, in polar coordinates about the arm's base, m and rad, where the tip gets round.
 RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)
-# Where recordings put and push it now and then as well: from most of it the player brings it back, and who pushes less
-# well than the player gets it there.
+# Where recordings put and push it now and then as well: from most of it the policy brings it back, and who pushes less
+# well than the policy gets it there.
 EDGE_RADII, EDGE_ANGLES = (0.27, 0.51), (-1.55, 1.65)
 EDGE = 0.3  # probability of that
 PUSH_M = (0.08, 0.30)  # how far it is pushed
 TRIES = 1000  # to draw such a target
-BLOCK_HEIGHT_M = 0.025  # of its middle, on the table
-CONTACT_M = 0.042 + 0.025  # from the tip's axis to the block's middle when they touch face on
-ROUND_M = 0.115  # from the block's middle, where the tip goes round it
+OBJECT_HEIGHT_M = 0.025  # of its middle, on the table
+CONTACT_M = 0.042 + 0.025  # from the tip's axis to the object's middle when they touch face on
+ROUND_M = 0.115  # from the object's middle, where the tip goes round it
 TIP_RADII = (0.262, 0.545)  # that the tip reaches, with a little to spare
 TIP_ANGLES = (-1.65, 1.8)  # of poses that the arm starts from and goes to between pushes
 MIDDLE_M = 0.4  # between them
 REACH_SPEED, PUSH_SPEED = 0.40, 0.16  # m/s of the tip
-BESIDE_M = (0.015, 0.032)  # beside the line through block and target: less begins a push, more ends it
+BESIDE_M = (0.015, 0.032)  # beside the line through object and target: less begins a push, more ends it
 NEAR_M = 0.012  # from the target: the push is over
 LEAD_S = (1.0, 12.0)  # for which the robot moves the arm before play goes on from there
-STRAY = 0.08  # probability, each block, that the player strays while it goes or pushes; it then shows the way back
+STRAY = 0.08  # probability, each action block, that it strays while it goes or pushes; it then shows the way back
 WANDER, REACH = 0.12, 0.2  # probabilities that an episode begins with wandering, and that no push follows a rest
 
 
-def random_block(rng: np.random.Generator, edge: bool = False) -> np.ndarray:
-    """A position (2,) m for the block's middle, evenly over the part of the table that is played on; with its `edge`
+def random_place(rng: np.random.Generator, edge: bool = False) -> np.ndarray:
+    """A position (2,) m for the object's middle, evenly over the part of the table that is played on; with its `edge`
     now and then.
     """
     wide = edge and rng.random() < EDGE
@@ -51,13 +51,13 @@ def random_block(rng: np.random.Generator, edge: bool = False) -> np.ndarray:
     return radius * np.array([math.cos(angle), math.sin(angle)])
 
 
-def place_block(sim: ArmSim, position: np.ndarray, yaw: float) -> None:
-    """Puts the block at (2,) m on the table, turned by `yaw` rad."""
-    sim.set_block_pose([*position, BLOCK_HEIGHT_M, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)])
+def place_object(sim: ArmSim, position: np.ndarray, yaw: float) -> None:
+    """Puts the object at (2,) m on the table, turned by `yaw` rad."""
+    sim.set_object_pose([*position, OBJECT_HEIGHT_M, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)])
 
 
-class Player:
-    """Chooses the next velocity knot from where arm and block are. For a planar arm whose shoulder is the origin."""
+class ScriptedPush:
+    """Chooses the next velocity knot from where arm and object are. For a planar arm whose shoulder is the origin."""
 
     def __init__(self, sim: ArmSim, rng: np.random.Generator, roam: bool = True) -> None:
         self.sim, self.rng, self.roam = sim, rng, roam
@@ -72,7 +72,7 @@ class Player:
         self.wandering = np.zeros((0, 2))
         self.phase, self.left = "wander" if roam and rng.random() < WANDER else "push", 0
 
-    def play(self, steps: int, look: Callable[[], None], until: Callable[[Player], bool]) -> np.ndarray:
+    def play(self, steps: int, look: Callable[[], None], until: Callable[[ScriptedPush], bool]) -> np.ndarray:
         """Plays from the simulation's state on; see `play`."""
         sim, dt = self.sim, self.sim.control_dt_s
         timeline = Timeline(0.0, sim.joint_positions().copy(), self.limits)
@@ -82,7 +82,7 @@ class Player:
                 if until(self):
                     break
                 knot = step // BLOCK_STEPS
-                timeline.splice(knot, self.knot(*timeline.state(knot), sim.block_pose()[:2])[None])
+                timeline.splice(knot, self.knot(*timeline.state(knot), sim.object_pose()[:2])[None])
                 motion = timeline.sample(dt * (step + np.arange(2 * BLOCK_STEPS + 1)))
                 sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
                 commanded += list(motion.positions[1 : BLOCK_STEPS + 1])
@@ -98,29 +98,29 @@ class Player:
         inner = math.atan2(b * math.sin(elbow), a + b * math.cos(elbow))
         return np.array([math.atan2(tip[1], tip[0]) - inner, elbow])
 
-    def random_pose(self, block: np.ndarray) -> np.ndarray:
-        """A pose (2,) rad whose tip is clear of the block."""
+    def random_pose(self, place: np.ndarray) -> np.ndarray:
+        """A pose (2,) rad whose tip is clear of the object."""
         while True:
             radius, angle = self.rng.uniform(*TIP_RADII), self.rng.uniform(*TIP_ANGLES)
             tip = radius * np.array([math.cos(angle), math.sin(angle)])
-            if np.linalg.norm(tip - block) > ROUND_M:
+            if np.linalg.norm(tip - place) > ROUND_M:
                 return self.joints_for(tip)
 
-    def random_target(self, block: np.ndarray, edge: bool = False) -> np.ndarray:
-        """Where to push the block next (2,) m."""
-        target = block
-        for _ in range(TRIES):  # a block may be too far from everywhere
-            target = random_block(self.rng, edge)
-            if PUSH_M[0] < np.linalg.norm(target - block) < PUSH_M[1]:
+    def random_target(self, place: np.ndarray, edge: bool = False) -> np.ndarray:
+        """Where to push the object next (2,) m."""
+        target = place
+        for _ in range(TRIES):  # an object may be too far from everywhere
+            target = random_place(self.rng, edge)
+            if PUSH_M[0] < np.linalg.norm(target - place) < PUSH_M[1]:
                 break
         return target
 
-    def knot(self, position: np.ndarray, velocity: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """The velocity (2,) rad/s at the next knot, from the commanded state at this one and the block's place (2,)."""
-        wanted = self._wanted(position, velocity, self.sim.end_effector(position)[:2], block)
+    def knot(self, position: np.ndarray, velocity: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The velocity (2,) rad/s at the next knot, from the commanded state at this one and the object (2,) m."""
+        wanted = self._wanted(position, velocity, self.sim.end_effector(position)[:2], place)
         return self.limits.project(position, velocity, wanted[None, None])[0, 0]
 
-    def _wanted(self, position: np.ndarray, velocity: np.ndarray, tip: np.ndarray, block: np.ndarray) -> np.ndarray:
+    def _wanted(self, position: np.ndarray, velocity: np.ndarray, tip: np.ndarray, place: np.ndarray) -> np.ndarray:
         if self.phase == "wander":
             if self.left == 0 and len(self.wandering) == 0:
                 self.left = int(self.rng.integers(3, 9))
@@ -131,15 +131,15 @@ class Player:
             return self.wandering[-1 - self.left]
         if self.phase == "push":
             if self.target is None:
-                self.target = self.random_target(block, self.roam)
-            if np.linalg.norm(self.target - block) < NEAR_M:
+                self.target = self.random_target(place, self.roam)
+            if np.linalg.norm(self.target - place) < NEAR_M:
                 self.phase, self.left = "back", 3
             else:
-                return self._towards(position, tip + self.block_s * self._push(tip, block, self.target))
+                return self._towards(position, tip + self.block_s * self._push(tip, place, self.target))
         if self.phase == "back":
             self.left -= 1
             if self.left > 0:
-                away = tip - block
+                away = tip - place
                 if np.linalg.norm(away) < ROUND_M:
                     step = away / np.linalg.norm(away) * 0.05
                     return self._towards(position, tip + step)
@@ -150,29 +150,29 @@ class Player:
                 return np.zeros(2)
             self.phase = "reach" if self.rng.random() < REACH else "push"
             self.target, self.pushing = None, False
-            self.pose = self.random_pose(block)
+            self.pose = self.random_pose(place)
             return np.zeros(2)
-        # reach: to a pose, the tip round the block
+        # reach: to a pose, the tip round the object
         goal = self.sim.end_effector(self.pose)[:2]
         if np.linalg.norm(goal - tip) < 0.02:
             self.phase, self.left = "rest", int(self.rng.integers(2, 8))
             return np.zeros(2)
-        return self._towards(position, tip + self.block_s * self._go(tip, goal, block))
+        return self._towards(position, tip + self.block_s * self._go(tip, goal, place))
 
     def _towards(self, position: np.ndarray, tip: np.ndarray) -> np.ndarray:
         return (self.joints_for(tip) - position) / self.block_s
 
-    def _push(self, tip: np.ndarray, block: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Velocity (2,) m/s of the tip that pushes the block towards `target`, or goes behind it to do so."""
+    def _push(self, tip: np.ndarray, place: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Velocity (2,) m/s of the tip that pushes the object towards `target`, or goes behind it to do so."""
         if self.stray_left == 0 and self.rng.random() < STRAY:
             self.stray_left = int(self.rng.integers(1, 4))
             self.stray = self.rng.uniform(-0.2, 0.2, 2)
         if self.stray_left:
             self.stray_left -= 1
             return self.stray
-        way = target - block
+        way = target - place
         u = way / np.linalg.norm(way)
-        relative = tip - block
+        relative = tip - place
         along = float(relative @ u)
         across = relative - along * u
         beside = BESIDE_M[1] if self.pushing else BESIDE_M[0]
@@ -181,32 +181,32 @@ class Player:
             touching = along > -(CONTACT_M + 0.01)
             left = float(np.linalg.norm(way)) if touching else -along - CONTACT_M + 0.03
             return u * min(PUSH_SPEED, 0.03 + 1.5 * left) - 2.5 * across
-        return self._go(tip, block - u * (CONTACT_M + 0.025), block)
+        return self._go(tip, place - u * (CONTACT_M + 0.025), place)
 
-    def _go(self, tip: np.ndarray, goal: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """Velocity (2,) m/s of the tip that goes to `goal`, round the block where that is in the way.
+    def _go(self, tip: np.ndarray, goal: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Velocity (2,) m/s of the tip that goes to `goal`, round the object where that is in the way.
 
         Ways are planned in a plane of arc (at MIDDLE_M from the base) and radius, where what the tip reaches is a strip
         without a hole.
         """
-        tip_flat, goal_flat, block_flat = (_flat(point) for point in (tip, goal, block))
+        tip_flat, goal_flat, place_flat = (_flat(point) for point in (tip, goal, place))
         way = goal_flat - tip_flat
         length = float(np.linalg.norm(way)) + 1e-9
-        along = float(np.clip((block_flat - tip_flat) @ way / length, 0.0, length))
-        clear = np.linalg.norm(tip_flat + way / length * along - block_flat) > 0.8 * ROUND_M
+        along = float(np.clip((place_flat - tip_flat) @ way / length, 0.0, length))
+        clear = np.linalg.norm(tip_flat + way / length * along - place_flat) > 0.8 * ROUND_M
         if clear or along in (0.0, length):
             self.turn = 0.0
             flat: np.ndarray = way / length * min(REACH_SPEED, 0.02 + 3.0 * length)
         else:
-            here, there = (math.atan2(*(point - block_flat)[::-1]) for point in (tip_flat, goal_flat))
+            here, there = (math.atan2(*(point - place_flat)[::-1]) for point in (tip_flat, goal_flat))
             if self.turn == 0.0:  # choose the side once: the shorter one that the tip reaches
                 ways = {sign: (sign * (there - here)) % (2 * math.pi) for sign in (1.0, -1.0)}
-                out = {sign: _outside(block_flat, here, sign * angle) for sign, angle in ways.items()}
+                out = {sign: _outside(place_flat, here, sign * angle) for sign, angle in ways.items()}
                 self.turn = min(ways, key=lambda sign: ways[sign] + 20.0 * out[sign])
-            radius = max(ROUND_M, 0.5 * (ROUND_M + float(np.linalg.norm(tip_flat - block_flat))))
+            radius = max(ROUND_M, 0.5 * (ROUND_M + float(np.linalg.norm(tip_flat - place_flat))))
             ahead = here + self.turn * 0.8
             round_it = np.array([math.cos(ahead), math.sin(ahead)])
-            step: np.ndarray = block_flat + radius * round_it - tip_flat
+            step: np.ndarray = place_flat + radius * round_it - tip_flat
             flat = step / (np.linalg.norm(step) + 1e-9) * REACH_SPEED
         outwards = tip / np.linalg.norm(tip)
         sideways = np.array([-outwards[1], outwards[0]])
@@ -218,9 +218,9 @@ def _flat(point: np.ndarray) -> np.ndarray:
     return np.array([MIDDLE_M * math.atan2(point[1], point[0]), np.hypot(*point)])
 
 
-def _outside(block: np.ndarray, start: float, turn: float) -> float:
-    """How far, m, the tip would have to leave its reach on an arc round the block, all in the plane of `_flat`."""
-    radii = block[1] + ROUND_M * np.sin(start + turn * np.linspace(0.0, 1.0, 9))
+def _outside(place: np.ndarray, start: float, turn: float) -> float:
+    """How far, m, the tip would have to leave its reach on an arc round the object, all in the plane of `_flat`."""
+    radii = place[1] + ROUND_M * np.sin(start + turn * np.linspace(0.0, 1.0, 9))
     return float(np.maximum(radii - TIP_RADII[1], TIP_RADII[0] - radii).clip(0.0).max())
 
 
@@ -230,40 +230,40 @@ def play(
     steps: int,
     look: Callable[[], None] = lambda: None,
     roam: bool = True,
-    until: Callable[[Player], bool] = lambda player: False,
+    until: Callable[[ScriptedPush], bool] = lambda policy: False,
     runtime: Runtime | None = None,
 ) -> np.ndarray:
     """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
 
     `look` is called at the start and after every step. One that does not `roam` pushes at once, and only on the part of
     the table where goals lie. With a `runtime` whose bundle has a policy, the robot moves first, unseen, towards a goal
-    picture; the player takes over where it got to and brings the block to that goal. So the next training has the ways
-    out of what this one runs into.
+    picture; the scripted policy takes over where it got to and brings the object to that goal. So the next training has
+    the ways out of what this one runs into.
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
-    player = Player(sim, rng, roam)
-    block = random_block(rng, roam)
-    sim.reset(joint_positions=player.random_pose(block))
-    place_block(sim, block, rng.uniform(-math.pi, math.pi))
+    policy = ScriptedPush(sim, rng, roam)
+    place = random_place(rng, roam)
+    sim.reset(joint_positions=policy.random_pose(place))
+    place_object(sim, place, rng.uniform(-math.pi, math.pi))
     if runtime is not None:
-        _lead(sim, rng, player, runtime)
+        _lead(sim, rng, policy, runtime)
     look()
-    return player.play(steps, look, until)
+    return policy.play(steps, look, until)
 
 
-def _lead(sim: ArmSim, rng: np.random.Generator, player: Player, runtime: Runtime) -> None:
-    """The robot moves arm and block towards a random goal picture for a random time, then the arm comes to rest.
+def _lead(sim: ArmSim, rng: np.random.Generator, policy: ScriptedPush, runtime: Runtime) -> None:
+    """The robot moves arm and object towards a random goal picture for a random time, then the arm comes to rest.
 
-    The player is left with that goal as its target.
+    The scripted policy is left with that goal as its target.
     """
-    joints, block = sim.joint_positions().copy(), sim.block_pose()
-    target = player.target = player.random_target(block[:2])
-    sim.reset(joint_positions=player.random_pose(target))
-    place_block(sim, target, rng.uniform(-math.pi, math.pi))
+    joints, place = sim.joint_positions().copy(), sim.object_pose()
+    target = policy.target = policy.random_target(place[:2])
+    sim.reset(joint_positions=policy.random_pose(target))
+    place_object(sim, target, rng.uniform(-math.pi, math.pi))
     goal = runtime.encode(to_model_image(sim.render(), runtime.bundle.model.image_size))
     sim.reset(joint_positions=joints)
-    sim.set_block_pose(block)
+    sim.set_object_pose(place)
     seed, budget_s = int(rng.integers(2**32)), float(rng.uniform(*LEAD_S))
     drive(sim, runtime, PLAY_PLAN, seed, goal, lambda: 0.0, budget_s)
-    sim.step(player.limits.longest_stop_s)  # every motion that was sent ends in a stop
+    sim.step(policy.limits.longest_stop_s)  # every motion that was sent ends in a stop

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.push_script import Player, play
+from lewm_model.sim.push_script import ScriptedPush, play
 from lewm_model.sim.random_motion import BLOCK_STEPS
 from lewm_model.tasks.task import Outcome, State, Trial
 
@@ -47,7 +47,7 @@ class Push:
             if not begin:
                 begin.append(State.of(sim))
 
-        def until(policy: Player) -> bool:
+        def until(policy: ScriptedPush) -> bool:
             rests.append(policy.phase == "rest")
             return rests[-1]
 
@@ -55,13 +55,13 @@ class Push:
         if not rests[-1]:
             return None
         sim.step(BLOCK_STEPS * sim.control_dt_s)  # what still moves comes to rest
-        end = State(np.clip(sim.joint_positions(), sim.limits.lower, sim.limits.upper), sim.block_pose())
+        end = State(np.clip(sim.joint_positions(), sim.limits.lower, sim.limits.upper), sim.object_pose())
         return (begin[0], end) if self.error_m(begin[0], end, sim) > MOVED_M else None
 
     def scripted(self, trial: Trial, sim: ArmSim, rng: np.random.Generator) -> Outcome:
         """The policy of the recordings, which sees the object and is told where it is to be; it stops when it is."""
         assert trial.goal.object_pose is not None
-        policy = Player(sim, rng, roam=False)
+        policy = ScriptedPush(sim, rng, roam=False)
         policy.target = trial.goal.object_pose[:2].copy()
         errors: list[float] = []
         policy.play(

@@ -36,13 +36,13 @@ class State:
     @staticmethod
     def of(sim: ArmSim) -> State:
         """The world as it is now."""
-        return State(sim.joint_positions().copy(), sim.block_pose() if sim.has_block else None)
+        return State(sim.joint_positions().copy(), sim.object_pose() if sim.has_object else None)
 
     def put(self, sim: ArmSim) -> None:
         """Makes the world so, at rest."""
         sim.reset(joint_positions=self.joints)
         if self.object_pose is not None:
-            sim.set_block_pose(self.object_pose)
+            sim.set_object_pose(self.object_pose)
 
     def picture(self, sim: ArmSim, size: int) -> np.ndarray:
         """The model's picture (size, size, 3) uint8 of it; the world is so afterwards."""
