@@ -134,9 +134,8 @@ class AugmentConfig:
     gamma: float = 0.5  # exponent exp(+- this); 0.79 would turn linear colours into sRGB's, and back
     shade: float = 0.6  # at most so much of the light is missing on one side
     vignette: float = 0.2  # of the light is missing in the corners
-    recoloured_share: float = 0.4  # of the changed frames, as the other shares are
-    hue: float = 0.5  # change of red, green and blue of a few regions, as the table, or a link
-    pattern: float = 0.25  # stripes of one region
+    recoloured_share: float = 0.5  # of the changed frames, as the other shares are
+    hue: float = 0.3  # change of red, green and blue of two regions, as the table, or a link
     region: float = 0.12  # distance of colours that belong to one region
     covered_share: float = 0.25
     cover: float = 0.12  # of the picture is hidden by a rectangle of any colour
@@ -146,9 +145,9 @@ class AugmentConfig:
     blur: float = 1.0  # pixels, standard deviation
     compressed_share: float = 0.1
     jpeg: float = 3.0  # quantisation steps, times those of quality 50; 2.5 are those of quality 20
-    moved_share: float = 0.6
+    moved_share: float = 0.5
     shift: float = 0.04  # of the picture's side
-    turn_deg: float = 4.0  # about the picture's centre
+    turn_deg: float = 3.0  # about the picture's centre
     zoom: float = 0.04  # nearer or farther by this share
 
     def __post_init__(self) -> None:
@@ -225,7 +224,7 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
     "reference": {"batch": 128, "precision": "bf16"},
     # With history 1 a clip of two frames says all there is to say, so a batch holds more independent latents.
     "small": {
-        "steps": 4500,
+        "steps": 2500,
         "batch": 128,
         "clip_frames": 2,
         "learning_rate": 2e-3,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lewm_model.monitoring.novelty import STAYS_S, WINDOW, Novelty, most_together, remember
+from lewm_model.monitoring.novelty import COLOURS, STAYS_S, WINDOW, Novelty, most_together, remember
 
 SIZE = 16
 GREY, GREEN, RED = (120, 120, 120), (10, 200, 10), (220, 20, 20)
@@ -67,3 +67,22 @@ def test_a_clock_that_jumps_back_does_not_make_anything_new_for_longer(novelty: 
     stays = table((12, 12, GREEN), (7, 7, GREEN))
     assert novelty.look(stays, 1000.0) == novelty.look(stays, 10.0) == 4.5
     assert novelty.look(stays, 10.0 + STAYS_S) == 0.0
+
+
+@pytest.mark.parametrize("light", [0.6, 1.4, (1.2, 1.0, 0.7), "shade"])
+def test_another_light_is_not_new_and_a_thing_that_was_moved_in_it_is(novelty: Novelty, light: object) -> None:
+    strength = np.linspace(0.6, 1.2, SIZE)[:, None] if light == "shade" else np.asarray(light)
+
+    def lit(*things: tuple[int, int, tuple[int, int, int]]) -> np.ndarray:
+        return np.clip(table(*things) * strength, 0, 255).astype(np.uint8)
+
+    assert novelty.look(lit((12, 12, GREEN), (2, 5, RED)), 0.0) == 0.0
+    assert novelty.look(lit((12, 12, GREEN), (7, 7, GREEN)), 0.1) == 9 / 2
+
+
+def test_what_an_older_bundle_saw_is_compared_as_the_camera_gave_it() -> None:
+    seen = np.ones((SIZE * SIZE, COLOURS), bool)
+    seen[:, :64] = False  # nothing was ever as dark as that
+    picture = np.full((SIZE, SIZE, 3), 20, np.uint8)
+    assert Novelty(seen, 1.0, any_light=False).new_pixels(picture).all()
+    assert not Novelty(seen, 1.0).new_pixels(picture).any()

@@ -1,7 +1,10 @@
-"""Colours where a recording never had them: what was moved, put down, covered or lit otherwise.
+"""Colours where a recording never had them: what was moved, put down or covered.
 
 A world model keeps of a picture what helped to predict its recordings. An object that never moved in them need not be
 in the latent, and may then be moved unnoticed. What each pixel ever looked like is a simpler memory that notices it.
+
+Light is no news: colours are compared as they would be in an even white light, found from the medians of the picture's
+halves, which no small thing changes. So a lamp that is dimmed, warmer or to one side makes nothing new.
 """
 
 from __future__ import annotations
@@ -18,7 +21,25 @@ from lewm_model.bundle.bundle import SEEN, Bundle, BundleError
 SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
 WINDOW = 5  # pixels, square: new pixels count where they lie together
 COLOURS = SHADES**3
+LEVEL = 120.0  # grey level of the medians in the even light
+IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # names in the file; older bundles have the second
+DARKEST = 8.0  # grey levels: what is darker than this is not brightened any more
+SAMPLED = 64  # rows and columns of a picture that its medians are taken of
 STAYS_S = 1.0  # a new colour that stays for so long is no news any more
+
+
+def evened(picture: np.ndarray) -> np.ndarray:
+    """A picture (S, S, 3) uint8 in an even white light: divided by a plane through the medians of its four halves."""
+    step = max(1, len(picture) // SAMPLED)
+    some = picture[::step, ::step]
+    half = len(some) // 2
+    halves = (some[:, :half], some[:, half:], some[:half], some[half:])
+    left, right, top, bottom = (np.median(part.reshape(-1, 3), axis=0) for part in halves)
+    middle = (left + right + top + bottom) / 4
+    across = np.linspace(-1.0, 1.0, len(picture), dtype=np.float32)[:, None]
+    light = middle + ((right - left) * across)[None] + ((bottom - top) * across)[:, None]
+    light = np.maximum(light, np.maximum(middle / 4, DARKEST))
+    return np.minimum(picture * (LEVEL / light).astype(np.float32), 255).astype(np.uint8)
 
 
 def _shades(picture: np.ndarray) -> np.ndarray:
@@ -33,7 +54,7 @@ def _colours(shades: np.ndarray) -> np.ndarray:
 
 def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """Which colours each pixel of one or more pictures (S, S, 3) uint8 ever had, or nearly: (S * S, COLOURS) bool."""
-    colours = (_colours(_shades(picture)) for picture in pictures)
+    colours = (_colours(_shades(evened(picture))) for picture in pictures)
     first = next(colours)
     pixels, seen = np.arange(len(first)), np.zeros((len(first), COLOURS), bool)
     for seen_now in itertools.chain([first], colours):
@@ -66,10 +87,12 @@ class Novelty:
 
     :param seen: (S * S, COLOURS) bool, as from `remember`.
     :param usual: new pixels in the fullest window of a frame in which nothing is wrong, at most.
+    :param any_light: False: `seen` is of an older bundle, of colours as the camera gave them, and light is news.
     """
 
-    def __init__(self, seen: np.ndarray, usual: float) -> None:
+    def __init__(self, seen: np.ndarray, usual: float, any_light: bool = True) -> None:
         self._recorded, self._usual = seen, usual
+        self._evened = evened if any_light else np.asarray
         self._pixels = np.arange(len(seen))
         self.forget()
 
@@ -82,11 +105,15 @@ class Novelty:
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
         """Which pixels (S, S) of a picture (S, S, 3) uint8 have a colour that they never had."""
-        return ~self._seen[self._pixels, _colours(_shades(picture))].reshape(picture.shape[:2])
+        return self._new(_shades(self._evened(picture))).reshape(picture.shape[:2])
+
+    def _new(self, shades: np.ndarray) -> np.ndarray:
+        return ~self._seen[self._pixels, _colours(shades)]
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
         """How many times as much as usual is new in the picture (S, S, 3) uint8 of a frame with this stamp."""
-        shades, new = _shades(picture), self.new_pixels(picture).reshape(-1)
+        shades = _shades(self._evened(picture))
+        new = self._new(shades)
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
         stays = new & (stamp_s - since_s >= STAYS_S)
@@ -101,7 +128,7 @@ class Novelty:
 
 def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
     """Writes what `remember` made, (S * S, COLOURS) bool, into the folder of a draft (`lewm_model.bundle.update`)."""
-    save_file({"seen": np.packbits(seen, axis=1)}, bundle.folder / SEEN)
+    save_file({IN_ANY_LIGHT: np.packbits(seen, axis=1)}, bundle.folder / SEEN)
 
 
 def load_novelty(bundle: Bundle) -> Novelty | None:
@@ -110,7 +137,9 @@ def load_novelty(bundle: Bundle) -> Novelty | None:
         return None
     path, pixels = bundle.path(SEEN), bundle.model.image_size**2
     try:
-        bits = load_file(path)["seen"]
+        found = load_file(path)
+        any_light = IN_ANY_LIGHT in found
+        bits = found[IN_ANY_LIGHT if any_light else AS_RECORDED]
     except Exception as error:  # safetensors has errors of its own
         raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
     if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
@@ -118,4 +147,4 @@ def load_novelty(bundle: Bundle) -> Novelty | None:
             f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
             "run `lewm calibrate` again"
         )
-    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels)
+    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light)

@@ -24,8 +24,7 @@ from lewm_model.config import AugmentConfig
 CHUNK = 32  # pictures that a CPU changes at once: its cache holds them
 BLOCK = 8  # pixels of a JPEG block's side
 SHARED = 4  # pictures that share one drawing of noise
-REGIONS, CANDIDATES = 3, 32  # that are painted otherwise, and pixels among which they are looked for
-STRIPES = 10.0  # of a pattern, at most, from side to side
+CANDIDATES = 8  # pixels among which the two regions of another colour are looked for
 # JPEG's example tables (ITU T.81, annex K) rise from 16 to about 100 over the frequencies; this is their rough course.
 FINEST, STEEPNESS = 16.0, 6.0
 
@@ -84,37 +83,21 @@ def lit(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def recoloured(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Regions of like colour get other colours, and the first a pattern: another table, a robot painted otherwise.
+    """Two regions of like colour get other colours: another table, an arm that is painted otherwise.
 
-    The first region is that of some pixel, which is mostly what fills the picture; the others are seeded as in
-    k-means++, far from those before: so what is small is painted as often as what is large.
+    The second region is the one that differs most from the first of some pixels, so that not only the table is painted.
     """
-    n, side = len(x), x.shape[-1]
-    where = torch.randint(side**2, (n, 1, CANDIDATES), device=x.device).expand(-1, 3, -1)
+    n = len(x)
+    where = torch.randint(x.shape[-1] ** 2, (n, 1, CANDIDATES), device=x.device).expand(-1, 3, -1)
     found = x.flatten(2).gather(2, where)  # (n, 3, CANDIDATES)
-    chosen = torch.zeros(n, dtype=torch.long, device=x.device)
-    nearest = torch.full((n, CANDIDATES), torch.inf, device=x.device)
+    other = (found - found[:, :, :1]).square().sum(1).argmax(1)
+    seeds = torch.stack([found[:, :, 0], found[torch.arange(n, device=x.device), :, other]], 1)  # (n, 2, 3)
+    shifts = _uniform((n, 2, 3), c.hue, x)
     result = x.clone()
-    for region in range(REGIONS):
-        seed = found[torch.arange(n, device=x.device), :, chosen][:, :, None]  # (n, 3, 1)
-        like = torch.exp((x - seed[..., None]).square().sum(1, keepdim=True) / (-2.0 * c.region**2))
-        shift = _uniform((n, 3, 1, 1), c.hue, x)
-        if region == 0:
-            shift = shift + _uniform((n, 3, 1, 1), c.pattern, x) * _stripes(n, side, x)
-        result.addcmul_(like, shift)
-        nearest = torch.minimum(nearest, (found - seed).square().sum(1))
-        chosen = torch.multinomial(nearest + 1e-6, 1)[:, 0]
+    for i in range(2):
+        apart = (x - seeds[:, i, :, None, None]).square().sum(1, keepdim=True)
+        result += torch.exp(-apart / (2.0 * c.region**2)) * shifts[:, i, :, None, None]
     return result
-
-
-def _stripes(n: int, side: int, like: Tensor) -> Tensor:
-    """Wavy stripes of any direction and width, (n, 1, side, side) in [-1, 1]."""
-    across = torch.linspace(-1.0, 1.0, side, device=like.device)
-    angle, phase = _uniform((n, 1, 1), math.pi, like), _uniform((n, 1, 1), math.pi, like)
-    waves = math.pi * STRIPES * torch.rand((n, 1, 1), device=like.device)
-    along = angle.cos() * across + angle.sin() * across[:, None]
-    beside = angle.sin() * across - angle.cos() * across[:, None]
-    return torch.sin(waves * along + phase + torch.sin(3.0 * beside + phase))[:, None]
 
 
 def covered(x: Tensor, c: AugmentConfig) -> Tensor:
