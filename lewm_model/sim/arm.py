@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lewm_model.config import resource
-from lewm_model.sim import sdf
+from lewm_model.sim import scene, sdf
 from lewm_model.sim.controller import ControllerConfig, TrajectoryController
-from lewm_model.sim.world import END_EFFECTOR
+from lewm_model.sim.world import END_EFFECTOR, World
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 # The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
@@ -22,6 +22,11 @@ DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 FAR_RAD, CATCH_UP = 0.02, 0.93
 EASE = 0.1  # share of the acceleration
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
+
+
+def load_world(path: str | Path) -> World:
+    """An SDF world, or a scene (`.yaml`) of a robot that has a description of its own."""
+    return scene.load_scene(path) if Path(path).suffix == ".yaml" else sdf.load_world(path)
 
 
 class ArmSim:
@@ -42,7 +47,7 @@ class ArmSim:
     def __init__(
         self, world: str | Path | None = None, render: bool = True, controller: ControllerConfig | None = None
     ) -> None:
-        loaded = sdf.load_world(resource("worlds", "tabletop.sdf") if world is None else world)
+        loaded = load_world(resource("worlds", "tabletop.sdf") if world is None else world)
         self._model = loaded.model
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
@@ -64,7 +69,8 @@ class ArmSim:
         self._renderers: dict[str, mujoco.Renderer] = {}
         self._render_thread = 0
         self._controller_config = ControllerConfig() if controller is None else controller
-        self.reset(joint_positions=np.clip(np.zeros(len(self.names)), self.limits.lower, self.limits.upper))
+        self.home = np.clip(loaded.arm.home, self.limits.lower, self.limits.upper)
+        self.reset(joint_positions=self.home)
 
     @property
     def model(self) -> mujoco.MjModel:

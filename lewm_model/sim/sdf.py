@@ -599,6 +599,7 @@ class _Loader:
                 acceleration=ACCELERATION_RAD_S2 * count,
                 jerk=JERK_RAD_S3 * count,
             ),
+            np.zeros(len(joints)),
             columns["effort"],
             gains["position_p_gain"],
             gains["velocity_p_gain"],

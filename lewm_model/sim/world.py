@@ -17,6 +17,7 @@ class Arm:
     """The joints that the trajectory controller moves, and its servos. Arrays are (A,) float64 in its order."""
 
     limits: JointLimits
+    home: np.ndarray  # rad, where it begins
     effort: np.ndarray  # N m
     position_gain: np.ndarray  # N m/rad
     velocity_gain: np.ndarray  # N m s/rad
