@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -101,6 +101,9 @@ bench-train: setup  ## the training step beside the authors', same data, batch a
 bench-gpu: setup  ## the same on an NVIDIA GPU: training steps, plans, decisions, TensorRT's engines: PARTS
 	$(BIN)/python -m benchmarks.gpu $(call option,PARTS,parts)
 
+bench-arm: setup $(VENV)/.arms  ## how fast arms with meshes are simulated and drawn, with pictures to look at: ROUNDS
+	$(BIN)/python -m benchmarks.arm $(call option,ROUNDS,rounds)
+
 faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
 	$(BIN)/python -m validation.faults_train $(call option,RUNS,runs) $(call option,SEED,seed)
 
@@ -166,6 +169,10 @@ $(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg validatio
 $(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.dependencies
 	test -x $(RTX)/bin/python || $(BIN)/python -m venv $(RTX)
 	$(RTX)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-rtx.txt
+	@touch $@
+
+$(VENV)/.arms: requirements-arms.txt | $(VENV)/.dependencies
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-arms.txt
 	@touch $@
 
 $(VENV)/.tasks: requirements-tasks.txt | $(VENV)/.dependencies

@@ -21,7 +21,7 @@ MOST_FACES = 600  # of a mesh; one with fewer is left as it is
 
 
 class MeshError(ValueError):
-    """A mesh that cannot be reduced; says what to install or which file is broken."""
+    """A mesh that cannot be reduced; says which file is broken."""
 
 
 def cache_folder() -> Path:
@@ -78,11 +78,9 @@ def _reduced(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _reduce(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        import fast_simplification
-        import trimesh
-    except ModuleNotFoundError as error:
-        raise MeshError(f"reading meshes needs {error.name}: pip install -r requirements-arms.txt") from error
+    import fast_simplification
+    import trimesh
+
     loaded = trimesh.load(path, force="mesh")
     if not isinstance(loaded, trimesh.Trimesh) or not len(loaded.faces):
         raise MeshError(f"{path} holds no triangles")

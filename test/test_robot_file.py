@@ -1,0 +1,169 @@
+"""Robot files and scenes: another arm is another file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+from lewm_model.config import ConfigError, resource
+from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.robot.robot import load_robot
+from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.random_motion import random_velocities
+
+ROBOTS = sorted(path.stem for path in resource("config", "robots").glob("*.yaml"))
+# Three joints and a finger, of primitive shapes, whose forearm reaches the table and the column.
+ARM = """<mujoco><worldbody><body name="column"><geom type="cylinder" size="0.04 0.1" pos="0 0 0.1"/>
+<body name="upper" pos="0 0 0.22"><joint name="pan" axis="0 0 1"/><geom type="sphere" size="0.03"/>
+<body name="lower"><joint name="lift" axis="0 1 0"/><geom type="capsule" size="0.02" fromto="0.06 0 0 0.25 0 0"/>
+<body name="hand" pos="0.3 0 0"><joint name="bend" axis="0 1 0"/>
+<geom type="capsule" size="0.02" fromto="0 0 0 0.2 0 0"/>
+<site name="grip" pos="0.22 0 0"/>
+<body name="finger" pos="0.2 0.03 0"><joint name="finger" axis="0 0 1"/>
+<geom type="capsule" size="0.005" fromto="0.03 0 0 0.08 0 0"/></body>
+</body></body></body></body></worldbody></mujoco>"""
+LIMITS = "velocity: 1.5, acceleration: 6.0, jerk: 100.0"
+ROBOT = f"""
+joints:
+  pan: {{lower: -2.0, upper: 2.0, {LIMITS}}}
+  lift: {{lower: -1.0, upper: 1.5, {LIMITS}, home: -0.3}}
+  bend: {{lower: -2.0, upper: 2.0, {LIMITS}}}
+  finger: {{lower: -0.1, upper: 0.8, {LIMITS}, effort: 2.0}}
+gripper: {{joint: finger, open: 0.8, closed: 0.0}}
+simulation: {{file: arm.xml, tip: grip}}
+"""
+SCENE = """
+robot: mine.yaml
+objects: [{name: cube, position_m: [0.3, 0.1, 0.0175]}]
+cameras:
+  - {name: front, position_m: [0.8, 0.4, 0.6], look_at_m: [0.1, 0.0, 0.1], height: 48, width: 64}
+  - {name: wrist, link: hand, position_m: [0.0, 0.0, 0.1], look_at_m: [0.3, 0.0, 0.0], height: 48, width: 48}
+"""
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    for name, text in (("arm.xml", ARM), ("mine.yaml", ROBOT), ("scene.yaml", SCENE)):
+        (tmp_path / name).write_text(text)
+    return tmp_path / "scene.yaml"
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_every_robot_that_ships_has_limits_that_an_arm_can_be_planned_with(name: str) -> None:
+    robot = load_robot(name)
+    limits = KnotLimits(robot.limits, 0.25)
+    assert limits.longest_stop_s < 2.0
+    assert ((robot.home >= robot.limits.lower) & (robot.home <= robot.limits.upper)).all()
+
+
+def test_the_tabletop_file_says_what_its_world_says() -> None:
+    with ArmSim(render=False) as sim:
+        assert load_robot("tabletop").limits == sim.limits
+    np.testing.assert_allclose(
+        load_robot("tabletop").chain().positions(np.array([[0.4, 0.7]]))[0, -1, :2],
+        sim.end_effector([0.4, 0.7])[:2],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("velocity: 1.5", "velocty: 1.5", "Joint has no field 'velocty'"),
+        ("home: -0.3", "home: -1.3", "'lift' has its home at -1.3; it must lie within -1.0 to 1.5"),
+        ("joint: finger", "joint: pan", "list it as the last joint"),
+        ("gripper:", "griper:", "a robot has no field 'griper'"),
+        ("joints:", "others:", "has no field 'others'"),
+    ],
+)
+def test_a_robot_file_with_a_mistake_is_refused_with_what_is_wrong(
+    scene: Path, old: str, new: str, message: str
+) -> None:
+    path = scene.parent / "mine.yaml"
+    path.write_text(ROBOT.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_robot(path)
+
+
+def test_a_robot_that_is_not_there_is_told_from_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"known are .*so101"):
+        load_robot("so102")
+    with pytest.raises(ConfigError, match=r"requirements-arms\.txt"):
+        load_robot("so101").path("package://no_such_package_here/arm.xml")
+
+
+def test_a_description_outside_its_package_is_not_read() -> None:
+    with pytest.raises(ConfigError, match="is not there"):
+        load_robot("so101").path("package://lewm_model/../setup.py")
+
+
+def test_an_arm_of_another_kind_is_simulated_from_files_alone(scene: Path) -> None:
+    robot = load_robot("mine.yaml", scene.parent)
+    with ArmSim(scene) as sim:
+        assert sim.names == robot.names and sim.limits == robot.limits
+        assert sim.render().shape == (48, 64, 3) and sim.render("wrist").shape == (48, 48, 3)
+        np.testing.assert_allclose(sim.joint_positions(), robot.home, atol=1e-9)
+        sim.step(0.5)
+        np.testing.assert_allclose(sim.joint_positions(), robot.home, atol=2e-3)  # the drives carry the arm's weight
+
+
+def test_random_motion_follows_its_trajectory_and_touches_nothing(scene: Path) -> None:
+    with ArmSim(scene, render=False) as sim:
+        rng, limits = np.random.default_rng(0), KnotLimits(sim.limits, 0.25)
+
+        def clear(poses: np.ndarray) -> bool:
+            return not sim.touches(poses)
+
+        assert not clear(np.array([[0.0, 1.4, 0.0, 0.0]])), "a pose in the table"
+        knots = random_velocities(rng, sim.home, 80, limits, clear)
+        timeline = Timeline(0.0, sim.home, limits)
+        timeline.splice(0, knots)
+        motion = timeline.sample(0.05 * np.arange(401))
+        assert clear(motion.positions)
+        assert np.ptp(motion.positions, axis=0).min() > 0.3, "every joint moves"
+        sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
+        errors = []
+        for i in range(400):
+            sim.step(0.05)
+            errors.append(sim.joint_positions() - motion.positions[i + 1])
+        assert np.abs(errors)[:, :3].max() < 0.02
+
+
+def test_random_starts_are_clear(scene: Path) -> None:
+    with ArmSim(scene, render=False) as sim:
+        for seed in range(50):
+            sim.reset(seed=seed)
+            assert not sim.touches(sim.joint_positions()[None])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("link: hand", "link: foot", "'foot', which the robot does not have"),
+        ("look_at_m: [0.1, 0.0, 0.1]", "look_at_m: [0.8, 0.4, 0.6]", "looks at where it is"),
+        ("name: cube,", "name: wrist,", "a name of its own"),
+        ("name: cube,", "name: cube, shape: cone,", "'cone'"),
+        ("robot: mine.yaml", "robot: yours.yaml", "yours.yaml"),
+    ],
+)
+def test_a_scene_with_a_mistake_is_refused_with_what_is_wrong(scene: Path, old: str, new: str, message: str) -> None:
+    scene.write_text(SCENE.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        ArmSim(scene, render=False)
+
+
+def test_a_mesh_with_many_faces_is_drawn_with_few_and_kept(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    trimesh.creation.icosphere(5, 0.03).export(tmp_path / "ball.stl")
+    arm = ARM.replace("<worldbody>", '<asset><mesh name="ball" file="ball.stl"/></asset><worldbody>', 1)
+    arm = arm.replace('<geom type="sphere" size="0.03"/>', '<geom type="mesh" mesh="ball"/>')
+    (tmp_path / "arm.xml").write_text(arm)
+    for _ in range(2):  # the second time out of the cache
+        with ArmSim(scene, render=False) as sim:
+            assert 100 < sim.model.nmeshface <= 600
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
