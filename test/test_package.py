@@ -21,6 +21,7 @@ FROM_LAUNCH_ARGUMENTS = {"model", "backend", "enable_on_start"}
 SIMULATED_ARM = {"urdf", "workspace.base", "workspace.tip"}  # of viewer_node; for its own arm a user says more
 # Python modules whose package has another name, and packages that come with one that is listed.
 PYTHON_PACKAGES = {
+    "fast_simplification": "fast-simplification",
     "cv2": "opencv-python-headless",
     "mcap_ros2": "mcap-ros2-support",
     "sklearn": "scikit-learn",
