@@ -26,6 +26,7 @@ from benchmarks import reference
 from lewm_model.bundle.bundle import Bundle, load_model
 from lewm_model.bundle.interchange import hydra_config, import_checkpoint
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.probe import probe_bundle
@@ -37,7 +38,7 @@ from lewm_model.sim.collect import collect
 from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import attempt_all, draw_trials
 from lewm_model.training.heads import add_heads
-from lewm_model.training.trainer import action_spec, learning_rate_factor, train
+from lewm_model.training.trainer import learning_rate_factor, train
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed", "latent_dim": 12}

@@ -61,7 +61,7 @@ def random_model(c: ModelConfig, seed: int = 0) -> LeWM:
 def batch(c: ModelConfig, clips: int, frames: int, seed: int) -> tuple[Tensor, Tensor]:
     """Frames (clips, frames, S, S, 3) uint8 and z-scored blocks (clips, frames - 1, E)."""
     rng = np.random.default_rng(seed)
-    pictures = rng.integers(0, 256, (clips, frames, c.image_size, c.image_size, 3), np.uint8)
+    pictures = rng.integers(0, 256, (clips, frames, *c.image_size, 3), np.uint8)
     return torch.from_numpy(pictures), torch.from_numpy(rng.normal(size=(clips, frames - 1, c.block_dim))).float()
 
 

@@ -84,7 +84,7 @@ def network(c: ModelConfig) -> Any:
             num_hidden_layers=c.encoder_depth,
             num_attention_heads=c.encoder_heads,
             intermediate_size=c.encoder_mlp,
-            image_size=c.image_size,
+            image_size=c.image_height,
             patch_size=c.patch_size,
         ),
         add_pooling_layer=False,

@@ -50,7 +50,7 @@ from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.comparison import PATCHES, reference_bundle
-from lewm_model.bundle.bundle import ActionSpec, Bundle, load_heads, load_model
+from lewm_model.bundle.bundle import Bundle, load_heads, load_model
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
@@ -60,7 +60,8 @@ from lewm_model.models.lewm import LeWM
 from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.actions import ActionSpec
+from lewm_model.robot.observation import to_model_image
 from lewm_model.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -43,7 +43,7 @@ PATCHES: dict[str, Any] = {"stem": "patch", "patch_size": 16, "activation": "gel
 def clips(c: ModelConfig, config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (B, T, S, S, 3) uint8 and z-scored blocks (B, T - 1, E)."""
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (config.batch, config.clip_frames, c.image_size, c.image_size, 3), np.uint8)
+    frames = rng.integers(0, 256, (config.batch, config.clip_frames, *c.image_size, 3), np.uint8)
     blocks = rng.normal(size=(config.batch, config.clip_frames - 1, c.block_dim))
     return torch.from_numpy(frames), torch.from_numpy(blocks).float()
 

@@ -13,7 +13,7 @@ import reprlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
@@ -50,7 +50,8 @@ class ModelConfig:
     action_dim: int = 2  # numbers in one low-level action, one per joint
     frameskip: int = 5  # low-level actions in one action block = one step of the model
     history: int = 3  # frames of context that the predictor sees
-    image_size: int = 224  # pixels, square
+    image_height: int = 224  # pixels
+    image_width: int = 224  # pixels, of all cameras side by side
     # How colours are scaled. "fixed": by ImageNet's mean and spread; "own": red, green and blue by those of the picture
     # itself, which takes the strength and the tint of an even light out before anything is learned.
     picture_norm: str = "fixed"
@@ -73,6 +74,13 @@ class ModelConfig:
     predictor_mlp: int = 2048
     dropout: float = 0.1  # of the predictor, in training only
 
+    SHORTHANDS: ClassVar[dict[str, tuple[str, ...]]] = {"image_size": ("image_height", "image_width")}  # of a square
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the model's picture, pixels."""
+        return self.image_height, self.image_width
+
     @property
     def block_dim(self) -> int:
         """Numbers in one action block: frameskip x action_dim."""
@@ -89,7 +97,8 @@ class ModelConfig:
         _require(self.readout in ("cls", "all"), self, "readout", "'cls' or 'all'")
         _require(self.activation in ("gelu", "relu"), self, "activation", "'gelu' or 'relu'")
         stride = self.patch_size if self.stem == "patch" else 16
-        _require(self.image_size % stride == 0, self, "image_size", f"a multiple of {stride} (pixels a token)")
+        for side in ("image_height", "image_width"):
+            _require(getattr(self, side) % stride == 0, self, side, f"a multiple of {stride} (pixels a token)")
         _require(self.encoder_width % self.encoder_heads == 0, self, "encoder_width", "a multiple of encoder_heads")
         _require(0.0 <= self.dropout < 1.0, self, "dropout", "in [0, 1)")
 
@@ -331,10 +340,11 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if not isinstance(values, dict):
         raise ConfigError(f"the values of {cls.__name__} are {_shown(values)}; they must be names with values")
+    values = _spelt_out(cls, values)
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise ConfigError(f"{cls.__name__} has no field {_shown(unknown[0])}; it has {', '.join(fields)}")
-    merged = {**(base or {}), **values}
+    merged = {**_spelt_out(cls, base or {}), **values}
     for name, value in merged.items():
         default = fields[name].default
         if dataclasses.is_dataclass(default) and not isinstance(default, type):  # a group of values in a group
@@ -355,6 +365,12 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
         if kind in ("int", "float") and not abs(value) <= MOST_NUMBER:
             raise ConfigError(f"{cls.__name__}.{name} is {_shown(value)}; it must be {MOST_NUMBER:.0e} at most")
     return cls(**merged)
+
+
+def _spelt_out(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values with those names that stand for several fields replaced by these."""
+    shorthands = getattr(cls, "SHORTHANDS", {})
+    return {name: value for key, value in values.items() for name in shorthands.get(key, (key,))}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

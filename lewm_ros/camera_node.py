@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.monitoring.goal_check import Exposure, examine_goal
 from lewm_model.monitoring.novelty import load_novelty
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_ros.goals import GoalError, GoalLibrary, goal_identity, picture_hash
 from lewm_ros.mailbox import Mailbox
@@ -79,7 +79,7 @@ class CameraNode(ManagedNode):
             raise Refusal(str(error)) from error
         self._runtime = self.load_runtime(bundle, values)
         try:  # what does not run shows now, and the first frame is not slow
-            self._runtime.encode(np.zeros((self._size, self._size, 3), np.uint8))
+            self._runtime.encode(np.zeros((*self._size, 3), np.uint8))
         except Exception as error:
             self._runtime = None
             raise Refusal(f"the bundle {bundle.folder} cannot encode a picture: {error}; export it again") from error

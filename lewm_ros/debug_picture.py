@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from lewm_model.monitoring.vigilance import SURPRISING
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 
 WIDTH, HEIGHT = 960, 592
 MARGIN = 8

@@ -163,10 +163,11 @@ class PlannerNode(ManagedNode):
                 f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
                 f"{', '.join(self._limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
             )
-        if bundle.actions.kind != "joint_velocity":
+        if not bundle.actions.drives_joints:
+            kinds = ", ".join(dict.fromkeys(bundle.actions.kinds))
             raise Refusal(
-                f"the actions of the model in {bundle.folder} are {bundle.actions.kind!r}, not joint velocities in "
-                "rad/s, and must not be executed as such; `lewm convert --actions-are` makes velocities of positions"
+                f"the actions of the model in {bundle.folder} are {kinds!r}, not joint velocities, and must not be "
+                "executed as such; `lewm convert --actions-are` makes velocities of positions"
             )
         self._seed, self._dry_run = values["seed"], values["dry_run"]
         self._calibration = bundle.calibration  # as it was measured; goal_tolerance changes it

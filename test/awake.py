@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from lewm_model.bundle.bundle import HEADS, WEIGHTS, ActionSpec, Bundle, save_description
+from lewm_model.bundle.bundle import HEADS, WEIGHTS, Bundle, save_description
 from lewm_model.config import ModelConfig
 from lewm_model.models import heads
 from lewm_model.models.lewm import LeWM
+from lewm_model.robot.actions import ActionSpec
 
 HEAD_NAMES = ("steps_to_go", "proposal")
 
@@ -44,13 +45,13 @@ def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEA
         save_file(tensors, folder / HEADS)
     joints = tuple("abcdefgh"[: config.action_dim])
     mean, std, low, high = ((value,) * len(joints) for value in (0.0, 1.0, -2.0, 2.0))
-    spec = ActionSpec(joints, "joint_velocity", "rad/s", 0.05, config.frameskip, mean, std, low, high)
+    spec = ActionSpec.of_one_kind(joints, "joint_velocity", "rad/s", 0.05, config.frameskip, mean, std, low, high)
     return save_description(Bundle(folder, config, spec, names))
 
 
 def pictures(config: ModelConfig, count: int = 8) -> np.ndarray:
     """Pictures (count, S, S, 3) uint8 with a bright spot that moves."""
-    size = config.image_size
+    size = config.image_height
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
     centres = size * (0.5 + 0.3 * np.stack([np.cos(np.arange(count)), np.sin(np.arange(count))], -1))
     light = np.exp(-((grid[None] - centres[:, None, None]) ** 2).sum(-1) / (0.02 * size**2))

@@ -11,14 +11,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lewm_model.bundle.bundle import WEIGHTS, ActionSpec, Bundle, load_bundle, save_description
+from lewm_model.bundle.bundle import WEIGHTS, Bundle, load_bundle, save_description
 from lewm_model.config import ModelConfig
 from lewm_model.models.lewm import LeWM
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.runtime.export import export_onnx
 
 TINY = ModelConfig(
     history=1,
-    image_size=64,
+    image_height=64,
+    image_width=64,
     stem="conv",
     activation="relu",
     encoder_width=32,
@@ -53,7 +55,7 @@ def _made_once() -> Path:
         for parameter in model.predictor.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     save_file(model.state_dict(), folder / WEIGHTS)
-    actions = ActionSpec(
+    actions = ActionSpec.of_one_kind(
         names=("shoulder", "elbow"),
         kind="joint_velocity",
         unit="rad/s",

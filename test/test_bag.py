@@ -94,7 +94,7 @@ def test_frames_actions_and_positions_are_those_of_the_recorded_motion(tmp_path:
     assert 0.005 < report.tracking_rad < 0.02 * 0.6 * 2.1 + 1e-3
     assert data.control_dt_s == DT
     assert data.action_names == NAMES
-    assert data.action_kind == "joint_velocity"
+    assert set(data.action_kinds) == {"joint_velocity"}
     with h5py.File(tmp_path / "a.h5") as file:
         assert file.attrs["command"].startswith("lewm convert")
         assert file.attrs["tolerance_s"] == 0.025

@@ -65,7 +65,7 @@ def test_the_lag_is_found_of_commanded_positions_too(data: Episodes) -> None:
     for offset, length in zip(data.offsets, data.lengths, strict=True):
         rows = slice(offset, offset + length - 1)
         actions[rows] = np.cumsum(data.actions[rows], axis=0) * 0.05
-    found = report_on(shifted(replace(data, actions=actions, action_kind="recorded"), 3))
+    found = report_on(shifted(replace(data, actions=actions, action_kinds=("recorded",) * actions.shape[1]), 3))
     assert found.numbers["lag_steps"] == pytest.approx(3, abs=0.6)
 
 

@@ -16,7 +16,7 @@ from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle, save_desc
 from lewm_model.cli.main import app
 from lewm_model.config import resource
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import decoder
 from lewm_model.runtime.decoder import PictureDecoder, load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import seed_tasks as seed_tasks
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml, resource
-from lewm_model.training.trainer import action_spec
+from lewm_model.data.actions import action_spec
 
 
 def recorded(env, path, episodes=2):

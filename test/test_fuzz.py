@@ -102,13 +102,13 @@ def changed_bundle(folder: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("part", "field", "value", "message"),
     [
-        ("actions", "names", [], "names of the joints"),
-        ("actions", "names", "ab", "names of the joints"),
-        ("actions", "names", ["a", "\ud800"], "names of the joints"),
-        ("actions", "mean", ["x", "y"], "one finite number"),
-        ("actions", "std", [[1.0], [1.0]], "one finite number"),
-        ("actions", "high", [1e300, 1.0], "one finite number"),
-        ("actions", "low", [2.0, 2.0], "low must not be above high"),
+        ("group", "names", [], "names of the columns"),
+        ("group", "names", "ab", "names of the columns"),
+        ("group", "names", ["a", "\ud800"], "names of the columns"),
+        ("group", "mean", ["x", "y"], "one finite number"),
+        ("group", "std", [[1.0], [1.0]], "one finite number"),
+        ("group", "high", [1e300, 1.0], "one finite number"),
+        ("group", "low", [2.0, 2.0], "low must not be above high"),
         ("actions", "control_dt_s", math.inf, "both must be positive"),
         ("actions", "frameskip", "5", "both must be positive"),
         ("model", "encoder_depth", 10**9, "256 or less"),
@@ -119,9 +119,11 @@ def changed_bundle(folder: Path, change) -> Path:
 def test_a_description_that_is_no_description_is_refused_as_one(
     tmp_path: Path, part: str, field: str, value: object, message: str
 ) -> None:
-    folder = changed_bundle(tmp_path / "bundle", lambda description: description[part].update({field: value}))
+    def change(description: dict) -> None:
+        (description["actions"]["groups"][0] if part == "group" else description[part]).update({field: value})
+
     with pytest.raises(BundleError, match=message):
-        load_bundle(folder)
+        load_bundle(changed_bundle(tmp_path / "bundle", change))
 
 
 def test_a_path_that_no_file_can_have_is_no_bundle() -> None:
@@ -166,7 +168,13 @@ def load_bundle_unchecked(bundle):
 
 
 def test_graphs_of_another_model_are_refused_when_they_are_loaded(tmp_path: Path) -> None:
-    folder = changed_bundle(tmp_path / "bundle", lambda description: description["model"].update(image_size=128))
+    folder = changed_bundle(
+        tmp_path / "bundle",
+        lambda description: description.update(
+            model=description["model"] | {"image_height": 128},
+            cameras=[description["cameras"][0] | {"height": 128}],
+        ),
+    )
     with pytest.raises(RuntimeLoadError, match=r"encoder has the inputs image \(1, 64, 64, 3\) uint8"):
         load_runtime(load_bundle(folder), "onnxruntime")
 

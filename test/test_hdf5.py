@@ -79,7 +79,7 @@ def test_a_recording_of_the_reference_trains_here(
     bundle = load_bundle(tmp_path / "bundle")
     assert len(held_out_episodes(bundle, load_episodes(path, 0.1))), "it can be evaluated, too"
     assert bundle.actions.control_dt_s == 0.1 and bundle.actions.names == ("joint1", "joint2")
-    assert bundle.actions.kind == "recorded"  # nobody says that it is safe to command
+    assert bundle.actions.kinds == ("recorded", "recorded")  # nobody says that it is safe to command
     with pytest.raises(DataError, match=r"was recorded every 0.05 s, not every 0.1 s"):
         load_episodes(ours(tmp_path / "ours.h5", known), control_dt_s=0.1)
 
@@ -129,7 +129,7 @@ def test_a_recording_converts_to_another_size_and_gets_what_it_lacks(tmp_path: P
     assert result.exit_code == 0, result.output
     assert "12 episodes, 492 of 492 recorded frames used" in result.output
     data = load_episodes(tmp_path / "a.h5")
-    assert data.control_dt_s == 0.1 and data.image_size == 16 and data.action_kind == "recorded"
+    assert data.control_dt_s == 0.1 and data.image_size == (16, 16) and set(data.action_kinds) == {"recorded"}
     np.testing.assert_array_equal(data.lengths, known.lengths)
     inner = np.isfinite(known.actions).all(1)
     np.testing.assert_array_equal(data.actions[inner], known.actions[inner])

@@ -277,7 +277,7 @@ def test_camera_node_encodes_compressed_pictures(tmp_path: Path) -> None:
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CompressedImage, Image
 
-    from lewm_model.robot.pictures import to_model_image
+    from lewm_model.robot.observation import to_model_image
     from lewm_model.runtime import load_runtime
     from lewm_ros.camera_node import CameraNode
 

@@ -15,7 +15,7 @@ from tiny import dot_recording, tiny_bundle, tiny_train
 from typer.testing import CliRunner
 
 from benchmarks import reference
-from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model
+from lewm_model.bundle.bundle import load_bundle, load_heads, load_model
 from lewm_model.bundle.interchange import (
     InterchangeError,
     export_checkpoint,
@@ -26,9 +26,12 @@ from lewm_model.bundle.interchange import (
 from lewm_model.cli.main import app
 from lewm_model.config import MODEL_SIZES, ModelConfig
 from lewm_model.data.clips import load_episodes
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.heads import add_heads
 
-ACTIONS = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.2), (1.5, 2.0), (-2.0, -2.0), (2.0, 2.0))
+ACTIONS = ActionSpec.of_one_kind(
+    ("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.2), (1.5, 2.0), (-2.0, -2.0), (2.0, 2.0)
+)
 
 
 def built(config: Any) -> Any:
@@ -137,7 +140,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence(tmp_path: Path) -> None:
         assert not (tmp_path / "bundle" / "model.json").exists()
 
     refused("does not say what its actions are.*--data")
-    refused("action blocks of 10 numbers, but 1 joints x frameskip 5 are 5", actions=ActionSpec(
+    refused("action blocks of 10 numbers, but 1 joints x frameskip 5 are 5", actions=ActionSpec.of_one_kind(
         ("a",), "joint_velocity", "rad/s", 0.05, 5, (0.0,), (1.0,), (-1.0,), (1.0,)))  # fmt: skip
     refused("there is no checkpoint at", tmp_path / "nothing")
     (tmp_path / "old").mkdir()

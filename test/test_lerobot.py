@@ -51,7 +51,7 @@ def test_both_layouts_with_videos_and_with_pictures_convert(tmp_path: Path, vers
     check(data)
     assert (report.frames_used, report.frames_recorded, report.gaps, report.problems) == (100, 100, [], [])
     assert data.control_dt_s == 1 / FPS and data.action_names == ("shoulder", "elbow")
-    assert data.action_kind == "recorded" and "planner_node does not command" in str(report)
+    assert set(data.action_kinds) == {"recorded"} and "planner_node does not command" in str(report)
     assert "'push the block': 30 frames" in report.episodes[0]
 
 
@@ -62,7 +62,7 @@ def test_positions_become_velocities_and_the_command_line_repeats_itself(tmp_pat
     assert result.exit_code == 0, result.output
     data = load_episodes(tmp_path / "a.h5")
     assert list(data.lengths) == [n - 1 for n in LENGTHS]
-    assert data.action_kind == "joint_velocity"
+    assert set(data.action_kinds) == {"joint_velocity"}
     check(data, radians=True)
     assert data.recorded["command"].startswith("lewm convert") and data.recorded["actions_are"] == "joint-positions-deg"
     result = CliRunner().invoke(app, ["data", "report", str(root), "--json"])

@@ -116,7 +116,7 @@ def test_sigreg_prefers_a_gaussian_to_a_collapsed_or_a_shifted_latent() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image_size": 65}, "image_size is 65; it must be a multiple of 14"),
+        ({"image_size": 65}, "image_height is 65; it must be a multiple of 14"),
         ({"history": 0}, "history is 0; it must be 1 or more"),
         ({"stem": "wavelet"}, "stem is 'wavelet'"),
         ({"readout": "mean"}, "readout is 'mean'; it must be 'cls' or 'all'"),

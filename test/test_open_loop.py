@@ -10,16 +10,17 @@ import torch
 
 from benchmarks.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
 from benchmarks.open_loop import reach_open_loop
-from lewm_model.bundle.bundle import ActionSpec, load_bundle
+from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
 from lewm_model.evaluation.timing import _Loop
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import NEAR
 from lewm_model.tasks.task import draw_trials
 
-SPEC = ActionSpec(
+SPEC = ActionSpec.of_one_kind(
     ("shoulder", "elbow"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5)
 )
 

@@ -150,7 +150,8 @@ def test_a_preflight_that_is_damaged_never_ends_a_node(runtime, found):
 def test_too_short_a_recording_and_another_arm_are_refused(tmp_path, runtime):
     with pytest.raises(DataError, match="frames can be planned from, 150 are needed"):
         preflight(runtime, sim_recording(tmp_path / "short.h5", episodes=2, steps=30))
-    spec = dataclasses.replace(runtime.bundle.actions, names=("left", "right"))
+    group = dataclasses.replace(runtime.bundle.actions.groups[0], names=("left", "right"))
+    spec = dataclasses.replace(runtime.bundle.actions, groups=(group,))
     with pytest.raises(DataError, match="give a recording of its own arm and camera"):
         simulated(dataclasses.replace(runtime.bundle, actions=spec))
 

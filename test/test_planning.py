@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from tiny import tiny_model
 
-from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration
+from lewm_model.bundle.bundle import Bundle, Calibration
 from lewm_model.config import ConfigError, PlanConfig, from_dict
 from lewm_model.planning import solvers
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.solvers import coloured_noise, search
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.robot.limits import JointLimits
 
 LIMITS = JointLimits(("a", "b"), np.full(2, -2.6), np.full(2, 2.6), np.full(2, 1.5), np.full(2, 9.0), np.full(2, 150.0))
-SPEC = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5))
+SPEC = ActionSpec.of_one_kind(
+    ("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.1, 0.0), (0.7, 0.6), (-1.5, -1.5), (1.5, 1.5)
+)
 
 
 class PerfectModel:

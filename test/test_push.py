@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_model.bundle.bundle import ActionSpec, load_bundle, load_heads, load_model, sha256
+from lewm_model.bundle.bundle import load_bundle, load_heads, load_model, sha256
 from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
@@ -18,6 +18,7 @@ from lewm_model.evaluation.timing import bench
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
 from lewm_model.planning.planner import Planner
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -229,10 +230,10 @@ def test_a_plan_is_kept_while_no_other_is_better_by_much(bundle_folder: Path, si
 
 def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:
     """The arm goes there and back; the latent is the block, which it pushed on the way."""
-    spec = ActionSpec(("a",), "joint_velocity", "rad/s", 0.1, 1, (0.0,), (1.0,), (-1.0,), (1.0,))
+    spec = ActionSpec.of_one_kind(("a",), "joint_velocity", "rad/s", 0.1, 1, (0.0,), (1.0,), (-1.0,), (1.0,))
     actions = np.array([[0.0]] * 10 + [[1.0]] * 5 + [[-1.0]] * 5 + [[0.0]] * 10 + [[np.nan]], np.float32)
     pixels = np.zeros((31, 4, 4, 3), np.uint8)
-    data = Episodes(pixels, actions, None, np.array([0]), np.array([31]), 0.1, ("a",), "joint_velocity", "", "")
+    data = Episodes(pixels, actions, None, np.array([0]), np.array([31]), 0.1, ("a",), ("joint_velocity",), "", "")
     model = LeWM(from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"])).eval()
     latents = torch.zeros(31, 2)
     latents[15:] = 3.0

@@ -21,7 +21,7 @@ from lewm_model.data.converters.rosbag2 import convert_bag
 from lewm_model.data.converters.rosbag2_files import read_messages
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.encodings import compressed_to_rgb
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, GraphError, set_environment

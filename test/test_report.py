@@ -31,7 +31,7 @@ def recording() -> Episodes:
         names = sim.names
     actions = np.vstack([actions, np.full((1, 2), np.nan, np.float32)])
     offsets, lengths = np.array([0]), np.array([41])
-    return Episodes(pixels, actions, proprio, offsets, lengths, 0.05, names, "joint_velocity", "none", "a test")
+    return Episodes(pixels, actions, proprio, offsets, lengths, 0.05, names, ("joint_velocity",) * 2, "none", "a test")
 
 
 def test_it_holds_its_pictures_itself_and_loads_nothing(bundle, recording, tmp_path):

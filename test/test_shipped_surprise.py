@@ -13,7 +13,7 @@ from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
 from lewm_model.planning.planner import Planner
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim

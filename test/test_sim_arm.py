@@ -10,7 +10,7 @@ import pytest
 
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.limits import JointLimits
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.arm import ArmSim
 
 BLOCK_S = 0.25

@@ -10,7 +10,7 @@ from lewm_model.bundle.bundle import Calibration, load_bundle
 from lewm_model.config import MonitorConfig, PlanConfig, resource
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.planner import Planner
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import ANYWHERE

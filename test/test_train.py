@@ -221,7 +221,7 @@ def test_data_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path, rec
         load_episodes(tmp_path / "missing.h5")
     with pytest.raises(DataError, match="a clip spans 61 frames, the longest episode has 41"):
         ClipSampler(load_episodes(recording), np.arange(5), 13, 5, 1, seed=0)
-    with pytest.raises(DataError, match="frames are 32 pixels wide, the model takes 64"):
+    with pytest.raises(DataError, match="frames are 32 x 32 pixels, the model is set to 64 x 64"):
         train(load_episodes(recording), tmp_path / "b", tmp_path / "r", tiny_model(image_size=64), tiny_train())
 
 

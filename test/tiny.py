@@ -70,6 +70,6 @@ def tiny_bundle(folder: Path, model: ModelConfig | None = None, steps: int = 2, 
     from lewm_model.training.trainer import train
 
     model = model or tiny_model()
-    recording = dot_recording(folder / "dots.h5", size=model.image_size)
+    recording = dot_recording(folder / "dots.h5", size=model.image_height)
     config = tiny_train(steps=steps, head_steps=head_steps, clip_frames=model.history + 1)
     return train(load_episodes(recording), folder / "bundle", folder / "run", model, config)

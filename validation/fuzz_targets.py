@@ -428,7 +428,7 @@ def good_messages() -> dict[Any, list[Any]]:
 
 
 def make_image(seeds: Path, scratch: Path) -> Target:
-    from lewm_model.robot.pictures import to_model_image
+    from lewm_model.robot.observation import to_model_image
     from lewm_ros.messages import ImageError, message_to_rgb
 
     channels = {"rgb8": 3, "mono8": 1, "bgra8": 4, "bayer_rggb8": 1, "bayer_grbg16": 2, "rgb16": 6, "yuyv": 2}
@@ -445,7 +445,7 @@ def make_image(seeds: Path, scratch: Path) -> Target:
 def make_compressed(seeds: Path, scratch: Path) -> Target:
     from sensor_msgs.msg import CompressedImage
 
-    from lewm_model.robot.pictures import to_model_image
+    from lewm_model.robot.observation import to_model_image
     from lewm_ros.messages import ImageError, message_to_rgb
 
     samples = picture_files()
@@ -1319,7 +1319,7 @@ def make_sdf(seeds: Path, scratch: Path) -> Target:
 
 
 def make_goal_picture(seeds: Path, scratch: Path) -> Target:
-    from lewm_model.robot.pictures import to_model_image
+    from lewm_model.robot.observation import to_model_image
     from lewm_ros.goals import GoalError, read_picture
 
     samples = picture_files()
@@ -1355,13 +1355,13 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
         drawing.draw(np.zeros((2, bundle.model.latent_dim), np.float32))
     novelty = load_novelty(bundle)
     if novelty is not None:
-        novelty.look(np.zeros((bundle.model.image_size, bundle.model.image_size, 3), np.uint8), 0.0)
+        novelty.look(np.zeros((*bundle.model.image_size, 3), np.uint8), 0.0)
     model, names = bundle.model, bundle.actions.names
     for backend in ("onnxruntime", "torch") if torch_too else ("onnxruntime",):
         runtime = load_runtime(bundle, backend)
         assert max(model.latent_dim, model.history, model.block_dim) < 1000, "the graphs cannot be of that model"
         size = model.image_size
-        latent = runtime.encode(np.zeros((size, size, 3), np.uint8))
+        latent = runtime.encode(np.zeros((*size, 3), np.uint8))
         assert latent.shape == (model.latent_dim,)
         context = np.zeros((model.history, model.latent_dim), np.float32)
         past = np.zeros((model.history - 1, model.block_dim), np.float32)
@@ -1529,8 +1529,8 @@ def make_hdf5(seeds: Path, scratch: Path) -> Target:
     import h5py
 
     from lewm_model.bundle.bundle import BundleError
+    from lewm_model.data.actions import action_spec
     from lewm_model.data.clips import ClipSampler, DataError, load_episodes
-    from lewm_model.training.trainer import action_spec
 
     path = scratch / "episodes.h5"
     whole = (seeds / "dots.h5").read_bytes()
@@ -1793,7 +1793,7 @@ def make_seeds(folder: Path) -> None:
     network = Decoder(bundle.model).eval()
     save_file(network.state_dict(), folder / "bundle" / DECODER)
     export_decoder(bundle, network)
-    save_seen(bundle, remember(np.zeros((1, size, size, 3), np.uint8)))
+    save_seen(bundle, remember(np.zeros((1, *size, 3), np.uint8)))
     # An error never surprises: the model is untrained. Something new does.
     calibration = Calibration(1e-3, 2e-3, (0.0,), (1e6,), 0.0, 1000, new_pixels=2.0)
     save_description(replace(bundle, actions=replace(bundle.actions, names=JOINTS), calibration=calibration))

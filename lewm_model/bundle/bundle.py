@@ -26,78 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
-from lewm_model.config import ModelConfig, from_dict
+from lewm_model.config import PLAY_PLAN, ModelConfig, PlanConfig, from_dict
+from lewm_model.models.signature import POLICY
+from lewm_model.robot.actions import ActionSpec
+from lewm_model.robot.observation import Camera, Observation
 
-SCHEMA = 1
+SCHEMA = 2  # 1, without action groups, horizon and task, is read, too
 WEIGHTS = "weights.safetensors"
+MOST_BLOCKS = 256  # of a horizon
 HEADS = "heads.safetensors"
 DECODER = "decoder.safetensors"
 SEEN = "seen.safetensors"
 STAGED = ".new"  # folder of files that model.json lists and that an update has not yet moved to their places
-MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
 
 
 class BundleError(ValueError):
     """A bundle that must not be loaded; the message says why and what to do."""
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether these are finite numbers of a size that can be computed with; model.json may hold anything."""
-    return isinstance(values, tuple) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST for value in values
-    )
-
-
-@dataclass(frozen=True)
-class ActionSpec:
-    """What one low-level action is. Statistics are per joint, (A,), in `unit`, of the training recording."""
-
-    names: tuple[str, ...]  # joints, in the order of the action's numbers
-    kind: str  # "joint_velocity": mean commanded velocity over one control step; no other is commanded to an arm
-    unit: str
-    control_dt_s: float
-    frameskip: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]  # the recording's range; plans stay inside it
-    high: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        printable = isinstance(self.names, tuple) and all(isinstance(n, str) and n.isprintable() for n in self.names)
-        if not self.names or not printable or len(set(self.names)) != len(self.names):
-            raise BundleError(f"actions.names is {self.names!r}; it needs the names of the joints, each once")
-        for name in ("mean", "std", "low", "high"):
-            values = getattr(self, name)
-            if not _are_numbers(values) or len(values) != len(self.names):
-                raise BundleError(f"actions.{name} is {values!r}; it needs one finite number for each of {self.names}")
-        if not all(low <= high for low, high in zip(self.low, self.high, strict=True)):
-            raise BundleError(f"actions.low is {self.low} and actions.high {self.high}; low must not be above high")
-        if min(self.std) <= 0:
-            raise BundleError(f"actions.std is {self.std}; every joint must move in the recording")
-        if not (_are_numbers((self.control_dt_s, self.frameskip)) and self.control_dt_s > 0 and self.frameskip >= 1):
-            raise BundleError(
-                f"actions.control_dt_s is {self.control_dt_s!r}, frameskip {self.frameskip!r}; both must be positive"
-            )
-
-    @property
-    def block_s(self) -> float:
-        """Duration of one action block in seconds."""
-        return self.control_dt_s * self.frameskip
-
-    @property
-    def full_step(self) -> np.ndarray:
-        """How far each joint moves in a control step at the greatest recorded speed, (A,): the unit of steps to go."""
-        return np.abs([self.low, self.high]).max(0) * self.control_dt_s
-
-    @property
-    def still(self) -> np.ndarray:
-        """The z-scored action block (frameskip * A,) float32 of an arm that stands still."""
-        return self.normalise(np.zeros((self.frameskip, len(self.names)))).reshape(-1)
-
-    def normalise(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (…, A) in `unit` -> z-scores, float32."""
-        return ((actions - np.asarray(self.mean)) / np.asarray(self.std)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -164,6 +110,34 @@ class Bundle:
     evaluation: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # relative path -> SHA-256
     calibration: Calibration | None = None
+    cameras: tuple[Camera, ...] = ()  # from left to right in the model's picture; by default one that fills it
+    horizon: int = PlanConfig.horizon  # action blocks that a plan looks ahead, and that the graphs are made for
+    task: str = ""  # what it was trained for: "reach", "push", or in the user's own words
+
+    def __post_init__(self) -> None:
+        if not self.cameras:
+            object.__setattr__(self, "cameras", Observation.of_one(self.model.image_size).cameras)
+        if self.observation.size != self.model.image_size:
+            raise BundleError(
+                f"the cameras make a picture of {self.observation.size}, the model takes {self.model.image_size}; "
+                "train it with the recording of these cameras"
+            )
+        if not isinstance(self.horizon, int) or isinstance(self.horizon, bool) or not 1 <= self.horizon <= MOST_BLOCKS:
+            raise BundleError(f"horizon is {self.horizon!r}; it must be 1 to {MOST_BLOCKS} action blocks")
+        if not isinstance(self.task, str) or not self.task.isprintable():
+            raise BundleError(f"task is {self.task!r}; it must be a name")
+
+    @property
+    def observation(self) -> Observation:
+        """What turns the cameras' pictures, and a goal picture, into the model's picture."""
+        return Observation(self.cameras)
+
+    def must_be_for(self, task: str) -> None:
+        """:raises BundleError: the model was trained for another task."""
+        if self.task and self.task != task:
+            raise BundleError(
+                f"the model in {self.folder} was trained for the task {self.task!r}, not for {task!r}; give another"
+            )
 
     @property
     def no_go(self) -> str | None:
@@ -231,6 +205,9 @@ def save_description(bundle: Bundle) -> Bundle:
         "schema": SCHEMA,
         "model": asdict(bundle.model),
         "actions": asdict(bundle.actions),
+        "cameras": [asdict(camera) for camera in bundle.cameras],
+        "task": bundle.task,
+        "horizon": bundle.horizon,
         "heads": bundle.heads,
         "training": bundle.training,
         "evaluation": bundle.evaluation,
@@ -260,15 +237,14 @@ def _load(folder: Path) -> Bundle:
         raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
     except RecursionError as error:
         raise BundleError(f"{path} is nested too deep for a description; copy the bundle again") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") not in (1, SCHEMA):
         found = data.get("schema") if isinstance(data, dict) else None
         raise BundleError(
-            f"{path} has schema {found!r}, this code reads {SCHEMA}; export the bundle again with this version"
+            f"{path} has schema {found!r}, this code reads 1 and {SCHEMA}; export the bundle again with this version"
         )
     try:
         model = from_dict(ModelConfig, data["model"])
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["actions"].items()}
-        actions = ActionSpec(**values)
+        actions = ActionSpec.from_dict(data["actions"])
         files = {str(name): str(digest) for name, digest in data["files"].items()}
         heads = tuple(str(name) for name in data["heads"])
         limits = data.get("calibration")  # bundles of earlier versions have none
@@ -276,8 +252,13 @@ def _load(folder: Path) -> Bundle:
         if limits is not None:
             numbers: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in limits.items()}
             calibration = Calibration(**numbers)
+        if data["schema"] == 1:
+            known = _task_of_schema_1(folder, heads)
+        else:
+            cameras = Observation.from_list(data["cameras"]).cameras
+            known = {"cameras": cameras, "horizon": data["horizon"], "task": data["task"]}
         bundle = Bundle(
-            folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration
+            folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration, **known
         )
     except BundleError:
         raise
@@ -285,7 +266,7 @@ def _load(folder: Path) -> Bundle:
         raise BundleError(f"{path} does not describe a bundle: {type(error).__name__}: {error}") from error
     if len(actions.names) != model.action_dim or actions.frameskip != model.frameskip:
         raise BundleError(
-            f"{path}: {len(actions.names)} joints x frameskip {actions.frameskip} do not fit the model's "
+            f"{path}: {len(actions.names)} columns x frameskip {actions.frameskip} do not fit the model's "
             f"{model.action_dim} x {model.frameskip}"
         )
     root = folder.resolve()
@@ -306,6 +287,14 @@ def _load(folder: Path) -> Bundle:
                 f"{name} does not match its SHA-256 in model.json; it was changed or cut off, copy it again"
             )
     return bundle
+
+
+def _task_of_schema_1(folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
+    """Task and horizon, which schema 1 left to whoever ran the model; its graphs know the horizon."""
+    found: dict[str, Any] = {"task": "push", "horizon": PLAY_PLAN.horizon} if POLICY in heads else {"task": "reach"}
+    with contextlib.suppress(Exception), safe_open(folder / "onnx" / "golden.safetensors", "numpy") as golden:
+        found["horizon"] = int(golden.get_slice("candidates").get_shape()[1])
+    return found
 
 
 def load_model(bundle: Bundle) -> Any:

@@ -25,9 +25,7 @@ from torch import Tensor
 
 from lewm_model.bundle.bundle import (
     WEIGHTS,
-    ActionSpec,
     Bundle,
-    BundleError,
     load_model,
     save_description,
     sha256,
@@ -35,7 +33,9 @@ from lewm_model.bundle.bundle import (
 from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
 from lewm_model.config import ConfigError, ModelConfig, from_dict
+from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import Episodes
+from lewm_model.robot.actions import ActionError, ActionSpec
 
 # Of the encoder: our name, theirs. {} is the number of the block.
 _ENCODER = (
@@ -175,8 +175,6 @@ def import_checkpoint(
                 f"the tensors do not tell {name}; put its {CONFIG} beside {weights.name}, or give it with --config"
             )
     if actions is None and data is not None:
-        from lewm_model.training.trainer import action_spec  # with it comes all that training needs
-
         actions = action_spec(data, np.arange(len(data.lengths)), max(1, block // data.actions.shape[1]))
     actions = actions or _stated_actions(weights.parent / ACTIONS)
     numbers = actions.frameskip * len(actions.names)
@@ -237,7 +235,7 @@ def hydra_config(c: ModelConfig) -> dict[str, Any]:
             "_target_": "stable_pretraining.backbone.utils.vit_hf",
             "size": "tiny",
             "patch_size": c.patch_size,
-            "image_size": c.image_size,
+            "image_size": c.image_height,
             "pretrained": False,
             "use_mask_token": False,
             **vit,
@@ -342,10 +340,9 @@ def _stated_actions(path: Path) -> ActionSpec:
 
 def read_actions(path: Path) -> ActionSpec:
     """An ActionSpec from JSON with the fields of `actions` in a bundle's model.json. Raises InterchangeError."""
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _json(path).items()}
     try:
-        return ActionSpec(**values)
-    except (TypeError, BundleError) as error:
+        return ActionSpec.from_dict(_json(path))
+    except ActionError as error:
         raise InterchangeError(f"{path} does not describe actions: {error}") from error
 
 
@@ -379,7 +376,7 @@ def _stated_sizes(config: dict[str, Any]) -> dict[str, Any]:
         "encoder_depth": encoder.get("num_hidden_layers", depth),
         "encoder_heads": encoder.get("num_attention_heads", heads),
         "patch_size": encoder.get("patch_size", 16),
-        "image_size": encoder.get("image_size", 224),
+        **dict.fromkeys(("image_height", "image_width"), encoder.get("image_size", 224)),
         "history": predictor.get("num_frames"),
         "predictor_depth": predictor.get("depth"),
         "predictor_heads": predictor.get("heads"),
@@ -413,7 +410,7 @@ def _seen_sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
         seen = {
             "history": history,
             "latent_dim": latent,
-            "image_size": math.isqrt(max(0, tokens)) * patch,
+            **dict.fromkeys(("image_height", "image_width"), math.isqrt(max(0, tokens)) * patch),
             "patch_size": patch,
             "encoder_width": width,
             "encoder_depth": count("encoder.encoder.layer."),

@@ -17,6 +17,7 @@ import numpy as np
 
 from lewm_model.data.errors import DataError
 from lewm_model.data.frames import MappedFrames, decoded_frames
+from lewm_model.robot.actions import KINDS, UNKNOWN
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
 POSES = 4000  # among which clips with alike joint positions are looked for
@@ -42,12 +43,17 @@ class Episodes:
     lengths: np.ndarray
     control_dt_s: float  # 0.0: the recording does not say
     action_names: tuple[str, ...]
-    action_kind: str
+    action_kinds: tuple[str, ...]  # (A,) of `lewm_model.robot.actions.KINDS`
     sha256: str  # of all that training reads (of very large recordings, of a part of the frames); "": was never a file
     path: str  # where it lies, as it was given; of what was never a file, what it is
     actions_sha256: str = ""  # of the actions and lengths: the same episodes, whatever their pictures
     recorded: dict[str, Any] = field(default_factory=dict)  # how, as the recorder or converter wrote it
     stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: the recording does not say
+    action_units: tuple[str, ...] = ()  # (A,); by default those of the kinds
+
+    def __post_init__(self) -> None:
+        if not self.action_units:
+            object.__setattr__(self, "action_units", tuple(KINDS[kind].unit for kind in self.action_kinds))
 
     @property
     def source(self) -> str:
@@ -55,8 +61,14 @@ class Episodes:
         return f"{self.path} ({self.sha256[:8]})" if self.sha256 else self.path
 
     @property
-    def image_size(self) -> int:
-        return int(self.pixels.shape[1])
+    def velocities(self) -> bool:
+        """Whether every action is a velocity; else the recording may hold positions."""
+        return UNKNOWN not in self.action_kinds
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of a picture, pixels."""
+        return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
     def split(self, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the training and of the held-out EPISODES; at least one of each."""
@@ -71,7 +83,7 @@ class Episodes:
         return np.concatenate([np.arange(self.offsets[e], self.offsets[e] + self.lengths[e]) for e in episodes])
 
     def batches(self, rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
-        """Frames of these rows (n,), up to `size` at a time, (…, S, S, 3): all of them need not fit into memory."""
+        """Frames of these rows (n,), up to `size` at a time, (…, H, W, 3): all of them need not fit into memory."""
         return (self.pixels[rows[begin : begin + size]] for begin in range(0, len(rows), size))
 
 
@@ -132,9 +144,9 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         recorded = {"command": str(attributes["command"])} if "command" in attributes else {}
     control_dt_s = control_dt_s or written_s
     names = tuple(map(str, names)) or tuple(f"joint{i + 1}" for i in range(actions.shape[1]))
-    kind = str(attributes.get("action_kind", ""))
+    kinds, units = _kinds_and_units(attributes, actions.shape[1], path)
     executed = np.ascontiguousarray(actions[inner])
-    digest = hashlib.sha256(json.dumps([pixels.shape, executed.shape, control_dt_s, names, kind]).encode())
+    digest = hashlib.sha256(json.dumps([pixels.shape, executed.shape, control_dt_s, names, kinds, units]).encode())
     for array in (executed, offsets, lengths, proprio):
         if array is not None:
             digest.update(array.tobytes())
@@ -148,7 +160,8 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         lengths=lengths,
         control_dt_s=control_dt_s,
         action_names=names,
-        action_kind=kind,
+        action_kinds=kinds,
+        action_units=units,
         sha256=digest.hexdigest(),
         path=str(path),
         actions_sha256=hashlib.sha256(executed.tobytes() + lengths.tobytes()).hexdigest(),
@@ -165,6 +178,27 @@ def _hashed_frames(pixels: np.ndarray) -> Iterator[np.ndarray]:
     at_once = max(1, 2**24 // size)  # frames; of a large recording not all get into memory
     for begin in range(0, kept, at_once):
         yield np.ascontiguousarray(pixels[rows[begin : begin + at_once]])
+
+
+def _kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the columns of `action`; `action_kind` is one for all or a JSON list, `action_units` such a list."""
+
+    def listed(name: str, text: str) -> tuple[str, ...]:
+        try:
+            values = json.loads(text) if text.startswith("[") else [text] * columns
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: the attribute {name} cannot be read: {error}") from error
+        if len(values) != columns or not all(isinstance(value, str) for value in values):
+            raise DataError(f"{path}: {name} is {text[:80]!r}; it needs one name for each of {columns} columns")
+        return tuple(values)
+
+    kinds = listed("action_kind", str(attributes.get("action_kind") or UNKNOWN))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise DataError(f"{path}: action_kind is {kind[:80]!r}; known kinds are {', '.join(KINDS)}")
+    if "action_units" in attributes:
+        return kinds, listed("action_units", str(attributes["action_units"]))
+    return kinds, ()
 
 
 def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -203,11 +237,8 @@ def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]
     if dtype.kind == "f":
         bad = "NaN" if np.isnan(pixels[: min(frames, 1000)]).any() else "float"
         raise DataError(f"{path}: 'pixels' has {bad} values; frames must be uint8 RGB (N, H, W, 3)")
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] < 1:
-        raise DataError(
-            f"{path}: 'pixels' is {shape} {dtype}; it must be (N, S, S, 3) uint8. `lewm convert {path} --out FILE "
-            "--image-size S` crops frames to a square"
-        )
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        raise DataError(f"{path}: 'pixels' is {shape} {dtype}; it must be (N, H, W, 3) uint8")
     measured = None if proprio is None else proprio[:frames].astype(np.float32)
     taken_s = None if stamps is None else stamps[:frames].astype(np.float64)
     actions = action[:frames].astype(np.float32)
@@ -300,7 +331,7 @@ class ClipSampler:
         self.action_steps = np.arange(self.span).reshape(clip_frames - 1, frameskip)
 
     def batch(self, step: int, clips: int, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (clips, clip_frames, S, S, 3) uint8 and raw action blocks (clips, clip_frames - 1, frameskip * A).
+        """Frames (clips, clip_frames, H, W, 3) uint8 and raw action blocks (clips, clip_frames - 1, frameskip * A).
 
         Of several processes each reads its part of the batch, clips / ranks, and together they read the same batch.
         """

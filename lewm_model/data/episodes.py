@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,10 +28,11 @@ class EpisodeWriter:
     recording that is killed leaves an earlier file of that name as it was. An exception in the block discards it.
 
     :param path: file to write; replaced where it exists.
-    :param image_size: pixels, pictures are square.
+    :param image_size: height and width of a picture, pixels, or one number for both.
     :param action_names: one name for each column of `action`.
     :param control_dt_s: time from frame to frame, s.
-    :param action_kind: what an action is, e.g. "joint_velocity" (rad/s).
+    :param action_kind: what the columns are, one of `lewm_model.robot.actions.KINDS` for all or one for each.
+    :param action_units: the unit of each column; by default that of its kind.
     :param attributes: further facts for the file's attributes, e.g. seed, world and command.
     :param recorded: how the episodes came about, as plain data: a bundle that is trained on them keeps it.
     :param measured: numbers in a row of `proprio`; None is as many as of `action`, 0 writes no `proprio`.
@@ -39,27 +41,29 @@ class EpisodeWriter:
     def __init__(
         self,
         path: str | Path,
-        image_size: int,
+        image_size: int | tuple[int, int],
         action_names: tuple[str, ...],
         control_dt_s: float,
-        action_kind: str = "joint_velocity",
+        action_kind: str | Sequence[str] = "joint_velocity",
         attributes: dict[str, str | int | float] | None = None,
         measured: int | None = None,
         recorded: dict[str, Any] | None = None,
+        action_units: Sequence[str] | None = None,
     ) -> None:
-        if image_size < 1 or not action_names or not control_dt_s > 0.0:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(size) < 1 or not action_names or not control_dt_s > 0.0:
             raise ValueError(
                 f"image_size {image_size}, action_names {action_names}, control_dt_s {control_dt_s}: "
                 "the size must be 1 or more, there must be a name, and the time must be above 0"
             )
         self._path = Path(path)
         self._part = self._path.with_name(self._path.name + ".part")
-        self.image_size = image_size
+        self.image_size = size
         self._actions = len(action_names)
         self._measured = self._actions if measured is None else measured
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._part, "w")
-        self._create("pixels", (image_size, image_size, 3), "uint8", _FRAMES_PER_CHUNK)
+        self._create("pixels", (*size, 3), "uint8", _FRAMES_PER_CHUNK)
         self._create("action", (self._actions,), "float32", 1024)
         if self._measured:
             self._create("proprio", (self._measured,), "float32", 1024)
@@ -70,7 +74,8 @@ class EpisodeWriter:
                 **(attributes or {}),
                 "control_dt_s": float(control_dt_s),
                 "action_names": json.dumps(list(action_names)),
-                "action_kind": action_kind,
+                "action_kind": action_kind if isinstance(action_kind, str) else json.dumps(list(action_kind)),
+                **({} if action_units is None else {"action_units": json.dumps(list(action_units))}),
                 "recorded": json.dumps(recorded or {}),
             }
         )
@@ -87,7 +92,7 @@ class EpisodeWriter:
         :raises ValueError: a shape or dtype does not fit, or a number is not finite.
         """
         frames = len(pixels)
-        expected = (frames, self.image_size, self.image_size, 3)
+        expected = (frames, *self.image_size, 3)
         if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
             raise ValueError(f"pixels are {pixels.shape} {pixels.dtype}; {expected} uint8 of 2 or more frames expected")
         known = (("action", action, frames - 1, self._actions), ("proprio", proprio, frames, self._measured))

@@ -91,7 +91,7 @@ def _lengths(data: Episodes, found: DataReport, looked_at: int) -> None:
     shown = "" if looked_at == len(data.lengths) else f"; {looked_at} of them were looked at"
     found.numbers |= {"episodes": len(data.lengths), "frames": frames}
     found.add("episodes", f"{len(data.lengths)}{shown}", few if len(data.lengths) < 10 else "")
-    duration = f"{frames} frames of {data.image_size} x {data.image_size}"
+    duration = f"{frames} frames of {data.image_size[0]} x {data.image_size[1]}"
     if data.control_dt_s > 0:
         found.numbers["duration_s"] = frames * data.control_dt_s
         duration = f"{frames * data.control_dt_s / 60:.1f} min, {duration}, an action every {data.control_dt_s:.4g} s"
@@ -222,7 +222,7 @@ def _correlations(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray]
 
 def _lag(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray], dt: float, found: DataReport) -> None:
     """How many steps the pictures show a motion after its action: where the correlation is greatest."""
-    kinds = [False] if data.action_kind == "joint_velocity" else [False, True]  # others may be either
+    kinds = [False] if data.velocities else [False, True]  # others may be either
     tried = [_correlations(data, chosen, energies, positions) for positions in kinds]
     found.correlations = max(tried, key=lambda correlations: float(correlations.max()))
     best = int(found.correlations.argmax())

@@ -131,7 +131,8 @@ def _model(folder: Path) -> tuple[Finding, Bundle | None]:
         found, _, advice = str(error).partition("; ")
         return Finding("model", FAIL, found, advice), None
     joints = ", ".join(bundle.actions.names)
-    found = f"{folder}: {bundle.model.image_size} px, joints {joints}, {len(bundle.files)} files as hashed"
+    high, wide = bundle.model.image_size
+    found = f"{folder}: {high} x {wide} px, joints {joints}, {len(bundle.files)} files as hashed"
     graphs = [name for name in bundle.files if name.endswith(".onnx")]
     if not graphs:
         return Finding("model", FAIL, f"{folder} has no ONNX graphs", f"lewm export {folder}, where torch is"), bundle

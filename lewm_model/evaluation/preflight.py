@@ -127,7 +127,8 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
         lengths=lengths,
         control_dt_s=control_dt_s,
         action_names=bundle.actions.names,
-        action_kind=bundle.actions.kind,
+        action_kinds=bundle.actions.kinds,
+        action_units=bundle.actions.units,
         sha256="",
         path=f"{episodes} episodes in the simulator, made for the preflight",
     )

@@ -18,7 +18,7 @@ from torch import nn
 from lewm_model.bundle.bundle import Bundle, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_model.training.latents import encode_all, encode_rows
 
@@ -98,12 +98,12 @@ def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[
     return last[:, None] - frameskip * np.arange(CONTEXT - 1, -1, -1), last
 
 
-def moved_object(sim: ArmSim, size: int, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def moved_object(sim: ArmSim, size: tuple[int, int], frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (N, S, S, 3) of the arm and the object, both at random places, where the object can be seen.
 
     :return: pictures, and the object's (N, 3) x, y in m and yaw in rad.
     """
-    pictures = np.empty((frames, size, size, 3), np.uint8)
+    pictures = np.empty((frames, *size, 3), np.uint8)
     poses = np.empty((frames, 3))
     for frame in range(frames):
         rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, frame)))

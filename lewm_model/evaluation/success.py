@@ -22,7 +22,7 @@ from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.statistics import Pair, Rate, compare, first_hit, held
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import samples_a_step

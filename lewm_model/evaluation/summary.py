@@ -75,7 +75,7 @@ def _head(bundle: Bundle) -> str:
     validation = found.get("validation", {})
     cards = [
         ("parameters", f"{bundle.training.get('parameters', 0):,}"),
-        ("picture", f"{model.image_size} x {model.image_size}"),
+        ("picture", f"{model.image_height} x {model.image_width}"),
         ("latent", f"{model.latent_dim} dimensions"),
         ("action block", f"{bundle.actions.block_s:.2f} s, {model.frameskip} steps"),
     ]
@@ -253,10 +253,14 @@ def _figures(path: Path) -> str:
 
 def _actions(bundle: Bundle) -> str:
     spec = bundle.actions
-    head = f"<tr><th>joint<th>mean<th>std<th>low<th>high ({html.escape(spec.unit)})</tr>"
+    head = "<tr><th>column<th>kind<th>unit<th>mean<th>std<th>low<th>high</tr>"
     rows = [
-        f"<tr><td>{html.escape(name)}" + "".join(f"<td>{value:.3f}" for value in values) + "</tr>"
-        for name, *values in zip(spec.names, spec.mean, spec.std, spec.low, spec.high, strict=True)
+        "<tr>" + "".join(f"<td>{html.escape(w)}" for w in words) + "".join(f"<td>{v:.3f}" for v in values) + "</tr>"
+        for words, values in zip(
+            zip(spec.names, spec.kinds, spec.units, strict=True),
+            zip(spec.mean, spec.std, spec.low, spec.high, strict=True),
+            strict=True,
+        )
     ]
     return f"<table>{head}{''.join(rows)}</table>"
 

@@ -23,7 +23,7 @@ from lewm_model.config import MonitorConfig
 from lewm_model.evaluation.statistics import poisson_upper
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
 from lewm_model.training.calibration import episode_errors
@@ -43,9 +43,9 @@ _SEED = 0x53555250  # of the episodes, which no recording has
 Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
 
-def _drawn(sim: ArmSim, poses: np.ndarray, size: int, place: np.ndarray | None = None) -> np.ndarray:
+def _drawn(sim: ArmSim, poses: np.ndarray, size: tuple[int, int], place: np.ndarray | None = None) -> np.ndarray:
     """Pictures (N, S, S, 3) of the arm at poses (N, A), with the object at (x, y) m."""
-    pictures = np.empty((len(poses), size, size, 3), np.uint8)
+    pictures = np.empty((len(poses), *size, 3), np.uint8)
     for picture, pose in zip(pictures, poses, strict=True):
         sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
         if place is not None:

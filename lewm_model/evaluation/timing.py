@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ WARM_UP = 5  # runs that do not count
 
 def plan_of(bundle: Bundle) -> PlanConfig:
     """How plans are searched for with a bundle, unless a robot's configuration says otherwise."""
-    return PLAY_PLAN if POLICY in bundle.heads else PlanConfig()
+    return replace(PLAY_PLAN if POLICY in bundle.heads else PlanConfig(), horizon=bundle.horizon)
 
 
 def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100) -> dict[str, Any]:
@@ -102,8 +102,7 @@ def _frames(bundle: Bundle) -> np.ndarray:
     try:
         return load_golden(bundle).frames
     except BundleError:
-        size = bundle.model.image_size
-        return np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
+        return np.random.default_rng(0).integers(0, 256, (8, *bundle.model.image_size, 3), np.uint8)
 
 
 def _time(action: Callable[[int], Any], repeats: int) -> dict[str, float]:

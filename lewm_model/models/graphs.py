@@ -13,7 +13,7 @@ from lewm_model.models.rollout import FastRollout, folded
 
 
 class EncoderGraph(nn.Module):
-    """image (1, S, S, 3) uint8 RGB -> latent (1, D)."""
+    """image (1, H, W, 3) uint8 RGB -> latent (1, D)."""
 
     def __init__(self, model: LeWM) -> None:
         super().__init__()

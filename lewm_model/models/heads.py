@@ -68,26 +68,27 @@ class Decoder(nn.Module):
     recorded frames. What the latent does not hold, a block that never moved, say, is not in the picture.
     """
 
-    background: Tensor  # (S, S, 3) in [0, 1]
+    background: Tensor  # (H, W, 3) in [0, 1]
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        self.side = c.image_size
-        doublings = max(1, math.ceil(math.log2(c.image_size / 7)))
-        self.first = math.ceil(c.image_size / 2**doublings)  # side of the smallest picture, 4 to 7 pixels
+        self.size = c.image_size
+        doublings = max(1, math.ceil(math.log2(min(c.image_size) / 7)))
+        # Height and width of the smallest picture, the lesser of them 4 to 7 pixels.
+        self.first = tuple(math.ceil(side / 2**doublings) for side in c.image_size)
         self.expand = nn.Sequential(
-            nn.Linear(c.latent_dim, 128), nn.ReLU(), nn.Linear(128, CHANNELS * self.first**2), nn.ReLU()
+            nn.Linear(c.latent_dim, 128), nn.ReLU(), nn.Linear(128, CHANNELS * math.prod(self.first)), nn.ReLU()
         )
         layers: list[nn.Module] = []
         for before, after in pairwise([CHANNELS] * doublings + [3]):
             layers += [nn.Conv2d(before, 4 * after, 3, 1, 1), nn.PixelShuffle(2), nn.ReLU()]
         self.enlarge = nn.Sequential(*layers[:-1])
-        self.register_buffer("background", torch.zeros(c.image_size, c.image_size, 3))
+        self.register_buffer("background", torch.zeros(*c.image_size, 3))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """latents (N, D) -> pictures (N, S, S, 3), RGB; [0, 1] but for what an untrained network does."""
-        small = self.expand(latents).reshape(-1, CHANNELS, self.first, self.first)
-        large = self.enlarge(small)[:, :, : self.side, : self.side]
+        """latents (N, D) -> pictures (N, H, W, 3), RGB; [0, 1] but for what an untrained network does."""
+        small = self.expand(latents).reshape(-1, CHANNELS, *self.first)
+        large = self.enlarge(small)[:, :, : self.size[0], : self.size[1]]
         return self.background + large.permute(0, 2, 3, 1)
 
 

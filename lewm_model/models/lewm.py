@@ -87,14 +87,14 @@ class Encoder(nn.Module):
         self.stem: nn.Module
         if c.stem == "patch":
             self.stem = nn.Conv2d(3, width, c.patch_size, c.patch_size)
-            tokens = (c.image_size // c.patch_size) ** 2
+            tokens = (c.image_height // c.patch_size) * (c.image_width // c.patch_size)
         else:  # four strided convolutions: cheaper than patches on CPUs, and precise where sub-pixel edges matter
             channels = (3, width // 8, width // 4, width // 2, width)
             layers: list[nn.Module] = []
             for before, after in pairwise(channels):
                 layers += [nn.Conv2d(before, after, 3, 2, 1), nn.ReLU()]
             self.stem = nn.Sequential(*layers[:-1])
-            tokens = (c.image_size // 16) ** 2
+            tokens = (c.image_height // 16) * (c.image_width // 16)
         first = c.readout == "cls"
         self.features = width * (1 if first else tokens)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if first else None

@@ -65,7 +65,7 @@ def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) ->
     """The graphs of a model by name: encoder, rollout over `horizon` blocks, proposal where a head proposes, and step
     where that is a policy.
     """
-    size, latent, block, history = model.image_size, model.latent_dim, model.block_dim, model.history
+    latent, block, history = model.latent_dim, model.block_dim, model.history
     rollout = [
         TensorSpec("context", (history, latent)),
         TensorSpec("candidates", (SAMPLES, horizon, block)),
@@ -75,7 +75,7 @@ def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) ->
         rollout.append(TensorSpec("past_actions", (history - 1, block)))
     found = {
         ENCODER: Signature(
-            ENCODER, (TensorSpec("image", (1, size, size, 3), "uint8"),), (TensorSpec("latent", (1, latent)),)
+            ENCODER, (TensorSpec("image", (1, *model.image_size, 3), "uint8"),), (TensorSpec("latent", (1, latent)),)
         ),
         ROLLOUT: Signature(
             ROLLOUT,

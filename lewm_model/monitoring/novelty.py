@@ -10,6 +10,7 @@ halves, which no small thing changes. So a lamp that is dimmed, warmer or to one
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 
 import cv2
@@ -29,7 +30,7 @@ STAYS_S = 1.0  # a new colour that stays for so long is no news any more
 
 
 def evened(picture: np.ndarray) -> np.ndarray:
-    """A picture (S, S, 3) uint8 in an even white light: divided by a plane through the medians of its four halves."""
+    """A picture (H, W, 3) uint8 in an even white light: divided by a plane through the medians of its four halves."""
     step = max(1, len(picture) // SAMPLED)
     some = picture[::step, ::step]
     half = len(some) // 2
@@ -43,7 +44,7 @@ def evened(picture: np.ndarray) -> np.ndarray:
 
 
 def _shades(picture: np.ndarray) -> np.ndarray:
-    """Red, green and blue (S * S, 3), 0 to SHADES - 1, of a picture (S, S, 3) uint8."""
+    """Red, green and blue (H * W, 3), 0 to SHADES - 1, of a picture (H, W, 3) uint8."""
     return (picture.reshape(-1, 3) // (256 // SHADES)).astype(np.intp)
 
 
@@ -53,7 +54,7 @@ def _colours(shades: np.ndarray) -> np.ndarray:
 
 
 def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Which colours each pixel of one or more pictures (S, S, 3) uint8 ever had, or nearly: (S * S, COLOURS) bool."""
+    """Which colours each pixel of one or more pictures (H, W, 3) uint8 ever had, or nearly: (H * W, COLOURS) bool."""
     colours = (_colours(_shades(evened(picture))) for picture in pictures)
     first = next(colours)
     pixels, seen = np.arange(len(first)), np.zeros((len(first), COLOURS), bool)
@@ -75,7 +76,7 @@ def _with_neighbours(seen: np.ndarray) -> np.ndarray:
 
 
 def most_together(new: np.ndarray) -> float:
-    """How many of the pixels (S, S) bool lie in the fullest window."""
+    """How many of the pixels (H, W) bool lie in the fullest window."""
     counts = cv2.boxFilter(
         new.astype(np.float32), -1, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT
     )
@@ -85,7 +86,7 @@ def most_together(new: np.ndarray) -> float:
 class Novelty:
     """How much of a picture is new. What stays for STAYS_S becomes familiar. Used from one thread.
 
-    :param seen: (S * S, COLOURS) bool, as from `remember`.
+    :param seen: (H * W, COLOURS) bool, as from `remember`.
     :param usual: new pixels in the fullest window of a frame in which nothing is wrong, at most.
     :param any_light: False: `seen` is of an older bundle, of colours as the camera gave them, and light is news.
     """
@@ -104,14 +105,14 @@ class Novelty:
         self._since_s: np.ndarray = np.full(len(self._seen), np.inf)
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
-        """Which pixels (S, S) of a picture (S, S, 3) uint8 have a colour that they never had."""
+        """Which pixels (H, W) of a picture (H, W, 3) uint8 have a colour that they never had."""
         return self._new(_shades(self._evened(picture))).reshape(picture.shape[:2])
 
     def _new(self, shades: np.ndarray) -> np.ndarray:
         return ~self._seen[self._pixels, _colours(shades)]
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
-        """How many times as much as usual is new in the picture (S, S, 3) uint8 of a frame with this stamp."""
+        """How many times as much as usual is new in the picture (H, W, 3) uint8 of a frame with this stamp."""
         shades = _shades(self._evened(picture))
         new = self._new(shades)
         same = np.abs(shades - self._shades).max(1) <= 1
@@ -127,7 +128,7 @@ class Novelty:
 
 
 def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
-    """Writes what `remember` made, (S * S, COLOURS) bool, into the folder of a draft (`lewm_model.bundle.update`)."""
+    """Writes what `remember` made, (H * W, COLOURS) bool, into the folder of a draft (`lewm_model.bundle.update`)."""
     save_file({IN_ANY_LIGHT: np.packbits(seen, axis=1)}, bundle.folder / SEEN)
 
 
@@ -135,7 +136,7 @@ def load_novelty(bundle: Bundle) -> Novelty | None:
     """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
     if bundle.calibration is None or bundle.calibration.new_pixels is None:
         return None
-    path, pixels = bundle.path(SEEN), bundle.model.image_size**2
+    path, pixels = bundle.path(SEEN), math.prod(bundle.model.image_size)
     try:
         found = load_file(path)
         any_light = IN_ANY_LIGHT in found

@@ -39,12 +39,23 @@ class Trajectory:
 
 
 class KnotLimits:
-    """The arm's limits as limits on velocity knots. All arrays are (A,)."""
+    """The arm's limits as limits on velocity knots. All arrays are (A,).
 
-    def __init__(self, limits: JointLimits, block_s: float) -> None:
+    :param within: least and greatest velocity of a knot, each (A,), rad/s, where the arm's own limits allow more.
+        0 must lie between them, so that the arm may always stop.
+    """
+
+    def __init__(
+        self, limits: JointLimits, block_s: float, within: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
         self.block_s = block_s
         self.lower, self.upper = limits.lower, limits.upper
-        self.velocity, self.acceleration, self.jerk = limits.velocity, limits.acceleration, limits.jerk
+        low, high = (-limits.velocity, limits.velocity) if within is None else within
+        if (low > 0.0).any() or (high < 0.0).any():
+            raise ValueError(f"knots may be {low} to {high} rad/s; 0 must lie between them")
+        self.slowest, self.fastest = np.maximum(low, -limits.velocity), np.minimum(high, limits.velocity)
+        self.velocity = np.maximum(-self.slowest, self.fastest)  # the greatest speed to either side
+        self.acceleration, self.jerk = limits.acceleration, limits.jerk
         self.difference = np.minimum(limits.acceleration * block_s / 1.5, limits.jerk * block_s**2 / 6)
         counts = np.ceil(self.velocity / self.difference)
         if counts.max() > MAX_STOP_BLOCKS:
@@ -86,8 +97,8 @@ class KnotLimits:
             half = 0.5 * self.block_s * v
             above, below = self._fastest(np.stack([self.upper - q - half, q + half - self.lower]))
             below = -below
-            high = np.minimum(np.minimum(self.velocity, v + self.difference), above)
-            low = np.maximum(np.maximum(-self.velocity, v - self.difference), below)
+            high = np.minimum(np.minimum(self.fastest, v + self.difference), above)
+            low = np.maximum(np.maximum(self.slowest, v - self.difference), below)
             # Braking comes first where a limit is already too near (an arm that was enabled at or beyond it).
             high = np.maximum(high, np.minimum(0.0, v + self.difference))
             low = np.minimum(low, np.maximum(0.0, v - self.difference))

@@ -78,19 +78,13 @@ class Planner:
                 f"{int(np.ceil((self.needed_s + START_SLACK_S) / self.block_s)) + 1} or more, or a shorter deadline_s"
             )
         monitor = MonitorConfig() if monitor is None else monitor
-        within_data = np.minimum(np.abs(self.spec.low), np.abs(self.spec.high))  # where the model has seen data
-        full_speed = np.minimum(limits.velocity, within_data)
+        slowest, fastest = self.spec.within  # plans stay where the model has seen data
+        slowest, fastest = np.maximum(slowest, -limits.velocity), np.minimum(fastest, limits.velocity)
         self.knot_limits, self._slow_limits = (
-            KnotLimits(
-                JointLimits(
-                    limits.names, limits.lower, limits.upper, share * full_speed, limits.acceleration, limits.jerk
-                ),
-                self.block_s,
-            )
-            for share in (1.0, monitor.slow_speed)
+            KnotLimits(limits, self.block_s, (share * slowest, share * fastest)) for share in (1.0, monitor.slow_speed)
         )
         heads = runtime.bundle.heads
-        self.objective = objective_of(heads, config, full_speed)
+        self.objective = objective_of(heads, config, self.knot_limits.velocity)
         self.proposals = proposals_of(runtime.bundle, config)
         self._in_steps = measuring(heads) == STEPS_TO_GO  # else the scale of distances is not known
         self.history = History(runtime.bundle)

@@ -1,7 +1,7 @@
 """The decoder of a bundle: what draws imagined futures. A file and a graph of their own beside those that plan.
 
     decoder.safetensors   the network (`lewm_model.models.heads.Decoder`), trained on frozen latents
-    onnx/decoder.onnx     latents (N, D) -> pictures (N, S, S, 3) float32, RGB in [0, 1]
+    onnx/decoder.onnx     latents (N, D) -> pictures (N, H, W, 3) float32, RGB in [0, 1]
 
 It is made by `lewm train --decoder`, or later by `lewm decoder BUNDLE DATA`, which changes no other file but
 model.json. A robot draws with ONNX Runtime, or with PyTorch where that is not installed.
@@ -28,7 +28,7 @@ class PictureDecoder:
         self._run, self._latent_dim = run, latent_dim
 
     def draw(self, latents: np.ndarray) -> np.ndarray:
-        """Latents (N, D) -> pictures (N, S, S, 3) uint8 RGB; what is not finite is drawn as a latent of zeros."""
+        """Latents (N, D) -> pictures (N, H, W, 3) uint8 RGB; what is not finite is drawn as a latent of zeros."""
         values = np.nan_to_num(np.asarray(latents, np.float32), posinf=0.0, neginf=0.0)
         if values.ndim != 2 or values.shape[1] != self._latent_dim:
             raise ValueError(f"latents have shape {values.shape}, (N, {self._latent_dim}) is expected")
@@ -49,7 +49,7 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
     """
     if DECODER not in bundle.files:
         return None
-    dimensions, side = bundle.model.latent_dim, bundle.model.image_size
+    dimensions, size = bundle.model.latent_dim, bundle.model.image_size
     try:
         import onnxruntime
     except ImportError:
@@ -64,10 +64,10 @@ def load_decoder(bundle: Bundle, threads: int = 1) -> PictureDecoder | None:
     except Exception as error:  # a class of its own for each kind of fault
         why = str(error).partition("\n")[0]
         raise RuntimeLoadError(f"ONNX Runtime does not run {path}: {why}; run `lewm export {bundle.folder}`") from error
-    if drawn.shape != (2, side, side, 3) or drawn.dtype != np.float32:
+    if drawn.shape != (2, *size, 3) or drawn.dtype != np.float32:
         raise RuntimeLoadError(
-            f"{path} draws {drawn.shape} {drawn.dtype}, pictures of {side} pixels are expected; the graph is of "
-            f"another model: run `lewm export {bundle.folder}`"
+            f"{path} draws {drawn.shape} {drawn.dtype}, pictures of {size[0]} x {size[1]} pixels are expected; it is "
+            f"of another model: run `lewm export {bundle.folder}`"
         )
     return PictureDecoder(lambda latents: session.run(None, {"latents": latents})[0], dimensions)
 
@@ -88,11 +88,10 @@ def _torch_decoder(bundle: Bundle) -> Callable[[np.ndarray], np.ndarray]:
 
 def signature(bundle: Bundle) -> Signature:
     """Inputs and outputs of the graph; N pictures are drawn at once."""
-    side = bundle.model.image_size
     return Signature(
         GRAPH,
         (TensorSpec("latents", (SAMPLES, bundle.model.latent_dim)),),
-        (TensorSpec("pictures", (SAMPLES, side, side, 3)),),
+        (TensorSpec("pictures", (SAMPLES, *bundle.model.image_size, 3)),),
     )
 
 

@@ -55,7 +55,7 @@ class Answers:
 class Golden:
     """Inputs, and the answers of ONNX Runtime in fp32."""
 
-    frames: np.ndarray  # (FRAMES, S, S, 3) uint8
+    frames: np.ndarray  # (FRAMES, H, W, 3) uint8
     past_actions: np.ndarray  # (h - 1, E)
     candidates: np.ndarray  # (CANDIDATES, H, E) z-scored
     answers: Answers
@@ -105,7 +105,7 @@ class Parity:
 
 
 def golden_inputs(bundle: Bundle, horizon: int, frames: np.ndarray) -> Golden:
-    """Inputs without answers: `frames` (FRAMES, S, S, 3) and seeded candidates, one action repeated in each block."""
+    """Inputs without answers: `frames` (FRAMES, H, W, 3) and seeded candidates, one action repeated in each block."""
     model = bundle.model
     rng = np.random.default_rng(0)
 
@@ -179,7 +179,7 @@ def load_golden(bundle: Bundle) -> Golden:
         raise BundleError(f"{path} does not hold golden outputs ({type(error).__name__}: {error})") from error
     found, size, latent = golden.answers, model.image_size, model.latent_dim
     for name, array, shape in (
-        ("frames", golden.frames, (count, size, size, 3)),
+        ("frames", golden.frames, (count, *size, 3)),
         ("past_actions", golden.past_actions, (model.history - 1, model.block_dim)),
         ("candidates", golden.candidates, (samples, horizon, model.block_dim)),
         ("latents", found.latents, (count, latent)),

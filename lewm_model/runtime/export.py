@@ -1,13 +1,13 @@
 """Bundle -> ONNX graphs in fp32 and fp16, checked before they are kept, and the golden outputs that engines must match.
 
-    onnx/encoder.onnx   image (1, S, S, 3) uint8 -> latent (1, D); normalisation is inside the graph
+    onnx/encoder.onnx   image (1, H, W, 3) uint8 -> latent (1, D); normalisation is inside the graph
     onnx/rollout.onnx   context (h, D), candidates (samples, H, E), goal (D,) [, past_actions (h - 1, E)]
                         -> distances (samples, H + 1), latents (samples, H, D)
     onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head for it only,
                         and with a policy (samples, …) but for the goal
     onnx/step.onnx      contexts (samples, h, D), blocks (samples, E) [, past_actions (samples, h - 1, E)]
                         -> latents (samples, D); with a policy only
-    onnx/decoder.onnx   latents (N, D) -> pictures (N, S, S, 3); with a decoder only, see `lewm_model.runtime.decoder`
+    onnx/decoder.onnx   latents (N, D) -> pictures (N, H, W, 3); with a decoder only, see `lewm_model.runtime.decoder`
     onnx/*.fp16.onnx    the same graphs with fp16 inside and the same inputs and outputs
     onnx/golden.safetensors  sample frames, candidates, and what ONNX Runtime makes of them in fp32
 
@@ -37,7 +37,7 @@ from torch import nn
 
 from lewm_model.bundle.bundle import Bundle, BundleError, load_heads, load_model, save_description
 from lewm_model.bundle.update import update
-from lewm_model.config import ModelConfig, PlanConfig
+from lewm_model.config import ModelConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.graphs import (
     EncoderGraph,
@@ -77,22 +77,23 @@ class ExportError(RuntimeError):
     """A graph that does not compute what the model computes."""
 
 
-def export_onnx(bundle: Bundle, horizon: int = PlanConfig().horizon, frames: np.ndarray | None = None) -> Bundle:
+def export_onnx(bundle: Bundle, horizon: int | None = None, frames: np.ndarray | None = None) -> Bundle:
     """Writes the graphs and golden outputs into the bundle and returns it with their hashes.
 
-    `horizon` is the number of action blocks that the rollout graph imagines. `frames` (N, S, S, 3) uint8 are sample
-    frames, one action block apart, at least as many as the model's history and one more; without them those of the last
-    export stay, and a bundle that never had any gets random pictures. fp16 graphs that miss the parity gate are left
-    out with a warning.
+    `horizon` is the number of action blocks that the rollout graph imagines, by default the bundle's; it becomes the
+    bundle's. `frames` (N, H, W, 3) uint8 are sample frames, one action block apart, at least as many as the model's
+    history and one more; without them those of the last export stay, and a bundle that never had any gets random
+    pictures. fp16 graphs that miss the parity gate are left out with a warning.
 
     :raises ExportError: a graph does not compute what PyTorch computes; the bundle then stays as it was.
     """
-    return update(bundle, lambda draft: _exported(draft, horizon, frames))
+    wanted = replace(bundle, horizon=bundle.horizon if horizon is None else horizon)
+    return update(wanted, lambda draft: _exported(draft, frames))
 
 
-def _exported(bundle: Bundle, horizon: int, frames: np.ndarray | None) -> Bundle:
+def _exported(bundle: Bundle, frames: np.ndarray | None) -> Bundle:
     frames = _known_frames(bundle) if frames is None else frames
-    wanted = signatures(bundle.model, horizon, bundle.heads)
+    wanted = signatures(bundle.model, bundle.horizon, bundle.heads)
     (bundle.folder / "onnx").mkdir(exist_ok=True)
     for old in (bundle.folder / "onnx").glob("*.onnx"):
         old.unlink()
@@ -106,7 +107,7 @@ def _exported(bundle: Bundle, horizon: int, frames: np.ndarray | None) -> Bundle
     if decoder.DECODER in bundle.files:
         export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
-    golden = parity.golden_inputs(bundle, horizon, frames)
+    golden = parity.golden_inputs(bundle, bundle.horizon, frames)
     answers = parity.answer(OnnxRuntime(bundle), golden, PROPOSAL in wanted, STEP in wanted)
     golden = replace(golden, answers=answers)
     parity.save_golden(bundle, golden)
@@ -155,7 +156,7 @@ def graph_modules(
 
 
 def sample_frames(data: Episodes, model: ModelConfig) -> np.ndarray:
-    """Frames (N, S, S, 3) for `export_onnx`, one action block apart, from the longest recorded episode."""
+    """Frames (N, H, W, 3) for `export_onnx`, one action block apart, from the longest recorded episode."""
     episode = int(data.lengths.argmax())
     steps = model.frameskip * np.arange(_frame_count(model))
     return data.pixels[data.offsets[episode] + np.minimum(steps, data.lengths[episode] - 1)]
@@ -169,8 +170,7 @@ def _known_frames(bundle: Bundle) -> np.ndarray:
     try:
         return parity.load_golden(bundle).frames
     except (BundleError, OSError):
-        size = bundle.model.image_size
-        shape = (_frame_count(bundle.model), size, size, 3)
+        shape = (_frame_count(bundle.model), *bundle.model.image_size, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 

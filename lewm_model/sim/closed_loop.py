@@ -11,7 +11,7 @@ import numpy as np
 
 from lewm_model.config import PlanConfig
 from lewm_model.planning.planner import Planner
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 

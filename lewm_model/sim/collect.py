@@ -24,14 +24,14 @@ from lewm_model.bundle.held_out import SIMULATOR
 from lewm_model.config import resource
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
 
 
 def record_episode(
-    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int | tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One episode of random motion; what it holds depends on (seed, episode) only.
 
@@ -47,7 +47,8 @@ def record_episode(
     motion = timeline.sample(dt * np.arange(steps + 1))
     sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
     action = np.diff(motion.positions, axis=0) / dt
-    pixels = np.empty((steps + 1, image_size, image_size, 3), np.uint8)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    pixels = np.empty((steps + 1, *size, 3), np.uint8)
     proprio = np.empty((steps + 1, len(start)), np.float32)
     for i in range(steps + 1):
         if i > 0:
@@ -58,7 +59,7 @@ def record_episode(
 
 
 def record_play(
-    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int, runtime: Runtime | None = None
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int | tuple[int, int], runtime: Runtime | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode; with a `runtime`
     play begins where its bundle's policy got to.

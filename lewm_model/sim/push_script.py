@@ -13,7 +13,7 @@ import numpy as np
 
 from lewm_model.config import PLAY_PLAN
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import drive

@@ -16,7 +16,7 @@ import numpy as np
 
 from lewm_model.config import PlanConfig
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import SAMPLE_S, drive
@@ -44,8 +44,8 @@ class State:
         if self.object_pose is not None:
             sim.set_object_pose(self.object_pose)
 
-    def picture(self, sim: ArmSim, size: int) -> np.ndarray:
-        """The model's picture (size, size, 3) uint8 of it; the world is so afterwards."""
+    def picture(self, sim: ArmSim, size: tuple[int, int]) -> np.ndarray:
+        """The model's picture (*size, 3) uint8 of it; the world is so afterwards."""
         self.put(sim)
         return to_model_image(sim.render(), size)
 

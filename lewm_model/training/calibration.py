@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from lewm_model.bundle.bundle import ActionSpec, Bundle, Calibration, load_heads, load_model
+from lewm_model.bundle.bundle import Bundle, Calibration, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.bundle.update import update
 from lewm_model.config import TrainConfig
@@ -20,6 +20,7 @@ from lewm_model.models.lewm import LeWM
 from lewm_model.models.signature import POLICY, measuring
 from lewm_model.monitoring.novelty import Novelty, most_together, remember, save_seen
 from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.latents import encode_rows
 
 FEWEST_FRAMES = 500  # that an error can be called usual from

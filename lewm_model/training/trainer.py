@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_model.bundle.bundle import WEIGHTS, ActionSpec, Bundle
+from lewm_model.bundle.bundle import WEIGHTS, Bundle
 from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
 from lewm_model.config import ModelConfig, TrainConfig
+from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.models.distributed import device_of, rank, ranks
 from lewm_model.models.lewm import LeWM, prediction_loss
 from lewm_model.models.sigreg import SIGReg
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.augment import changed
 from lewm_model.training.checkpoint import Checkpoint
 from lewm_model.training.heads import train_heads, with_heads
@@ -42,21 +44,6 @@ LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the a
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionSpec:
-    """Statistics of the training episodes' actions; rows that end an episode are left out."""
-    rows = data.actions[data.rows(episodes)]
-    rows = rows[np.isfinite(rows).all(1)].astype(np.float64)
-    return ActionSpec(
-        names=data.action_names,
-        kind=data.action_kind or "recorded",
-        unit="rad/s" if data.action_kind == "joint_velocity" else "as recorded",
-        control_dt_s=data.control_dt_s,
-        frameskip=frameskip,
-        mean=tuple(rows.mean(0).tolist()),
-        std=tuple(rows.std(0).tolist()),
-        low=tuple(rows.min(0).tolist()),
-        high=tuple(rows.max(0).tolist()),
-    )
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -205,12 +192,13 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
     """Trains the world model, together with the other ranks. Raises DataError for data that does not fit."""
     if data.image_size != model_config.image_size:
         raise DataError(
-            f"{data.source}: frames are {data.image_size} pixels wide, the model takes {model_config.image_size}; "
-            f"record with --image-size {model_config.image_size} or set the model's image_size"
+            f"{data.source}: frames are {' x '.join(map(str, data.image_size))} pixels, the model is set to "
+            f"{' x '.join(map(str, model_config.image_size))}; leave image_height and image_width out"
         )
     if data.actions.shape[1] != model_config.action_dim:
         raise DataError(
-            f"{data.source}: actions have {data.actions.shape[1]} numbers, the model takes {model_config.action_dim}"
+            f"{data.source}: actions have {data.actions.shape[1]} numbers, the model is set to "
+            f"{model_config.action_dim}; leave action_dim out of its configuration"
         )
     if config.batch % ranks():
         raise DataError(f"a batch of {config.batch} clips cannot be shared by {ranks()} processes; change train.batch")

@@ -25,7 +25,7 @@ from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 
 MOST = 1e9  # of a number that is taken
 STILL = 1e-3  # rad/s: an action of a joint that is held is no greater

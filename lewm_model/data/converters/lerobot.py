@@ -28,7 +28,7 @@ from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 
 STATE = "observation.state"
 # Robots whose joints LeRobot records as -100 to 100 unless it was told `use_degrees`.
@@ -377,7 +377,7 @@ def _positions(
     return positions
 
 
-def _image(folder: Path, value: Any, size: int) -> np.ndarray | None:
+def _image(folder: Path, value: Any, size: tuple[int, int]) -> np.ndarray | None:
     """The model's picture of a cell {bytes, path}; None where it cannot be read."""
     try:
         content = value["bytes"] or _inside(folder, value["path"]).read_bytes()
@@ -404,7 +404,9 @@ def _video_place(
         raise DataError(f"its metadata do not say where its video is: {error!r}") from error
 
 
-def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, size: int) -> Iterator[Any]:
+def _video(
+    path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, size: tuple[int, int]
+) -> Iterator[Any]:
     """The model's picture at each of these increasing times, None where no frame lies within the tolerance.
 
     :raises DataError: there is no video at all.

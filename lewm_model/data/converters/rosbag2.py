@@ -35,7 +35,7 @@ from lewm_model.data.converters.rosbag2_files import CDR, LOST, TopicMessage, ba
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
-from lewm_model.robot.pictures import to_model_image
+from lewm_model.robot.observation import to_model_image
 from lewm_model.robot.trajectory import MOST, JointTrajectory
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"

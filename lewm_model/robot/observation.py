@@ -1,0 +1,181 @@
+"""From the cameras' pictures to the model's picture, the same way at recording, training and run time.
+
+A robot has one camera or several. Each has its part of the model's picture, its own crop and size; the parts lie side
+by side, so that the model sees one picture however many cameras there are. A goal is a picture of the same cameras.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+MOST_PIXELS = 1 << 16  # of a side: more is a typing error
+
+
+class ObservationError(ValueError):
+    """Cameras that cannot be used, or a picture that is none of theirs; the message says why and what to do."""
+
+
+def to_model_image(rgb: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Crops an RGB picture (H, W, 3) uint8 to the shape of `size` and scales it, (height, width, 3) uint8.
+
+    Scaling averages areas, so that what moves by less than a pixel still changes the picture.
+
+    :param size: (height, width) in pixels, or one number for a square. Of the picture, its middle is kept.
+    :raises ValueError: the picture is none.
+    """
+    _check(rgb)
+    height, width = (size, size) if isinstance(size, int) else size
+    there_high, there_wide = rgb.shape[:2]
+    high = min(there_high, max(1, round(there_wide * height / width)))
+    wide = min(there_wide, max(1, round(there_high * width / height)))
+    top, left = (there_high - high) // 2, (there_wide - wide) // 2
+    return _scaled(rgb[top : top + high, left : left + wide], height, width)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera and its part of the model's picture.
+
+    :raises ObservationError: a field cannot be used.
+    """
+
+    name: str
+    height: int  # pixels, of its part of the model's picture
+    width: int
+    topic: str = "camera/image_raw"  # relative to the robot's namespace
+    frame: str = ""  # of tf
+    crop: tuple[int, int, int, int] | None = None  # top, left, height, width in its own pixels; None: the middle
+    rotation: int = 0  # degrees, 0 or 180: a camera that hangs upside down
+
+    def __post_init__(self) -> None:
+        for name in ("name", "topic", "frame"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.isprintable() or (name != "frame" and not value):
+                raise ObservationError(f"a camera's {name} is {reprlib.repr(value)}; it must be a name")
+        for name in ("height", "width"):
+            if not _is_size(getattr(self, name)):
+                raise ObservationError(
+                    f"the {name} of camera '{self.name}' is {reprlib.repr(getattr(self, name))}; "
+                    f"it must be 1 to {MOST_PIXELS} pixels"
+                )
+        if self.rotation not in (0, 180) or isinstance(self.rotation, bool):
+            raise ObservationError(f"camera '{self.name}' has rotation {self.rotation!r}; it must be 0 or 180 degrees")
+        if self.crop is not None:
+            good = isinstance(self.crop, tuple) and len(self.crop) == 4
+            good = good and all(value == 0 or _is_size(value) for value in self.crop) and 0 not in self.crop[2:]
+            if not good:
+                raise ObservationError(
+                    f"the crop of camera '{self.name}' is {reprlib.repr(self.crop)}; it must be top, left, height and "
+                    "width in pixels, or be left out"
+                )
+
+    def picture(self, rgb: np.ndarray) -> np.ndarray:
+        """Its part (height, width, 3) uint8 of the model's picture, from a picture (H, W, 3) uint8 as it sends them.
+
+        :raises ObservationError: the crop lies outside the picture.
+        """
+        _check(rgb)
+        if self.rotation == 180:
+            rgb = rgb[::-1, ::-1]
+        if self.crop is None:
+            return to_model_image(rgb, (self.height, self.width))
+        top, left, high, wide = self.crop
+        if top + high > rgb.shape[0] or left + wide > rgb.shape[1]:
+            raise ObservationError(
+                f"camera '{self.name}' is cropped to rows {top} to {top + high} and columns {left} to {left + wide}, "
+                f"its picture has {rgb.shape[0]} x {rgb.shape[1]}; are camera and resolution those of the recording?"
+            )
+        return _scaled(rgb[top : top + high, left : left + wide], self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The cameras of a model, from left to right in its picture.
+
+    :raises ObservationError: there is none, two have one name, or their parts are not equally high.
+    """
+
+    cameras: tuple[Camera, ...]
+
+    def __post_init__(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if not names or len(set(names)) != len(names):
+            raise ObservationError(f"the cameras are {names}; there must be one or more, each with a name of its own")
+        heights = {camera.height for camera in self.cameras}
+        if len(heights) > 1:
+            raise ObservationError(
+                f"the parts of cameras {', '.join(names)} are {sorted(heights)} pixels high; they lie side by side, so "
+                "give all the same height"
+            )
+
+    @classmethod
+    def of_one(cls, size: tuple[int, int]) -> Observation:
+        """One camera whose middle fills the picture of `size` (height, width)."""
+        return cls((Camera("camera", *size),))
+
+    @classmethod
+    def from_list(cls, cameras: Any) -> Observation:
+        """From JSON's or YAML's data: a list of a camera's fields each.
+
+        :raises ObservationError: it does not describe cameras.
+        """
+        try:
+            fields: list[dict[str, Any]] = [
+                {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} for values in cameras
+            ]
+            return cls(tuple(Camera(**values) for values in fields))
+        except (TypeError, AttributeError) as error:
+            raise ObservationError(f"this does not describe cameras: {error}") from error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the model's picture."""
+        return self.cameras[0].height, sum(camera.width for camera in self.cameras)
+
+    def picture(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """The model's picture (*size, 3) uint8 from one picture (H, W, 3) uint8 of each camera, in order.
+
+        :raises ObservationError: a crop lies outside its picture.
+        """
+        parts = [camera.picture(rgb) for camera, rgb in zip(self.cameras, pictures, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def goal(self, rgb: np.ndarray) -> np.ndarray:
+        """The model's picture from a goal picture: one camera's as it sends them, or one that is the model's already,
+        which that of several cameras has to be.
+
+        :raises ObservationError: it is neither.
+        """
+        if rgb.shape[:2] == self.size:
+            _check(rgb)
+            return rgb
+        if len(self.cameras) > 1:
+            high, wide = self.size
+            raise ObservationError(
+                f"the goal picture is {rgb.shape[0]} x {rgb.shape[1]}; with cameras "
+                f"{', '.join(camera.name for camera in self.cameras)} it must show them side by side, {high} x {wide} "
+                "pixels, as capture_goal does"
+            )
+        return self.picture([rgb])
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_PIXELS
+
+
+def _check(rgb: np.ndarray) -> None:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise ValueError(f"a picture must be (H, W, 3) uint8 and not empty, this one is {rgb.shape} {rgb.dtype}")
+
+
+def _scaled(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
+    if rgb.shape[:2] == (height, width):
+        return rgb.copy()
+    smaller = rgb.shape[0] >= height and rgb.shape[1] >= width
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
