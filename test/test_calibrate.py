@@ -145,5 +145,5 @@ def test_a_bundle_that_does_not_know_what_was_seen_or_only_thinks_so(trained, mo
             load_novelty(save_description(found))
     finally:
         (found.folder / SEEN).write_bytes(whole)
-    with pytest.raises(BundleError, match="a bit for each colour of 4096 pixels is expected"):
-        load_novelty(dataclasses.replace(found, model=dataclasses.replace(found.model, image_height=64)))
+    with pytest.raises(BundleError, match="a bit for each colour of 2048 pixels is expected"):
+        load_novelty(dataclasses.replace(found, model=dataclasses.replace(found.model, image_height=64), cameras=()))

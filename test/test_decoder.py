@@ -133,7 +133,7 @@ def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, mo
 
 def test_a_recording_of_other_pictures_is_refused(made, tmp_path):
     other = load_episodes(dot_recording(tmp_path / "other.h5", episodes=2, size=48))
-    with pytest.raises(DataError, match=r"pictures of 48 pixels .* 32 pixels"):
+    with pytest.raises(DataError, match=r"pictures of 48 x 48 pixels .* 32 x 32 pixels"):
         add_decoder(made[0], other, steps=1)
 
 

@@ -207,7 +207,7 @@ def test_data_that_cannot_be_used_is_refused_with_a_sentence(tmp_path: Path, rec
     cases: dict[str, dict[str, object]] = {
         "holds no episode": {"ep_len": np.zeros(0, int), "ep_offset": np.zeros(0, int)},
         "'pixels' has NaN values": {**two, "pixels": nan_images},
-        r"must be \(N, S, S, 3\) uint8": {**two, "pixels": pixels[:, :, :20]},
+        r"must be \(N, H, W, 3\) uint8": {**two, "pixels": pixels[..., :2]},
         "the action in row 5 is not finite": {**two, "action": nan_actions},
         "'pixels' has 82 rows, its episodes need 1640": {"pixels": pixels},
     }
@@ -244,7 +244,7 @@ def test_a_bundle_round_trips_and_a_changed_one_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": 1', '"schema": 99', "has schema 99, this code reads 1"),
+        ('"schema": 2', '"schema": 99', "has schema 99, this code reads 1 and 2"),
         ('"weights.safetensors"', '"../weights.safetensors"', "lies outside the bundle"),
         ('"latent_dim": 8', '"latent_dim": -8', "latent_dim is -8"),
         ('"names": [', '"nomes": [', "does not describe a bundle"),

@@ -68,8 +68,9 @@ def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
     model, spec = bundle.model, bundle.actions
     if data.image_size != model.image_size or data.action_names != spec.names:
         raise DataError(
-            f"{data.source}: pictures of {data.image_size} pixels and actions {', '.join(data.action_names)} do not "
-            f"fit the bundle's {model.image_size} pixels and {', '.join(spec.names)}"
+            f"{data.source}: pictures of {data.image_size[0]} x {data.image_size[1]} pixels and actions "
+            f"{', '.join(data.action_names)} do not fit the bundle's {model.image_height} x {model.image_width} pixels "
+            f"and {', '.join(spec.names)}"
         )
     if not np.isclose(data.control_dt_s, spec.control_dt_s):
         raise DataError(

@@ -40,8 +40,9 @@ def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bu
     """
     if data.image_size != bundle.model.image_size or data.actions.shape[1] != bundle.model.action_dim:
         raise DataError(
-            f"{data.source}: pictures of {data.image_size} pixels and {data.actions.shape[1]} actions do not fit the "
-            f"bundle's {bundle.model.image_size} pixels and {bundle.model.action_dim}"
+            f"{data.source}: pictures of {data.image_size[0]} x {data.image_size[1]} pixels and "
+            f"{data.actions.shape[1]} actions do not fit the bundle's {bundle.model.image_height} x "
+            f"{bundle.model.image_width} pixels and {bundle.model.action_dim}"
         )
     held_out = not_trained_on(bundle, data)
     if len(held_out) in (0, len(data.lengths)):
@@ -90,7 +91,7 @@ def train_decoder(
     that differ from the background weigh more: without that, an object of a few pixels would not be drawn at all.
 
     `views` (V, N, D) as for `train_steps_to_go`, so that it draws what is imagined as well as what is seen;
-    `pixels` gives the frames (…, S, S, 3) uint8 of some of the N numbers: not all of them need be in memory.
+    `pixels` gives the frames (…, H, W, 3) uint8 of some of the N numbers: not all of them need be in memory.
     """
     torch.manual_seed(seed)
     decoder = Decoder(c)
