@@ -22,6 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.bundle.bundle import Bundle, load_bundle
+from lewm_model.bundle.verdict import verdict
 from lewm_model.config import PlanConfig
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
@@ -171,7 +172,8 @@ class PlannerNode(ManagedNode):
             )
         self._seed, self._dry_run = values["seed"], values["dry_run"]
         self._calibration = bundle.calibration  # as it was measured; goal_tolerance changes it
-        self._no_go = None if values["allow_no_go"] else bundle.no_go
+        judged = verdict(bundle, self._plan_config)
+        self._no_go = None if values["allow_no_go"] else judged.no_go
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
         self._epoch_ns = self.get_clock().now().nanoseconds
@@ -198,8 +200,8 @@ class PlannerNode(ManagedNode):
             )
         if self._no_go is not None:
             self.get_logger().error(f"{self._no_go}. It will not be armed")
-        elif "preflight" not in bundle.evaluation:
-            self.get_logger().warning("nobody knows whether the model can be planned with; run `lewm doctor model`")
+        elif judged.doubt is not None:
+            self.get_logger().warning(judged.doubt)
         self.get_logger().info(f"loaded {bundle.folder} on {runtime.backend}; disarmed until ~/enable")
 
     def activate(self) -> None:

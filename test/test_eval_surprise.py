@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -73,6 +74,17 @@ def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
     np.testing.assert_array_equal(shown["time-shifted"], seen[30 - s.LAG : 30 - s.LAG + s.WINDOW])
     for kind in ("recoloured arm", "recoloured object", "teleported arm", "teleported object", "occluded"):
         assert (np.abs(shown[kind].astype(int) - seen[30:50]).max((1, 2, 3)) > 40).all(), kind
+
+
+def test_a_world_without_an_object_is_judged_by_what_it_can_show(tmp_path):
+    tree = ElementTree.parse(resource("worlds", "tabletop.sdf"))
+    world = tree.getroot().find("world")
+    world.remove(next(model for model in world.findall("model") if model.get("name") == "block"))
+    tree.write(tmp_path / "empty.sdf")
+    scores = s.score_episodes(load_bundle(resource("models", "reach")), 1, world=tmp_path / "empty.sdf")
+    kinds = {each.kind for each in s.judge(scores, 5)}
+    assert {"recoloured arm", "teleported arm", "colour", "teleport"} <= kinds and not kinds & set(s.OF_OBJECT)
+    s.plot(tmp_path / "surprise.png", scores)
 
 
 def test_a_bundle_that_does_not_know_what_is_usual_is_refused():

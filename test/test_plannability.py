@@ -17,11 +17,13 @@ from sim_recording import sim_recording
 from typer.testing import CliRunner
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, sha256
+from lewm_model.bundle.verdict import GO, NO_GO, Verdict, verdict
 from lewm_model.cli.main import app
-from lewm_model.config import resource
+from lewm_model.config import PLAY_PLAN, PlanConfig, resource
 from lewm_model.data.clips import DataError
 from lewm_model.evaluation import preflight as plannability
-from lewm_model.evaluation.preflight import GO, NO_GO, preflight, save_preflight, simulated
+from lewm_model.evaluation.preflight import preflight, save_preflight, simulated
+from lewm_model.evaluation.timing import plan_of
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 
@@ -63,7 +65,8 @@ def test_the_shipped_model_is_go_and_says_so_in_its_bundle(runtime, data):
     assert (found.verdict, found.reason) == (GO, ""), found
     assert all(check.good and check.value is not None for check in found.checks)
     assert len(found.error_ratios) == 5 and max(found.error_ratios) < 0.1
-    assert runtime.bundle.evaluation["preflight"]["verdict"] == GO and runtime.bundle.no_go is None
+    assert runtime.bundle.evaluation["preflight"]["verdict"] == GO
+    assert verdict(runtime.bundle, plan_of(runtime.bundle)).no_go is None
 
 
 def test_another_camera_is_named(runtime, data):
@@ -134,17 +137,22 @@ def test_the_verdict_is_kept_in_the_bundle_and_changes_nothing_else(tmp_path, ru
     flawed = preflight(Spoilt(runtime, encode=lambda latent: 0.1 * latent), data)
     saved = save_preflight(load_bundle(folder), flawed)
     again = load_bundle(folder)
-    assert again.no_go == saved.no_go and "NO-GO: the latents have collapsed" in again.no_go
+    said = verdict(again, plan_of(again))
+    assert said == verdict(saved, plan_of(saved)) and "NO-GO: the latents have collapsed" in said.no_go
     assert {path: sha256(path) for path in before} == before
     now = json.loads((folder / "model.json").read_text())
     assert now["evaluation"].pop("preflight") != description["evaluation"].pop("preflight")
-    assert now == description
+    for part, was in description.items():  # what earlier versions did not write is added
+        kept = {name: now[part][name] for name in was} if isinstance(was, dict) else now[part]
+        assert kept == was, part
 
 
 @pytest.mark.parametrize("found", [None, "bad", [1], {"verdict": "GO"}, {}])
 def test_a_preflight_that_is_damaged_never_ends_a_node(runtime, found):
     bundle = dataclasses.replace(runtime.bundle, evaluation={"preflight": found})
-    assert bundle.no_go is None or "NO-GO" in bundle.no_go
+    said = verdict(bundle, plan_of(bundle))
+    assert said.no_go is None or "NO-GO" in said.no_go
+    assert said.no_go or said.doubt, "none of these is a GO of just these files and settings"
 
 
 def test_too_short_a_recording_and_another_arm_are_refused(tmp_path, runtime):
@@ -161,4 +169,33 @@ def test_the_command_says_what_is_missed_and_fails(tmp_path):
     answer = CliRunner().invoke(app, ["doctor", "model", str(bundle.folder)])
     assert "ok   latency: a picture and one iteration" in answer.stdout and "miss " in answer.stdout
     assert "NO-GO" in str(answer.exception)
-    assert load_bundle(bundle.folder).no_go is not None
+    judged = load_bundle(bundle.folder)
+    assert verdict(judged, plan_of(judged)).no_go is not None
+
+
+def test_a_verdict_is_of_the_files_and_settings_that_were_judged_and_of_no_others(runtime, data):
+    plan = PlanConfig()
+    found = preflight(runtime, data, plan=plan)
+    assert found.verdict == GO
+    go = dataclasses.replace(
+        runtime.bundle, evaluation={"preflight": json.loads(json.dumps(dataclasses.asdict(found)))}
+    )
+    assert verdict(go, plan) == Verdict(None, None)
+    slower = verdict(go, dataclasses.replace(plan, deadline_s=0.12, samples=32))
+    assert slower.no_go is None and "plan.samples 64, not 32; plan.deadline_s 0.07, not 0.12" in slower.doubt
+    drawn = {**go.files, "decoder.safetensors": "another"}
+    assert verdict(dataclasses.replace(go, files=drawn), plan) == Verdict(None, None), "nothing is planned with it"
+    for name in ("weights.safetensors", "heads.safetensors", "onnx/rollout.onnx"):
+        other = verdict(dataclasses.replace(go, files={**go.files, name: "another"}), plan)
+        assert other.no_go is None and "its files are not those that the preflight saw" in other.doubt
+    bad = dataclasses.asdict(dataclasses.replace(found, verdict=NO_GO, reason="too slow"))
+    no_go = dataclasses.replace(go, evaluation={"preflight": bad})
+    assert "too slow" in verdict(no_go, dataclasses.replace(plan, deadline_s=0.5)).no_go, "until it is judged again"
+    assert verdict(dataclasses.replace(no_go, files={**go.files, "weights.safetensors": "another"}), plan).no_go is None
+
+
+def test_the_settings_of_a_params_file_are_those_that_are_judged():
+    from lewm_model.cli.evaluation import _plan_in
+
+    assert _plan_in(resource("config", "push.yaml")) == PLAY_PLAN
+    assert _plan_in(resource("config", "plan.yaml")) == PlanConfig()

@@ -16,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model, tiny_train
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
+from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
+from lewm_model.training.heads import retrain_play_heads
 from lewm_model.training.latents import encode_all
 from lewm_model.training.report import Log, read_metrics
 from lewm_model.training.trainer import train
@@ -184,6 +186,91 @@ def test_clips_of_one_group_begin_with_alike_joint_positions(recording: Path) ->
         ClipSampler(replace(data, proprio=None), np.arange(30), 2, 5, 4, seed=3)
 
 
+@pytest.mark.parametrize("episodes", [2, 10])
+def test_no_clip_is_twice_in_a_group_however_small_the_recording_is(recording: Path, episodes: int) -> None:
+    data = load_episodes(recording)
+    sampler = ClipSampler(data, np.arange(episodes), 2, 5, 4, seed=3)
+    groups = sampler._alike(np.random.default_rng(0), 128).reshape(32, 4)
+    assert all(len(set(group)) == 4 for group in groups)
+    np.testing.assert_array_equal(groups.reshape(-1), sampler._alike(np.random.default_rng(0), 128))
+    inside = (groups[..., None] >= data.offsets[:episodes]) & (
+        groups[..., None] + 5 < (data.offsets + data.lengths)[:episodes]
+    )
+    assert inside.any(-1).all(), "a clip lies within an episode"
+
+
+def test_a_recording_with_fewer_clips_than_a_group_is_used_as_it_is(recording: Path) -> None:
+    data = load_episodes(recording)
+    starts = ClipSampler(data, np.arange(1), 9, 5, 4, seed=3)._alike(np.random.default_rng(0), 8)
+    assert len(starts) == 8 and set(starts) == {0}, "41 frames hold one clip of 9"
+
+
+def test_other_pictures_with_the_same_actions_are_another_recording(tmp_path: Path, recording: Path) -> None:
+    with h5py.File(recording) as file:
+        pixels, poses = file["pixels"][:].copy(), file["proprio"][:].copy()
+    pixels[700, 3, 4, 0] ^= 1
+    data = load_episodes(recording)
+    other = load_episodes(with_facts(broken(tmp_path / "other.h5", recording, pixels=pixels), recording))
+    assert other.sha256 != data.sha256 and other.actions_sha256 == data.actions_sha256
+    moved = load_episodes(with_facts(broken(tmp_path / "moved.h5", recording, proprio=poses + 0.1), recording))
+    assert moved.sha256 != data.sha256, "clips of alike poses are drawn by them"
+    copy = load_episodes(with_facts(broken(tmp_path / "copy.h5", recording), recording))
+    assert copy.sha256 == data.sha256 and copy.source == f"{tmp_path / 'copy.h5'} ({data.sha256[:8]})"
+    config = tiny_train(steps=2, head_steps=0)
+    train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
+    with pytest.raises(DataError, match="other data or settings; delete it"):
+        train(other, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
+
+
+def test_the_hash_does_not_depend_on_where_the_frames_are_kept(recording: Path, monkeypatch) -> None:
+    found = load_episodes(recording).sha256
+    monkeypatch.setattr("lewm_model.data.clips.IN_MEMORY", 10_000)
+    assert load_episodes(recording).sha256 == found, "mapped"
+    monkeypatch.setattr("lewm_model.data.clips.HASHED", 10_000)
+    assert load_episodes(recording).sha256 != found, "a part of the frames"
+
+
+def test_heads_that_are_retrained_leave_the_others_and_what_they_were_trained_on_is_never_held_out(
+    tmp_path: Path,
+) -> None:
+    bundle = tiny_bundle(tmp_path)
+    own = load_episodes(tmp_path / "dots.h5")
+    more = load_episodes(dot_recording(tmp_path / "more.h5", episodes=5, seed=4))
+    unseen = load_episodes(dot_recording(tmp_path / "unseen.h5", episodes=5, seed=5))
+    assert len(held_out_episodes(bundle, more)) == 5
+    kept, before = held_out_episodes(bundle, own), load_heads(bundle)
+    bundle = retrain_play_heads(bundle, [own, more], tiny_train(policy_steps=2))
+    bundle = retrain_play_heads(bundle, [own, more], tiny_train(policy_steps=2))  # the next round
+    assert set(bundle.heads) == {"steps_to_go", "proposal", "policy", "time_to_go"}
+    assert set(bundle.evaluation["heads"]) == {"steps_to_go", "policy", "time_to_go"}
+    now = load_heads(load_bundle(bundle.folder))
+    for name in before:
+        for key, value in before[name].state_dict().items():
+            assert torch.equal(now[name].state_dict()[key], value)
+    assert held_out_episodes(bundle, own).tolist() == kept.tolist()
+    with pytest.raises(DataError, match=r"more\.h5 \(.{8}\): the model was trained on all of its episodes"):
+        held_out_episodes(bundle, more)
+    assert len(held_out_episodes(bundle, unseen)) == 5
+    assert [Path(entry["path"]).name for entry in bundle.training["data"]] == ["dots.h5", "more.h5"]
+
+
+def test_a_bundle_of_an_earlier_version_still_knows_what_was_held_out(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path)
+    own = load_episodes(tmp_path / "dots.h5")
+    data = {"source": "python -m lewm_model.collect x.h5 --seed 0", "sha256": own.actions_sha256, "episodes": 11}
+    old = replace(bundle, training={**bundle.training, "data": {**data, "held_out_episodes": 1}})
+    assert held_out_episodes(old, own).tolist() == held_out_episodes(bundle, own).tolist()
+
+
+def test_a_run_of_no_steps_does_not_say_that_the_latent_is_healthy(tmp_path: Path, recording: Path) -> None:
+    data = load_episodes(recording)
+    bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=0, policy_steps=2))
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "not collapsed" not in page and "no step was trained" in page and "the latent collapses" in page
+    assert "steps_to_go: rms_encoded_steps" in page and "policy: loss" in page and "time_to_go: loss" in page
+    assert bundle.evaluation["warnings"]
+
+
 def test_training_and_validation_share_no_episode(recording: Path) -> None:
     training, held_out = load_episodes(recording).split(0.2, 0)
     assert len(held_out) == 8 and not set(training) & set(held_out)
@@ -193,6 +280,12 @@ def broken(path: Path, source: Path, **changes: object) -> Path:
     with h5py.File(source) as old, h5py.File(path, "w") as new:
         for name in old:
             new[name] = changes.get(name, old[name][:])
+    return path
+
+
+def with_facts(path: Path, source: Path) -> Path:
+    with h5py.File(source) as old, h5py.File(path, "a") as new:
+        new.attrs.update(old.attrs)
     return path
 
 

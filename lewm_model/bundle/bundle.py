@@ -139,14 +139,6 @@ class Bundle:
                 f"the model in {self.folder} was trained for the task {self.task!r}, not for {task!r}; give another"
             )
 
-    @property
-    def no_go(self) -> str | None:
-        """Why no arm should move with it; None where its preflight (`lewm doctor model`) says GO, or none was made."""
-        found = self.evaluation.get("preflight")
-        if not isinstance(found, dict) or found.get("verdict") == "GO":
-            return None
-        return f"the preflight of the model in {self.folder} says NO-GO: {str(found.get('reason'))[:300]}"
-
     def path(self, name: str) -> Path:
         """The path of a file that the bundle lists."""
         if name not in self.files:

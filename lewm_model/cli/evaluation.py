@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
 
 from lewm_model.cli.arguments import BundleArgument
+
+if TYPE_CHECKING:
+    from lewm_model.config import PlanConfig
 
 
 class _MachineFirst(typer.core.TyperGroup):
@@ -229,6 +232,22 @@ def doctor_machine(
         raise RuntimeError(f"{failed} of {len(findings)} checks failed")
 
 
+def _plan_in(params: Path) -> PlanConfig:
+    """The plan settings of planner_node in a ROS params file; what it does not say is as the node has it by default.
+
+    :raises ConfigError: the file is not readable, or has a setting that does not exist.
+    """
+    from lewm_model.config import PlanConfig, from_dict, load_yaml
+
+    values: dict[str, Any] = {}
+    for node, section in load_yaml(params).items():
+        known = section.get("ros__parameters") if isinstance(section, dict) else None
+        if isinstance(known, dict) and (node.endswith("planner_node") or node == "/**"):
+            values |= known.get("plan") or {}
+            values |= {name.removeprefix("plan."): v for name, v in known.items() if name.startswith("plan.")}
+    return from_dict(PlanConfig, values)
+
+
 @doctor.command("model")
 def doctor_model(
     bundle: BundleArgument,
@@ -236,15 +255,20 @@ def doctor_model(
         Path | None, typer.Argument(help="recording (HDF5) of the camera it will see; default: recorded in simulation")
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    params: Annotated[
+        Path | None, typer.Option(help="params file of the robot's planner_node, whose plan.* it is judged for")
+    ] = None,
 ) -> None:
     """The preflight: can an arm be moved with this model? GO or NO-GO, with reasons, is written into the bundle."""
     from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.bundle.verdict import GO
     from lewm_model.data.clips import load_episodes
-    from lewm_model.evaluation.preflight import GO, preflight, save_preflight, simulated
+    from lewm_model.evaluation.preflight import preflight, save_preflight, simulated
     from lewm_model.runtime import load_runtime
 
+    plan = None if params is None else _plan_in(params)
     runtime = load_runtime(load_bundle(bundle), backend)
-    found = preflight(runtime, simulated(runtime.bundle) if data is None else load_episodes(data))
+    found = preflight(runtime, simulated(runtime.bundle) if data is None else load_episodes(data), plan=plan)
     for check in found.checks:
         state = typer.style("ok   ", fg=typer.colors.GREEN) if check.good else typer.style("miss ", fg=typer.colors.RED)
         typer.echo(f"{state}{check.name}: {check.found}")

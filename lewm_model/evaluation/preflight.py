@@ -10,7 +10,7 @@ docs/evaluation.md says where the limits come from.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.bundle.update import update
+from lewm_model.bundle.verdict import GO, NO_GO, judged
+from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.timing import bench, plan_of
 from lewm_model.models.objective import mean_and_final
@@ -26,7 +28,6 @@ from lewm_model.monitoring.novelty import load_novelty, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.runtime import Runtime
 
-GO, NO_GO = "GO", "NO-GO"
 STARTS = 150  # frames that are planned from
 CANDIDATES = 64  # actions that are imagined from each: those that were recorded there, and others
 PAIRS = 300  # of frames of an episode, whose distance is compared with the way between them
@@ -70,25 +71,28 @@ class Preflight:
     error_ratios: tuple[float, ...]  # prediction error to that of "nothing changes", 1, 2, ... blocks ahead
     data: str  # what it was measured on
     backend: str
+    judged: dict[str, Any] = field(default_factory=dict)  # `lewm_model.bundle.verdict`: of what else it says nothing
 
 
-def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
+def preflight(runtime: Runtime, data: Episodes, seed: int = 0, plan: PlanConfig | None = None) -> Preflight:
     """Examines a bundle on the held-out episodes of `data`, which must be of the camera that it will see.
 
+    :param plan: how the robot will plan with it; `plan_of` the bundle by default.
     :raises DataError: the recording does not fit the bundle, or is too short.
     :raises BundleError: the model gives numbers that are not finite.
     """
     bundle = runtime.bundle
+    plan = plan_of(bundle) if plan is None else plan
     episodes = held_out_episodes(bundle, data)
     rng = np.random.default_rng((seed, 4))
-    measured = _Measured(runtime, data, episodes, rng)
-    times = bench(runtime, repeats=20)
+    measured = _Measured(runtime, data, episodes, rng, plan)
+    times = bench(runtime, plan, repeats=20)
     checks = (
         _of_pictures(measured),
         *_of_latents(measured),
         *_of_imagination(measured),
         _of_distance(measured),
-        _of_latency(bundle, times),
+        _of_latency(bundle, plan, times),
     )
     return Preflight(
         verdict=GO if all(check.good for check in checks) else NO_GO,
@@ -97,6 +101,7 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0) -> Preflight:
         error_ratios=tuple(round(float(ratio), 4) for ratio in measured.error_ratios),
         data=data.source,
         backend=runtime.backend,
+        judged=judged(bundle, plan),
     )
 
 
@@ -137,10 +142,13 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
 class _Measured:
     """Everything that is measured with the model, once."""
 
-    def __init__(self, runtime: Runtime, data: Episodes, episodes: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(
+        self, runtime: Runtime, data: Episodes, episodes: np.ndarray, rng: np.random.Generator, plan: PlanConfig
+    ) -> None:
+        self.plan = plan
         self.runtime, self.bundle, self.data, self.rng = runtime, runtime.bundle, data, rng
         model, spec = self.bundle.model, self.bundle.actions
-        skip, history, horizon = model.frameskip, model.history, plan_of(self.bundle).horizon
+        skip, history, horizon = model.frameskip, model.history, plan.horizon
         before, ahead = (history - 1) * skip, horizon * skip
         firsts = [
             data.offsets[e] + np.arange(before, data.lengths[e] - ahead)
@@ -197,7 +205,7 @@ class _Measured:
         """
         data, spec, model = self.data, self.bundle.actions, self.bundle.model
         past = np.zeros((model.history - 1, model.block_dim), np.float32)
-        rest = np.repeat(spec.still[None, None], plan_of(self.bundle).horizon, axis=1)
+        rest = np.repeat(spec.still[None, None], self.plan.horizon, axis=1)
         distances, ways = np.zeros(PAIRS), np.zeros(PAIRS)
         for i in range(PAIRS):
             episode = self.rng.choice(episodes[data.lengths[episodes] > 1])
@@ -321,12 +329,12 @@ def _of_distance(m: _Measured) -> Check:
     )
 
 
-def _of_latency(bundle: Bundle, times: dict[str, Any]) -> Check:
+def _of_latency(bundle: Bundle, plan: PlanConfig, times: dict[str, Any]) -> Check:
     """A plan is the best of the iterations within its deadline, so one of them at least must fit; a policy that is
     followed has but one.
     """
     what, least = ("a plan", "plan_ms") if POLICY in bundle.heads else ("one iteration of the search", "rollout_ms")
-    least_ms, most = times["encoder_ms"]["p50"] + times[least]["p50"], 1e3 * plan_of(bundle).deadline_s
+    least_ms, most = times["encoder_ms"]["p50"] + times[least]["p50"], 1e3 * plan.deadline_s
     found = f"a picture and {what} take {least_ms:.0f} ms of {most:.0f} ms on this machine"
     return Check("latency", least_ms, most, least_ms <= most, found)
 

@@ -103,6 +103,7 @@ KINDS: dict[str, Disturb] = {
     "frozen": _frozen,
     "time-shifted": _late,
 }
+OF_OBJECT = ("recoloured object", "teleported object")  # what a world without an object cannot show
 GROUPS = {"colour": ("recoloured arm", "recoloured object"), "teleport": ("teleported arm", "teleported object")}
 
 
@@ -135,7 +136,6 @@ def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, worl
 
     undisturbed: list[np.ndarray] = []
     same: list[np.ndarray] = []
-    disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}
     moves = np.zeros(episodes, bool)
     with ArmSim(world) as sim:
         if sim.names != spec.names:
@@ -143,6 +143,8 @@ def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, worl
                 f"{bundle.folder} moves {', '.join(spec.names)}, the simulated arm has {', '.join(sim.names)}; "
                 "give its world with --world"
             )
+        kinds = {kind: disturb for kind, disturb in KINDS.items() if sim.has_object or kind not in OF_OBJECT}
+        disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         for episode in tqdm(range(episodes), "episodes", unit="ep", disable=not sys.stderr.isatty()):
             seen, actions, poses = record_episode(sim, _SEED + seed, episode, STEPS, bundle.model.image_size)
             poses = poses.astype(float)
@@ -156,7 +158,7 @@ def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, worl
             undisturbed.append(quiet)
             same.append(quiet[:, at - first : at - first + WINDOW])
             begin = at - first  # frames before it are imagined from nothing that was disturbed
-            for kind, disturb in KINDS.items():
+            for kind, disturb in kinds.items():
                 spoilt = np.concatenate([seen[begin:at], disturb(sim, seen, poses, at, rng)])
                 novelty.forget()
                 news = np.array([novelty.look(p, t * spec.control_dt_s) for t, p in enumerate(spoilt[first:])])
@@ -206,12 +208,15 @@ class Detection:
 def judge(scores: Scores, block: int) -> list[Detection]:
     """Every kind with every detector, and the kinds' groups; "frozen" and "time-shifted" also of arms that move.
 
+    Kinds that the world could not show are left out.
+
     :param block: frames in an action block.
     """
     every = np.ones(len(scores.moves), bool)
-    rows: list[tuple[str, tuple[str, ...], np.ndarray]] = [(kind, (kind,), every) for kind in KINDS]
+    rows: list[tuple[str, tuple[str, ...], np.ndarray]] = [(kind, (kind,), every) for kind in scores.disturbed]
     rows += [(f"{kind}, arm moves", (kind,), scores.moves) for kind in ("frozen", "time-shifted")]
-    rows += [(group, kinds, every) for group, kinds in GROUPS.items()]
+    shown = {group: tuple(kind for kind in kinds if kind in scores.disturbed) for group, kinds in GROUPS.items()}
+    rows += [(group, kinds, every) for group, kinds in shown.items()]
     found = []
     for name, kinds, which in rows:
         if not which.any():
@@ -315,7 +320,9 @@ def plot(path: Path, scores: Scores) -> None:
     figure, grid = plt.subplots(2, 4, figsize=(13, 6), sharex=True, sharey=True, layout="constrained", dpi=100)
     panels = {"undisturbed": scores.same, **scores.disturbed}
     times = scores.control_dt_s * np.arange(WINDOW)
-    for axes, (name, detectors) in zip(grid.flat, panels.items(), strict=True):
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (name, detectors) in zip(grid.flat, panels.items(), strict=False):
         for detector, colour in (("imagination", "tab:blue"), ("novelty", "tab:orange")):
             low, middle, high = np.maximum(np.quantile(detectors[detector], (0.1, 0.5, 0.9), axis=0), 1e-2)
             axes.plot(times, middle, color=colour, label=detector)
