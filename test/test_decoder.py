@@ -20,6 +20,7 @@ from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import decoder
 from lewm_model.runtime.decoder import PictureDecoder, load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_model.runtime.export import ExportError
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.training import decoder as training
 from lewm_model.training.decoder import add_decoder, train_decoder
@@ -129,6 +130,19 @@ def test_a_bundle_without_one_has_none_and_one_that_is_broken_says_so(copied, mo
         load_decoder(save_description(broken))
     (copied.folder / decoder.DECODER).unlink()
     assert load_decoder(save_description(broken)) is None
+
+
+def test_a_decoder_whose_graph_is_refused_leaves_the_bundle_as_it_was(copied, tmp_path, monkeypatch):
+    def refuse(draft: Bundle, network: torch.nn.Module) -> None:
+        raise ExportError("the graph does not draw what the network does")
+
+    before = {path: path.read_bytes() for path in copied.folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(training, "export_decoder", refuse)
+    data = load_episodes(dot_recording(tmp_path / "dots.h5", episodes=2))
+    with pytest.raises(ExportError):
+        add_decoder(copied, data, steps=1)
+    assert {path: path.read_bytes() for path in copied.folder.rglob("*") if path.is_file()} == before
+    assert load_decoder(load_bundle(copied.folder)) is not None
 
 
 def test_a_recording_of_other_pictures_is_refused(made, tmp_path):

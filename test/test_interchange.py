@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from benchmarks import reference
 from lewm_model.bundle.bundle import load_bundle, load_heads, load_model
+from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.bundle.interchange import (
     InterchangeError,
     export_checkpoint,
@@ -25,7 +26,7 @@ from lewm_model.bundle.interchange import (
 )
 from lewm_model.cli.main import app
 from lewm_model.config import MODEL_SIZES, ModelConfig
-from lewm_model.data.clips import load_episodes
+from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.heads import add_heads
 
@@ -202,6 +203,8 @@ def test_with_the_recording_it_gets_its_statistics_and_heads(tmp_path: Path) -> 
     assert bundle.actions.std == pytest.approx(actions.std(0)) and bundle.actions.frameskip == 5
     bundle = add_heads(bundle, load_model(bundle), data, np.arange(12), tiny_train())
     assert set(load_heads(load_bundle(bundle.folder))) == {"steps_to_go", "proposal"}
+    with pytest.raises(DataError, match="the model was trained on all of its episodes; give a recording that it never"):
+        held_out_episodes(bundle, data)
 
 
 @pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}", "model._orig_mod.{}"])
