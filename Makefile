@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -73,6 +73,9 @@ soak: setup  ## the loop for MINUTES with changing goals: memory, latency, misse
 
 fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
 	$(BIN)/python -m validation.fuzz $(call option,INPUTS,inputs) $(call option,SEED,seed)
+
+data-cases: setup  ## recordings as people have them: cases, wrong pairings noticed, conversion speed, into out/data: PARTS
+	$(BIN)/python -m validation.recordings $(call option,PARTS,parts)
 
 bench-data: setup  ## loading of clips against the reference's HDF5 reader, at 64 and 224 pixels: ROUNDS
 	$(BIN)/python -m benchmarks.loading $(call option,ROUNDS,rounds)

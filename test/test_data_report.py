@@ -8,6 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import typer.main
@@ -74,7 +75,7 @@ def test_pictures_that_have_nothing_to_do_with_the_actions_are_told(data: Episod
     mixed = np.concatenate([data.pixels[61 * e : 61 * e + 61] for e in order])
     found = report_on(replace(data, pixels=mixed))
     assert found.numbers["lag_steps"] is None
-    assert "actions and pictures belong together" in warnings(found)["lag of the camera"]
+    assert "they belong to other actions" in warnings(found)["lag of the camera"]
 
 
 def test_saturated_and_dead_actions_are_told(data: Episodes) -> None:
@@ -155,3 +156,33 @@ def test_stamps_that_do_not_differ_say_nothing_about_the_rate(data: Episodes) ->
     found = report_on(replace(data, stamps_s=np.zeros(len(data.pixels))))
     assert any(one.what == "rate" and "no stamps that differ" in one.value for one in found.findings)
     assert "rate_hz" not in found.numbers
+
+
+def test_the_first_line_is_go_or_no_go_with_the_reasons(data: Episodes, tmp_path: Path) -> None:
+    assert report_on(data).verdict.startswith("GO, with")
+    for spoilt, reason in (
+        (shifted(data, -3), "before its action"),
+        (replace(data, actions=data.actions * np.array([1, 0], np.float32)), "b never moves"),
+        (replace(data, actions=60 * data.actions), "no arm does: units, wraps or a reset"),
+        (replace(data, offsets=data.offsets[:4], lengths=data.lengths[:4]), "too little to train with: 4 episodes"),
+        (replace(data, actions=-data.actions), "the sign is wrong"),
+    ):
+        verdict = report_on(spoilt).verdict
+        assert verdict.startswith("NO-GO") and reason in verdict
+    path = dot_recording(tmp_path / "dots.h5", episodes=3)
+    result = CliRunner().invoke(app, ["data", "report", str(path)])
+    assert result.exit_code == 0 and result.output.splitlines()[0].startswith("NO-GO: too little to train with")
+
+
+def test_a_camera_that_was_moved_and_light_that_changed_are_told(data: Episodes) -> None:
+    rng = np.random.default_rng(0)
+    scene = cv2.resize(rng.integers(0, 150, (8, 8, 3), np.uint8), (32, 32), interpolation=cv2.INTER_NEAREST)
+    still = replace(data, pixels=np.maximum(data.pixels, scene))
+    assert not {"exposure", "place of the camera"} & set(warnings(report_on(still)))
+    row = int(data.offsets[12])
+    moved = still.pixels.copy()
+    moved[row:] = np.maximum(data.pixels[row:], np.roll(scene, 6, axis=1))
+    assert "before episode 12" in str(report_on(replace(data, pixels=moved)).findings)
+    brighter = still.pixels.copy()
+    brighter[row:] = np.clip(brighter[row:].astype(int) + 40, 0, 255).astype(np.uint8)
+    assert "fix exposure" in warnings(report_on(replace(data, pixels=brighter)))["exposure"]

@@ -19,6 +19,7 @@ from lewm_model.bundle.bundle import load_bundle
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.cli.main import app
 from lewm_model.data.clips import ClipSampler, DataError, Episodes, load_episodes
+from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.convert import convert
 from lewm_model.data.converters.hdf5 import SIGNATURE, salvage_hdf5
 from lewm_model.data.episodes import EpisodeWriter
@@ -196,3 +197,24 @@ def test_what_cannot_be_salvaged_is_an_error(tmp_path: Path, known: Episodes) ->
     with pytest.raises(DataError, match="of which one at a time is converted"):
         convert([path, path], tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists() and not list(tmp_path.glob("*.part"))
+
+
+def test_columns_of_a_recording_are_chosen_held_or_refused(tmp_path: Path, known: Episodes) -> None:
+    path = ours(tmp_path / "a.h5", known)
+    salvage_hdf5(path, tmp_path / "b.h5", columns=Columns(names=("b",)))
+    data = load_episodes(tmp_path / "b.h5")
+    assert data.action_names == ("b",) and data.proprio is not None and data.proprio.shape[1] == 1
+    inner = np.isfinite(known.actions).all(1)
+    np.testing.assert_array_equal(data.actions[inner, 0], known.actions[inner, 1])
+    with h5py.File(path, "r+") as file:
+        file["action"][:, 0] = 0.0
+        file["action"][100:110, 0] = 0.5
+    report = salvage_hdf5(path, tmp_path / "c.h5", columns=Columns(held=("a",)))
+    data = load_episodes(tmp_path / "c.h5")
+    assert data.action_names == ("b",) and report.left_out["steps in which a joint that is held moved"] == 10
+    assert len(data.pixels) == len(known.pixels) - 9  # what lies between two such steps is no episode
+    with pytest.raises(DataError, match="has no column 'wrist'; it has a, b"):
+        salvage_hdf5(path, tmp_path / "d.h5", columns=Columns(names=("wrist",)))
+    for option in ({"clock": "recorder"}, {"camera": "front"}, {"columns": Columns(units="deg")}):
+        with pytest.raises(DataError, match="say nothing"):
+            convert([path], tmp_path / "d.h5", **option)  # type: ignore[arg-type]

@@ -13,8 +13,10 @@ import pytest
 
 av = pytest.importorskip("av")
 pytest.importorskip("pyarrow")
+import pyarrow.parquet as pq
 from lerobots import CAMERA, FPS, LENGTHS, arm_folder, folder, motion, video
 from test_bag import number, picture
+from tiny import dot_recording
 from typer.testing import CliRunner
 
 from lewm_model.cli.main import app
@@ -208,3 +210,25 @@ def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) 
     video(path, frames, rate=3 * FPS)
     shown = list(_video(path, np.arange(20) / FPS + 0.004, 0.5 / FPS, 32))
     assert [number(pixels) for pixels in shown] == list(range(0, 60, 3))
+
+
+def test_a_recording_written_as_lerobot_comes_back_the_same(tmp_path: Path) -> None:
+    path, root = dot_recording(tmp_path / "dots.h5", episodes=3, steps=12), tmp_path / "set"
+    arguments = ["convert", str(path), "--to", "lerobot", "--out", str(root)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "36 frames written" in result.output, result.exception
+    assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)  # it is there already
+    assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+    info = json.loads((root / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["total_episodes"], info["total_frames"], info["fps"]) == ("v3.0", 3, 36, 20)
+    tasks = pq.read_table(root / "meta/tasks.parquet")
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
+    report = convert_lerobot(root, tmp_path / "back.h5", image_size=32)
+    assert report.frames_used == report.frames_recorded == 36 and report.problems == []
+    before, after = load_episodes(path), load_episodes(tmp_path / "back.h5")
+    assert list(after.lengths) == [12, 12, 12] and after.action_names == before.action_names
+    for e in range(3):
+        old, new = slice(before.offsets[e], before.offsets[e] + 12), slice(after.offsets[e], after.offsets[e] + 12)
+        np.testing.assert_allclose(after.actions[new][:-1], before.actions[old][:-1], atol=1e-6)
+        np.testing.assert_allclose(after.proprio[new], before.proprio[old], atol=1e-6)  # type: ignore[index]
+        assert np.abs(after.pixels[new].astype(int) - before.pixels[old]).mean() < 3.0

@@ -65,7 +65,10 @@ def convert(
     recordings: Annotated[
         list[Path], typer.Argument(help="MCAP or SQLite recordings of ROS 2, or one LeRobot folder or HDF5 file")
     ],
-    out: Annotated[Path, typer.Option(help="HDF5 file to write")],
+    out: Annotated[Path, typer.Option(help="HDF5 file to write, or the folder with --to lerobot")],
+    to: Annotated[
+        str, typer.Option(help="hdf5; or lerobot, which turns one HDF5 recording into a data set 3.0")
+    ] = "hdf5",
     control_dt_s: Annotated[
         float | None,
         typer.Option(help="time of one action, s; default of ROS recordings fits the camera's rate, others say it"),
@@ -93,11 +96,16 @@ def convert(
     actions_are: Annotated[
         str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")
     ] = None,
+    accept_doubts: Annotated[
+        bool, typer.Option("--accept-doubts", help="write it although actions and pictures do not seem to fit")
+    ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
+    from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.converters.columns import Columns
     from lewm_model.data.converters.convert import convert as run
+    from lewm_model.data.converters.lerobot_write import write_lerobot
     from lewm_model.data.converters.rosbag2 import Topics
     from lewm_model.data.outputs import check_output
 
@@ -105,6 +113,12 @@ def convert(
         return tuple(name.strip() for name in text.split(",") if name.strip())
 
     check_output(out, recordings, overwrite)
+    if to not in ("hdf5", "lerobot") or (to == "lerobot" and len(recordings) != 1):
+        raise DataError(f"--to is {to!r} of {len(recordings)} recordings; it is hdf5, or lerobot of one HDF5 recording")
+    if to == "lerobot":
+        frames = write_lerobot(load_episodes(recordings[0], control_dt_s), out)
+        typer.echo(f"{frames} frames written to {out}, a LeRobot data set of version 3.0")
+        return
     usual, given = Topics(), (image_topic, joint_states_topic, command_topic)
     topics = Topics(
         image_topic or usual.image, joint_states_topic or usual.joint_states, command_topic or usual.command
@@ -112,7 +126,8 @@ def convert(
     columns = Columns(listed(joints), listed(hold), listed(gripper), units)
     chosen = topics if any(given) else None
     step, size = control_dt_s, image_size
-    typer.echo(run(recordings, out, step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are))
+    said = (step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are, accept_doubts)
+    typer.echo(run(recordings, out, *said))
 
 
 @data_app.command("report")
@@ -144,7 +159,8 @@ def data_report(
             episodes = load_episodes(recording, control_dt_s)
         else:
             try:
-                conversion = convert([recording], Path(scratch) / "episodes.h5", control_dt_s)
+                scratch_file = Path(scratch) / "episodes.h5"
+                conversion = convert([recording], scratch_file, control_dt_s, accept_doubts=True)  # told below
             except DataError as error:
                 advice = "Where that needs options, use `lewm convert` first, and report on the file that it writes"
                 raise DataError(f"{error}. {advice}") from error
@@ -152,8 +168,9 @@ def data_report(
         found = report_on(episodes, frameskip, conversion)
     draw(found, picture, str(recording))
     if as_json:
-        typer.echo(json.dumps(found.numbers, indent=1))
+        typer.echo(json.dumps({"verdict": found.verdict, "no_go": found.no_go, **found.numbers}, indent=1))
         return
+    typer.echo(typer.style(found.verdict, fg=typer.colors.RED if found.no_go else typer.colors.GREEN))
     table = Table(title=str(recording))
     for column in ("what", "found", "what to do"):
         table.add_column(column)

@@ -17,18 +17,23 @@ import cv2
 import numpy as np
 
 from lewm_model.data.clips import Episodes
+from lewm_model.data.converters.columns import MOST_SPEED
 from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.outputs import DRAWN_BY
+from lewm_model.data.pairing import LAGS, pair
 
 EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # so many frames of an episode
-LAGS = 10  # control steps to either side
 SMALL = 16  # pixels, square: pictures are compared at this size
 WINDOW = 8  # actions in a row: two recordings never repeat so many by chance
 QUERIES, OTHERS = 1500, 12_000  # frames that are compared with frames of other episodes
 EDGE = 0.01  # share of an action's range that counts as its end
 # Where a finding becomes a warning.
 MOST_JITTER, MOST_DROPPED, MOST_SATURATED, MOST_FROZEN = 0.1, 0.01, 0.1, 0.02
-LEAST_CORRELATION, MOST_LAG, MOST_COPIED, LEAST_CHANGE = 0.2, 0.75, 0.01, 0.5
+MOST_COPIED, LEAST_CHANGE = 0.01, 0.5
+CELLS = 8  # of a joint's range, for the coverage
+# Below these nobody need try to train.
+CLIP, LEAST_EPISODES, LEAST_FRAMES = 16, 10, 500
+HOPELESSLY_FROZEN, HOPELESSLY_DROPPED = 0.2, 0.2
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,13 @@ class DataReport:
     correlations: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (2 LAGS + 1,)
     identity: np.ndarray = field(default_factory=lambda: np.zeros(0))  # RMS change after 1, 2, … action blocks
     pictures: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    no_go: list[str] = field(default_factory=list)  # why nobody should train on it
+
+    @property
+    def verdict(self) -> str:
+        """One line: GO, or NO-GO with the reasons."""
+        warnings = sum(bool(one.warning) for one in self.findings)
+        return f"NO-GO: {'; '.join(self.no_go)}" if self.no_go else f"GO, with {warnings} things to look at"
 
     def add(self, what: str, value: str, warning: str = "") -> None:
         self.findings.append(Finding(what, value, warning))
@@ -65,13 +77,14 @@ def report_on(data: Episodes, frameskip: int = 5, conversion: Conversion | None 
     :param conversion: what converting it told, of a recording that is no HDF5 file.
     """
     found = DataReport()
-    dt = data.control_dt_s
     chosen = np.unique(np.linspace(0, len(data.lengths) - 1, EPISODES_LOOKED_AT).round().astype(int))
     _lengths(data, found, len(chosen))
     _times(data, found, conversion)
     _actions(data, found)
-    small, energies, frozen, pairs = _look(data, chosen, frameskip, found)
+    small, frozen, pairs = _look(data, chosen, frameskip, found)
     found.numbers["frozen_share"] = frozen
+    if frozen > HOPELESSLY_FROZEN:
+        found.no_go.append(f"{frozen:.0%} of the frames repeat the one before")
     found.add(
         "frozen frames",
         f"{frozen:.1%} repeat the one before while the arm is commanded",
@@ -79,7 +92,9 @@ def report_on(data: Episodes, frameskip: int = 5, conversion: Conversion | None 
         if frozen > MOST_FROZEN
         else "",
     )
-    _lag(data, chosen, energies, dt, found)
+    _lag(data, found)
+    _scene(data, chosen, small, found)
+    _enough(data, found)
     _duplicates(data, chosen, small, pairs, found)
     _identity(found, frameskip)
     return found
@@ -130,6 +145,8 @@ def _times(data: Episodes, found: DataReport, conversion: Conversion | None) -> 
     found.numbers |= {"rate_hz": 1 / period, "jitter": jitter, "dropped_frames": dropped}
     uneven = "frames come unevenly: stamp them when they are taken, not when they arrive, and fix the exposure time"
     found.add("rate", f"{1 / period:.2f} Hz, 95 % within {jitter:.1%}", uneven if jitter > MOST_JITTER else "")
+    if share > HOPELESSLY_DROPPED:
+        found.no_go.append(f"{share:.0%} of the frames are lost")
     lossy = "frames are lost: lower the camera's resolution or rate, use a cable, or record on the camera's computer"
     also = f", {pauses} pauses" if pauses else ""
     found.add("dropped frames", f"{dropped} ({share:.2%}){also}", lossy if share > MOST_DROPPED else "")
@@ -157,9 +174,14 @@ def _actions(data: Episodes, found: DataReport) -> None:
         warning = ""
         if span <= 0:
             warning = "it never changes, so nothing can be learned of it: record motion of it, or leave it out"
+            found.no_go.append(f"{name} never moves")
         elif saturated > MOST_SATURATED:
             warning = (
                 "it is often at the end of its range: the model learns little between; command less than the limit"
+            )
+        if max(-low, high) > MOST_SPEED and "velocity" in data.action_kind:
+            found.no_go.append(
+                f"{name} moves at {max(-low, high):.3g} rad/s, which no arm does: units, wraps or a reset"
             )
         text = f"{low:.3g} to {high:.3g}, std {values.std():.3g}, {saturated:.1%} at an end"
         found.add(f"action {name}", text, warning)
@@ -169,11 +191,10 @@ def _actions(data: Episodes, found: DataReport) -> None:
 
 def _look(
     data: Episodes, chosen: np.ndarray, frameskip: int, found: DataReport
-) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
-    """Reads the frames: small pictures (n, SMALL² · 3) and energies of change (n - 1,) of each episode, the share of
-    frozen frames, and the median distance of neighbouring frames. Fills in `identity` and `pictures`."""
+) -> tuple[list[np.ndarray], float, float]:
+    """Reads the frames: small pictures (n, SMALL² · 3) of each episode, the share of frozen frames, and
+    the median distance of neighbouring frames. Fills in `identity` and `pictures`."""
     small: list[np.ndarray] = []
-    energies: list[np.ndarray] = []
     squares: dict[int, list[float]] = defaultdict(list)
     frozen = moving = 0
     shown: list[np.ndarray] = []
@@ -184,7 +205,6 @@ def _look(
         if len(shown) < 8:
             shown.append(frames[len(frames) // 2])
         change = np.array([float(cv2.norm(a, b, cv2.NORM_L1)) for a, b in itertools.pairwise(frames)])
-        energies.append(change / frames[0].size)
         commanded = (np.abs(data.actions[rows[:-1]]) > 0.1 * spread).any(1)
         frozen += int(((change == 0) & commanded).sum())
         moving += int(commanded.sum())
@@ -199,58 +219,80 @@ def _look(
     found.identity = np.sqrt([np.mean(squares[blocks]) for blocks in sorted(squares)])
     found.pictures = np.stack(shown)
     steps = np.concatenate([np.abs(np.diff(s.astype(np.float32), axis=0)).mean(1) for s in small])
-    return small, energies, frozen / max(1, moving), float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    return small, frozen / max(1, moving), float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
 
 
-def _correlations(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray], positions: bool) -> np.ndarray:
-    """Correlation (2 LAGS + 1,) of how much pictures change with how much was commanded, at lags of -LAGS to LAGS
-    steps, each less its mean in the episode; of commanded positions their change counts."""
-    sums = np.zeros((2 * LAGS + 1, 3))
-    spread = np.nanstd(data.actions, axis=0).clip(1e-9)
-    for episode, energy in zip(chosen, energies, strict=True):
-        actions = data.actions[data.offsets[episode] + np.arange(len(energy))] / spread
-        if positions:  # what leads from frame i to i + 1 is the way from the action before to this one
-            actions = np.diff(actions, axis=0, prepend=actions[:1])
-        told, seen = np.linalg.norm(actions, axis=1), np.sqrt(energy)
-        for i, lag in enumerate(range(-LAGS, LAGS + 1)):
-            a, b = (told[: len(told) - lag], seen[lag:]) if lag >= 0 else (told[-lag:], seen[:lag])
-            if len(a) >= 2 * LAGS:
-                a, b = a - a.mean(), b - b.mean()
-                sums[i] += (a @ b, a @ a, b @ b)
-    return sums[:, 0] / np.sqrt((sums[:, 1] * sums[:, 2]).clip(1e-12))
-
-
-def _lag(data: Episodes, chosen: np.ndarray, energies: list[np.ndarray], dt: float, found: DataReport) -> None:
-    """How many steps the pictures show a motion after its action: where the correlation is greatest."""
-    kinds = [False] if data.velocities else [False, True]  # others may be either
-    tried = [_correlations(data, chosen, energies, positions) for positions in kinds]
-    found.correlations = max(tried, key=lambda correlations: float(correlations.max()))
-    best = int(found.correlations.argmax())
-    strength = float(found.correlations[best])
-    if strength < LEAST_CORRELATION:
-        found.numbers["lag_steps"] = None
-        found.add(
-            "lag of the camera",
-            f"not known: the correlation of change and action is {strength:.2f} at most",
-            "what is commanded hardly shows in the picture: look where the camera points, and whether actions and "
-            "pictures belong together",
-        )
+def _lag(data: Episodes, found: DataReport) -> None:
+    """Whether actions, pictures and measured positions fit, and at which lag."""
+    pairing, dt = pair(data), data.control_dt_s
+    found.correlations = pairing.correlations
+    found.no_go += pairing.wrong
+    found.numbers["lag_steps"] = pairing.lag_steps
+    warning = "; ".join(pairing.wrong + pairing.doubts)
+    if pairing.lag_steps is None:
+        found.add("lag of the camera", "not known", warning)
         return
-    lag = float(best - LAGS)
-    if 0 < best < 2 * LAGS:  # the top of the parabola through the three highest
-        left, top, right = found.correlations[best - 1 : best + 2].tolist()
-        lag += float(0.5 * (left - right) / min(left - 2 * top + right, -1e-9))
-    found.numbers |= {"lag_steps": lag, "lag_correlation": strength}
-    text = f"{lag:+.1f} steps" + (f" ({1e3 * lag * dt:+.0f} ms)" if dt > 0 else "") + f", correlation {strength:.2f}"
-    warning = ""
-    if lag > MOST_LAG:
-        warning = (
-            "pictures show a motion later than its action: a slow arm, or stamps from when pictures arrive; "
-            "correct the stamps, or let frameskip times the step be longer than this"
+    found.numbers |= {"lag_correlation": pairing.correlation, "alike_pictures_apart": pairing.apart}
+    lag = pairing.lag_steps
+    text = f"{lag:+.1f} steps" + (f" ({1e3 * lag * dt:+.0f} ms)" if dt > 0 else "")
+    found.add("lag of the camera", f"{text}, correlation {pairing.correlation:.2f}", warning)
+
+
+def _scene(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], found: DataReport) -> None:
+    """Exposure and the camera's place, from episode to episode; how much of the joint space was visited."""
+    brightness = np.array([some.mean() for some in small])
+    drift = float(np.ptp(brightness))
+    found.numbers["brightness_drift"] = drift
+    uneven = "fix exposure and white balance, or record under the light that will be there"
+    found.add("exposure", f"the mean of an episode varies by {drift:.1f} grey levels", uneven if drift > 15 else "")
+    if len(small) >= 6:
+        scenes = np.stack([np.median(some, axis=0) for some in small]) - brightness[:, None]
+        steps = [
+            float(np.sqrt(np.square(scenes[:k].mean(0) - scenes[k:].mean(0)).mean())) for k in range(2, len(scenes) - 1)
+        ]
+        within = float(np.median([np.sqrt(np.square(b - a).mean()) for a, b in itertools.pairwise(scenes)]))
+        moved, at = max(steps), int(chosen[2 + int(np.argmax(steps))])
+        bump = moved > 3.0 and moved > 2.0 * within
+        found.numbers["scene_step"] = moved
+        found.add(
+            "place of the camera",
+            f"the still part of the pictures changes by {moved:.1f} grey levels at most"
+            + (f", before episode {at}" if bump else ""),
+            "the camera or the scene was moved there: fix the camera, and record what comes before anew"
+            if bump
+            else "",
         )
-    if lag < -MOST_LAG:
-        warning = "pictures show a motion before its action: the clocks differ, or actions are shifted by rows"
-    found.add("lag of the camera", text, warning)
+    if data.proprio is not None and data.proprio.shape[1] > 1:
+        low, high = np.quantile(data.proprio, [0.01, 0.99], axis=0)
+        cells = np.clip((data.proprio - low) / (high - low).clip(1e-9) * CELLS, 0, CELLS - 1).astype(int)
+        pairs = itertools.combinations(range(data.proprio.shape[1]), 2)
+        share = float(np.mean([len(np.unique(cells[:, list(two)], axis=0)) / CELLS**2 for two in pairs]))
+        found.numbers["coverage"] = share
+        thin = "the joints were moved together only in few ways: what was not visited cannot be planned through"
+        text = f"{share:.0%} of the cells of two joints' ranges, {CELLS} by {CELLS}, were visited"
+        found.add("coverage", text, thin if share < 0.3 else "")
+
+
+def _enough(data: Episodes, found: DataReport) -> None:
+    """Whether there is enough to train and to calibrate with: clips, and episodes that are held out."""
+    clips = data.lengths[data.lengths >= CLIP]
+    held_out = max(1, round(0.1 * len(data.lengths)))
+    short = [
+        (
+            len(clips) < LEAST_EPISODES,
+            f"{len(clips)} episodes of {CLIP} frames or more, {LEAST_EPISODES} are the least",
+        ),
+        (clips.sum() < LEAST_FRAMES, f"{int(clips.sum())} frames in them, {LEAST_FRAMES} are the least"),
+    ]
+    missing = [said for few, said in short if few]
+    found.no_go += [f"too little to train with: {', '.join(missing)}"] if missing else []
+    calibrated = held_out * float(np.median(data.lengths)) >= 100
+    found.add(
+        "enough",
+        f"{len(clips)} episodes to train with; {held_out} of all are held out, of which it is calibrated",
+        "; ".join(missing)
+        or ("" if calibrated else "for a calibration there should be 100 frames held out: record more"),
+    )
 
 
 def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], step: float, found: DataReport) -> None:
@@ -327,7 +369,7 @@ def draw(found: DataReport, path: Path, title: str) -> None:
 
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(title + "\n" + "\n".join(textwrap.wrap(found.verdict, 130)[:3]))
     axes: Any = figure.subplot_mosaic(
         [["pictures"] * 3, ["lengths", "intervals", "actions"], ["lag", "identity", "verdicts"]],
         height_ratios=[1, 1.6, 1.6],

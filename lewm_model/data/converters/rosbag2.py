@@ -19,15 +19,18 @@ the episode ends and another begins behind the gap: nothing is repeated or made 
 
 from __future__ import annotations
 
+import os
 import shlex
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from lewm_model.data.converters.columns import HELD_RAD, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import LONGEST_EPISODE, Conversion, stretches
@@ -51,6 +54,7 @@ STEP_BACK_S = 0.1  # recorders write messages in another order by less
 PAUSE_S = 2.0  # without any message: the recorder paused, and what was commanded meanwhile is not known
 AHEAD_S, BEHIND_S = 0.1, 0.5  # of a camera's stamps against the arm's: pictures are on their way for longer
 USUAL_STEP_S = 0.05  # the step is the multiple of the camera's period next to it
+READ_AHEAD = 64  # pictures that wait to be decoded
 CLOCKS = ("header", "recorder")
 _NS = 1_000_000_000
 _ROUNDING_S = 1e-9
@@ -792,37 +796,53 @@ def _write(
     control_dt_s: float,
     report: BagReport,
 ) -> None:
-    """Reads the pictures that the plans need and writes each episode when it is whole."""
+    """Reads the pictures that the plans need and writes each episode when it is whole; they are decoded in threads."""
     places: dict[int, tuple[_Plan, int]] = {n: (plan, row) for plan in plans for row, n in enumerate(plan.frames)}
+    waiting: dict[int, Future[np.ndarray]] = {}
     pictures: dict[int, np.ndarray] = {}
-    n = -1
-    for message in messages(files):
-        if message.topic != image_topic or message.type not in (IMAGE, COMPRESSED):
-            continue
-        n += 1
-        if n not in places:
-            continue
-        plan, row = places[n]
+
+    def finish(row: int) -> None:
         try:
-            pictures[row] = to_model_image(_picture(message), image_size)
+            pictures[row] = waiting.pop(row).result()
         except EncodingError as error:
             report.left_out["images that cannot be read"] += 1
             if f"{source}: {error}" not in report.gaps:
                 report.gaps.append(f"{source}: {error}")
-        if n != plan.frames[-1]:
-            continue
-        for piece in stretches(np.array([row in pictures for row in range(len(plan.frames))]), LONGEST_EPISODE):
-            begin, end = piece[0], piece[-1] + 1
-            writer.append(
-                np.stack([pictures[row] for row in piece]),
-                (np.diff(plan.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
-                plan.proprio[begin:end].astype(np.float32),
-                plan.stamps_s[begin:end],
-            )
-            report.frames_used += len(piece)
-            title = f" {plan.name!r}" if plan.name else ""
-            report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.stamps_s[begin]:.2f} s on")
-        pictures = {}
+
+    n = -1
+    bar = tqdm(total=len(places), desc=f"converting {source.name}", unit="frame", disable=None, delay=2)
+    with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for message in messages(files):
+            if message.topic != image_topic or message.type not in (IMAGE, COMPRESSED):
+                continue
+            n += 1
+            if n not in places:
+                continue
+            plan, row = places[n]
+            waiting[row] = pool.submit(_model_picture, message, image_size)
+            bar.update()
+            if len(waiting) > READ_AHEAD:
+                finish(next(iter(waiting)))
+            if n != plan.frames[-1]:
+                continue
+            for other in list(waiting):
+                finish(other)
+            for piece in stretches(np.array([row in pictures for row in range(len(plan.frames))]), LONGEST_EPISODE):
+                begin, end = piece[0], piece[-1] + 1
+                writer.append(
+                    np.stack([pictures[row] for row in piece]),
+                    (np.diff(plan.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
+                    plan.proprio[begin:end].astype(np.float32),
+                    plan.stamps_s[begin:end],
+                )
+                report.frames_used += len(piece)
+                title = f" {plan.name!r}" if plan.name else ""
+                report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.stamps_s[begin]:.2f} s on")
+            pictures.clear()
+
+
+def _model_picture(message: TopicMessage, size: int) -> np.ndarray:
+    return to_model_image(_picture(message), size)
 
 
 def _picture(message: TopicMessage) -> np.ndarray:

@@ -1,0 +1,278 @@
+"""Whether the actions of a recording belong to its pictures: the strongest check that a recording has is its own data.
+
+Three things must hold. Pictures change while the arm is commanded to move, at one and the same lag. Where pictures of
+two episodes are alike, the arm stood alike. And what was measured is what was commanded, column by column.
+
+Not to be seen by this are mistakes that are the same in pictures, measured positions and actions of every episode, such
+as one camera that is mirrored all along or two names that are exchanged everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+
+from lewm_model.data.clips import Episodes
+
+SMALL = 16  # pixels, square: pictures are compared at this size
+LAGS = 10  # control steps to either side
+LOOKED_AT, FRAMES = 200, 6000  # episodes, and frames of all of them together
+SPAN = 3  # steps over which measured and commanded motion are compared
+ENOUGH = 150  # frames in motion; with fewer nothing is said
+LEAST, CLEAR = 0.2, 0.4  # correlations: below it two things have nothing in common; above it they surely have
+LEAD, LATE = -0.75, 0.75  # control steps that pictures may lag behind actions without a word
+MOST_LATE_S = 0.4  # beyond it, it is no arm that is slow
+TWINS = 0.15  # share of the frames that count as alike to one of another episode
+COMPONENTS = 24  # principal components in which pictures are alike
+# Pictures that are alike show poses this far apart at most, in standard deviations of the recorded poses.
+APART = 0.8
+MOST_APART, MOST_APART_HERE = 0.04, 0.6  # share of such pairs that are farther apart: of all, and of an episode's
+VARIED = 0.3  # spread of the commanded speed against its mean: a steady motion changes pictures steadily
+CHANGED, TURNED = 3.0, 0.4  # grey levels that a scene differs by, and what of it may be left when it is turned round
+
+
+@dataclass
+class Pairing:
+    """How well actions and pictures fit."""
+
+    correlations: np.ndarray = field(default_factory=lambda: np.full(2 * LAGS + 1, np.nan))  # at lags of -LAGS to LAGS
+    lag_steps: float | None = None  # None: not known
+    correlation: float = 0.0  # of change in the picture with commanded speed, at that lag
+    apart: float = 0.0  # share of alike pictures that show poses which are not
+    frames: int = 0  # in motion, that were looked at
+    wrong: list[str] = field(default_factory=list)  # what cannot be right
+    doubts: list[str] = field(default_factory=list)  # what should be looked at
+
+
+def pair(data: Episodes) -> Pairing:
+    """Compares actions, pictures and, where they were recorded, measured positions."""
+    few = np.unique(np.linspace(0, len(data.lengths) - 1, LOOKED_AT).round().astype(int))
+    most = max(120, FRAMES // len(few))  # frames of an episode
+    numbers = [int(e) for e in few if data.lengths[e] > SPAN + 2]
+    parts = [slice(int(data.offsets[e]), int(data.offsets[e]) + min(int(data.lengths[e]), most)) for e in numbers]
+    found = Pairing()
+    if not parts:
+        return found
+    actions = [data.actions[part.start : part.stop - 1].astype(np.float64) for part in parts]
+    dt = data.control_dt_s or 1.0
+    spread = _spread(actions)
+    found.frames = int(sum((np.abs(action) > 0.1 * spread).any(1).sum() for action in actions))
+    if found.frames < ENOUGH:
+        return found
+    pictures = [_small(data.pixels[part]) for part in parts]
+    _compare_scenes(numbers, pictures, found)
+    _compare_change(actions, pictures, dt, data.action_kind, found)
+    if data.proprio is not None:
+        measured = [data.proprio[part].astype(np.float64) for part in parts]
+        if data.proprio.shape[1] == data.actions.shape[1] and data.control_dt_s and "velocity" in data.action_kind:
+            _compare_measured(data.action_names, numbers, actions, measured, dt, found)
+        _compare_alike(numbers, pictures, measured, found)
+    return found
+
+
+def _small(frames: np.ndarray) -> np.ndarray:
+    """(n, H, W, 3) uint8 to (n, 3 * SMALL²) float32."""
+    size = (SMALL, SMALL)
+    shrunk = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA).reshape(-1) for frame in frames]
+    return np.stack(shrunk).astype(np.float32)
+
+
+def _spread(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Root mean square of each column; infinite for a column that never moves."""
+    rms = np.sqrt(np.mean(np.square(np.concatenate(list(values))), axis=0))
+    return np.where(rms > 1e-9, rms, np.inf)
+
+
+def _overlap(told: np.ndarray, seen: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `told` and `seen` that belong together when what is seen lags so many steps."""
+    return (told[: len(told) - lag], seen[lag:]) if lag >= 0 else (told[-lag:], seen[:lag])
+
+
+def _top(values: np.ndarray) -> float:
+    """Where a curve over the lags is greatest, to a fraction of a step: the top of a parabola."""
+    best = int(np.nanargmax(values))
+    if not 0 < best < 2 * LAGS:
+        return float(best - LAGS)
+    left, top, right = values[best - 1 : best + 2].tolist()
+    return best - LAGS + float(np.clip(0.5 * (left - right) / min(left - 2 * top + right, -1e-9), -0.5, 0.5))
+
+
+def _compare_scenes(numbers: list[int], pictures: list[np.ndarray], found: Pairing) -> None:
+    """Whether the camera stands the same way round in every episode: what does not move in it is the same."""
+    scenes = np.stack([np.median(small, axis=0).reshape(SMALL, SMALL, 3) for small in pictures])
+    scenes -= scenes.mean((1, 2, 3), keepdims=True)  # the exposure may differ
+    first = scenes[0]
+
+    def apart(scene: np.ndarray) -> float:
+        return float(np.sqrt(np.square(scene - first).mean()))
+
+    turned = {"mirrored": np.s_[:, ::-1], "upside down": np.s_[::-1], "turned by 180 degrees": np.s_[::-1, ::-1]}
+    turned["with red and blue exchanged"] = np.s_[:, :, ::-1]
+    odd: dict[str, list[int]] = {}
+    for number, scene in zip(numbers, scenes, strict=True):
+        how = min(turned, key=lambda name: apart(scene[turned[name]]))
+        if apart(scene) > CHANGED and apart(scene[turned[how]]) < TURNED * apart(scene):
+            odd.setdefault(how, []).append(number)
+    for how, episodes in odd.items():
+        if len(episodes) < 2:
+            continue  # an arm that rested there may look so
+        listed = ", ".join(map(str, episodes[:10])) + (", ..." if len(episodes) > 10 else "")
+        found.wrong.append(f"the pictures of {len(episodes)} episodes are {how}, against the first one: {listed}")
+
+
+def _compare_change(
+    actions: list[np.ndarray], pictures: list[np.ndarray], dt: float, kind: str, found: Pairing
+) -> None:
+    """Whether pictures change when motion is commanded, and how long afterwards."""
+    changes = [np.sqrt(np.abs(np.diff(small, axis=0)).mean(1)) for small in pictures]
+    spread = _spread(actions)
+    tried = []
+    for positions in (False,) if "velocity" in kind else (False, True):  # others may be either
+        sums = np.zeros((2 * LAGS + 1, 3))
+        for action, seen in zip(actions, changes, strict=True):
+            velocity = np.diff(action, axis=0, prepend=action[:1]) if positions else action
+            told = np.linalg.norm(velocity / spread, axis=1)
+            for k, lag in enumerate(range(-LAGS, LAGS + 1)):
+                a, b = _overlap(told, seen, lag)
+                if len(a) >= 2 * LAGS:
+                    a, b = a - a.mean(), b - b.mean()
+                    sums[k] += (a @ b, a @ a, b @ b)
+        tried.append(sums[:, 0] / np.sqrt((sums[:, 1] * sums[:, 2]).clip(1e-12)))
+    found.correlations = max(tried, key=lambda one: float(one.max()))
+    found.correlation = float(found.correlations.max())
+    speeds = [np.linalg.norm(action / spread, axis=1) for action in actions]
+    varied = float(np.mean([speed.std() for speed in speeds]) / max(1e-9, np.mean([speed.mean() for speed in speeds])))
+    if found.correlation < LEAST and varied < VARIED:
+        return  # a steady motion says nothing
+    if found.correlation < LEAST:
+        found.wrong.append(
+            f"what is commanded is not seen in the pictures (correlation {found.correlation:.2f} at most): they belong "
+            "to other actions, or the camera does not see the arm"
+        )
+        return
+    found.lag_steps = _top(found.correlations)
+    lag_s = found.lag_steps * dt
+    said = f"{abs(1e3 * lag_s):.0f} ms ({abs(found.lag_steps):.1f} steps)"
+    if found.lag_steps < LEAD:
+        found.wrong.append(f"pictures show a motion {said} before its action: the clocks differ, or rows are shifted")
+    elif lag_s > MOST_LATE_S:
+        found.wrong.append(f"pictures show a motion {said} after its action: no arm is so slow, the clocks differ")
+    elif found.lag_steps > LATE:
+        found.doubts.append(
+            f"pictures show a motion {said} later than its action: a slow arm, or stamps from when pictures arrive; "
+            "correct the stamps, or let frameskip times the step be longer than this"
+        )
+
+
+def _compare_measured(
+    names: Sequence[str],
+    numbers: list[int],
+    actions: list[np.ndarray],
+    measured: list[np.ndarray],
+    dt: float,
+    found: Pairing,
+) -> None:
+    """Whether each column of the action moves the joint of its own column, by as much as it says."""
+
+    def spans(steps: np.ndarray) -> np.ndarray:
+        total = np.cumsum(np.vstack([np.zeros((1, steps.shape[1])), steps]), axis=0)
+        return np.asarray(total[SPAN:] - total[:-SPAN])
+
+    told = [spans(action) for action in actions]
+    felt = [spans(np.diff(positions, axis=0) / dt) for positions in measured]
+    told_rms, felt_rms = _spread(told), _spread(felt)
+    moving = np.isfinite(told_rms) & np.isfinite(felt_rms)
+    if not moving.any():
+        return
+    curves = []  # correlations of each column with each joint at each lag
+    for lag in range(-LAGS, LAGS + 1):
+        both = [_overlap(a / told_rms, b / felt_rms, lag) for a, b in zip(told, felt, strict=True) if len(a) > abs(lag)]
+        a, b = (np.concatenate([one[i] for one in both]) for i in (0, 1))
+        curves.append(a.T @ b / np.sqrt(np.outer(np.square(a).sum(0), np.square(b).sum(0)).clip(1e-12)))
+    table = np.array(curves)
+    strength = np.abs(table[:, moving]).max(2).mean(1)
+    best = int(strength.argmax())
+    if strength[best] < CLEAR:
+        found.wrong.append(
+            f"joints do not move as they are commanded (correlation {strength[best]:.2f} at most): the measured "
+            "positions belong to other actions"
+        )
+        return
+    lag, correlations = best - LAGS, table[best]
+    for i in np.flatnonzero(moving & (np.abs(correlations).max(1) > CLEAR)):
+        j, own = int(np.abs(correlations[i]).argmax()), float(correlations[i, i])
+        ratio = float(felt_rms[i] / told_rms[i])
+        if j != i and abs(correlations[i, j]) > abs(own) + 0.3:
+            found.wrong.append(f"the action {names[i]} moves the joint measured as {names[j]}: columns are exchanged")
+        elif own < -CLEAR:
+            found.wrong.append(f"the action {names[i]} moves its joint the other way: the sign is wrong")
+        elif own > CLEAR and not 0.4 < ratio < 2.5:
+            found.wrong.append(
+                f"the joint {names[i]} moves {ratio:.3g} times as far as its action says: the unit or the step is wrong"
+            )
+    if lag < -1:
+        found.wrong.append(f"joints move {-lag} steps ({-1e3 * lag * dt:.0f} ms) before their action: rows are shifted")
+    elif lag * dt > MOST_LATE_S:
+        found.wrong.append(f"joints move {lag} steps ({1e3 * lag * dt:.0f} ms) after their action: rows are shifted")
+
+
+def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: list[np.ndarray], found: Pairing) -> None:
+    """Whether the arm stood alike wherever pictures of two episodes are alike."""
+    if len(pictures) < 2:
+        return
+    every, poses = np.concatenate(pictures), np.concatenate(measured)
+    owner = np.repeat(np.arange(len(pictures)), [len(some) for some in pictures])
+    deviation = poses.std(0)
+    poses = (poses / np.where(deviation > 1e-6, deviation, np.inf))[:, deviation > 1e-6]
+    if not poses.shape[1]:
+        return
+    every = every - every.mean(0)
+    values, vectors = np.linalg.eigh(every.T @ every / len(every))
+    points = (every @ vectors[:, np.argsort(values)[::-1][:COMPONENTS]]).astype(np.float32)
+    squares = np.square(points).sum(1)
+    nearest, distance = np.zeros(len(points), int), np.zeros(len(points))
+    for rows in np.array_split(np.arange(len(points)), max(1, len(points) // 256)):
+        apart = squares[rows, None] - 2.0 * points[rows] @ points.T + squares
+        apart[owner[rows, None] == owner] = np.inf
+        nearest[rows] = apart.argmin(1)
+        distance[rows] = apart[np.arange(len(rows)), nearest[rows]]
+    alike = distance <= np.quantile(distance, TWINS)
+    far = np.abs(poses - poses[nearest]).max(1) > APART
+    found.apart = float(far[alike].mean())
+    shares = np.array(
+        [far[alike & (owner == e)].mean() if (alike & (owner == e)).sum() >= 5 else 0.0 for e in range(len(numbers))]
+    )
+    odd = [numbers[e] for e in np.flatnonzero(shares > MOST_APART_HERE)]
+    if found.apart > MOST_APART:
+        listed = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
+        found.wrong.append(
+            f"{found.apart:.0%} of pictures that are alike show the arm in different poses"
+            + (f", most in the episodes {listed}" if odd else "")
+            + ": pictures of other episodes, a mirrored camera, or joints with another sign or order"
+        )
+
+
+def pair_file(path: Path) -> Pairing:
+    """Compares what lies in an HDF5 recording of ours, of which only the episodes that are looked at are read."""
+    with h5py.File(path) as file:
+        attributes = dict(file.attrs)
+        return pair(
+            Episodes(
+                pixels=file["pixels"],  # sliced as an array is
+                actions=file["action"][:],
+                proprio=file["proprio"][:] if "proprio" in file else None,
+                offsets=file["ep_offset"][:],
+                lengths=file["ep_len"][:],
+                control_dt_s=float(attributes["control_dt_s"]),
+                action_names=tuple(json.loads(attributes["action_names"])),
+                action_kind=str(attributes["action_kind"]),
+                sha256="",
+                source=str(path),
+            )
+        )

@@ -1,0 +1,257 @@
+"""What happens to recordings as people have them: cases of every kind, wrong pairings of action and picture, speed.
+
+    make data-cases
+
+- every test of the converters is a case: a kind of recording that must come out right, or be refused with the reason;
+- of 200 recordings that are spoilt at random, how many are named, and of 200 good ones, how many are complained about.
+  They are drawn from a pool of simulated episodes, each time others, with noise and light of their own;
+- frames a second from 640 x 480 JPEG to the model's picture, beside the plain reading of the same file by rosbags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mcap_ros2.writer import Writer
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from lewm_model.data.clips import Episodes, load_episodes
+from lewm_model.data.converters.convert import convert
+from lewm_model.data.pairing import pair
+from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.sim.collect import collect
+
+CASES = ("test_bag.py", "test_lerobot.py", "test_hdf5.py", "test_data_report.py", "test_outputs.py", "test_pairing.py")
+POOL, STEPS = 120, 60  # episodes, and steps of each
+EPISODES = (10, 40)  # of a recording, from to
+SPOILS = ("lag", "swap", "sign", "unit", "mirrored", "other pictures")
+
+
+class _Outcomes:
+    """Counts the tests of a run."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.failed:
+            self.counts["right" if report.passed else "wrong"] += 1
+            if not report.passed:
+                self.failed.append(report.nodeid)
+
+
+def count_cases() -> _Outcomes:
+    """Runs the tests of the converters."""
+    outcomes, folder = _Outcomes(), Path(__file__).parent.parent / "test"
+    pytest.main(["-q", "--no-header", *(str(folder / name) for name in CASES)], plugins=[outcomes])
+    return outcomes
+
+
+# ---- wrong pairings --------------------------------------------------------------------------------------------------
+
+
+def draw(pool: Episodes, rng: np.random.Generator) -> Episodes:
+    """A good recording: some episodes of the pool in some order, with noise and light of its own."""
+    count = int(rng.integers(*EPISODES, endpoint=True))
+    chosen = rng.choice(len(pool.lengths), count, replace=False)
+    rows = pool.rows(chosen)
+    gain, offset, noise = rng.uniform(0.8, 1.2), rng.uniform(-15, 15), rng.uniform(0, 4)
+    pixels = pool.pixels[rows].astype(np.float32)
+    pixels = gain * pixels + offset + noise * rng.standard_normal(pixels.shape, dtype=np.float32)
+    lengths = pool.lengths[chosen]
+    assert pool.proprio is not None
+    return replace(
+        pool,
+        pixels=pixels.clip(0, 255).astype(np.uint8),
+        actions=pool.actions[rows],
+        proprio=pool.proprio[rows],
+        offsets=np.concatenate([[0], np.cumsum(lengths)[:-1]]),
+        lengths=lengths,
+    )
+
+
+def spoil(data: Episodes, kind: str, rng: np.random.Generator) -> Episodes:
+    """The same with one thing wrong."""
+    actions, pixels = data.actions.copy(), data.pixels.copy()
+    parts = [slice(o, o + n) for o, n in zip(data.offsets, data.lengths, strict=True)]
+    some = rng.permutation(len(parts))[: max(2, round(len(parts) * rng.uniform(0.2, 0.8)))]
+    if kind == "lag":  # stamps are off: pictures come too early, or far too late
+        steps = int(rng.choice([-8, -6, -4, -3, -2, -1, 9, 10]))
+        for part in parts:
+            rows = np.arange(part.stop - part.start)
+            pixels[part] = data.pixels[part][np.clip(rows - steps, 0, len(rows) - 1)]
+    elif kind == "swap":
+        actions = actions[:, np.roll(np.arange(actions.shape[1]), 1)]
+    elif kind == "sign":
+        actions[:, rng.integers(actions.shape[1])] *= -1
+    elif kind == "unit":
+        actions[:, rng.integers(actions.shape[1])] *= rng.choice([180 / np.pi, np.pi / 180, 100.0, 0.01])
+    elif kind == "mirrored":
+        for e in some:
+            pixels[parts[e]] = pixels[parts[e]][:, :, ::-1]
+    else:
+        for e, other in zip(some, np.roll(some, 1), strict=True):
+            length = min(data.lengths[e], data.lengths[other])
+            pixels[parts[e].start : parts[e].start + length] = data.pixels[parts[other]][:length]
+    return replace(data, actions=actions, pixels=pixels)
+
+
+def wrong_pairings(pool: Episodes, count: int, seed: int) -> tuple[Figures, dict[str, list[str]]]:
+    """Share of spoilt recordings that are named and of good ones that are complained about; and which were mistaken."""
+    rng = np.random.default_rng(seed)
+    mistaken: dict[str, list[str]] = {"missed": [], "complained": []}
+    made: Counter[str] = Counter()
+    for i in range(count):
+        good = draw(pool, rng)
+        found = pair(good)
+        if found.wrong:
+            mistaken["complained"].append("; ".join(found.wrong))
+        kind = SPOILS[i % len(SPOILS)]
+        made[kind] += 1
+        if not pair(spoil(draw(pool, rng), kind, rng)).wrong:
+            mistaken["missed"].append(kind)
+    missed = Counter(mistaken["missed"])
+    figures: Figures = {
+        "data.wrong_pairings_noticed": (100 * (1 - len(mistaken["missed"]) / count), "%"),
+        "data.good_pairings_complained": (100 * len(mistaken["complained"]) / count, "%"),
+    }
+    figures |= {
+        f"data.wrong_pairings_noticed.{kind.replace(' ', '_')}": (100 * (1 - missed[kind] / n), "%")
+        for kind, n in made.items()
+    }
+    return figures, mistaken
+
+
+# ---- speed -----------------------------------------------------------------------------------------------------------
+
+
+def write_recording(path: Path, frames: int) -> None:
+    """A recording of 640 x 480 JPEG pictures at 20 Hz."""
+    rng = np.random.default_rng(0)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    texts = {
+        name: store.generate_msgdef(name, ros_version=2)[0]
+        for name in (
+            "sensor_msgs/msg/CompressedImage",
+            "sensor_msgs/msg/JointState",
+            "trajectory_msgs/msg/JointTrajectory",
+        )
+    }
+    scene = cv2.GaussianBlur(rng.integers(0, 255, (480, 640, 3), np.uint8), (0, 0), 12)
+    with open(path, "wb") as stream:
+        writer = Writer(stream)
+        kinds = {name: writer.register_msgdef(name, text) for name, text in texts.items()}
+
+        def send(topic: str, kind: str, message: dict[str, object], at: float) -> None:
+            ns = round(at * 1e9)
+            writer.write_message(topic, kinds[kind], message, ns, ns)
+
+        def header(at: float) -> dict[str, object]:
+            ns = round(at * 1e9)
+            return {"stamp": {"sec": ns // 10**9, "nanosec": ns % 10**9}, "frame_id": ""}
+
+        names = ["shoulder", "elbow"]
+        for i in range(frames):
+            at = 1000.0 + 0.05 * i
+            for k in range(5):
+                t = at - 0.02 + 0.01 * k
+                angles = [float(np.sin(t)), float(np.sin(1.7 * t) * np.sin(0.3 * t))]
+                state = {"header": header(t), "name": names, "position": angles, "velocity": [], "effort": []}
+                send("/joint_states", "sensor_msgs/msg/JointState", state, t)
+            if i % 5 == 0:
+                points = []
+                for k in range(31):
+                    t = at + 0.02 * k
+                    angles = [float(np.sin(t)), float(np.sin(1.7 * t) * np.sin(0.3 * t))]
+                    later = {"sec": 0, "nanosec": 20_000_000 * k}
+                    point = {"positions": angles, "velocities": [], "accelerations": [], "effort": []}
+                    points.append({**point, "time_from_start": later})
+                command = {"header": header(at), "joint_names": names, "points": points}
+                send("/arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", command, at)
+            picture = scene.copy()
+            end = (int(320 + 200 * np.sin(at)), int(240 + 200 * np.cos(at)))
+            cv2.line(picture, (320, 240), end, (20, 60, 230), 24)
+            data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            message = {"header": header(at), "format": "jpeg", "data": data}
+            send("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, at + 0.003)
+        writer.finish()
+
+
+def _timed_convert(path: Path, out: Path, size: int, queue: multiprocessing.Queue[tuple[float, int, float]]) -> None:
+    begin = time.perf_counter()
+    report = convert([path], out, image_size=size, accept_doubts=True)
+    taken = time.perf_counter() - begin
+    queue.put((taken, report.frames_used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
+    """Frames a second, the memory that it takes for so many and for twice as many, and rosbags' plain reading."""
+    figures: Figures = {}
+    peaks = []
+    for count in (frames, 2 * frames):
+        path = folder / f"{count}.mcap"
+        write_recording(path, count)
+        context = multiprocessing.get_context("spawn")
+        queue: multiprocessing.Queue[tuple[float, int, float]] = context.Queue()
+        process = context.Process(target=_timed_convert, args=(path, folder / f"{count}.h5", size, queue))
+        process.start()
+        taken, used, peak = queue.get()
+        process.join()
+        peaks.append(peak)
+    begin = time.perf_counter()
+    with AnyReader([path]) as reader:
+        read = sum(connection.msgtype.endswith("CompressedImage") for connection, _, _ in reader.messages())
+    figures["data.convert_frames_per_s"] = (used / taken, "1/s")
+    figures["data.rosbags_read_frames_per_s"] = (read / (time.perf_counter() - begin), "1/s")
+    figures["data.convert_peak_mb"] = (peaks[1], "MB")
+    figures["data.convert_peak_growth"] = (peaks[1] / peaks[0], "")
+    return figures
+
+
+def main() -> None:
+    """Runs the parts and writes summary.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/data"), help="folder for summary.json")
+    parser.add_argument("--parts", nargs="+", default=["cases", "pairings", "speed"], help="cases, pairings, speed")
+    parser.add_argument("--recordings", type=int, default=200, help="spoilt ones, and as many good ones")
+    parser.add_argument("--frames", type=int, default=2000, help="of the recording whose conversion is timed, twice")
+    parser.add_argument("--image-size", type=int, default=96, help="pixels of the model's picture")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    figures: Figures = {}
+    others: dict[str, object] = {}
+    if "cases" in arguments.parts:
+        outcomes = count_cases()
+        figures["data.cases_right"] = (outcomes.counts["right"], "")
+        figures["data.cases"] = (sum(outcomes.counts.values()), "")
+        others["cases_failed"] = outcomes.failed
+    with tempfile.TemporaryDirectory(prefix="lewm_recordings_") as scratch:
+        if "pairings" in arguments.parts:
+            pool = Path(scratch) / "pool.h5"
+            collect(pool, POOL, STEPS, arguments.seed, image_size=64, workers=2)
+            found, mistaken = wrong_pairings(load_episodes(pool), arguments.recordings, arguments.seed)
+            figures |= found
+            others |= {"mistaken": mistaken}
+        if "speed" in arguments.parts:
+            figures |= conversion_speed(Path(scratch), arguments.frames, arguments.image_size)
+    write_figures(arguments.out / "summary.json", figures, "make data-cases", keep=True, **others)
+    for name, (value, unit) in figures.items():
+        print(f"{name:45}{value:10.4g} {unit}")
+    for what, some in others.items():
+        print(what, some)
+
+
+if __name__ == "__main__":
+    main()
