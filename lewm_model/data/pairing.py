@@ -1,7 +1,8 @@
 """Whether the actions of a recording belong to its pictures: the strongest check that a recording has is its own data.
 
 Three things must hold. Pictures change while the arm is commanded to move, at one and the same lag. Where pictures of
-two episodes are alike, the arm stood alike. And what was measured is what was commanded, column by column.
+two episodes are alike, the arm stood alike, and no episode's pictures are alike only when they are turned round. And
+what was measured is what was commanded, column by column.
 
 Not to be seen by this are mistakes that are the same in pictures, measured positions and actions of every episode, such
 as one camera that is mirrored all along or two names that are exchanged everywhere.
@@ -34,7 +35,15 @@ COMPONENTS = 24  # principal components in which pictures are alike
 APART = 0.8
 MOST_APART, MOST_APART_HERE = 0.04, 0.6  # share of such pairs that are farther apart: of all, and of an episode's
 VARIED = 0.3  # spread of the commanded speed against its mean: a steady motion changes pictures steadily
-CHANGED, TURNED = 3.0, 0.4  # grey levels that a scene differs by, and what of it may be left when it is turned round
+SAME_POSE = 0.3  # standard deviations
+MOST_TURNED = 0.015  # share of the frames that show, turned round, what another episode shows at the same pose
+# What a camera may have been turned by between episodes, of pictures (n, H, W, 3).
+TURNED = {
+    "mirrored": np.s_[:, :, ::-1],
+    "upside down": np.s_[:, ::-1],
+    "turned by 180 degrees": np.s_[:, ::-1, ::-1],
+    "with red and blue exchanged": np.s_[:, :, :, ::-1],
+}
 
 
 @dataclass
@@ -45,6 +54,7 @@ class Pairing:
     lag_steps: float | None = None  # None: not known
     correlation: float = 0.0  # of change in the picture with commanded speed, at that lag
     apart: float = 0.0  # share of alike pictures that show poses which are not
+    turned: float = 0.0  # share of pictures that show, turned round, what another episode shows at the same pose
     frames: int = 0  # in motion, that were looked at
     wrong: list[str] = field(default_factory=list)  # what cannot be right
     doubts: list[str] = field(default_factory=list)  # what should be looked at
@@ -66,7 +76,6 @@ def pair(data: Episodes) -> Pairing:
     if found.frames < ENOUGH:
         return found
     pictures = [_small(data.pixels[part]) for part in parts]
-    _compare_scenes(numbers, pictures, found)
     _compare_change(actions, pictures, dt, data.action_kind, found)
     if data.proprio is not None:
         measured = [data.proprio[part].astype(np.float64) for part in parts]
@@ -101,29 +110,6 @@ def _top(values: np.ndarray) -> float:
         return float(best - LAGS)
     left, top, right = values[best - 1 : best + 2].tolist()
     return best - LAGS + float(np.clip(0.5 * (left - right) / min(left - 2 * top + right, -1e-9), -0.5, 0.5))
-
-
-def _compare_scenes(numbers: list[int], pictures: list[np.ndarray], found: Pairing) -> None:
-    """Whether the camera stands the same way round in every episode: what does not move in it is the same."""
-    scenes = np.stack([np.median(small, axis=0).reshape(SMALL, SMALL, 3) for small in pictures])
-    scenes -= scenes.mean((1, 2, 3), keepdims=True)  # the exposure may differ
-    first = scenes[0]
-
-    def apart(scene: np.ndarray) -> float:
-        return float(np.sqrt(np.square(scene - first).mean()))
-
-    turned = {"mirrored": np.s_[:, ::-1], "upside down": np.s_[::-1], "turned by 180 degrees": np.s_[::-1, ::-1]}
-    turned["with red and blue exchanged"] = np.s_[:, :, ::-1]
-    odd: dict[str, list[int]] = {}
-    for number, scene in zip(numbers, scenes, strict=True):
-        how = min(turned, key=lambda name: apart(scene[turned[name]]))
-        if apart(scene) > CHANGED and apart(scene[turned[how]]) < TURNED * apart(scene):
-            odd.setdefault(how, []).append(number)
-    for how, episodes in odd.items():
-        if len(episodes) < 2:
-            continue  # an arm that rested there may look so
-        listed = ", ".join(map(str, episodes[:10])) + (", ..." if len(episodes) > 10 else "")
-        found.wrong.append(f"the pictures of {len(episodes)} episodes are {how}, against the first one: {listed}")
 
 
 def _compare_change(
@@ -232,17 +218,14 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
     poses = (poses / np.where(deviation > 1e-6, deviation, np.inf))[:, deviation > 1e-6]
     if not poses.shape[1]:
         return
-    every = every - every.mean(0)
+    mean = every.mean(0)
+    every = every - mean
     values, vectors = np.linalg.eigh(every.T @ every / len(every))
-    points = (every @ vectors[:, np.argsort(values)[::-1][:COMPONENTS]]).astype(np.float32)
-    squares = np.square(points).sum(1)
-    nearest, distance = np.zeros(len(points), int), np.zeros(len(points))
-    for rows in np.array_split(np.arange(len(points)), max(1, len(points) // 256)):
-        apart = squares[rows, None] - 2.0 * points[rows] @ points.T + squares
-        apart[owner[rows, None] == owner] = np.inf
-        nearest[rows] = apart.argmin(1)
-        distance[rows] = apart[np.arange(len(rows)), nearest[rows]]
-    alike = distance <= np.quantile(distance, TWINS)
+    axes = vectors[:, np.argsort(values)[::-1][:COMPONENTS]]
+    points = (every @ axes).astype(np.float32)
+    nearest, distance = _nearest(points, points, owner)
+    near = float(np.quantile(distance, TWINS))
+    alike = distance <= near
     far = np.abs(poses - poses[nearest]).max(1) > APART
     found.apart = float(far[alike].mean())
     shares = np.array(
@@ -256,6 +239,31 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
             + (f", most in the episodes {listed}" if odd else "")
             + ": pictures of other episodes, a mirrored camera, or joints with another sign or order"
         )
+    for how, way in TURNED.items():
+        other = (every + mean).reshape(-1, SMALL, SMALL, 3)[way].reshape(len(every), -1) - mean
+        turned = (other @ axes).astype(np.float32)
+        telling = np.square(turned - points).sum(1) > 4.0 * near  # what looks the same turned round tells nothing
+        match, distance = _nearest(turned, points, owner)
+        same = np.abs(poses - poses[match]).max(1) < SAME_POSE
+        share = float((telling & (distance <= near) & same).mean())
+        found.turned = max(found.turned, share)
+        if share > MOST_TURNED:
+            found.wrong.append(
+                f"some episodes are {how}, against the others: {share:.0%} of the pictures show, turned round, what "
+                "others show at the same pose"
+            )
+
+
+def _nearest(asked: np.ndarray, points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of `points` (N, C) of another episode for each of `asked` (N, C), and its squared distance."""
+    squares = np.square(points).sum(1)
+    nearest, distance = np.zeros(len(points), int), np.zeros(len(points))
+    for rows in np.array_split(np.arange(len(points)), max(1, len(points) // 256)):
+        apart = np.square(asked[rows]).sum(1)[:, None] - 2.0 * asked[rows] @ points.T + squares
+        apart[owner[rows, None] == owner] = np.inf
+        nearest[rows] = apart.argmin(1)
+        distance[rows] = apart[np.arange(len(rows)), nearest[rows]]
+    return nearest, distance
 
 
 def pair_file(path: Path) -> Pairing:
@@ -273,6 +281,6 @@ def pair_file(path: Path) -> Pairing:
                 action_names=tuple(json.loads(attributes["action_names"])),
                 action_kind=str(attributes["action_kind"]),
                 sha256="",
-                source=str(path),
+                path=str(path),
             )
         )
