@@ -76,10 +76,10 @@ def pair(data: Episodes) -> Pairing:
     if found.frames < ENOUGH:
         return found
     pictures = [_small(data.pixels[part]) for part in parts]
-    _compare_change(actions, pictures, dt, data.action_kind, found)
+    _compare_change(actions, pictures, dt, data.velocities, found)
     if data.proprio is not None:
         measured = [data.proprio[part].astype(np.float64) for part in parts]
-        if data.proprio.shape[1] == data.actions.shape[1] and data.control_dt_s and "velocity" in data.action_kind:
+        if data.proprio.shape[1] == data.actions.shape[1] and data.control_dt_s and data.velocities:
             _compare_measured(data.action_names, numbers, actions, measured, dt, found)
         _compare_alike(numbers, pictures, measured, found)
     return found
@@ -113,13 +113,13 @@ def _top(values: np.ndarray) -> float:
 
 
 def _compare_change(
-    actions: list[np.ndarray], pictures: list[np.ndarray], dt: float, kind: str, found: Pairing
+    actions: list[np.ndarray], pictures: list[np.ndarray], dt: float, velocities: bool, found: Pairing
 ) -> None:
     """Whether pictures change when motion is commanded, and how long afterwards."""
     changes = [np.sqrt(np.abs(np.diff(small, axis=0)).mean(1)) for small in pictures]
     spread = _spread(actions)
     tried = []
-    for positions in (False,) if "velocity" in kind else (False, True):  # others may be either
+    for positions in (False,) if velocities else (False, True):  # others may be either
         sums = np.zeros((2 * LAGS + 1, 3))
         for action, seen in zip(actions, changes, strict=True):
             velocity = np.diff(action, axis=0, prepend=action[:1]) if positions else action
@@ -266,6 +266,11 @@ def _nearest(asked: np.ndarray, points: np.ndarray, owner: np.ndarray) -> tuple[
     return nearest, distance
 
 
+def kinds_of(text: str, columns: int) -> tuple[str, ...]:
+    """The kind of each column, of an attribute that holds one for all or a JSON list."""
+    return tuple(json.loads(text)) if text.startswith("[") else (text,) * columns
+
+
 def pair_file(path: Path) -> Pairing:
     """Compares what lies in an HDF5 recording of ours, of which only the episodes that are looked at are read."""
     with h5py.File(path) as file:
@@ -279,7 +284,7 @@ def pair_file(path: Path) -> Pairing:
                 lengths=file["ep_len"][:],
                 control_dt_s=float(attributes["control_dt_s"]),
                 action_names=tuple(json.loads(attributes["action_names"])),
-                action_kind=str(attributes["action_kind"]),
+                action_kinds=kinds_of(str(attributes["action_kind"]), file["action"].shape[1]),
                 sha256="",
                 path=str(path),
             )

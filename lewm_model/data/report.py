@@ -179,7 +179,7 @@ def _actions(data: Episodes, found: DataReport) -> None:
             warning = (
                 "it is often at the end of its range: the model learns little between; command less than the limit"
             )
-        if max(-low, high) > MOST_SPEED and "velocity" in data.action_kind:
+        if max(-low, high) > MOST_SPEED and data.velocities:
             found.no_go.append(
                 f"{name} moves at {max(-low, high):.3g} rad/s, which no arm does: units, wraps or a reset"
             )

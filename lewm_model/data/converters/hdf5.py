@@ -25,6 +25,7 @@ from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
+from lewm_model.data.pairing import kinds_of
 from lewm_model.robot.observation import to_model_image
 
 MOST = 1e9  # of a number that is taken
@@ -136,7 +137,10 @@ def _convert(
     if columns.names or columns.held:
         width = len(kept) if alike else width
     chosen = tuple(names[at] for at in kept)
-    kind = columns.kinds(chosen, kind)
+    kinds = kinds_of(kind, len(names))
+    kind = kinds[0] if len(set(kinds)) == 1 else json.dumps([kinds[at] for at in kept])
+    if columns.grippers:
+        kind = columns.kinds(chosen, kinds[kept[0]])
     dt = control_dt_s or dt
     if not dt > 0.0:
         raise DataError(f"{path} does not say how much time lies between its rows; give it with --control-dt-s")

@@ -154,7 +154,7 @@ def write_lerobot(data: Episodes, out: Path, task: str = "move", robot: str = "a
     sample = data.pixels[np.unique(np.linspace(0, len(data.pixels) - 1, 200).astype(int))]
     colours = _statistics(sample.reshape(-1, 3) / 255.0)
     stats[CAMERA] = {name: [[[value]] for value in some] for name, some in colours.items()} | {"count": [len(sample)]}
-    source = {"source": data.source, "action_kind": data.action_kind, "control_dt_s": data.control_dt_s}
+    source = {"source": data.source, "action_kinds": data.action_kinds, "control_dt_s": data.control_dt_s}
     for name, content in (("info", info), ("stats", stats), ("lewm_ros", source)):
         (part / f"meta/{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     if out.exists():
