@@ -112,6 +112,12 @@ ARGUMENTS = [
         description="Start RViz with config/lewm.rviz, which shows what the viewer draws; needs rviz2 on this machine.",
     ),
     DeclareLaunchArgument(
+        "robot",
+        default_value="",
+        description="Robot file, its name in config/robots or a path; simulated in the scene of that name if there is "
+        "one. Empty is as in params_file.",
+    ),
+    DeclareLaunchArgument(
         "dry_run",
         default_value="false",
         choices=BOOLEAN,
@@ -142,6 +148,8 @@ def start(context: LaunchContext) -> list[Action]:
     planner: dict[str, Any] = {"dry_run": values["dry_run"] == "true", "enable_on_start": unmanaged}
     if values["goal_folder"]:
         camera["goal_folder"] = values["goal_folder"]
+    if values["robot"]:
+        planner["robot"] = values["robot"]
     if values["deadman_button"]:
         planner["deadman_button"] = button(values["deadman_button"])
 
@@ -154,7 +162,9 @@ def start(context: LaunchContext) -> list[Action]:
     else:
         actions += [process("camera_node", [model, camera], values), process("planner_node", [model, planner], values)]
     if values["sim"] == "mujoco":
-        actions.append(process("sim_node", [use_sim_time], values))
+        scene = SHARE / "config" / "scenes" / f"{Path(values['robot']).stem}.yaml"
+        world = {"world": str(scene)} if values["robot"] and scene.is_file() else {}
+        actions.append(process("sim_node", [world, use_sim_time], values))
         names.insert(0, "sim_node")
     if values["autostart"] == "true":
         actions.append(lifecycle_manager(names, values))

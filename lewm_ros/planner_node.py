@@ -155,10 +155,12 @@ class PlannerNode(ManagedNode):
         bundle = load_bundle(values["model"])
         checked = settings(values)
         self._values = dict(values)
-        self._limits, self._workspace = checked.limits, checked.workspace
+        self._limits, self._workspace, self._self_collision = checked.limits, checked.workspace, checked.self_collision
         self._plan_config, self._shield_config = checked.plan, checked.shield
         self._monitor = checked.monitor
         names = bundle.actions.names
+        if values["robot"] and self._limits.names[: len(names)] == names:
+            self._limits = self._limits.of(names)  # a model need not move the gripper of the robot file
         if self._limits.names != names:
             raise Refusal(
                 f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
@@ -209,7 +211,13 @@ class PlannerNode(ManagedNode):
         self._planner = self._new_planner(self._runtime)
         needs_deadman = self._values["deadman_button"] >= 0
         self._shield = Shield(
-            self._limits, self._shield_config, self._now_s, time.monotonic, self._workspace, needs_deadman
+            self._limits,
+            self._shield_config,
+            self._now_s,
+            time.monotonic,
+            self._workspace,
+            needs_deadman,
+            self._self_collision,
         )
         calibration = self._runtime.bundle.calibration
         self._vigilance = None if calibration is None else Vigilance(self._monitor)

@@ -4,14 +4,16 @@ intervenes."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rclpy.parameter import Parameter as RosParameter
 
 from lewm_model.config import ConfigError, MonitorConfig, PlanConfig
 from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits, limits_from_parameters
+from lewm_model.robot.robot import Robot, load_robot
 from lewm_ros.camera_node import MODEL_PARAMETERS
 from lewm_ros.parameters import Parameter, ParameterError
 from lewm_ros.safety import ShieldConfig
@@ -90,13 +92,21 @@ PARAMETERS = (
     Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm."),
     Parameter("speed_scale", 1.0, "Share of full speed; 0 holds. Also the topic ~/speed_scale.", 0.0, 1.0, live=True),
     Parameter("goal_tolerance", 1.0, "Times the calibrated distance at which a goal is reached.", 0.1, 10.0, live=True),
+    Parameter(
+        "robot", "", "Robot file (path, or name in config/robots): limits, links, self-collision. Then no limits.*."
+    ),
     Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
-    Parameter("limits.names", RosParameter.Type.STRING_ARRAY, "Joints of the arm, in the order of the other limits."),
+    Parameter(
+        "limits.names",
+        RosParameter.Type.STRING_ARRAY,
+        "Joints of the arm, in the order of the other limits; needed where there is no robot file.",
+        needed=False,
+    ),
     Parameter("limits.lower", DOUBLES, "Least position of each joint, rad; by default the URDF's.", needed=False),
     Parameter("limits.upper", DOUBLES, "Greatest position of each joint, rad; by default the URDF's.", needed=False),
     Parameter("limits.velocity", DOUBLES, "Greatest speed of each joint, rad/s; by default the URDF's.", needed=False),
-    Parameter("limits.acceleration", DOUBLES, "Greatest acceleration of each joint, rad/s^2."),
-    Parameter("limits.jerk", DOUBLES, "Greatest jerk of each joint, rad/s^3."),
+    Parameter("limits.acceleration", DOUBLES, "Greatest acceleration of each joint, rad/s^2.", needed=False),
+    Parameter("limits.jerk", DOUBLES, "Greatest jerk of each joint, rad/s^3.", needed=False),
     Parameter("workspace.lower", DOUBLES, "Least x, y, z that links may reach, m in the base's frame.", needed=False),
     Parameter("workspace.upper", DOUBLES, "Greatest x, y, z that links may reach, m.", needed=False),
     Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
@@ -113,6 +123,7 @@ class Settings:
 
     limits: JointLimits
     workspace: Workspace | None
+    self_collision: SelfCollision | None
     plan: PlanConfig
     monitor: MonitorConfig
     shield: ShieldConfig
@@ -121,12 +132,16 @@ class Settings:
 def settings(values: Mapping[str, Any]) -> Settings:
     """The settings that parameter values by name describe.
 
-    :raises ParameterError: they cannot be used, do not fit together, or not to the URDF.
+    :raises ParameterError: they cannot be used, do not fit together, or not to the robot file or the URDF.
     """
     try:
+        robot = load_robot(values["robot"]) if values["robot"] else None
+        limits = _limits(values, robot)
+        chain = None if robot is None or robot.kinematics is None else robot.chain()
         return Settings(
-            limits_from_parameters(**_below("limits", values), urdf=values["urdf"]),
-            _workspace(values),
+            limits,
+            _workspace(values, limits.names, chain),
+            None if robot is None or chain is None else robot.self_collision(chain),
             PlanConfig(**_below("plan", values)),
             MonitorConfig(**_below("monitor", values)),
             ShieldConfig(**_below("shield", values)),
@@ -135,15 +150,34 @@ def settings(values: Mapping[str, Any]) -> Settings:
         raise ParameterError(f"{error}; change it in the params file") from error
 
 
-def _workspace(values: Mapping[str, Any]) -> Workspace | None:
-    """The box that the parameters workspace.* describe; None where they describe none.
+def _limits(values: Mapping[str, Any], robot: Robot | None) -> JointLimits:
+    """What the joints may do, from the robot file or else from the parameters limits.*: one of them says it.
+
+    :raises ValueError: both say it, or neither does, or the numbers cannot be used.
+    """
+    given = _below("limits", values)
+    if robot is None and not given["names"]:
+        raise ValueError("nothing says what the arm's joints may do: give a robot (config/robots), or limits.*")
+    if robot is None:
+        return limits_from_parameters(**given, urdf=values["urdf"])
+    named = [name for name, row in given.items() if row]
+    if named or values["urdf"]:
+        also = f"limits.{named[0]}" if named else "urdf"
+        raise ValueError(f"robot is {values['robot']!r} and {also} is given as well; keep one of them")
+    return robot.limits
+
+
+def _workspace(values: Mapping[str, Any], names: Sequence[str], chain: Chain | None) -> Workspace | None:
+    """The box that the parameters workspace.* describe, for the robot file's links or else the URDF's; None where they
+    describe none.
 
     :raises ValueError: they do not fit together, or not to the URDF.
     """
     box = _below("workspace", values)
     if not box["lower"] and not box["upper"]:
         return None
-    if not values["urdf"]:
-        raise ValueError("workspace.lower and workspace.upper need a urdf, which says where the links are")
-    chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], values["limits.names"])
+    if chain is None:
+        if not values["urdf"]:
+            raise ValueError("workspace.lower and workspace.upper need a robot or urdf that says where the links are")
+        chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], names)
     return Workspace(chain, box["lower"], box["upper"])

@@ -14,7 +14,8 @@ import yaml
 
 from lewm_model.config import resource
 from lewm_model.planning.motion import KnotLimits
-from lewm_model.robot.limits import limits_from_yaml
+from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.robot import load_robot
 
 DEGREE = math.pi / 180
 # Published numbers, sources in the files: lower and upper rad, velocity rad/s, acceleration rad/s^2, jerk rad/s^3.
@@ -48,9 +49,15 @@ FR3_LOWER = [(0.30, 12.0, -2.75010), (0.20, 5.17, -1.79180), (0.20, 7.00, -2.906
     (0.35, 34.0, -2.81010), (0.35, 11.0, 0.54092), (0.35, 34.0, -3.01960)]  # fmt: skip
 
 
+def arm_limits(arm: str) -> JointLimits:
+    """Of the joints that the arm's controller moves: not of a gripper, which has one of its own."""
+    robot = load_robot(arm)
+    return robot.limits.of([name for name in robot.names if robot.gripper is None or name != robot.gripper.joint])
+
+
 @pytest.mark.parametrize("arm", PUBLISHED)
 def test_limits_are_within_the_published_ones_and_can_be_planned_with(arm: str) -> None:
-    limits = limits_from_yaml(resource("config", "arms", f"{arm}.yaml"))
+    limits = arm_limits(arm)
     lower, upper, velocity, acceleration, jerk = PUBLISHED[arm]
     assert (limits.lower >= lower).all()
     assert (limits.upper <= upper).all()
@@ -63,7 +70,7 @@ def test_limits_are_within_the_published_ones_and_can_be_planned_with(arm: str) 
 
 
 def test_the_speed_of_the_fr3_is_allowed_everywhere_between_its_position_limits() -> None:
-    limits = limits_from_yaml(resource("config", "arms", "fr3.yaml"))
+    limits = arm_limits("fr3")
     for j, ((a, k, b), (c, m, d)) in enumerate(zip(FR3_UPPER, FR3_LOWER, strict=True)):
         assert -a + math.sqrt(k * (b - limits.upper[j])) > limits.velocity[j]
         assert -c + math.sqrt(m * (limits.lower[j] - d)) > limits.velocity[j]
@@ -71,7 +78,7 @@ def test_the_speed_of_the_fr3_is_allowed_everywhere_between_its_position_limits(
 
 @pytest.mark.parametrize("arm", PUBLISHED)
 def test_the_controller_takes_what_the_planner_sends(arm: str) -> None:
-    limits = limits_from_yaml(resource("config", "arms", f"{arm}.yaml"))
+    limits = arm_limits(arm)
     content = yaml.safe_load(resource("config", "arms", f"{arm}_controllers.yaml").read_text())
     manager = content["/**/controller_manager"]["ros__parameters"]
     controller = content["/**/arm_controller"]["ros__parameters"]
@@ -103,11 +110,8 @@ def test_planner_node_reads_the_limits_in_any_namespace(arm: str, namespace: str
             cli_args=["--ros-args", "--params-file", str(path)],
             automatically_declare_parameters_from_overrides=True,
         )
-        values = {name: node.get_parameter(f"limits.{name}").value for name in ("names", "lower", "jerk")}
+        robot = node.get_parameter("robot").value
         node.destroy_node()
     finally:
         rclpy.shutdown(context=context)
-    limits = limits_from_yaml(path)
-    assert tuple(values["names"]) == limits.names
-    np.testing.assert_array_equal(values["lower"], limits.lower)
-    np.testing.assert_array_equal(values["jerk"], limits.jerk)
+    assert load_robot(robot).limits == load_robot(arm).limits

@@ -43,12 +43,12 @@ def wait_for_the_end(graph):
 
 
 def test_both_nodes_work_in_one_process_with_their_own_names_and_sections(graph):
-    names = ["limits.names", "plan.horizon"]
+    names = ["robot", "plan.horizon"]
     requests = {f"/{node}/get_parameters": GetParameters.Request(names=names) for node in NODES}
     answers = graph.call(GetParameters, requests)
     assert not answers["/camera_node/get_parameters"].values, "it has no such parameters"
-    limits, horizon = answers["/planner_node/get_parameters"].values
-    assert list(limits.string_array_value) == ["shoulder", "elbow"], "of config/plan.yaml"
+    robot, horizon = answers["/planner_node/get_parameters"].values
+    assert robot.string_value == "tabletop", "of config/plan.yaml"
     assert horizon.integer_value == 5
 
     latents, goals, heard = [], [], set()

@@ -26,7 +26,7 @@ JOINTS = ("shoulder", "elbow")
 PLANNER = yaml.safe_load(resource("config", "plan.yaml").read_text())["/**/planner_node"]["ros__parameters"]
 PARAMETERS = {
     CameraNode: {},
-    PlannerNode: {f"limits.{name}": value for name, value in PLANNER["limits"].items()},
+    PlannerNode: {"robot": PLANNER["robot"]},
     SimNode: {},
 }
 

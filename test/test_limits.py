@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_model.robot.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf, limits_from_yaml
+from lewm_model.robot.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf
 
 URDF = """<?xml version="1.0"?>
 <robot name="arm">
@@ -25,17 +25,6 @@ URDF = """<?xml version="1.0"?>
   <joint name="nan" type="revolute"><limit lower="-1" upper="nan" velocity="2"/></joint>
   <joint name="still" type="revolute"><limit lower="-1" upper="1" velocity="0"/></joint>
 </robot>
-"""
-YAML = """
-/**/planner_node:
-  ros__parameters:
-    limits:
-      names: [a, b]
-      lower: [-1.0, -2.0]
-      upper: [1.0, 2.0]
-      velocity: [1.0, 1.5]
-      acceleration: [3.0, 4.0]
-      jerk: [50.0, 60.0]
 """
 
 
@@ -167,44 +156,3 @@ def test_without_a_urdf_no_parameter_may_be_empty() -> None:
         LimitsError, match=r"limits.lower is empty: write one number for each of lift, pan or give a urdf"
     ):
         limits_from_parameters(**ROWS | {"lower": ()})
-
-
-def test_a_params_file_gives_the_limits_that_planner_node_gets(tmp_path: Path) -> None:
-    path = tmp_path / "arm.yaml"
-    for node in ("/**/planner_node", "planner_node", "/left/planner_node", "/**"):
-        path.write_text(YAML.replace("/**/planner_node", node))
-        limits = limits_from_yaml(path)
-        assert limits.names == ("a", "b")
-        np.testing.assert_array_equal(
-            [limits.lower, limits.upper, limits.velocity, limits.acceleration, limits.jerk],
-            [[-1, -2], [1, 2], [1, 1.5], [3, 4], [50, 60]],
-        )
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("/**/planner_node", "camera_node", "one section planner_node.*it has 0"),
-        ("    limits:", "    limit:", "it has 0"),
-        ("jerk: [50.0, 60.0]", "", "limits.jerk in .* must be a list"),
-        ("[50.0, 60.0]", "50.0", "limits.jerk in .* must be a list"),
-        ("[50.0, 60.0]", "[50, 60.0]", "limits.jerk in .* holds 50; write numbers with a decimal point"),
-        ("[50.0, 60.0]", "[50.0, '60.0']", "write numbers with a decimal point"),
-        ("[50.0, 60.0]", "[50.0]", "'jerk' has shape"),
-        ("[50.0, 60.0]", "[50.0, .nan]", "'jerk' of joint 'b' is nan"),
-        ("[50.0, 60.0]", "[50.0, -60.0]", "'jerk' of joint 'b' is -60.0; it must be above 0"),
-        ("lower: [-1.0", "lower: [1.0", "lower must be less"),
-        ("names: [a, b]", "names: [a, 3]", "holds 3; write joint names"),
-        ("names: [a, b]", "names: [a, b]\n      effort: [1.0, 1.0]", "limits.effort in .* is unknown"),
-        ("names: [a, b]", "names: [a, b", "cannot be read as YAML"),
-        ("/**/planner_node:", "- 1\n#", "it has 0|cannot be read as YAML"),
-    ],
-)
-def test_a_params_file_that_planner_node_would_refuse_is_an_error(
-    tmp_path: Path, old: str, new: str, message: str
-) -> None:
-    path = tmp_path / "arm.yaml"
-    assert old in YAML
-    path.write_text(YAML.replace(old, new))
-    with pytest.raises(ValueError, match=message):
-        limits_from_yaml(path)

@@ -161,30 +161,26 @@ def test_plan_yaml_gives_each_parameter_of_a_node_its_default(node):
     from_launch = FROM_LAUNCH_ARGUMENTS | (SIMULATED_ARM if node == "viewer_node" else set())
     assert given.keys() <= declared.keys() - from_launch
     left_out = declared.keys() - given.keys() - from_launch
-    assert not [name for name in left_out if declared[name].needed or name.startswith("limits.")]
+    assert not [name for name in left_out if declared[name].needed]
     for name, value in given.items():
-        if not name.startswith("limits."):  # those have no default: a user must state them
+        if name != "robot":  # it has no default: a user must state it
             assert value == declared[name].default, name
             assert type(value) is type(declared[name].default), name
 
 
-def test_the_limits_in_plan_yaml_are_those_of_the_simulated_arm():
+def test_the_robot_in_plan_yaml_is_the_simulated_one():
+    from lewm_model.robot.robot import load_robot
     from lewm_model.sim.arm import ArmSim
 
-    limits = node_parameters(ROOT / "config" / "plan.yaml", "planner_node")
     with ArmSim(render=False) as sim:
-        assert limits["limits.names"] == list(sim.limits.names)
-        for name in ("lower", "upper", "velocity", "acceleration", "jerk"):
-            assert limits[f"limits.{name}"] == getattr(sim.limits, name).tolist()
+        assert load_robot(node_parameters(ROOT / "config" / "plan.yaml", "planner_node")["robot"]).limits == sim.limits
 
 
 def test_push_yaml_is_what_the_push_task_is_evaluated_with_on_the_same_arm():
     from lewm_model.config import PLAY_PLAN, PlanConfig
 
     given, plain = (node_parameters(ROOT / "config" / name, "planner_node") for name in ("push.yaml", "plan.yaml"))
-    assert {name: plain[name] for name in plain if name.startswith("limits.")} == {
-        name: given[name] for name in given if name.startswith("limits.")
-    }
+    assert plain["robot"] == given["robot"]
     plan = {name.removeprefix("plan."): value for name, value in given.items() if name.startswith("plan.")}
     assert PlanConfig(**plan) == PLAY_PLAN
 

@@ -24,7 +24,7 @@ TIMEOUT_S = 20.0
 RELIABLE = QoSProfile(depth=5)
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 PLANNER = yaml.safe_load(resource("config", "plan.yaml").read_text())["/**/planner_node"]["ros__parameters"]
-LIMITS = {f"limits.{name}": value for name, value in PLANNER["limits"].items()}
+LIMITS = {"robot": PLANNER["robot"]}
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -291,8 +291,7 @@ def test_the_planner_tells_how_it_plans_to_who_asks_and_to_nobody_else(bundle):
     bench = Bench()
     try:
         node = bench.add(PlannerNode())
-        limits = yaml.safe_load(resource("config", "plan.yaml").read_text())["/**/planner_node"]["ros__parameters"]
-        values = {"model": str(bundle.folder), **{f"limits.{name}": value for name, value in limits["limits"].items()}}
+        values = {"model": str(bundle.folder), "robot": "tabletop"}
         node.set_parameters([rclpy.parameter.Parameter(name, value=value) for name, value in values.items()])
         node.trigger_configure()
         node.trigger_activate()
@@ -350,10 +349,7 @@ def names(bundle):
     bench = Bench(model=bundle.folder)
     try:
         planner, camera, sim = PlannerNode(), CameraNode(), SimNode()
-        limits = yaml.safe_load(resource("config", "plan.yaml").read_text())["/**/planner_node"]["ros__parameters"]
-        planner.set_parameters(
-            [rclpy.parameter.Parameter(f"limits.{name}", value=value) for name, value in limits["limits"].items()]
-        )
+        planner.set_parameters([rclpy.parameter.Parameter("robot", value="tabletop")])
         for node in (planner, camera, sim, ViewerNode()):
             bench.add(node)
             if hasattr(node, "trigger_configure"):

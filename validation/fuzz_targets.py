@@ -1194,18 +1194,20 @@ def make_params_file(seeds: Path, scratch: Path) -> Target:
 # ---- configuration files ---------------------------------------------------------------------------------------------
 
 
-def make_limits_yaml(seeds: Path, scratch: Path) -> Target:
-    from lewm_model.robot.limits import LimitsError, limits_from_yaml
+def make_robot_file(seeds: Path, scratch: Path) -> Target:
+    from lewm_model.config import ConfigError
+    from lewm_model.robot.robot import load_robot
 
-    texts = [resource("config", "plan.yaml").read_text(), resource("config", "arms", "ur5e.yaml").read_text()]
+    texts = [resource("config", "robots", f"{name}.yaml").read_text() for name in ("tabletop", "ur5e")]
     texts = ["".join(line for line in text.splitlines(True) if not line.strip().startswith("#")) for text in texts]
-    path = scratch / "limits.yaml"
+    path = scratch / "robot.yaml"
 
     def use(content: bytes) -> None:
         path.write_bytes(content)
-        limits_from_yaml(path)
+        robot = load_robot(path)
+        assert robot.limits.names == robot.names
 
-    refusals = (LimitsError, ValueError)
+    refusals = (ConfigError, ValueError)
     return Reader(lambda r: mutate_text(r, r.choice(texts), YAML_BITS), use, refusals, texts[0].encode())
 
 
@@ -1766,7 +1768,7 @@ TARGETS: dict[str, Row] = {
     "joint_positions": Row(90, make_joint_positions),
     "wire": Row(130, make_wire),
     "goal_picture": Row(100, make_goal_picture),
-    "limits_yaml": Row(25, make_limits_yaml),
+    "robot_file": Row(25, make_robot_file),
     "urdf": Row(40, make_urdf),
     "train_config": Row(50, make_train_config),
     "config": Row(60, make_config),

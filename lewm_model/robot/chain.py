@@ -28,6 +28,11 @@ class Chain:
         poses = np.random.default_rng(0).uniform(-1.0, 1.0, (16, self._columns))
         self.moving = np.ptp(self.positions(poses), axis=0).max(-1) > 1e-9
 
+    @property
+    def columns(self) -> int:
+        """How many joints move it: the columns of joint positions."""
+        return self._columns
+
     @classmethod
     def from_urdf(cls, path: str | Path, base: str, tip: str, joints: Sequence[str]) -> Chain:
         """Reads a chain; xacro files have to be expanded first.

@@ -10,6 +10,10 @@ from lewm_model.robot.chain import Chain
 SHORTEST_M = 0.02  # a piece of the chain that is shorter has no capsule of its own: the neighbours' round ends cover it
 
 
+class NothingApart(ValueError):
+    """No two links of an arm are apart in its rest pose."""
+
+
 class SelfCollision:
     """Capsules of one radius along the links of an arm, from each link's origin to the next one's.
 
@@ -18,7 +22,8 @@ class SelfCollision:
 
     :param radius_m: (L,) of each link of the chain, the first between base and first link's origin; or one for all.
     :param rest: (A,) rad or m.
-    :raises ValueError: a radius is not positive, or at rest no two links are apart.
+    :raises ValueError: a radius is not positive.
+    :raises NothingApart: at rest no two links are apart.
     """
 
     def __init__(self, chain: Chain, radius_m: npt.ArrayLike, rest: npt.ArrayLike) -> None:
@@ -32,9 +37,17 @@ class SelfCollision:
         self._radii = radii[self._pieces]
         self._pairs = first, second
         apart = self._gaps(np.atleast_2d(rest))[0] > 0.0
-        if not apart.any():
-            raise ValueError("no two links of the arm are apart in its rest pose; give smaller radii or another pose")
+        if not apart.any():  # of no pairs, none
+            raise NothingApart("no two links of the arm are apart in its rest pose; give smaller radii or another pose")
         self._pairs = first[apart], second[apart]
+
+    @classmethod
+    def of(cls, chain: Chain, radius_m: npt.ArrayLike, rest: npt.ArrayLike) -> SelfCollision | None:
+        """As the constructor; None for a chain that is too short for two of its links to come apart and meet."""
+        try:
+            return cls(chain, radius_m, rest)
+        except NothingApart:
+            return None
 
     def clearance(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """The least gap between two links, (N,) m, at joint positions (N, A) rad or m; negative where they overlap."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import reprlib
 import xml.parsers.expat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml
 
 # Descriptions of robots (SDF, URDF) state no acceleration and no jerk; these fit a small table-top arm.
 ACCELERATION_RAD_S2 = 9.0
@@ -68,6 +66,15 @@ class JointLimits:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def of(self, names: Sequence[str]) -> JointLimits:
+        """The limits of some of the joints, in the order of `names`.
+
+        :raises KeyError: a joint is not among them.
+        """
+        columns = [dict(zip(self.names, range(len(self.names)), strict=True))[name] for name in names]
+        rows = (self.lower, self.upper, self.velocity, self.acceleration, self.jerk)
+        return JointLimits(tuple(names), *(row[columns] for row in rows))
 
 
 class LimitsError(ValueError):
@@ -144,44 +151,6 @@ def limits_from_parameters(
                 "a limit may only be narrower than the arm's own"
             )
     return limits
-
-
-def limits_from_yaml(path: str | Path) -> JointLimits:
-    """Reads the limits out of a params file of planner_node, the `limits.*` of its `ros__parameters`.
-
-    :raises LimitsError: the file is no such file, or lacks a limit.
-    :raises ValueError: a limit cannot be used; see `JointLimits`.
-    """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # beside its own, PyYAML lets ValueError, KeyError, RecursionError and more out
-        raise LimitsError(f"{path} cannot be read as YAML: {error or type(error).__name__}") from error
-    found: list[Mapping[str, Any]] = []
-    for node, settings in (content if isinstance(content, dict) else {}).items():
-        parameters = settings.get("ros__parameters") if isinstance(settings, dict) else None
-        limits = parameters.get("limits") if isinstance(parameters, dict) else None
-        if isinstance(limits, dict) and (str(node).strip("/").rsplit("/")[-1] in ("planner_node", "**", "*")):
-            found.append(limits)
-    if len(found) != 1:
-        raise LimitsError(f"{path} must have one section planner_node: ros__parameters: limits:, it has {len(found)}")
-    values = found[0]
-    fields = ("names", "lower", "upper", "velocity", "acceleration", "jerk")
-    for field in fields:
-        numbers = values.get(field)
-        if not isinstance(numbers, list):
-            raise LimitsError(f"limits.{field} in {path} must be a list, one entry a joint")
-        if field == "names":
-            wrong = [entry for entry in numbers if not isinstance(entry, str)]
-        else:  # rclpy wants floats: a 2 instead of a 2.0 would be refused by the node
-            wrong = [entry for entry in numbers if not isinstance(entry, float)]
-        if wrong:
-            kind = "joint names" if field == "names" else "numbers with a decimal point"
-            raise LimitsError(f"limits.{field} in {path} holds {reprlib.repr(wrong[0])}; write {kind}")
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise LimitsError(f"limits.{unknown[0]} in {path} is unknown; there are {', '.join(fields)}")
-    return JointLimits(tuple(values["names"]), *(np.array(values[field]) for field in fields[1:]))
 
 
 def _read_urdf(path: Path, names: Sequence[str]) -> np.ndarray:

@@ -16,9 +16,12 @@ import numpy as np
 
 from lewm_model.config import ConfigError, from_dict, load_yaml, resource
 from lewm_model.robot.chain import Chain
+from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.observation import Camera, ObservationError
 
 KINDS = ("revolute", "continuous", "prismatic")
+FIELDS = ("joints", "gripper", "kinematics", "simulation", "cameras")  # of a robot file
 PACKAGE_URL = "package://"
 
 
@@ -83,6 +86,7 @@ class Robot:
     gripper: Gripper | None = None
     kinematics: Kinematics | None = None
     simulation: Simulation | None = None
+    cameras: tuple[Camera, ...] = ()  # from left to right in the model's picture
     folder: Path = Path()  # that relative paths start from: the robot file's
 
     def __post_init__(self) -> None:
@@ -128,6 +132,13 @@ class Robot:
         return Chain.from_urdf(self.path(self.kinematics.urdf), self.kinematics.base, self.kinematics.tip, arm)
 
 
+    def self_collision(self, chain: Chain) -> SelfCollision | None:
+        """What tells whether the arm hits itself, of `chain()`; None where no two of its links can."""
+        assert self.kinematics is not None
+        rest = [joint.home for joint in self.joints if self.gripper is None or joint.name != self.gripper.joint]
+        return SelfCollision.of(chain, self.kinematics.radius_m, rest)
+
+
 def load_robot(name: str | Path, folder: Path | None = None) -> Robot:
     """A robot by the name of its file in `config/robots`, or by the file's path (relative to `folder`, if given).
 
@@ -152,9 +163,9 @@ def load_robot(name: str | Path, folder: Path | None = None) -> Robot:
 
 
 def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
-    unknown = sorted(set(values) - {"joints", "gripper", "kinematics", "simulation"})
+    unknown = sorted(set(values) - set(FIELDS))
     if unknown:
-        raise ConfigError(f"a robot has no field {unknown[0]!r}; it has joints, gripper, kinematics and simulation")
+        raise ConfigError(f"a robot has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
     rows = values.get("joints")
     if not isinstance(rows, dict):
         raise ConfigError("`joints` must map the name of each joint to its limits")
@@ -164,7 +175,12 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
         for name, kind in (("gripper", Gripper), ("kinematics", Kinematics), ("simulation", Simulation))
         if name in values
     }
-    return Robot(path.stem, joints, folder=path.parent, **parts)  # type: ignore[arg-type]
+    try:
+        rows = values.get("cameras", {})
+        cameras = tuple(from_dict(Camera, {"name": str(name), **row}) for name, row in rows.items())
+    except (ObservationError, AttributeError, TypeError) as error:
+        raise ConfigError(f"`cameras` must map each camera's name to its height, width, ...: {error}") from error
+    return Robot(path.stem, joints, cameras=cameras, folder=path.parent, **parts)  # type: ignore[arg-type]
 
 
 def find_file(file: str, folder: Path) -> Path:

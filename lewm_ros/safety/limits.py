@@ -40,6 +40,7 @@ class Reason(Enum):
     LOST = "lost command"
     SCALING = "speed scaling"
     WORKSPACE = "workspace"
+    SELF_COLLISION = "self-collision"
     TRACKING = "tracking error"
     DEADMAN = "dead-man's button"
     SURPRISE = "surprise"

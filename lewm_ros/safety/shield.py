@@ -27,6 +27,7 @@ import numpy as np
 
 from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.chain import Workspace
+from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety.execution import Execution
 from lewm_ros.safety.limits import MAX_STEP_S, REST_RAD_S, Intervention, Reason, find_violation, state_at
@@ -72,7 +73,9 @@ class Shield:
     Times of frames, joint states and trajectories are seconds on the clock of the stamps, `clock`; freshness is
     measured on `steady`, which no clock jump touches.
 
-    :param workspace: box for the links, None for none; the columns of its chain are the joints of the limits.
+    :param workspace: box for the links, None for none; the columns of its chain are the first joints of the limits, all
+        but a gripper's.
+    :param self_collision: what tells whether the arm hits itself, None for nothing; its chain likewise.
     :param needs_deadman: whether the arm holds unless `deadman` keeps hearing that the button is pressed.
     """
 
@@ -84,9 +87,10 @@ class Shield:
         steady: Callable[[], float],
         workspace: Workspace | None = None,
         needs_deadman: bool = False,
+        self_collision: SelfCollision | None = None,
     ) -> None:
         self.limits, self.config = limits, config
-        self.workspace, self.needs_deadman = workspace, needs_deadman
+        self.workspace, self.self_collision, self.needs_deadman = workspace, self_collision, needs_deadman
         self.interventions: Counter[Reason] = Counter()
         self._clock, self._steady = clock, steady
         self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
@@ -377,14 +381,23 @@ class Shield:
         return Intervention(Reason.NO_STOP, f"the stop ends {late_s:.2f} s after the motion that it is to end")
 
     def _leaving(self, plan: Trajectory, now: float) -> Intervention | None:
-        """Why a plan must not be executed from now on: the workspace. An arm that is outside may come back."""
-        if self.workspace is None:
+        """Why a plan must not be executed from now on: the workspace, or the arm itself. An arm that is outside, or
+        touches itself, may come back.
+        """
+        if self.workspace is None and self.self_collision is None:
             return None
-        way = state_at(plan, np.arange(now, max(plan.times_s[-1], now) + LOOK_S, LOOK_S))[0]
-        outside = self.workspace.find_outside(way, room=self.workspace.beyond(way[:1])[0])
-        if outside is None:
-            return None
-        return Intervention(Reason.WORKSPACE, f"the arm would leave the workspace: {outside}")
+        path = state_at(plan, np.arange(now, max(plan.times_s[-1], now) + LOOK_S, LOOK_S))[0]
+        if self.workspace is not None:
+            links = path[:, : self.workspace.chain.columns]
+            outside = self.workspace.find_outside(links, room=self.workspace.beyond(links[:1])[0])
+            if outside is not None:
+                return Intervention(Reason.WORKSPACE, f"the arm would leave the workspace: {outside}")
+        if self.self_collision is not None:
+            links = path[:, : self.self_collision.chain.columns]
+            touching = self.self_collision.find(links, np.minimum(self.self_collision.clearance(links[:1]), 0.0))
+            if touching is not None:
+                return Intervention(Reason.SELF_COLLISION, f"the arm would hit itself: {touching}")
+        return None
 
     # ---- helpers, under the lock -------------------------------------------------------------------------------------
 
@@ -473,7 +486,8 @@ class Shield:
                 )
         if self.workspace is None:
             return None
-        outside = self.workspace.find_outside(positions[None], START_ROOM_M)
+        links = positions[None, : self.workspace.chain.columns]
+        outside = self.workspace.find_outside(links, START_ROOM_M)
         return None if outside is None else f"the arm is outside the workspace: {outside}"
 
     def _count(self, intervention: Intervention) -> None:
