@@ -178,6 +178,6 @@ def _workspace(values: Mapping[str, Any], names: Sequence[str], chain: Chain | N
         return None
     if chain is None:
         if not values["urdf"]:
-            raise ValueError("workspace.lower and workspace.upper need a robot or urdf that says where the links are")
+            raise ValueError("workspace.lower and workspace.upper need a urdf or a robot that says where the links are")
         chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], names)
     return Workspace(chain, box["lower"], box["upper"])

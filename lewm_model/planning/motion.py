@@ -74,6 +74,7 @@ class KnotLimits:
         if share == 1.0:
             return self
         slower = copy.copy(self)
+        slower.slowest, slower.fastest = share * self.slowest, share * self.fastest
         slower.velocity = share * self.velocity
         return slower
 
