@@ -9,9 +9,11 @@ import pytest
 import trimesh
 
 from lewm_model.config import ConfigError, resource
+from lewm_model.data.clips import load_episodes
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.robot import load_robot
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.collect import collect
 from lewm_model.sim.random_motion import random_velocities
 
 ROBOTS = sorted(path.stem for path in resource("config", "robots").glob("*.yaml"))
@@ -130,6 +132,13 @@ def test_random_motion_follows_its_trajectory_and_touches_nothing(scene: Path) -
             sim.step(0.05)
             errors.append(sim.joint_positions() - motion.positions[i + 1])
         assert np.abs(errors)[:, :3].max() < 0.02
+
+
+def test_an_arm_of_another_kind_is_recorded_without_a_setting_of_sizes(scene: Path, tmp_path: Path) -> None:
+    collect(tmp_path / "episodes.h5", episodes=2, steps=20, world=scene, image_size=32, workers=1)
+    episodes = load_episodes(tmp_path / "episodes.h5")
+    assert episodes.action_names == load_robot("mine.yaml", tmp_path).names
+    assert np.ptp(episodes.pixels[np.arange(42)], axis=0).max() > 50, "the arm is seen to move"
 
 
 def test_random_starts_are_clear(scene: Path) -> None:

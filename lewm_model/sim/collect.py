@@ -43,7 +43,8 @@ def record_episode(
     dt = sim.control_dt_s
     limits = KnotLimits(sim.limits, BLOCK_STEPS * dt)
     timeline = Timeline(0.0, start, limits)
-    timeline.splice(0, random_velocities(rng, start, math.ceil(steps / BLOCK_STEPS), limits))
+    blocks = math.ceil(steps / BLOCK_STEPS)
+    timeline.splice(0, random_velocities(rng, start, blocks, limits, lambda poses: not sim.touches(poses)))
     motion = timeline.sample(dt * np.arange(steps + 1))
     sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
     action = np.diff(motion.positions, axis=0) / dt
