@@ -17,7 +17,9 @@ from lewm_model.bundle.bundle import SEEN, WEIGHTS, ActionSpec, Bundle, BundleEr
 from lewm_model.bundle.update import create, update
 from lewm_model.config import ModelConfig
 
-ACTIONS = ActionSpec(("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0), (1.0, 1.0))
+ACTIONS = ActionSpec.of_one_kind(
+    ("a", "b"), "joint_velocity", "rad/s", 0.05, 5, (0.0, 0.0), (1.0, 1.0), (-1.0, -1.0), (1.0, 1.0)
+)
 FORK = multiprocessing.get_context("fork")
 KILLS = 15
 
