@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import cv2
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
@@ -13,6 +12,7 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 from sensor_msgs.msg import Image
 
 from lewm_model.config import resource
+from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, set_environment
 
@@ -47,7 +47,8 @@ def test_a_model_that_is_not_there_ends_it_with_one_line(graph):
 
 
 def test_a_goal_is_not_lost_to_a_viewer_that_listened_before_the_camera_node(graph, tmp_path):
-    cv2.imwrite(str(tmp_path / "goal.png"), np.full((64, 64, 3), 90, np.uint8))
+    with ArmSim() as sim:
+        cv2.imwrite(str(tmp_path / "goal.png"), cv2.cvtColor(sim.render(), cv2.COLOR_RGB2BGR))
     graph.start("viewer_node", {"model": MODEL})
     graph.start("camera_node", {"model": MODEL})  # not active yet: it does not listen
     graph.spin_until(lambda: graph.node.count_publishers("debug_image"), 60.0, "viewer_node to come up")
