@@ -36,13 +36,13 @@ APART = 0.8
 MOST_APART, MOST_APART_HERE = 0.04, 0.6  # share of such pairs that are farther apart: of all, and of an episode's
 VARIED = 0.3  # spread of the commanded speed against its mean: a steady motion changes pictures steadily
 SAME_POSE = 0.3  # standard deviations
+AGREE = 0.5  # of such pictures that are alike; in a scene that is its own mirror image the poses are mirrored, too
 MOST_TURNED = 0.015  # share of the frames that show, turned round, what another episode shows at the same pose
 # What a camera may have been turned by between episodes, of pictures (n, H, W, 3).
 TURNED = {
     "mirrored": np.s_[:, :, ::-1],
     "upside down": np.s_[:, ::-1],
     "turned by 180 degrees": np.s_[:, ::-1, ::-1],
-    "with red and blue exchanged": np.s_[:, :, :, ::-1],
 }
 
 
@@ -55,6 +55,7 @@ class Pairing:
     correlation: float = 0.0  # of change in the picture with commanded speed, at that lag
     apart: float = 0.0  # share of alike pictures that show poses which are not
     turned: float = 0.0  # share of pictures that show, turned round, what another episode shows at the same pose
+    agree: float = 0.0  # share of alike pictures, turned round, that show the same pose
     frames: int = 0  # in motion, that were looked at
     wrong: list[str] = field(default_factory=list)  # what cannot be right
     doubts: list[str] = field(default_factory=list)  # what should be looked at
@@ -245,9 +246,11 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
         telling = np.square(turned - points).sum(1) > 4.0 * near  # what looks the same turned round tells nothing
         match, distance = _nearest(turned, points, owner)
         same = np.abs(poses - poses[match]).max(1) < SAME_POSE
-        share = float((telling & (distance <= near) & same).mean())
-        found.turned = max(found.turned, share)
-        if share > MOST_TURNED:
+        twins = telling & (distance <= near)
+        share, agree = float((twins & same).mean()), float(same[twins].mean()) if twins.any() else 0.0
+        if share > found.turned:
+            found.turned, found.agree = share, agree
+        if share > MOST_TURNED and agree > AGREE:
             found.wrong.append(
                 f"some episodes are {how}, against the others: {share:.0%} of the pictures show, turned round, what "
                 "others show at the same pose"
