@@ -108,12 +108,13 @@ class BagWriter:
         stamp_s: float | None,
         log_s: float,
         topic: str = "/arm_controller/joint_trajectory",
+        accelerations: np.ndarray | None = None,
     ) -> None:
         points = [
             {
                 "positions": [float(p) for p in positions[i]],
                 "velocities": [] if velocities is None else [float(v) for v in velocities[i]],
-                "accelerations": [],
+                "accelerations": [] if accelerations is None else [float(a) for a in accelerations[i]],
                 "effort": [],
                 "time_from_start": time(times_s[i]),
             }

@@ -859,3 +859,19 @@ def test_an_option_that_says_nothing_about_the_recording_is_refused(tmp_path: Pa
     arguments = ["convert", str(recorded(tmp_path / "a.mcap", 5)), "--out", str(tmp_path / "a.h5"), *option]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, DataError) and f"{option[0]} say nothing" in str(result.exception)
+
+
+def test_points_with_accelerations_are_of_fifth_degree_as_the_controller_follows_them(tmp_path: Path) -> None:
+    times_s = DT * np.arange(40)
+    ends = np.zeros((2, 2))
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        bag.command(NAMES, [0.0, 2.0], np.array([[0.0, 0.0], [1.0, -1.0]]), ends, 1000.0, 999.9, accelerations=ends)
+        for at in np.arange(-0.15, 2.1, 0.01):
+            bag.joints(NAMES, [0.0, 0.0], 1000 + at, 1000 + at)
+        for i, at in enumerate(times_s):
+            bag.image(picture(i), 1000 + at, 1000 + at)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    u = times_s / 2.0
+    smooth = u**3 * (10 - 15 * u + 6 * u**2)  # the minimum-jerk way from 0 to 1
+    first = number(data.pixels[0])
+    np.testing.assert_allclose(data.actions[:-1, 0], np.diff(smooth[first:]) / DT, atol=1e-5)

@@ -114,6 +114,7 @@ class _Command(NamedTuple):
     times_s: np.ndarray
     positions: np.ndarray | None  # None: the velocities count, from where the arm is
     velocities: np.ndarray | None
+    accelerations: np.ndarray | None = None
 
 
 class _State(NamedTuple):
@@ -387,12 +388,14 @@ def _command(decoded: Any, log_ns: int, columns: Columns) -> _Command:
     allowed = ((len(joints), 0), (len(joints), len(joints)), (0, len(joints)))
     if any(size not in allowed for size in sizes) or len({positions for positions, _ in sizes}) > 1:
         raise ValueError("with points of the wrong size: the controller refuses them")
+    accelerated = all(size[1] and len(p.accelerations) == len(joints) for size, p in zip(sizes, points, strict=True))
     return _Command(
         log_ns,
         decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec,
         np.array([p.time_from_start.sec + p.time_from_start.nanosec / _NS for p in points]),
         np.array([p.positions for p in points])[:, at] * factors if sizes[0][0] else None,
         np.array([p.velocities for p in points])[:, at] * factors if all(size[1] for size in sizes) else None,
+        np.array([p.accelerations for p in points])[:, at] * factors if accelerated else None,
     )
 
 
@@ -438,6 +441,7 @@ def _command_positions(
                 now_s=now,
                 position_now=around[1],
                 velocity_now=(around[2] - around[0]) / 0.04,
+                accelerations=command.accelerations,
             )
         except ValueError:
             left_out["JointTrajectory messages: malformed, or ended in the past: the controller refuses them"] += 1
