@@ -356,3 +356,27 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, old: str, ne
 def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="train one with `lewm train`"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(("joints", "gripper"), [(3, False), (7, False), (5, True)])
+def test_a_model_takes_its_numbers_and_pixels_from_the_recording(tmp_path: Path, joints: int, gripper: bool) -> None:
+    from lewm_model.data.episodes import EpisodeWriter
+    from lewm_model.training.trainer import model_config_for
+
+    rng, columns = np.random.default_rng(0), joints + gripper
+    kinds = ("joint_velocity",) * joints + ("gripper",) * gripper
+    names = tuple(f"joint{i}" for i in range(columns))
+    with EpisodeWriter(tmp_path / "arm.h5", (32, 48), names, 0.05, kinds) as writer:
+        for _ in range(6):
+            pictures = rng.integers(0, 256, (41, 32, 48, 3), np.uint8)
+            writer.append(pictures, rng.normal(size=(40, columns)), rng.normal(size=(41, columns)))
+    data = load_episodes(tmp_path / "arm.h5")
+    small = {"encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2, "latent_dim": 8, "predictor_depth": 1}
+    model = model_config_for(data, "small", small)
+    assert model.action_dim == columns and model.image_size == (32, 48)
+    bundle = train(data, tmp_path / "b", tmp_path / "r", model, tiny_train(steps=1, head_steps=0), task="pick")
+    again = load_bundle(tmp_path / "b")
+    assert again.actions.kinds == kinds and again.task == "pick" and again.cameras == bundle.cameras
+    assert again.observation.size == (32, 48)
+    with pytest.raises(DataError, match=r"actions have .* numbers, the model is set to 2"):
+        train(data, tmp_path / "c", tmp_path / "s", model_config_for(data, "small", {"action_dim": 2}), tiny_train())

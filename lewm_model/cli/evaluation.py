@@ -61,19 +61,21 @@ def evaluate(
     from lewm_model.runtime import load_runtime
     from lewm_model.tasks.registry import suite_named
 
-    suite = suite_named(task)
+    suite, loaded = suite_named(task), load_bundle(bundle)
     if data is None:
         if planner is not None:
             raise ValueError("--planner compares planners on goals of a recording; give DATA as well")
         command = f"lewm eval {bundle} --task {task} --episodes {episodes} --seed {seed}"
-        runtime = load_runtime(load_bundle(bundle), backend)
+        loaded.must_be_for(suite.name)
+        runtime = load_runtime(loaded, backend)
         for number, tried in enumerate(try_suite(suite, runtime, episodes, seed, world)):
             Console().print(tried.table)
             write_figures(out / "summary.json", tried.figures, command, keep=number > 0)
         return
     if suite.name != "reach":
         raise ValueError(f"goals of {task} are drawn in simulation and not cut from a recording; leave {data} out")
-    runtime = load_runtime(load_bundle(bundle), backend)
+    loaded.must_be_for(suite.name)
+    runtime = load_runtime(loaded, backend)
     names = planner or ["icem", "proposal"]
     for each in evaluate_reach(runtime, load_episodes(data), out, episodes, seed, names, world):
         Console().print(table(each))

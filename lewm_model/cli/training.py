@@ -25,13 +25,14 @@ def train(
     seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
     decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
     control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of a file that lacks it")] = None,
+    task: Annotated[str, typer.Option(help="what it is trained for: reach, push, or in your words")] = "",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Train a world model from a recording; run the same command again to resume after a kill."""
+    """Train a world model from a recording, which says its action numbers and pixels; run it again to resume."""
     from lewm_model.bundle.bundle import Bundle
     from lewm_model.bundle.held_out import is_trained_on
     from lewm_model.bundle.update import create
-    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
+    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, TrainConfig, from_dict, load_yaml
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.outputs import check_output
     from lewm_model.models.distributed import device_of, joined, rank
@@ -39,7 +40,7 @@ def train(
     from lewm_model.runtime.export import export_onnx, sample_frames
     from lewm_model.training.calibration import calibrate as run_calibration
     from lewm_model.training.decoder import add_decoder
-    from lewm_model.training.trainer import fit
+    from lewm_model.training.trainer import fit, model_config_for
     from lewm_model.training.trainer import train as run_training
 
     if size not in MODEL_SIZES:
@@ -49,11 +50,11 @@ def train(
     if unknown:
         raise ConfigError(f"{config} has a section {unknown[0]!r}; it may have `model` and `train`")
     seeded = {} if seed is None else {"seed": seed}
-    model_config = from_dict(ModelConfig, values.get("model", {}), MODEL_SIZES[size])
     train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
     episodes = load_episodes(data, control_dt_s)
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
+    model_config = model_config_for(episodes, size, values.get("model", {}))
     check_output(out, [data], overwrite or is_trained_on(out, episodes))  # the same again resumes
     run = run or Path("runs") / out.name
     with joined(device_of(train_config)):
@@ -62,7 +63,7 @@ def train(
             return
 
         def make(draft: Path) -> Bundle:
-            made = run_training(episodes, draft, run, model_config, train_config)
+            made = run_training(episodes, draft, run, model_config, train_config, task)
             try:
                 made = run_calibration(made, episodes)
             except DataError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from lewm_model.data.errors import DataError
 from lewm_model.data.frames import MappedFrames, decoded_frames
 from lewm_model.robot.actions import KINDS, UNKNOWN
+from lewm_model.robot.observation import Camera, Observation
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
 POSES = 4000  # among which clips with alike joint positions are looked for
@@ -49,6 +50,7 @@ class Episodes:
     actions_sha256: str = ""  # of the actions and lengths: the same episodes, whatever their pictures
     recorded: dict[str, Any] = field(default_factory=dict)  # how, as the recorder or converter wrote it
     stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: the recording does not say
+    cameras: tuple[Camera, ...] = ()  # whose pictures lie side by side; empty: the recording does not say
     action_units: tuple[str, ...] = ()  # (A,); by default those of the kinds
 
     def __post_init__(self) -> None:
@@ -162,6 +164,7 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         action_names=names,
         action_kinds=kinds,
         action_units=units,
+        cameras=_cameras(attributes, pixels.shape[1:3], path),
         sha256=digest.hexdigest(),
         path=str(path),
         actions_sha256=hashlib.sha256(executed.tobytes() + lengths.tobytes()).hexdigest(),
@@ -178,6 +181,18 @@ def _hashed_frames(pixels: np.ndarray) -> Iterator[np.ndarray]:
     at_once = max(1, 2**24 // size)  # frames; of a large recording not all get into memory
     for begin in range(0, kept, at_once):
         yield np.ascontiguousarray(pixels[rows[begin : begin + at_once]])
+
+
+def _cameras(attributes: dict[str, Any], size: tuple[int, ...], path: Path) -> tuple[Camera, ...]:
+    if "cameras" not in attributes:
+        return ()
+    try:
+        observation = Observation.from_list(json.loads(attributes["cameras"]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the attribute cameras cannot be read: {error}") from error
+    if observation.size != tuple(size):
+        raise DataError(f"{path}: its cameras make a picture of {observation.size}, its pictures are {tuple(size)}")
+    return observation.cameras
 
 
 def _kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

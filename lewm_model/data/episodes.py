@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+
+from lewm_model.robot.observation import Camera
 
 _FRAMES_PER_CHUNK = 8  # a clip reads few frames; one chunk per frame costs more index than it saves
 
@@ -33,6 +36,7 @@ class EpisodeWriter:
     :param control_dt_s: time from frame to frame, s.
     :param action_kind: what the columns are, one of `lewm_model.robot.actions.KINDS` for all or one for each.
     :param action_units: the unit of each column; by default that of its kind.
+    :param cameras: whose parts lie side by side in a picture, from left to right; empty where that is not known.
     :param attributes: further facts for the file's attributes, e.g. seed, world and command.
     :param recorded: how the episodes came about, as plain data: a bundle that is trained on them keeps it.
     :param measured: numbers in a row of `proprio`; None is as many as of `action`, 0 writes no `proprio`.
@@ -49,6 +53,7 @@ class EpisodeWriter:
         measured: int | None = None,
         recorded: dict[str, Any] | None = None,
         action_units: Sequence[str] | None = None,
+        cameras: Sequence[Camera] = (),
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(size) < 1 or not action_names or not control_dt_s > 0.0:
@@ -75,6 +80,7 @@ class EpisodeWriter:
                 "control_dt_s": float(control_dt_s),
                 "action_names": json.dumps(list(action_names)),
                 "action_kind": action_kind if isinstance(action_kind, str) else json.dumps(list(action_kind)),
+                **({"cameras": json.dumps([asdict(camera) for camera in cameras])} if cameras else {}),
                 **({} if action_units is None else {"action_units": json.dumps(list(action_units))}),
                 "recorded": json.dumps(recorded or {}),
             }

@@ -11,8 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,20 @@ from tqdm import tqdm
 from lewm_model.bundle.bundle import WEIGHTS, Bundle
 from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
-from lewm_model.config import ModelConfig, TrainConfig
+from lewm_model.config import (
+    MODEL_SIZES,
+    PLAY_PLAN,
+    ConfigError,
+    ModelConfig,
+    PlanConfig,
+    TrainConfig,
+    from_dict,
+)
 from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import ClipSampler, DataError, Episodes
 from lewm_model.models.distributed import device_of, rank, ranks
 from lewm_model.models.lewm import LeWM, prediction_loss
+from lewm_model.models.signature import POLICY
 from lewm_model.models.sigreg import SIGReg
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.augment import changed
@@ -42,8 +52,6 @@ WARN_FROM = 0.1  # of the steps; before, everything looks wrong
 LEAST_STD, LEAST_RANK = 0.3, 0.15  # of a latent; the rank as a share of its numbers
 LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the actions of other clips
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -159,9 +167,31 @@ class Fitted:
     warnings: list[str]  # of what it is now; those on the way are in the log
 
 
-def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, config: TrainConfig) -> Bundle:
+def model_config_for(data: Episodes, size: str, values: dict[str, Any]) -> ModelConfig:
+    """The sizes of a model for a recording: `values`, over what the recording decides, over `size` of MODEL_SIZES.
+
+    :raises DataError: no model of this size takes such pictures.
+    :raises ConfigError: a value cannot be used.
+    """
+    high, wide = data.image_size
+    seen = {"action_dim": data.actions.shape[1], "image_height": high, "image_width": wide}
+    given = from_dict(ModelConfig, values, MODEL_SIZES[size])
+    try:
+        return from_dict(ModelConfig, values, {**MODEL_SIZES[size], **seen})
+    except ConfigError as error:
+        stride = given.patch_size if given.stem == "patch" else 16
+        raise DataError(
+            f"{data.source}: pictures of {high} x {wide} pixels do not fit a model of size {size} ({error}); convert "
+            f"the recording with --image-size {max(1, round(high / stride)) * stride}"
+        ) from error
+
+
+def train(
+    data: Episodes, out: Path, run: Path, model_config: ModelConfig, config: TrainConfig, task: str = ""
+) -> Bundle:
     """Trains a world model and its heads, writes the bundle to `out` and logs, checkpoints and a report to `run`.
 
+    `task` is what it is trained for, in the user's words.
     Resumes when `run` holds a checkpoint of the same data and settings. Raises DataError for data that does not fit.
     With several processes the others call `fit`, and this one, rank 0, writes.
     """
@@ -181,7 +211,9 @@ def train(data: Episodes, out: Path, run: Path, model_config: ModelConfig, confi
 
     def make(draft: Path) -> Bundle:
         save_file(model.state_dict(), draft / WEIGHTS)
-        return with_heads(Bundle(draft, model_config, fitted.spec, (), provenance, evaluation), heads, metrics)
+        horizon = (PLAY_PLAN if POLICY in heads else PlanConfig()).horizon
+        bundle = Bundle(draft, model_config, fitted.spec, (), provenance, evaluation, horizon=horizon, task=task)
+        return with_heads(replace(bundle, cameras=data.cameras or bundle.cameras), heads, metrics)
 
     bundle = create(out, make)
     write_report(run, bundle)
