@@ -118,7 +118,7 @@ def main() -> None:
                 for name, b in bundles.items()
             }
     for name, bundle in bundles.items():
-        for each in probe_bundle(bundle, unseen, arguments.seed, block_frames=200):
+        for each in probe_bundle(bundle, unseen, arguments.seed, object_frames=200):
             if each.target in ("joint angles", "end effector"):
                 lines.setdefault(f"probe R^2, {each.target}, {each.probe}", {})[name] = each.r2
     command = f"make compare-train STEPS={arguments.steps} GOALS={arguments.goals} SEED={arguments.seed}"

@@ -70,7 +70,7 @@ def measure(recording: Path, steps: int, plain: bool) -> None:
     from lewm_model.training.trainer import train
 
     if plain:
-        MappedFrames._read = lambda frames, rows: np.memmap.__getitem__(frames, rows)  # type: ignore[method-assign]
+        MappedFrames._read = lambda frames, rows: np.memmap.__getitem__(frames, rows)  # type: ignore[method-assign,assignment]
     data = load_episodes(recording)
     most, stop = memory_gb(), threading.Event()
 
@@ -106,11 +106,11 @@ def main() -> None:
     small = sparse_recording(out / "small.h5", 0.2e9)
     large = sparse_recording(out / "large.h5", arguments.gb * 1e9)
     on_disk = large.stat().st_blocks * 512 / 1e9
-    runs = {"in memory": [small], "mapped": [large], "plain memory map": [large, "--plain"]}
+    runs = {"in memory": [str(small)], "mapped": [str(large)], "plain memory map": [str(large), "--plain"]}
     found, begin = {}, time.monotonic()
     for name, command in runs.items():
         line = [sys.executable, "-m", "benchmarks.memory", "--steps", str(arguments.steps)]
-        line += ["--measure", *map(str, command)]
+        line += ["--measure", *command]
         done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         found[name] = json.loads(done.stdout.splitlines()[-1])
     small.unlink()

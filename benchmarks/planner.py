@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -156,7 +157,7 @@ def product_rate(m: int, k: int, n: int) -> float:
 def unhurried() -> Iterator[None]:
     """No search is cut short by its deadline."""
     search = controller.search
-    controller.search = lambda *arguments: search(*arguments[:-1], math.inf)  # type: ignore[assignment]
+    controller.search = lambda *arguments: search(*arguments[:-1], math.inf)  # type: ignore[assignment,call-arg]
     try:
         yield
     finally:
@@ -167,7 +168,7 @@ def decision_ms(runtime: Any, config: PlanConfig, frames: np.ndarray, repeats: i
     """Median CPU time from a picture to a motion, ms: encode and plan."""
     with unhurried():
         loop = _Loop(runtime, config, frames[-1])
-        times = [cpu_ms(lambda i=i: loop.step(frames[i % len(frames)])) for i in range(repeats + 2)]
+        times = [cpu_ms(partial(loop.step, frames[i % len(frames)])) for i in range(repeats + 2)]
     return float(np.median(times[2:]))
 
 
@@ -643,7 +644,7 @@ def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dic
     }
     costs = {name: mean_and_final(s.run(None, inputs)[0]) for name, s in sessions.items()}
     elites = [set(np.argsort(cost)[:ELITES].tolist()) for cost in costs.values()]
-    times = in_turns({name: (lambda s=s: s.run(None, inputs)) for name, s in sessions.items()}, rounds=15)
+    times = in_turns({name: partial(s.run, None, inputs) for name, s in sessions.items()}, rounds=15)
     shared = len(elites[0] & elites[1])
     show("8-bit weights, 300 candidates of the trained model", ("", "ms"), list(times.items()))
     console.print(f"{shared} of {ELITES} elites are the same")

@@ -36,12 +36,12 @@ from lewm_model.models.heads import HEADS
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.signature import PRECISIONS, signatures
 from lewm_model.runtime.export import example_inputs, export_graph, graph_modules
-from recipes.train_push import MODEL as PUSH_MODEL
+from recipes.train_push import RECIPE
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 64  # candidates of the rollouts that are built
 # What is built: the sizes of a model for reaching, and the one that pushes, which follows a policy.
-MODELS: dict[str, dict[str, Any]] = {**MODEL_SIZES, "push": {**MODEL_SIZES["small"], **PUSH_MODEL}}
+MODELS: dict[str, dict[str, Any]] = {**MODEL_SIZES, "push": {**MODEL_SIZES["small"], **RECIPE.model}}
 CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # what the controls claim to be
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from lewm_model.evaluation.figures import Figures
-from lewm_model.evaluation.statistics import first_hit, held
+from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.registry import Suite
@@ -34,6 +34,11 @@ class Tried:
     plan_s: list[float]  # how long each of the model's plans took
 
     @property
+    def held(self) -> dict[str, Rate]:
+        """How many trials were held, by who tried."""
+        return {who: held(outcomes) for who, outcomes in self.outcomes.items()}
+
+    @property
     def table(self) -> Table:
         """For the terminal."""
         distances_cm = 100 * np.array([trial.before_m for trial in self.trials])
@@ -49,10 +54,10 @@ class Tried:
         """What the model did has the plain names, what others did ends with who they are."""
         start = f"eval.{self.task.name}"
         figures: Figures = {f"{start}_goals": (len(self.trials), "")}
-        for who, outcomes in self.outcomes.items():
+        for who, rate in self.held.items():
             name = f"{start}_success_held" + ("" if who == "model" else f"_{who}")
-            low, high = held(outcomes).interval
-            figures |= {name: (held(outcomes).percent, "%"), f"{name}_low": (low, "%"), f"{name}_high": (high, "%")}
+            low, high = rate.interval
+            figures |= {name: (rate.percent, "%"), f"{name}_low": (low, "%"), f"{name}_high": (high, "%")}
         figures[f"{start}_first_hit"] = (first_hit(self.outcomes["model"]).percent, "%")
         figures[f"{start}_plan_ms"] = (1000 * float(np.median(self.plan_s)) if self.plan_s else None, "ms")
         return figures
