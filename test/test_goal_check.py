@@ -33,7 +33,6 @@ SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "noise": lambda goal: np.random.default_rng(0).integers(0, 256, goal.shape, np.uint8),
     "half of it": left_half,
     "half of it lost": lambda goal: np.where(np.arange(len(goal))[:, None, None] < len(goal) // 2, goal, 128),
-    "another light": lambda goal: (0.6 * goal).astype(np.uint8),
 }
 
 
@@ -64,6 +63,15 @@ def test_a_picture_that_is_no_goal_is_refused_with_the_reason(case: tuple[list[n
         problem = examine(np.asarray(SPOILT[how](goal), np.uint8)).problem
         assert problem is not None
         assert "allowed" in problem or "is the least" in problem, "the limit is named"
+
+
+def test_a_goal_in_another_light_is_accepted_by_the_model_that_learned_many_and_refused_by_the_one_that_saw_one(
+    case: tuple[list[np.ndarray], Examine], request: pytest.FixtureRequest
+) -> None:
+    goals, examine = case
+    problems = [examine((0.6 * goal).astype(np.uint8)).problem for goal in goals]
+    learned = "reach" in request.node.callspec.id
+    assert all((problem is None) is learned for problem in problems)
 
 
 def test_without_a_calibration_only_a_picture_of_one_colour_is_refused() -> None:

@@ -84,7 +84,7 @@ def test_a_thing_that_was_put_down_is_told_from_another_camera(runtime, data):
 
 
 def test_latents_that_hardly_differ_have_collapsed(runtime, data):
-    line = np.random.default_rng(0).standard_normal(12)
+    line = np.random.default_rng(0).standard_normal(runtime.bundle.model.latent_dim)
     line /= np.linalg.norm(line)
     for change in (lambda latent: 0.1 * latent, lambda latent: (latent @ line) * line):
         found = preflight(Spoilt(runtime, encode=change), data)

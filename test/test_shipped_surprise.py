@@ -36,9 +36,16 @@ SPOILT: dict[str, Spoil] = {
     "frozen": lambda now, then: then,
     "covered": covered,
     "recoloured": lambda now, then: now[..., ::-1].copy(),
-    "dark": lambda now, then: now // 2,
     "another camera's": lambda now, then: np.rot90(now).copy(),
 }
+
+
+def half_the_light(now: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return now // 2
+
+
+def light_from_one_side(now: np.ndarray, _: np.ndarray) -> np.ndarray:
+    return (now * np.linspace(0.6, 1.0, now.shape[1])[:, None]).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,11 @@ def far_trials(sim: ArmSim) -> list[Trial]:
 
 def test_while_nothing_is_wrong_nothing_is_surprising(sim: ArmSim, runtime: Runtime) -> None:
     assert [pursue(trial, sim, runtime, None, 3.0) for trial in far_trials(sim)] == [None] * 4
+
+
+@pytest.mark.parametrize("light", [half_the_light, light_from_one_side])
+def test_a_light_that_changes_on_the_way_holds_nobody_up(sim: ArmSim, runtime: Runtime, light: Spoil) -> None:
+    assert [pursue(trial, sim, runtime, light, 3.0) for trial in far_trials(sim)] == [None] * 4
 
 
 @pytest.mark.parametrize("what", SPOILT)

@@ -144,6 +144,7 @@ def surprise(
     episodes: Annotated[int, typer.Option(help="episodes of each kind")] = 200,
     seed: int = 0,
     world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    changing_light: Annotated[bool, typer.Option("--changing-light", help="while the light swings")] = False,
     out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),
 ) -> None:
     """Measure what the model notices: colours, teleports, occlusion, a frozen camera; and how often for nothing."""
@@ -155,7 +156,7 @@ def surprise(
     from lewm_model.evaluation import surprise as s
 
     loaded = load_bundle(bundle)
-    scores = s.score_episodes(loaded, episodes, seed, world)
+    scores = s.score_episodes(loaded, episodes, seed, world, changing_light)
     found, quiet = s.judge(scores, loaded.actions.frameskip), s.false_alarms(scores)
     for table in s.tables(found, quiet):
         Console().print(table)

@@ -94,6 +94,26 @@ def _late(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.ran
     return seen[at - LAG : at - LAG + WINDOW]
 
 
+class ChangingLight:
+    """Light that never rests, as a lens of the simulated camera: strength, tint and a shade, each swings in its time.
+
+    It depends on the frame alone, so that the same frame drawn again has the same light.
+    """
+
+    def __init__(self, seed: int, control_dt_s: float) -> None:
+        rng = np.random.default_rng((_SEED, seed))
+        self.frame = 0  # number of the next picture that is drawn
+        self._rates = 2 * np.pi * control_dt_s / rng.uniform(1.5, 6.0, 5)  # rad a frame
+        self._phases = rng.uniform(0.0, 2 * np.pi, 5)
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        strength, *tint, side = np.sin(self._rates * self.frame + self._phases)
+        self.frame += 1
+        shade = 1.0 + 0.25 * side * np.linspace(-1.0, 1.0, picture.shape[1])[:, None]
+        light = (0.85 + 0.25 * strength) * shade * (1.0 + 0.1 * np.array(tint))
+        return np.clip(picture * light, 0, 255).astype(np.uint8)
+
+
 KINDS: dict[str, Disturb] = {
     "recoloured arm": _recoloured("arm"),
     "recoloured object": _recoloured("object"),
@@ -119,8 +139,10 @@ class Scores:
 
 
 @torch.no_grad()
-def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, world: Path | None = None) -> Scores:
-    """Plays and scores them.
+def score_episodes(
+    bundle: Bundle, episodes: int = EPISODES, seed: int = 0, world: Path | None = None, changing_light: bool = False
+) -> Scores:
+    """Plays and scores them, with `changing_light` while strength, tint and shade of the light swing.
 
     :raises BundleError: the bundle is not calibrated, or is of another robot than the simulated one.
     """
@@ -146,6 +168,8 @@ def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, worl
         kinds = {kind: disturb for kind, disturb in KINDS.items() if sim.has_object or kind not in OF_OBJECT}
         disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         for episode in tqdm(range(episodes), "episodes", unit="ep", disable=not sys.stderr.isatty()):
+            light = ChangingLight(seed + episode, sim.control_dt_s)
+            sim.lens = light if changing_light else None
             seen, actions, poses = record_episode(sim, _SEED + seed, episode, STEPS, bundle.model.image_size)
             poses = poses.astype(float)
             rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, episode)))
@@ -159,6 +183,7 @@ def score_episodes(bundle: Bundle, episodes: int = EPISODES, seed: int = 0, worl
             same.append(quiet[:, at - first : at - first + WINDOW])
             begin = at - first  # frames before it are imagined from nothing that was disturbed
             for kind, disturb in kinds.items():
+                light.frame = at
                 spoilt = np.concatenate([seen[begin:at], disturb(sim, seen, poses, at, rng)])
                 novelty.forget()
                 news = np.array([novelty.look(p, t * spec.control_dt_s) for t, p in enumerate(spoilt[first:])])

@@ -22,7 +22,7 @@ from lewm_model.bundle.bundle import SEEN, Bundle, BundleError
 SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
 WINDOW = 5  # pixels, square: new pixels count where they lie together
 COLOURS = SHADES**3
-LEVEL = 120.0  # grey level of the medians in the even light
+LEVEL = 200.0  # grey level of the medians in the even light
 IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # names in the file; older bundles have the second
 DARKEST = 8.0  # grey levels: what is darker than this is not brightened any more
 SAMPLED = 64  # rows and columns of a picture that its medians are taken of
