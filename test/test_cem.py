@@ -21,7 +21,7 @@ from lewm_model.planning.solvers import reference_cem
 @torch.inference_mode()
 def test_the_same_noise_gives_the_plan_of_the_reference(expressible: bool) -> None:
     torch.manual_seed(0)
-    model: LeWM = lived(awake(patches() if expressible else tiny_model(history=3)))
+    model: LeWM = lived(awake(patches() if expressible else tiny_model(history=3, picture_norm="fixed")))
     theirs = reference.counterpart(model) if expressible else reference.planning_counterpart(model)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     solver = reference.solver(theirs, 2, 5, horizon=5, samples=40, elites=6, iterations=8, seed=3)
