@@ -128,6 +128,10 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+# Pixels, height and width, of pictures that are recorded or converted without a word on their size: those of `small`.
+RECORDED_SIDE = int(MODEL_SIZES["small"]["image_size"])
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """How pictures are changed in training, each frame by itself (lewm_model.training.augment); 0 leaves a change out.

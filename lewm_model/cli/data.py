@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from lewm_model.cli.arguments import OverwriteOption
+from lewm_model.config import RECORDED_SIDE
 
 app = typer.Typer()
 data_app = typer.Typer(help="Look at recordings.", no_args_is_help=True)
@@ -24,7 +25,7 @@ def collect(
     steps: Annotated[int, typer.Option(help="low-level actions in an episode, 20 in a second")] = 100,
     seed: int = 0,
     world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
-    image_size: Annotated[int, typer.Option(help="pixels, square")] = 64,
+    image_size: Annotated[int, typer.Option(help="pixels, square")] = RECORDED_SIDE,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
     play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
     overwrite: OverwriteOption = False,

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lewm_model.bundle.bundle import load_bundle, sha256
 from lewm_model.bundle.held_out import SIMULATOR
-from lewm_model.config import resource
+from lewm_model.config import RECORDED_SIDE, resource
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.observation import to_model_image
@@ -100,7 +100,7 @@ def collect(
     steps: int = 100,
     seed: int = 0,
     world: str | Path | None = None,
-    image_size: int = 64,
+    image_size: int = RECORDED_SIDE,
     workers: int = 2,
     play: bool = False,
     policy: Path | None = None,

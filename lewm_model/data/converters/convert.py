@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 
+from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.converters.hdf5 import salvage_hdf5
@@ -17,7 +18,6 @@ from lewm_model.data.errors import DataError
 from lewm_model.data.pairing import pair_file
 
 HDF5 = (".h5", ".hdf5")
-IMAGE_SIZE = 64  # of what does not say it itself
 
 
 def convert(
@@ -95,7 +95,7 @@ def _convert(
         _refuse(single, "a LeRobot data set", ros)
         if control_dt_s is not None:
             raise DataError(f"{single} says its own rate; leave --control-dt-s out and choose a frameskip for training")
-        size, kind = image_size or IMAGE_SIZE, actions_are or "recorded"
+        size, kind = image_size or RECORDED_SIDE, actions_are or "recorded"
         return convert_lerobot(single, out, size, camera or "", action or "action", kind, columns)
     if single is not None and single.suffix in HDF5:
         _refuse(single, "an HDF5 recording", {**ros, **lerobot, "--units": columns.units or None})
@@ -103,7 +103,7 @@ def _convert(
             raise DataError(f"there is no recording at {single}")
         return salvage_hdf5(single, out, image_size, control_dt_s, columns)
     _refuse(paths[0] if paths else Path(), "a recording of ROS (its unit is said with --units)", lerobot)
-    size, clock = image_size or IMAGE_SIZE, clock or CLOCKS[0]
+    size, clock = image_size or RECORDED_SIDE, clock or CLOCKS[0]
     return convert_bag(paths, out, control_dt_s, tolerance_s, size, columns, topics, clock)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import TURN, UNITS, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
@@ -51,7 +52,7 @@ def is_lerobot(folder: Path) -> bool:
 def convert_lerobot(
     folder: Path,
     out: str | Path,
-    image_size: int = 64,
+    image_size: int = RECORDED_SIDE,
     camera: str = "",
     action: str = "action",
     actions_are: str = "recorded",

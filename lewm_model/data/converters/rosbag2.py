@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import HELD_RAD, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import LONGEST_EPISODE, Conversion, stretches
 from lewm_model.data.converters.rosbag2_files import CDR, LOST, TopicMessage, bag_files, messages
@@ -663,7 +664,7 @@ def convert_bag(
     out: str | Path,
     control_dt_s: float | None = None,
     tolerance_s: float | None = None,
-    image_size: int = 64,
+    image_size: int = RECORDED_SIDE,
     columns: Columns | None = None,
     topics: Topics | None = None,
     clock: str = "header",
