@@ -781,6 +781,23 @@ def test_commands_of_velocities_alone_are_integrated(tmp_path: Path) -> None:
     assert np.corrcoef(data.actions[5:39, 0], moved[5:, 0])[0, 1] > 0.97
 
 
+def test_single_points_of_velocity_lead_on_from_one_another(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        frame = 0
+        for at in np.arange(-0.2, 3.0, 0.01):
+            bag.joints(NAMES, motion(np.array([at]))[0][0], 1000 + at, 1000 + at)
+            if round(100 * at) % 2 == 0:  # as a servo loop sends them
+                bag.command(NAMES, [0.02], np.zeros((1, 0)), motion(np.array([at]))[1], None, 1000 + at)
+            if frame < 60 and at >= times_s[frame] - 1e-6:
+                bag.image(picture(frame), 1000 + times_s[frame], 1000 + at)
+                frame += 1
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    moved = np.diff(motion(times_s)[0], axis=0) / DT
+    for joint in range(2):
+        assert np.corrcoef(data.actions[5:59, joint], moved[5:59, joint])[0, 1] > 0.95
+
+
 @pytest.mark.parametrize(
     ("schema", "encoding", "said"),
     [

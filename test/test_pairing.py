@@ -66,3 +66,25 @@ def test_a_steady_motion_and_a_short_recording_say_nothing(pool: Episodes) -> No
     assert pair(short).wrong == []
     steady = replace(pool, actions=np.full_like(pool.actions, 0.5), proprio=None)
     assert not any("not seen" in said for said in pair(steady).wrong)
+
+
+def test_joints_that_the_camera_does_not_see_or_that_turn_steadily_are_no_fault(pool: Episodes) -> None:
+    from dataclasses import replace
+
+    assert pool.proprio is not None
+    rng, columns = np.random.default_rng(0), len(pool.actions)
+    steady = np.full((columns, 1), 1.0, np.float32)
+    unseen = np.concatenate([np.cumsum(rng.normal(size=n)) for n in pool.lengths])[:, None].astype(np.float32)
+    turned = 0.05 * np.concatenate([np.arange(n) for n in pool.lengths])[:, None].astype(np.float32)
+    actions = np.concatenate([pool.actions, steady, np.diff(unseen, axis=0, append=0.0) / 0.05], 1)
+    more = {"action_names": ("a", "b", "roll", "hidden"), "action_kinds": ("joint_velocity",) * 4}
+    found = pair(
+        replace(
+            pool,
+            actions=actions.astype(np.float32),
+            proprio=np.concatenate([pool.proprio, turned, unseen], 1),
+            action_units=("rad/s",) * 4,
+            **more,  # type: ignore[arg-type]
+        )
+    )
+    assert not any("exchanged" in said or "different poses" in said for said in found.wrong), found.wrong

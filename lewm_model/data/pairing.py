@@ -24,6 +24,7 @@ from lewm_model.data.clips import Episodes
 SMALL = 16  # pixels, square: pictures are compared at this size
 LAGS = 10  # control steps to either side
 LOOKED_AT, FRAMES = 200, 6000  # episodes, and frames of all of them together
+STEADY = 0.05  # spread of a motion against its mean
 SPAN = 3  # steps over which measured and commanded motion are compared
 ENOUGH = 150  # frames in motion; with fewer nothing is said
 LEAST, CLEAR = 0.2, 0.4  # correlations: below it two things have nothing in common; above it they surely have
@@ -35,6 +36,7 @@ COMPONENTS = 24  # principal components in which pictures are alike
 APART = 0.8
 MOST_APART, MOST_APART_HERE = 0.04, 0.6  # share of such pairs that are farther apart: of all, and of an episode's
 VARIED = 0.3  # spread of the commanded speed against its mean: a steady motion changes pictures steadily
+SEEN = 0.15  # standard deviations that a joint differs by, mostly, where pictures are alike, if the camera sees it
 SAME_POSE = 0.3  # standard deviations
 AGREE = 0.5  # of such pictures that are alike; in a scene that is its own mirror image the poses are mirrored, too
 MOST_TURNED = 0.015  # share of the frames that show, turned round, what another episode shows at the same pose
@@ -173,8 +175,11 @@ def _compare_measured(
 
     told = [spans(action) for action in actions]
     felt = [spans(np.diff(positions, axis=0) / dt) for positions in measured]
+    told_mean, felt_mean = np.concatenate(told).mean(0), np.concatenate(felt).mean(0)
+    told, felt = [some - told_mean for some in told], [some - felt_mean for some in felt]
     told_rms, felt_rms = _spread(told), _spread(felt)
-    moving = np.isfinite(told_rms) & np.isfinite(felt_rms)
+    # A steady motion tells no joint from another.
+    moving = np.isfinite(told_rms) & np.isfinite(felt_rms) & (told_rms > STEADY * np.abs(told_mean))
     if not moving.any():
         return
     curves = []  # correlations of each column with each joint at each lag
@@ -227,7 +232,10 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
     nearest, distance = _nearest(points, points, owner)
     near = float(np.quantile(distance, TWINS))
     alike = distance <= near
-    far = np.abs(poses - poses[nearest]).max(1) > APART
+    apart = np.abs(poses - poses[nearest])
+    # A camera may not see every joint. Of those that it sees the one that fits worst counts, else the best of all.
+    shares, seen = (apart[alike] > APART).mean(0), np.median(apart[alike], axis=0) < SEEN
+    far = apart[:, int(np.where(seen, shares, -1.0).argmax() if seen.any() else shares.argmin())] > APART
     found.apart = float(far[alike].mean())
     shares = np.array(
         [far[alike & (owner == e)].mean() if (alike & (owner == e)).sum() >= 5 else 0.0 for e in range(len(numbers))]

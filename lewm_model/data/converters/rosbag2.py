@@ -432,7 +432,13 @@ def _command_positions(
             begin = around[1] if in_force is None else in_force.sample(np.array([now]))[0]
             late = (now - (command.stamp_ns - epoch_ns) / _NS) if command.stamp_ns else 0.0
             points = _integrated(command.times_s, command.velocities)
-            points = begin + points - _interpolate(np.array([max(0.0, late)]), command.times_s, points)
+            points = (
+                begin
+                + points
+                - _interpolate(
+                    np.array([max(0.0, late)]), np.append(0.0, command.times_s), np.vstack([0.0 * begin, points])
+                )
+            )
         try:
             in_force = JointTrajectory(
                 command.times_s,
