@@ -12,6 +12,7 @@ rosbag2 and compresses by itself. Mark episodes on the topic `episode`:
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from launch import LaunchContext, LaunchDescription
@@ -71,8 +72,17 @@ def start(context: LaunchContext) -> list[Action]:
     command += ["--storage-config-file", str(SHARE / "config" / "record_mcap.yaml")]
     command += ["--qos-profile-overrides-path", file.name]
     command += ["--max-cache-size", "0"]  # writes at once: a cache is lost when the recorder is killed
-    command += ["--output", values["output"]] if values["output"] else []
-    return [ExecuteProcess(cmd=[*command, *names], output="screen")]
+    command += ["--output", str(Path(values["output"]).expanduser())] if values["output"] else []
+    return [ExecuteProcess(cmd=[*command, *names], output="screen", on_exit=ended)]
+
+
+def ended(event: Any, context: LaunchContext) -> None:
+    """Makes `ros2 launch` fail with the recording.
+
+    :raises RuntimeError: it ended by itself and not well.
+    """
+    if event.returncode > 0:
+        raise RuntimeError(f"the recording failed: ros2 bag record ended with {event.returncode}; see above")
 
 
 def recorded_topics(values: dict[str, str]) -> dict[str, dict[str, str | int]]:
@@ -83,6 +93,7 @@ def recorded_topics(values: dict[str, str]) -> dict[str, dict[str, str | int]]:
         values["image_topic"].rpartition("/")[0] + "/camera_info": STREAM,
         "joint_states": STREAM,
         values["command_topic"]: EVENT,
+        values["command_topic"].rpartition("/")[0] + "/controller_state": STREAM,  # what others command, too
         "goal_image": LATCHED,
         "episode": EVENT,
     }

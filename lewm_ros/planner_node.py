@@ -30,13 +30,15 @@ from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.proposals import proposals_of
 from lewm_model.runtime import Runtime
 from lewm_ros.camera_node import LATCHED
+from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
+from lewm_ros.controller_state import ControllerState, message_to_reference
 from lewm_ros.goals import EndedGoals, ended_goals_file, goal_identity
+from lewm_ros.joint_states import JointStates
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
     MessageError,
     array_to_message,
-    message_to_joint_positions,
     message_to_latent,
     nanoseconds,
     trajectory_to_message,
@@ -44,7 +46,7 @@ from lewm_ros.messages import (
 from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run, status_message
 from lewm_ros.parameters import ParameterError
 from lewm_ros.planner_parameters import PARAMETERS, settings
-from lewm_ros.safety import Shield, State
+from lewm_ros.safety import Reason, Shield, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often, unless a plan is being made
 LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
@@ -222,6 +224,12 @@ class PlannerNode(ManagedNode):
         calibration = self._runtime.bundle.calibration
         self._vigilance = None if calibration is None else Vigilance(self._monitor)
         self._mailbox = Mailbox(depth=64)
+        self._joint_states = JointStates(
+            self._limits.names,
+            lambda: self._publishers_of("joint_states"),
+            self._limits.velocity,
+            self._shield_config.start_tolerance_rad,
+        )
         self._log = PlanLog()
         self._arm_when_ready = self._values["enable_on_start"] and not self._start_is_over  # once only
         self._goal = self._pursued = None
@@ -232,6 +240,7 @@ class PlannerNode(ManagedNode):
         self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
         self._dry_reached = False
         self._adjust()
+        self._repeated: tuple[JointTrajectory, float] | None = None  # what was sent last, until when it may be again
         self._worker = Worker("plan", self._step, self._on_failure, last=self._bring_to_rest)
         self._subscriptions_made = [
             self.create_subscription(Image, "latent", self._on_latent, qos_profile_sensor_data),
@@ -241,6 +250,12 @@ class PlannerNode(ManagedNode):
             self.create_subscription(Joy, "joy", self._on_joy, qos_profile_sensor_data),
             self.create_subscription(Float32, "~/speed_scale", self._on_speed_scale, 1),
         ]
+        if ControllerState is not None:
+            self._subscriptions_made.append(
+                self.create_subscription(
+                    ControllerState, CONTROLLER_STATE, self._on_controller_state, qos_profile_sensor_data
+                )
+            )
 
     def deactivate(self) -> None:
         if self._worker is not None:
@@ -336,13 +351,30 @@ class PlannerNode(ManagedNode):
 
     def _on_joint_state(self, message: JointState) -> None:
         try:
-            positions = message_to_joint_positions(message, self._limits.names)
+            found = self._joint_states.take(message)
         except MessageError as error:
             self._complain(str(error))
             return
-        stamp_s = self._seconds(message.header.stamp)
+        if found is None:
+            return
+        stamp_s, positions = (found[0] - self._epoch_ns) / NANOSECONDS, found[1]
         if self._shield.joints(positions, stamp_s):
             self._mailbox.put("joints", (stamp_s, positions))
+
+    def _publishers_of(self, topic: str) -> list[str]:
+        """Full names of the nodes that publish on it."""
+        ends = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
+        return [f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in ends]
+
+    def _on_controller_state(self, message: Any) -> None:
+        try:
+            reference = message_to_reference(message, self._limits.names)
+        except MessageError as error:
+            self._complain(str(error))
+            return
+        self._shield.refer(
+            reference.positions, (reference.stamp_ns - self._epoch_ns) / NANOSECONDS, reference.speed_scaling
+        )
 
     def _on_joy(self, message: Joy) -> None:
         button = self._values["deadman_button"]
@@ -410,6 +442,7 @@ class PlannerNode(ManagedNode):
 
     def _step(self) -> None:
         items = self._mailbox.take(WATCH_S)
+        self._repeat()
         if "reset" in items and not self._planner.active:
             goal = self._planner.goal
             assert self._runtime is not None
@@ -483,13 +516,16 @@ class PlannerNode(ManagedNode):
                 self._preview()
             return
         if not self._planner.active:
-            start = self._shield.restart() if time.monotonic() >= self._settled_s else None
+            # A controller that says what it executes cannot miss a command unnoticed.
+            settled = self._shield.reference is not None or time.monotonic() >= self._settled_s
+            start = self._shield.restart() if settled else None
             if start is None:
                 return
             self._planner.start(start)
             if self._vigilance is not None:
                 self._vigilance.forget()  # what was moved before is no surprise to this motion
                 self._planner.slow = False
+        self._planner.delay_s = self._shield.delay_s
         decision = self._planner.plan()
         if decision is not None:
             self._log.planned(decision, self._planner.reached)
@@ -557,21 +593,37 @@ class PlannerNode(ManagedNode):
         refusal = self._shield.release(decision.trajectory, decision.frame_s)
         if refusal is not None:
             self.get_logger().warning(f"the shield held back a plan: {refusal.text}")
+            if refusal.reason is Reason.LOST:
+                self._complain(refusal.text)
             self._bring_to_rest()  # the planner counted on that plan; it starts again from rest
             return
-        self._commands.publish(self._message(decision.trajectory))
+        self._send(decision.trajectory)
         self._log.commanded(self._now_s() - decision.frame_s)
 
     def _bring_to_rest(self) -> None:
         """Ends the commanded motion with a smooth stop, if there is one."""
         stop = self._planner.stop()
-        if stop is None:
+        if stop is None or self._shield.at_rest():  # a stop of an arm that rests would arrive when it has ended
             return
         refusal = self._shield.release(stop)
         if refusal is None:
-            self._commands.publish(self._message(stop))
+            self._send(stop)
         else:  # what the arm executes ends in a stop of its own
             self.get_logger().warning(f"the shield held back a stop: {refusal.text}")
+
+    def _send(self, trajectory: Trajectory) -> None:
+        """Sends what the shield let through, and repeats it while that makes no difference: commands get lost."""
+        message = self._message(trajectory)
+        self._commands.publish(message)
+        self._repeated = message, self._shield.parting_s
+
+    def _repeat(self) -> None:
+        if self._repeated is not None:
+            message, until_s = self._repeated
+            if self._now_s() < until_s:
+                self._commands.publish(message)
+            else:
+                self._repeated = None
 
     def _message(self, trajectory: Trajectory) -> JointTrajectory:
         return trajectory_to_message(trajectory, self._limits.names, self._epoch_ns)
@@ -599,9 +651,10 @@ class PlannerNode(ManagedNode):
         values |= {f"interventions {reason.value}": str(n) for reason, n in self._shield.interventions.items()}
         if state is State.STOPPED:
             return ERROR, self._shield.message, values
+        complains = time.monotonic() - self._complained_s < COMPLAINT_S
         if state is State.HOLDING:
-            return WARN, self._shield.message, values
-        if time.monotonic() - self._complained_s < COMPLAINT_S:
+            return WARN, f"{self._shield.message}; {self._complaint}" if complains else self._shield.message, values
+        if complains:
             return WARN, self._complaint, values
         if state is not State.ARMED:
             return (OK, self._shield.message, values) if self._no_go is None else (WARN, self._no_go, values)

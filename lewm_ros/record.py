@@ -37,11 +37,13 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.robot.encodings import EncodingError, raw_to_rgb
+from lewm_ros.controller_state import ControllerState
 from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 FLUSH_S = 1.0
 REPORT_S = 10.0
+MISSING_S = 4.0  # after the start, then what has not come at all is told, with where it might come from
 SILENCE_S = 2.0  # without these a recording cannot be used: pictures, joint states
 
 # Best effort is what every publisher can serve; commands and goals are rare and must not be lost.
@@ -143,6 +145,7 @@ class Recorder(Node):
         self.failure = ""
         self._problem = ""
         self._last = dict.fromkeys(("pictures", "joint states"), time.monotonic())
+        self._complain_once = self.create_timer(MISSING_S, self._tell_missing)
         self._suffix, self._settings = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
         if values["image_format"] == "jpeg":
             self._suffix, self._settings = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, values["jpeg_quality"]]
@@ -154,8 +157,17 @@ class Recorder(Node):
         self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
         self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
+        if ControllerState is not None:  # what anybody commands, whatever way
+            self._keep("references", ControllerState, "arm_controller/controller_state", STREAM)
         self._keep("goals", Image, "goal_image", LATCHED)
         self._keep("markers", String, "episode", EVENTS)
+        kind = "Image" if values["input"] == "raw" else "CompressedImage"
+        pictures = "camera/image_raw" if values["input"] == "raw" else "camera/image_raw/compressed"
+        self._wanted = {
+            "pictures": (pictures, f"sensor_msgs/msg/{kind}"),
+            "joint states": ("joint_states", "sensor_msgs/msg/JointState"),
+            "commands": ("arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory"),
+        }
         self._marks = self.create_publisher(String, "episode", EVENTS)
         self.create_timer(FLUSH_S, self._flush)
         self.create_timer(REPORT_S, self._report)
@@ -209,6 +221,24 @@ class Recorder(Node):
         silent = [f"{what} for {now - last:.0f} s" for what, last in self._last.items() if now - last > SILENCE_S]
         if silent:
             self.get_logger().warning(f"no {', no '.join(silent)}", throttle_duration_sec=SILENCE_S)
+
+    def _tell_missing(self) -> None:
+        """Once, soon after the start: what a model cannot be learned without and has not come, and what there is."""
+        self.destroy_timer(self._complain_once)
+        for what, (topic, kind) in self._wanted.items():
+            if self.counts[what] or (what == "commands" and self.counts["references"]):
+                continue
+            name = self.resolve_topic_name(topic)
+            others = [
+                other
+                for other, kinds in self.get_topic_names_and_types()
+                if kind in kinds and other != name and self.count_publishers(other)
+            ]
+            there = f"there is {', '.join(others)}" if others else "nobody publishes that type"
+            sent = "nothing comes" if self.count_publishers(name) else "nobody publishes"
+            self.get_logger().warning(
+                f"no {what}: {sent} on {name}; of the type {kind} {there}. Remap it: --ros-args -r {topic}:=..."
+            )
 
     def _attempt(self, act: Callable[[McapFile], None]) -> None:
         """Writes; a full disk ends the recording, and what is on it stays readable."""

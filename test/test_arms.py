@@ -87,8 +87,9 @@ def test_the_controller_takes_what_the_planner_sends(arm: str) -> None:
     assert tuple(controller["joints"]) == limits.names
     assert controller["command_interfaces"] in (["position"], ["effort"])
     assert controller["state_interfaces"] == ["position", "velocity"]
-    # A dead planner: the last trajectory ends at rest, and the controller lets go of it cmd_timeout later.
-    assert controller["cmd_timeout"] > controller["constraints"]["goal_time"]
+    # One trajectory goes on from what the one before demands; at rest that is held, and not what is measured.
+    assert controller["interpolate_from_desired_state"] is True
+    assert controller["cmd_timeout"] == 0.0
     assert controller["allow_nonzero_velocity_at_trajectory_end"] is False
     assert all(0 < controller["constraints"][joint]["trajectory"] <= 0.2 for joint in limits.names)
     if controller["command_interfaces"] == ["effort"]:

@@ -218,14 +218,16 @@ def test_deactivating_a_moving_planner_sends_one_smooth_stop_and_then_nothing(be
         return len(sent) > before and motion()[1] > 0.2
 
     bench.until(moves_fast_and_has_just_sent, "a fast motion")
-    before = len(sent)
+    before, last = len(sent), sent[-1]
     assert bench.ask("deactivate") == (True, "inactive")
-    assert len(sent) == before + 1
+    new = [points for points in sent[before:] if points.stamp_ns != last.stamp_ns]  # the last one may be repeated
+    assert len(new) == 1
     stop = sent[-1]
     speeds = np.abs(stop.velocities).max(1)
     assert speeds[0] > 0.05
     assert speeds[-1] == 0.0
     assert len(stop.times_s) > 3 and (np.diff(speeds[-3:]) <= 0).all(), "it is gradual"
     end = time.monotonic() + 1.0
+    count = len(sent)
     bench.until(lambda: (feed(), time.monotonic() > end)[1], "a second to pass")
-    assert len(sent) == before + 1
+    assert len(sent) == count

@@ -74,6 +74,7 @@ def test_a_killed_recording_of_the_simulator_converts_to_what_the_arm_did(graph,
     for block in range(14):
         # As planner_node does: from a moment that is past by now to well beyond the next message.
         piece = timeline.sample(0.25 * block + np.arange(0.0, 0.8, 0.02))
+        piece.velocities[-1] = 0.0  # else a controller refuses it; that point is never reached
         commands.publish(trajectory_to_message(piece, JOINTS, epoch_ns))
         due_s = 0.25 * (block + 1) + 0.05
         graph.spin_until(
@@ -172,6 +173,21 @@ def test_compressed_pictures_are_stored_byte_for_byte(graph, tmp_path):
     graph.forget("record")
     (message,) = read_messages(recording)
     assert message.decode(message.data).data == data
+
+
+def test_a_recorder_that_hears_no_commands_says_so_within_seconds_and_which_there_are(graph, tmp_path):
+    elsewhere = graph.node.create_publisher(JointTrajectory, "scaled_controller/joint_trajectory", 1)
+    assert elsewhere.topic_name == "/scaled_controller/joint_trajectory"
+    graph.start("record", {"out": str(tmp_path / "session.mcap")})
+    graph.spin_until(lambda: "no commands" in graph.log("record"), 15, "the warning")
+    log = graph.log("record")
+    started, warned = (
+        float(next(line for line in log.splitlines() if text in line).split("[")[2].split("]")[0])
+        for text in ("recording to", "no commands")
+    )
+    assert warned - started < 5.0
+    assert "nobody publishes on /arm_controller/joint_trajectory" in log
+    assert "there is /scaled_controller/joint_trajectory" in log
 
 
 def test_a_recording_is_never_overwritten(graph, tmp_path):

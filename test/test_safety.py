@@ -361,6 +361,21 @@ def test_an_arm_that_does_not_follow_latches_the_stop():
     assert world.shield.interventions[Reason.TRACKING] == 1
 
 
+def test_joint_states_whose_stamp_stands_still_hold_the_arm_and_blame_nothing_for_blocking_it():
+    world = World().armed()
+    motion = world.motion((1.5, 0.0), (1.5, 0.0), (1.5, 0.0))
+    assert world.send(motion) is None
+    world.live(0.2)
+    stamp_s = world.now
+    for _ in range(30):
+        world.now += 0.02
+        world.shield.frame(world.now)
+        world.shield.joints(state_at(motion, world.now)[0], stamp_s)
+        world.shield.watch()
+    assert world.shield.state is State.HOLDING
+    assert "look at the clocks" in world.shield.message
+
+
 def test_an_arm_that_missed_its_first_command_gets_no_second_one_to_race_after():
     world = World().armed()
     first = world.motion((1.5, 0.0), (1.5, 0.0))

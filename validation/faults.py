@@ -16,6 +16,8 @@ then its cause goes away. What is counted, for each fault:
   where the design wants a person: a latched stop (also that of a clock that jumped, and of an arm that comes back
   elsewhere) is reset and enabled; a planner that was killed comes back disarmed and is enabled. A killed node is
   started again and brought up; its 10 s begin with that.
+- uncommanded: the arm is told to move although its goal was cancelled or refused.
+- largest step: by which one command made the simulated controller jump from what the one before told it, rad.
 - unnamed: no diagnostics and no ~/status told the cause while it lasted. Of a fault that needs no hold, only a warning
   is wanted, and only where it led to one. A killed planner has nobody left to speak for it.
 
@@ -34,6 +36,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,13 +48,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
 
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.graph import GraphError, end_with_parent, free_shared_memory
 from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, time_message
-from validation.rig import AT_GOAL_RAD, Relay, Rig, start_rig
+from validation.rig import AT_GOAL_RAD, PARAMETERS, STEP_S, Relay, Rig, start_rig
 
 POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
 LATE_MS = 1000.0
@@ -62,6 +66,7 @@ LOOK_S = 0.3  # that a hold is watched before the cause goes away
 MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
 FAR_RAD = 1.2  # from the goal, at the injection
 NEARER_RAD = 0.1  # that the arm must have come nearer to count as moving towards its goal
+STEP_RAD = 0.005  # that one command may make the controller jump
 HOGS = 2  # busy processes beside the nodes
 THING_PIXELS = 8  # side of a thing in the camera's picture; the block's is as long
 
@@ -85,6 +90,7 @@ class Fault:
     words: tuple[str, ...] = ()
     person: str = ""
     lasts_s: float = 1.0
+    quiet: bool = False  # whether nothing may move from the injection, which waits for rest, until the cause goes away
 
 
 @dataclass
@@ -102,13 +108,16 @@ class Run:
     late: bool = False
     late_commands: int = 0
     unnamed: bool = False
+    uncommanded: bool = False
+    step_rad: float = 0.0  # the largest of the simulated controller so far
     messages: list[tuple[float, str, int, str]] = field(default_factory=list)  # (time, node, level, text)
     note: str = ""
     start: int = 0  # of the nodes, whose logs lie in the folder logs/<start>
 
     @property
     def failed(self) -> bool:
-        return bool(self.violations) or self.late or self.unnamed or self.recovered_s is None
+        bad = bool(self.violations) or self.late or self.unnamed or self.uncommanded or self.step_rad > STEP_RAD
+        return bad or self.recovered_s is None
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -249,6 +258,114 @@ def clock_jump(relay: Relay, rng: np.random.Generator, number: int) -> None:
     relay.frames = relay.joints = shifted
 
 
+def commands_lost(share: float) -> Callable[[Relay, np.random.Generator, int], None]:
+    """So many of the commands never arrive."""
+
+    def change(relay: Relay, rng: np.random.Generator, number: int) -> None:
+        relay.command_delays_s = lambda: [0.0] if rng.random() >= share else []
+
+    return change
+
+
+def commands_late(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Every command arrives 100 ms after it was sent."""
+    relay.command_delays_s = lambda: [0.1]
+
+
+def commands_reordered(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """Every command takes up to 100 ms, so that they overtake each other."""
+    relay.command_delays_s = lambda: [float(rng.uniform(0.0, 0.1))]
+
+
+def clock_still(relay: Relay, rng: np.random.Generator, number: int) -> None:
+    """The clock that frames and joint states are stamped with stands still."""
+    first: dict[type, Any] = {}
+
+    def still(message: Any) -> list[Any]:
+        message.header.stamp = first.setdefault(type(message), message.header.stamp)
+        return [message]
+
+    relay.frames = relay.joints = still
+
+
+def gripper_publishes(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """A gripper's driver publishes its joint on joint_states, too."""
+    return publishes_too(rig, ["finger"])
+
+
+def zeros_published(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """Another node publishes zeros for the joints of the arm."""
+    return publishes_too(rig, list(rig.limits.names))
+
+
+def publishes_too(rig: Rig, names: list[str]) -> End:
+    node = rig.graph.node
+    publisher = node.create_publisher(JointState, "joint_states", 10)
+
+    def publish() -> None:
+        publisher.publish(
+            JointState(header=Header(stamp=time_message(time.time_ns())), name=names, position=[0.0] * len(names))
+        )
+
+    timer = node.create_timer(0.02, publish)
+
+    def end() -> None:
+        node.destroy_timer(timer)
+        node.destroy_publisher(publisher)
+
+    return end
+
+
+def goal_resurrected(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """The goal is cancelled, and the camera node, which hears latched goals again, starts anew."""
+    rig.trigger("cancel")
+    rig.come_to_rest()
+    rig.graph.kill("camera_node")
+    rig.graph.start_again("camera_node")
+    rig.graph.bring_up("camera_node")
+    return lambda: rig.show_goal(rig.farthest_goal())
+
+
+def bad_goal(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """After a cancelled goal one comes that shows no pose: black, half a picture, other colours, noise."""
+    rig.trigger("cancel")
+    rig.come_to_rest()
+    picture = rig.picture(rig.farthest_goal())
+    if number % 4 == 0:
+        picture[:] = 0
+    elif number % 4 == 1:
+        picture[len(picture) // 2 :] = 0
+    elif number % 4 == 2:
+        picture = picture[..., ::-1]
+    else:
+        picture = rng.integers(0, 256, picture.shape, dtype=np.uint8)
+    rig.show_picture(np.ascontiguousarray(picture))
+    return lambda: rig.show_goal(rig.farthest_goal())
+
+
+def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
+    """The planner is started anew with a parameter that has no such name; it must not come up with it."""
+    typo = ("deadman_buton", "Workspace.lower", "shield.frame_timeout", "planner_node.ros__parameters.seed")[number % 4]
+    rig.graph.kill("planner_node")
+    rig.graph.start("planner_node", {**rig.planner_parameters, typo: 5}, PARAMETERS)
+    try:
+        rig.graph.wait_for("planner_node")
+        refused = bool(rig.graph.change_state("configure", "planner_node"))
+    except GraphError:  # it ended with a sentence
+        rig.graph.forget("planner_node")
+        refused = True
+    if not refused:
+        rig.violations.append(f"the parameter {typo} is taken without a word")
+
+    def end() -> None:
+        with contextlib.suppress(KeyError):
+            rig.graph.kill("planner_node")
+        rig.graph.start("planner_node", rig.planner_parameters, PARAMETERS)
+        rig.graph.bring_up("planner_node")
+
+    return end
+
+
 def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
     """Somebody else publishes NaN on `latent`, beside the camera node and with the stamps of its frames."""
     assert rig.relay is not None
@@ -328,6 +445,17 @@ FAULTS = (
     Fault("nan_latent", nan_latent, False, ("nan",)),
     Fault("joints_stop", relayed(joints_stop), True, ("joint state",)),
     Fault("clock_jump", relayed(clock_jump), True, ("clock", "stamp"), "reset"),
+    Fault("commands_lost_1", relayed(commands_lost(0.01)), False, lasts_s=2.0),
+    Fault("commands_lost_5", relayed(commands_lost(0.05)), False, lasts_s=2.0),
+    Fault("commands_lost_30", relayed(commands_lost(0.3)), False, lasts_s=2.0),
+    Fault("commands_late", relayed(commands_late), False, lasts_s=2.0),
+    Fault("commands_reordered", relayed(commands_reordered), False, lasts_s=2.0),
+    Fault("clock_still", relayed(clock_still), True, ("clock", "stamp")),
+    Fault("gripper_publishes", gripper_publishes, False, lasts_s=2.0),
+    Fault("zeros_published", zeros_published, True, ("more than one node",)),
+    Fault("goal_resurrected", goal_resurrected, False, lasts_s=2.0, quiet=True),
+    Fault("bad_goal", bad_goal, False, ("goal",), lasts_s=2.0, quiet=True),
+    Fault("parameter_typo", parameter_typo, True, person="enable"),
     Fault("goal_change", goal_change, False),
     Fault("overload", overload, False, lasts_s=2.0),
     Fault("stop_pressed", stop_pressed, True, ("stop",), "reset"),
@@ -367,9 +495,10 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
     rng = np.random.default_rng((seed, number, zlib.crc32(fault.name.encode())))
     rig.violations.clear()
     set_off(rig, rng)
-    begin_s, lost_s, late = rig.now_s, rig.time_lost_s, rig.motion.late
+    begin_s, lost_s, late, step_rad = rig.now_s, rig.time_lost_s, rig.motion.late, rig.largest_step_rad
     rig.reports.clear()
     end = fault.inject(rig, rng, number)
+    injected_s = rig.now_s
 
     def named() -> bool:
         return any(report.level and any(w in report.message.lower() for w in fault.words) for report in rig.reports)
@@ -386,13 +515,14 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
     rig.graph.spin_until(seen, 2 * LONGEST_S, "a fault to be seen")
     removed_s = rig.now_s
     run.lasted_s = removed_s - begin_s
+    run.uncommanded = fault.quiet and bool((rig.motion.speeds(np.arange(injected_s, removed_s, STEP_S)) > 0.0).any())
     rest_s = rig.motion.rest_since(begin_s, removed_s)
     run.hold_ms = None if rest_s is None else 1e3 * (rest_s - begin_s)
     run.late = fault.holds and (run.hold_ms is None or run.hold_ms > LATE_MS)
     if fault.words:
         run.unnamed = not named()
     else:
-        held = rest_s is not None and rig.distance_rad() > AT_GOAL_RAD
+        held = rest_s is not None and rig.distance_rad() > AT_GOAL_RAD and not fault.quiet
         run.unnamed = not fault.holds and held and not any(report.level for report in rig.reports)
     end()
 
@@ -420,6 +550,7 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
     run.violations = list(dict.fromkeys(rig.violations))
     run.late_commands = rig.motion.late - late
     run.time_lost_s = rig.time_lost_s - lost_s
+    run.step_rad = rig.largest_step_rad if rig.largest_step_rad > step_rad else 0.0
     run.messages = said(rig, begin_s)
     return run
 
@@ -510,6 +641,8 @@ def complaint(run: Run) -> str:
         *run.violations[:1],
         *([f"late: {hold}"] if run.late else []),
         *(["unnamed"] if run.unnamed else []),
+        *(["moved although nobody asked"] if run.uncommanded else []),
+        *([f"a step of {run.step_rad:.4f} rad"] if run.step_rad > STEP_RAD else []),
         *([f"unrecovered: {run.note.splitlines()[0] if run.note else ''}"] if run.recovered_s is None else []),
     ]
     return "; ".join(parts)
@@ -534,6 +667,8 @@ def summarise(faults: Sequence[Fault], done: Sequence[Run], path: Path, command:
                 "unrecovered": sum(run.recovered_s is None for run in runs),
                 "unnamed": sum(run.unnamed for run in runs),
                 "late_commands": sum(run.late_commands for run in runs),
+                "uncommanded": sum(run.uncommanded for run in runs),
+                "largest_step_rad": max((run.step_rad for run in runs), default=0.0),
             }
         )
     must_hold = {fault.name for fault in faults if fault.holds}
@@ -546,6 +681,8 @@ def summarise(faults: Sequence[Fault], done: Sequence[Run], path: Path, command:
         "faults.unrecovered": (sum(row["unrecovered"] for row in rows), "runs"),
         "faults.unnamed": (sum(row["unnamed"] for row in rows), "runs"),
         "faults.late_commands": (sum(row["late_commands"] for row in rows), "commands"),
+        "faults.uncommanded_motions": (sum(row["uncommanded"] for row in rows), "runs"),
+        "faults.largest_step_rad": (max(row["largest_step_rad"] for row in rows), "rad"),
         "faults.hold_ms_p50": (float(np.percentile(holds, 50)) if holds else None, "ms"),
         "faults.hold_ms_p99": (float(np.percentile(holds, 99)) if holds else None, "ms"),
     }
@@ -555,7 +692,7 @@ def summarise(faults: Sequence[Fault], done: Sequence[Run], path: Path, command:
 def report(console: Console, summary: Mapping[str, Any]) -> None:
     """Prints the table."""
     table = Table(title=f"faults; a hold is late after {LATE_MS:.0f} ms from injection to commanded rest")
-    counts = ("late", "violations", "unrecovered", "unnamed", "late_commands")
+    counts = ("late", "violations", "unrecovered", "unnamed", "late_commands", "uncommanded")
     for column in (
         "fault",
         "runs",

@@ -7,6 +7,8 @@ the two other nodes, as `Relay`, so that pictures and joint states can be held b
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +32,11 @@ from lewm_ros.messages import message_to_trajectory, rgb_to_message
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
 
 NODES = ("sim_node", "camera_node", "planner_node")
-RELAYED = {"camera/image_raw": "sim/image_raw", "joint_states": "sim/joint_states"}  # of sim_node, before a Relay
+RELAYED = {  # of sim_node, on the other side of a Relay
+    "camera/image_raw": "sim/image_raw",
+    "joint_states": "sim/joint_states",
+    "arm_controller/joint_trajectory": "sim/joint_trajectory",
+}
 PARAMETERS = resource("config", "plan.yaml")
 MODEL = resource("models", "reach")
 
@@ -129,9 +135,11 @@ def parting_time_s(before: Trajectory, after: Trajectory, until_s: float) -> flo
 
 
 class Relay:
-    """Passes the simulation's pictures and joint states on to the nodes: as they are, until a fault is to be seen.
+    """Passes the simulation's pictures and joint states on to the nodes, and commands to the simulation: as they are,
+    until a fault is to be seen.
 
-    `frames` and `joints` make of each message those that are passed on.
+    `frames` and `joints` make of each message those that are passed on; `command_delays_s` says for each command when
+    copies of it arrive, s from now on.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -148,6 +156,23 @@ class Relay:
             for passed in self.joints(message):
                 joints.publish(passed)
 
+        commands = node.create_publisher(JointTrajectory, "sim/joint_trajectory", 10)
+        under_way: list[tuple[float, int, JointTrajectory]] = []
+        number = itertools.count()
+
+        def on_command(message: JointTrajectory) -> None:
+            for delay_s in self.command_delays_s():
+                if delay_s == 0.0:
+                    commands.publish(message)
+                else:
+                    heapq.heappush(under_way, (time.monotonic() + delay_s, next(number), message))
+
+        def deliver() -> None:
+            while under_way and under_way[0][0] <= time.monotonic():
+                commands.publish(heapq.heappop(under_way)[2])
+
+        node.create_timer(0.005, deliver)
+        node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", on_command, 10)
         node.create_subscription(Image, "sim/image_raw", on_frame, NEWEST_FRAME)
         node.create_subscription(JointState, "sim/joint_states", on_joints, 10)
 
@@ -155,6 +180,7 @@ class Relay:
         """No fault, from now on."""
         self.frames: Callable[[Image], Sequence[Image]] = lambda message: [message]
         self.joints: Callable[[JointState], Sequence[JointState]] = lambda message: [message]
+        self.command_delays_s: Callable[[], Sequence[float]] = lambda: [0.0]
 
 
 class Rig:
@@ -177,7 +203,8 @@ class Rig:
         remappings = RELAYED if relayed else {}
         graph.start("sim_node", {}, PARAMETERS, remappings)
         graph.start("camera_node", {"model": str(MODEL)}, PARAMETERS)
-        graph.start("planner_node", {"model": str(MODEL), "seed": seed, **(planner or {})}, PARAMETERS)
+        self.planner_parameters = {"model": str(MODEL), "seed": seed, **(planner or {})}
+        graph.start("planner_node", self.planner_parameters, PARAMETERS)
 
         with ArmSim() as sim:
             self.limits = sim.limits
@@ -193,6 +220,7 @@ class Rig:
         self.goal = 0
         self.planner_state = ""  # as it said last: "armed", "holding", ...
         self.time_lost_s = 0.0  # by the simulation since it started
+        self.largest_step_rad = 0.0  # that a command made the simulation's controller jump, since it started
 
         node = graph.node
         joint_topic = remappings.get("joint_states", "joint_states")
@@ -234,8 +262,24 @@ class Rig:
         answer = self._ask(SetBool, "/planner_node/enable", SetBool.Request(data=on))
         return None if answer.success else str(answer.message)
 
+    def show_picture(self, rgb: np.ndarray) -> None:
+        """Sends any picture (H, W, 3) uint8 as the goal."""
+        self._goals.publish(rgb_to_message(rgb, time.time_ns()))
+
+    def picture(self, number: int) -> np.ndarray:
+        """Of a pose, (H, W, 3) uint8 RGB."""
+        return self._pictures[number].copy()
+
+    def come_to_rest(self) -> None:
+        """Waits until the arm is commanded to be at rest.
+
+        :raises GraphError: it goes on for 5 s.
+        """
+        self.graph.spin_until(lambda: self.speed() < REST_RAD_S, 5.0, "the arm to rest")
+        self.graph.spin_for(0.3)
+
     def trigger(self, name: str) -> None:
-        """Calls a service of the planner: "stop" or "reset"."""
+        """Calls a service of the planner: "stop", "reset" or "cancel"."""
         self._ask(Trigger, f"/planner_node/{name}", Trigger.Request())
 
     def arm(self, timeout_s: float = 20.0) -> None:
@@ -294,6 +338,7 @@ class Rig:
         self.reports = [report for report in self.reports if report.time_s > self.now_s - KEPT_S]
         self.planner_state = values.get("state", self.planner_state)
         self.time_lost_s = float(values.get("time_lost_s", self.time_lost_s))
+        self.largest_step_rad = float(values.get("largest_step_rad", self.largest_step_rad))
         self.reports.append(Report(self.now_s, status.name, status.level[0], status.message, values))
         self.on_report(self.reports[-1])
 

@@ -70,6 +70,7 @@ class Planner:
             raise ValueError(f"the arm's joints are {limits.names}, the model was trained on {self.spec.names}")
         self.block_s = self.spec.block_s
         self.needed_s = config.deadline_s + config.handover_margin_s  # from the begin of a plan to its hand-over
+        self.delay_s = 0.0  # that commands take on top until they are executed; whoever sees them executed may set it
         ahead_s = (config.horizon - 1) * self.block_s
         if self.needed_s + START_SLACK_S > ahead_s:
             raise ValueError(
@@ -119,7 +120,7 @@ class Planner:
         if self.timeline is None:
             return None
         now_s = self.clock()
-        stop = self.timeline.stop(now_s, now_s + self.config.handover_margin_s)
+        stop = self.timeline.stop(now_s, now_s + self.config.handover_margin_s + self.delay_s)
         self.history.commanded.begin(now_s, stop)
         self.timeline = None
         return stop
@@ -190,9 +191,10 @@ class Planner:
         if timeline is None or self.goal is None or newest is None:
             return None
         now_s, (frame_s, _) = self.clock(), newest
-        knot = timeline.knot_at_or_after(now_s + self.needed_s)
+        needed_s = self.needed_s + self.delay_s
+        knot = timeline.knot_at_or_after(now_s + needed_s)
         newer_s = now_s + max(self.history.frame_period_s, START_SLACK_S)
-        if knot <= self._planned or timeline.knot_time(knot) - newer_s > self.needed_s:
+        if knot <= self._planned or timeline.knot_time(knot) - newer_s > needed_s:
             return None
         if not self.config.while_moving and frame_s < timeline.end_s:
             return None
@@ -227,7 +229,7 @@ class Planner:
             )
             return self._nothing(problem, begin, reason, found.iterations)
         self._previous = (motions.knot, found.best)
-        late = self.clock() > motions.handover_s - self.config.handover_margin_s
+        late = self.clock() > motions.handover_s - self.config.handover_margin_s - self.delay_s
         trajectory = None
         if not late:
             trajectory = motions.commit(found.best, 1 if self.config.while_moving else self.config.horizon)

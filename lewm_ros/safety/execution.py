@@ -22,6 +22,7 @@ TOLD_RAD, TOLD_MEASURED_RAD = 3e-4, 0.01
 UNSURE_RAD = 4e-3  # between trajectories of which one is executed: the step, should it be the other one
 MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed at which the lag of the arm shows, and how often it is looked at
 LONGEST_LAG_S = 0.5
+LOOK_S = 0.005  # between the times at which two trajectories are compared
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,18 @@ class Execution:
         if self._refers or not self._possible:
             return self._possible
         return [*([self._behind] if self._behind else []), self._possible[-1]]
+
+    def parting_s(self, now_s: float) -> float:
+        """When the newest trajectory first differs from what it replaces; `now_s` where it does not within a second.
+
+        Until then it makes no difference whether the controller has it, and it may be sent again.
+        """
+        if len(self._sent) < 2:
+            return now_s
+        times = now_s + LOOK_S * np.arange(round(1.0 / LOOK_S))
+        ways = [state_at(sent.trajectory, times)[0] for sent in (self._sent[-2], self._sent[-1])]
+        apart = np.flatnonzero((np.abs(ways[1] - ways[0]) > TOLD_RAD).any(1))
+        return float(times[apart[0]]) if len(apart) else now_s
 
     def doubt(self, now_s: float, within_s: float) -> str | None:
         """Why a trajectory must not be sent that goes on from the newest one, for people; None: it may.

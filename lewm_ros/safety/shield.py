@@ -196,11 +196,12 @@ class Shield:
             if not self._is_recent("joint state", stamp_s, self.config.joint_timeout_s):
                 return False
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
+            stands_still = stamp_s == self._measured_s  # the clock of the stamps: nobody knows where the arm was when
             self._still = bool(moved <= self.config.start_tolerance_rad)
             self._joints, self._measured_s = (self._steady(), np.array(positions, float)), stamp_s
             if self.reference is None:
                 self._execution.measure(stamp_s, self._joints[1])
-            if not self._armed or self._execution.newest is None:
+            if not self._armed or self._execution.newest is None or stands_still:
                 return True
             error = self._execution.error(stamp_s, positions)
             self._off = float(error.max())
@@ -242,6 +243,12 @@ class Shield:
         """That commands took lately until the controller executed them, as far as they were seen to be late, s."""
         with self._lock:
             return self._execution.delay_s
+
+    @property
+    def parting_s(self) -> float:
+        """Until when what was sent last may be sent again: from then on it differs from what it replaces."""
+        with self._lock:
+            return self._execution.parting_s(self._now())
 
     @property
     def measured(self) -> np.ndarray | None:
