@@ -309,7 +309,8 @@ class PlanConfig:
         return math.ceil((self.deadline_s + self.handover_margin_s) / control_dt_s - 1e-6)
 
 
-# How a policy is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers.
+# How a policy is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers,
+# and its bundle the horizon.
 PLAY_PLAN = PlanConfig(sampler="shooting", horizon=9, samples=32)
 
 

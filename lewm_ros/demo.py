@@ -230,12 +230,13 @@ def run(suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: P
 
     :param goals: of each task of the suite.
     :raises GraphError: a node fails.
-    :raises BundleError: the model cannot be loaded.
+    :raises BundleError: the model cannot be loaded, or was trained for another task.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bundle = load_bundle(model)
+    bundle.must_be_for(suite.name)
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     reserved = reserve_domain()

@@ -155,7 +155,7 @@ class PlannerNode(ManagedNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
-        checked = settings(values)
+        checked = settings(values, bundle)
         self._values = dict(values)
         self._limits, self._workspace, self._self_collision = checked.limits, checked.workspace, checked.self_collision
         self._plan_config, self._shield_config = checked.plan, checked.shield
@@ -283,7 +283,7 @@ class PlannerNode(ManagedNode):
         """Takes new values of live parameters, also while the arm moves."""
         assert self._runtime is not None
         changed = {**self._values, **values}
-        checked = settings(changed)
+        checked = settings(changed, self._runtime.bundle)
         try:
             Planner(self._runtime, self._limits, checked.plan, self._now_s, self._seed, self._monitor)
         except ValueError as error:
@@ -689,7 +689,7 @@ def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
     except Exception as error:
         raise Refusal(
             f"the bundle {bundle.folder} cannot imagine {config.horizon} blocks on {runtime.backend}: {error}; "
-            "set plan.horizon to what its graphs were exported for, or run `lewm export` with another horizon"
+            "export it again"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rclpy.parameter import Parameter as RosParameter
 
+from lewm_model.bundle.bundle import Bundle
 from lewm_model.config import ConfigError, MonitorConfig, PlanConfig
 from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.collision import SelfCollision
@@ -18,14 +19,14 @@ from lewm_ros.camera_node import MODEL_PARAMETERS
 from lewm_ros.parameters import Parameter, ParameterError
 from lewm_ros.safety import ShieldConfig
 
-# Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs.
+# Descriptions and ranges of PlanConfig's and ShieldConfig's fields; the defaults are theirs. The horizon has a row of
+# its own: it is the bundle's, where nobody states it.
 PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
     "sampler": (
         "Search: icem (coloured noise, returns the best), cem or mppi (Gaussian, return a mean), shooting (no draws).",
         None,
         None,
     ),
-    "horizon": ("Action blocks that a plan looks ahead; the bundle's graphs are made for one number.", 2, 64),
     "samples": ("Candidates in an iteration; of a policy, how often it is followed.", 1, 100_000),
     "iterations": ("Iterations of the search.", 1, 1000),
     "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
@@ -66,13 +67,11 @@ LIVE = {"plan.deadline_s", "shield.deadman_timeout_s"}
 
 
 def _rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
-    """A table row for each field of a dataclass instance, which has the defaults."""
-    rows = []
-    for field in dataclasses.fields(settings):
-        description, low, high = fields.get(field.name, (field.name, None, None))
-        name = f"{prefix}.{field.name}"
-        rows.append(Parameter(name, getattr(settings, field.name), description, low, high, live=name in LIVE))
-    return rows
+    """A table row for each of these fields of a dataclass instance, which has the defaults."""
+    return [
+        Parameter(f"{prefix}.{name}", getattr(settings, name), description, low, high, live=f"{prefix}.{name}" in LIVE)
+        for name, (description, low, high) in fields.items()
+    ]
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +110,9 @@ PARAMETERS = (
     Parameter("workspace.upper", DOUBLES, "Greatest x, y, z that links may reach, m.", needed=False),
     Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the workspace is given."),
     Parameter("workspace.tip", "tool0", "Last link of the URDF that must stay in the workspace."),
+    Parameter(
+        "plan.horizon", 0, "Action blocks that a plan looks ahead; 0: what the bundle is made for.", 0, 64, needed=False
+    ),
     *_rows("plan", PlanConfig(), PLAN_FIELDS),
     *_rows("monitor", MonitorConfig(), MONITOR_FIELDS),
     *_rows("shield", ShieldConfig(), SHIELD_FIELDS),
@@ -129,10 +131,10 @@ class Settings:
     shield: ShieldConfig
 
 
-def settings(values: Mapping[str, Any]) -> Settings:
-    """The settings that parameter values by name describe.
+def settings(values: Mapping[str, Any], bundle: Bundle) -> Settings:
+    """The settings that parameter values by name describe, to plan with this bundle.
 
-    :raises ParameterError: they cannot be used, do not fit together, or not to the robot file or the URDF.
+    :raises ParameterError: they cannot be used, do not fit together, or not to the bundle, the robot file or the URDF.
     """
     try:
         robot = load_robot(values["robot"]) if values["robot"] else None
@@ -142,7 +144,7 @@ def settings(values: Mapping[str, Any]) -> Settings:
             limits,
             _workspace(values, limits.names, chain),
             None if robot is None or chain is None else robot.self_collision(chain),
-            PlanConfig(**_below("plan", values)),
+            PlanConfig(**{**_below("plan", values), "horizon": bundle.horizon_for(values["plan.horizon"])}),
             MonitorConfig(**_below("monitor", values)),
             ShieldConfig(**_below("shield", values)),
         )

@@ -49,7 +49,7 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
     model = from_dict(ModelConfig, recipe.model, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     data, horizon = load_episodes(recording), SUITES[recipe.suite].plan.horizon
-    bundle = train(data, folder / "bundle", folder / "run", model, config)
+    bundle = train(data, folder / "bundle", folder / "run", model, config, recipe.suite)
     recordings, frames = [data], sample_frames(data, model)
     for number in range(1, recipe.rounds + 1):
         export_onnx(bundle, horizon, frames)  # on a CPU the policy plans twice as fast with it

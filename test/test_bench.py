@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from awake import exported_folder
 from test_export import MODELS
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.cli.main import app
 from lewm_model.config import PlanConfig
-from lewm_model.evaluation.timing import bench
+from lewm_model.evaluation.timing import bench, limits_for
+from lewm_model.robot.actions import ActionSpec
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime import machine as target
 
@@ -36,6 +38,15 @@ def test_the_command_prints_json_for_programs() -> None:
     answer = CliRunner().invoke(app, ["bench", folder, "--repeats", "2", "--json"], catch_exceptions=False)
     assert answer.exit_code == 0
     assert json.loads(answer.stdout)["plan"]["samples"] == PlanConfig().samples
+
+
+def test_plans_are_timed_within_the_recording_s_own_speeds() -> None:
+    speeds = {"low": (-0.02, -3.0, 0.0), "high": (0.4, 2.0, 0.01)}
+    spec = ActionSpec.of_one_kind(
+        ("a", "b", "slide"), "joint_velocity", "rad/s", 0.1, 5, mean=(0.0,) * 3, std=(1.0,) * 3, **speeds
+    )
+    np.testing.assert_allclose(limits_for(spec).velocity, [0.4, 3.0, 0.01])
+    np.testing.assert_allclose(limits_for(spec).upper, [0.8, 6.0, 0.02])
 
 
 def test_a_jetson_tells_board_jetpack_and_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

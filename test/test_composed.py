@@ -49,7 +49,7 @@ def test_both_nodes_work_in_one_process_with_their_own_names_and_sections(graph)
     assert not answers["/camera_node/get_parameters"].values, "it has no such parameters"
     robot, horizon = answers["/planner_node/get_parameters"].values
     assert robot.string_value == "tabletop", "of config/plan.yaml"
-    assert horizon.integer_value == 5
+    assert horizon.integer_value == 0, "the bundle's"
 
     latents, goals, heard = [], [], set()
     graph.node.create_subscription(Image, "latent", latents.append, NEWEST_FRAME)

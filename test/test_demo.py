@@ -10,6 +10,7 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 
 from bundles import tiny_bundle
 
+from lewm_model.config import resource
 from lewm_ros import demo
 
 
@@ -59,3 +60,8 @@ def test_the_demo_leaves_figures_a_film_a_summary_and_a_picture_of_every_failure
 def test_a_missing_model_ends_the_demo_with_a_sentence(tmp_path):
     with pytest.raises(SystemExit, match="there is no model bundle at"):
         demo.main(["--model", str(tmp_path / "nothing"), "--out", str(tmp_path)])
+
+
+def test_a_model_of_another_task_ends_the_demo_before_anything_starts(tmp_path):
+    with pytest.raises(SystemExit, match="was trained for the task 'push', not for 'reach'; give another"):
+        demo.main(["--model", str(resource("models", "push")), "--out", str(tmp_path)])

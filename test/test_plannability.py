@@ -16,7 +16,7 @@ from bundles import tiny_bundle
 from sim_recording import sim_recording
 from typer.testing import CliRunner
 
-from lewm_model.bundle.bundle import BundleError, load_bundle, sha256
+from lewm_model.bundle.bundle import BundleError, load_bundle, save_description, sha256
 from lewm_model.bundle.verdict import GO, NO_GO, Verdict, verdict
 from lewm_model.cli.main import app
 from lewm_model.config import PLAY_PLAN, PlanConfig, resource
@@ -194,8 +194,26 @@ def test_a_verdict_is_of_the_files_and_settings_that_were_judged_and_of_no_other
     assert verdict(dataclasses.replace(no_go, files={**go.files, "weights.safetensors": "another"}), plan).no_go is None
 
 
-def test_the_settings_of_a_params_file_are_those_that_are_judged():
+@pytest.mark.parametrize(
+    "command",
+    [["doctor", "model", "{}"], ["robust", "{}", "--goals", "1"], ["eval", "{}", "--episodes", "1"]],
+    ids=lambda command: command[0],
+)
+def test_a_model_of_another_task_is_refused_in_one_sentence(tmp_path, command):
+    folder = tmp_path / "stacking"
+    save_description(dataclasses.replace(tiny_bundle(folder), task="stack"))
+    result = CliRunner().invoke(app, [part.format(folder) for part in command])
+    assert isinstance(result.exception, BundleError), result.output
+    assert "was trained for the task 'stack', not for 'reach'" in str(result.exception)
+
+
+def test_the_settings_of_a_params_file_are_those_that_are_judged_with_the_bundle_s_horizon(tmp_path):
     from lewm_model.cli.evaluation import _plan_in
 
-    assert _plan_in(resource("config", "push.yaml")) == PLAY_PLAN
-    assert _plan_in(resource("config", "plan.yaml")) == PlanConfig()
+    reach, push = (load_bundle(resource("models", name)) for name in ("reach", "push"))
+    assert _plan_in(resource("config", "push.yaml"), push) == PLAY_PLAN
+    assert _plan_in(resource("config", "plan.yaml"), reach) == PlanConfig()
+    other = tmp_path / "other.yaml"
+    other.write_text("/**/planner_node: {ros__parameters: {plan: {horizon: 7}}}")
+    with pytest.raises(BundleError, match=r"horizon is 7, the bundle .* is made for plans of 5 blocks; leave"):
+        _plan_in(other, reach)

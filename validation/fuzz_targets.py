@@ -601,7 +601,6 @@ LIMITS = {
     "limits.velocity": [1.5, 1.5],
     "limits.acceleration": [9.0, 9.0],
     "limits.jerk": [150.0, 150.0],
-    "plan.horizon": 2,
 }
 _domain: Any = None
 
@@ -1158,7 +1157,7 @@ def make_params_file(seeds: Path, scratch: Path) -> Target:
     from lewm_ros.planner_node import PlannerNode
 
     reserve()
-    text = resource("config", "plan.yaml").read_text().replace("horizon: 5", "horizon: 2")  # as the seeds' bundle
+    text = resource("config", "plan.yaml").read_text()
     path = scratch / "params.yaml"
 
     def use(value: tuple[bytes, Any]) -> None:

@@ -139,6 +139,18 @@ class Bundle:
                 f"the model in {self.folder} was trained for the task {self.task!r}, not for {task!r}; give another"
             )
 
+    def horizon_for(self, asked: int) -> int:
+        """The action blocks that a plan looks ahead, where a configuration asks for so many; 0 leaves it to the bundle.
+
+        :raises BundleError: it asks for another number than the graphs are made for.
+        """
+        if asked not in (0, self.horizon):
+            raise BundleError(
+                f"plan.horizon is {asked}, the bundle {self.folder} is made for plans of {self.horizon} blocks; leave "
+                "plan.horizon out"
+            )
+        return self.horizon
+
     def path(self, name: str) -> Path:
         """The path of a file that the bundle lists."""
         if name not in self.files:

@@ -11,6 +11,7 @@ import typer.core
 from lewm_model.cli.arguments import BundleArgument
 
 if TYPE_CHECKING:
+    from lewm_model.bundle.bundle import Bundle
     from lewm_model.config import PlanConfig
 
 
@@ -103,7 +104,9 @@ def robust(
     from lewm_model.evaluation.robustness import robustness, table, write
     from lewm_model.runtime import load_runtime
 
-    runtime = load_runtime(load_bundle(bundle), backend)
+    loaded = load_bundle(bundle)
+    loaded.must_be_for("reach")
+    runtime = load_runtime(loaded, backend)
 
     def show(row: Any) -> None:
         typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
@@ -235,10 +238,12 @@ def doctor_machine(
         raise RuntimeError(f"{failed} of {len(findings)} checks failed")
 
 
-def _plan_in(params: Path) -> PlanConfig:
-    """The plan settings of planner_node in a ROS params file; what it does not say is as the node has it by default.
+def _plan_in(params: Path, bundle: Bundle) -> PlanConfig:
+    """The plan settings of planner_node in a ROS params file; what it does not say is as the node has it by default,
+    and the horizon the bundle's.
 
     :raises ConfigError: the file is not readable, or has a setting that does not exist.
+    :raises BundleError: its horizon is not the bundle's.
     """
     from lewm_model.config import PlanConfig, from_dict, load_yaml
 
@@ -248,7 +253,7 @@ def _plan_in(params: Path) -> PlanConfig:
         if isinstance(known, dict) and (node.endswith("planner_node") or node == "/**"):
             values |= known.get("plan") or {}
             values |= {name.removeprefix("plan."): v for name, v in known.items() if name.startswith("plan.")}
-    return from_dict(PlanConfig, values)
+    return from_dict(PlanConfig, {**values, "horizon": bundle.horizon_for(values.get("horizon", 0))})
 
 
 @doctor.command("model")
@@ -269,8 +274,9 @@ def doctor_model(
     from lewm_model.evaluation.preflight import preflight, save_preflight, simulated
     from lewm_model.runtime import load_runtime
 
-    plan = None if params is None else _plan_in(params)
-    runtime = load_runtime(load_bundle(bundle), backend)
+    loaded = load_bundle(bundle)
+    plan = None if params is None else _plan_in(params, loaded)
+    runtime = load_runtime(loaded, backend)
     found = preflight(runtime, simulated(runtime.bundle) if data is None else load_episodes(data), plan=plan)
     for check in found.checks:
         state = typer.style("ok   ", fg=typer.colors.GREEN) if check.good else typer.style("miss ", fg=typer.colors.RED)

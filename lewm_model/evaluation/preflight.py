@@ -119,7 +119,9 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
                 f"the bundle {bundle.folder} moves {', '.join(bundle.actions.names)}, the simulated arm has "
                 f"{', '.join(sim.names)}; give a recording of its own arm and camera"
             )
-        record, steps = (record_play, 120) if POLICY in bundle.heads else (record_episode, 60)
+        plays = POLICY in bundle.heads
+        bundle.must_be_for("push" if plays else "reach")  # others have recordings of their own
+        record, steps = (record_play, 120) if plays else (record_episode, 60)
         recorded = [record(sim, _SEED, i, steps, bundle.model.image_size) for i in range(episodes)]
         control_dt_s = sim.control_dt_s
     last = np.full((1, len(bundle.actions.names)), np.nan, np.float32)

@@ -13,7 +13,8 @@ from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PLAY_PLAN, PlanConfig
 from lewm_model.models.signature import POLICY
 from lewm_model.planning.planner import Decision, Planner
-from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
+from lewm_model.robot.actions import ActionSpec
+from lewm_model.robot.limits import JointLimits
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.machine import this_machine
@@ -64,15 +65,20 @@ def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100
     }
 
 
+def limits_for(spec: ActionSpec) -> JointLimits:
+    """Limits of an arm that nobody describes: it may move as fast as in the recording, reaches that speed in 1/6 s and
+    crosses its range in 4 s, all as the simulated arm.
+    """
+    speed = spec.full_step / spec.control_dt_s
+    return JointLimits(spec.names, -2 * speed, 2 * speed, speed, 6 * speed, 100 * speed)
+
+
 class _Loop:
     """Drives the controller block by block, on a clock that stands still while it plans: no plan comes too late."""
 
     def __init__(self, runtime: Runtime, config: PlanConfig, goal_frame: np.ndarray) -> None:
         spec = runtime.bundle.actions
-        ones = np.ones(len(spec.names))
-        limits = JointLimits(
-            spec.names, -3 * ones, 3 * ones, 1.5 * ones, ACCELERATION_RAD_S2 * ones, JERK_RAD_S3 * ones
-        )
+        limits = limits_for(spec)
         self.now_s = 0.0
         self.runtime = runtime
         self.controller = Planner(runtime, limits, config, lambda: self.now_s)
