@@ -7,7 +7,7 @@ benchmarks/training.py, which does the same on a CPU). `plan`: a plan of the pap
 iterations x 5 blocks, at the reference size: stable-worldmodel's CEMSolver on the GPU beside ours, whose rollout is
 recorded as a CUDA graph, fed with the same noise. `decision`: from a picture to a motion with the robot's settings, in
 PyTorch, for the shipped model and for the reference size. `engines`: TensorRT's engines of the shipped model, built,
-checked by the parity gate, and timed. What is compared takes turns, times are wall clock, medians.
+checked by the check of numerical equivalence, and timed. What is compared takes turns, times are wall clock, medians.
 """
 
 from __future__ import annotations

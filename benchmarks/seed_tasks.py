@@ -284,7 +284,7 @@ class Ours:
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         self.model, self.spec, self.seed = load_model(bundle), bundle.actions, seed
-        self.rollout, self.steps_to_go = FastRollout(self.model).eval(), load_heads(bundle)["steps_to_go"]
+        self.rollout, self.steps_to_go = FastRollout(self.model).eval(), load_heads(bundle)["displacement"]
         self.noise = torch.Generator().manual_seed(seed)
 
     @torch.inference_mode()

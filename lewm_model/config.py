@@ -196,7 +196,7 @@ class TrainConfig:
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
-    policy_steps: int = 0  # the same of the policy and of the time to go, for recordings of play
+    policy_steps: int = 0  # the same of the policy and of the temporal distance, for recordings of play
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     augment: AugmentConfig = AugmentConfig()  # the reference changes no pictures, and nor does this
     views: int = 4  # times that heads see each frame, changed each time but the first; 1 where none is changed
@@ -311,7 +311,7 @@ class PlanConfig:
 
 # How a policy is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers,
 # and its bundle the horizon.
-PLAY_PLAN = PlanConfig(sampler="shooting", horizon=9, samples=32)
+POLICY_PLAN = PlanConfig(sampler="shooting", horizon=9, samples=32)
 
 
 @dataclass(frozen=True)

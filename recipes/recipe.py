@@ -19,7 +19,7 @@ from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.collect import collect
 from lewm_model.tasks.registry import SUITES
 from lewm_model.training.calibration import calibrate
-from lewm_model.training.heads import retrain_play_heads
+from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.trainer import train
 
 TASK_SEED = 1  # starts and goals are the same for every training seed
@@ -57,7 +57,7 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
         if not mistakes.is_file():
             collect(mistakes, recipe.corrections, recipe.steps, 1000 * number + seed, play=True, policy=bundle.folder)
         recordings.append(load_episodes(mistakes))
-        bundle = retrain_play_heads(bundle, recordings, config)
+        bundle = retrain_policy_heads(bundle, recordings, config)
     return export_onnx(calibrate(bundle, data), horizon, frames)
 
 

@@ -18,7 +18,7 @@ from lewm_model.models import heads
 from lewm_model.models.lewm import LeWM
 from lewm_model.robot.actions import ActionSpec
 
-HEAD_NAMES = ("steps_to_go", "proposal")
+HEAD_NAMES = ("displacement", "proposal")
 
 
 def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES) -> Bundle:

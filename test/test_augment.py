@@ -90,7 +90,7 @@ def test_training_with_changed_pictures_is_set_by_one_value_and_its_heads_see_ea
     assert config.augment.share == 0.9 and config.augment.gain == AugmentConfig().gain
     bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
     assert bundle.training["config"]["augment"]["share"] == 0.9
-    assert bundle.evaluation["heads"]["steps_to_go"]["rms_encoded_steps"] > 0
+    assert bundle.evaluation["heads"]["displacement"]["rms_encoded_steps"] > 0
 
 
 @pytest.mark.parametrize(

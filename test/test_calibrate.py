@@ -90,7 +90,7 @@ def test_errors_and_distances_are_what_the_robot_will_measure(trained):
         )
         assert errors[row] == pytest.approx(np.square(imagined[0, 0] - then).mean(), rel=1e-3)
         assert changes[row] == pytest.approx(np.square(imagined[0, 0] - now).mean(), rel=1e-3)
-        graph = RolloutGraph(model, heads["steps_to_go"])
+        graph = RolloutGraph(model, heads["displacement"])
         with torch.no_grad():
             distance = graph.distance(latents[first + row], latents[first + row + trained.actions.frameskip])
         assert float(distance) == pytest.approx(float(distances[0, 0]), rel=1e-4)

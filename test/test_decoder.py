@@ -47,7 +47,7 @@ def test_it_adds_two_files_and_touches_no_other(made):
     assert set(bundle.files) - set(before) == {"decoder.safetensors", "onnx/decoder.onnx"}
     assert load_bundle(bundle.folder).files == bundle.files
     assert all(sha256(bundle.folder / name) == digest for name, digest in bundle.files.items())
-    assert bundle.heads == ("steps_to_go", "proposal"), "what plans does not know of it"
+    assert bundle.heads == ("displacement", "proposal"), "what plans does not know of it"
 
 
 def test_what_it_measures_is_told_beside_the_mean_picture_and_where_it_comes_from(made):
@@ -193,5 +193,5 @@ def test_the_shipped_one_is_small_and_the_weights_beside_it_are_as_they_were():
     bundle, _ = shipped()
     assert sum((bundle.folder / name).stat().st_size for name in ("decoder.safetensors", "onnx/decoder.onnx")) < 2e6
     assert bundle.files["weights.safetensors"].startswith("3c13a062fefbd469")
-    assert bundle.heads == ("steps_to_go", "proposal")
+    assert bundle.heads == ("displacement", "proposal")
     assert Path(bundle.folder / "model.json").stat().st_size < 20_000

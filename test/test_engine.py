@@ -24,8 +24,7 @@ from test_export import MODELS, random_rollout
 
 from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.models.signature import signatures
-from lewm_model.runtime import InferenceError, RuntimeLoadError
-from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime import InferenceError, RuntimeLoadError, equivalence
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.tensorrt.backend import TensorRTRuntime
 from lewm_model.runtime.tensorrt.builder import EngineBuildError, build_plan
@@ -96,7 +95,7 @@ def test_any_number_of_candidates_is_as_in_onnx_runtime(tmp_path: Path, model: s
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_policy_is_followed_as_in_onnx_runtime_and_its_steps_pass_the_gate(tmp_path: Path, model: str) -> None:
-    robot = Robot(tmp_path, model, ("policy", "steps_to_go"))
+    robot = Robot(tmp_path, model, ("policy", "displacement"))
     runtime, reference = robot.load(precision="fp32", samples=(4, 16)), OnnxRuntime(robot.bundle)
     history, latent = robot.bundle.model.history, robot.bundle.model.latent_dim
     rng = np.random.default_rng(0)
@@ -112,11 +111,11 @@ def test_a_policy_is_followed_as_in_onnx_runtime_and_its_steps_pass_the_gate(tmp
     plans = manifests(robot)["orin-sm87-trt10.3.0-fp32"]["plans"]
     assert {"proposal-4", "proposal-16", "step-4", "step-16"} <= plans.keys()
 
-    golden = parity.load_golden(robot.bundle)
+    golden = equivalence.load_golden(robot.bundle)
     assert len(golden.answers.stepped) == len(golden.frames) - history + 1
     right = runtime.step
     runtime.step = lambda *inputs: right(*inputs) + 0.3  # type: ignore[method-assign]
-    assert "standard deviations" in parity.measure(runtime, golden).problem
+    assert "standard deviations" in equivalence.measure(runtime, golden).problem
 
 
 def test_a_call_launches_one_recorded_graph_and_allocates_nothing(robot: Robot) -> None:
@@ -245,7 +244,7 @@ def test_wrong_results_in_half_precision_lead_to_single_precision_and_are_rememb
     robot.trt.wrong = {"fp16"}
     runtime = robot.load()
     assert runtime.precision == "fp32"
-    assert "not in use, fp16: refused by the parity gate, latents have cosine" in runtime.notes[0]
+    assert "not in use, fp16: refused by the check of numerical equivalence, latents have cosine" in runtime.notes[0]
     assert "rank correlation" in manifests(robot)["orin-sm87-trt10.3.0-fp16"]["refused"]
     before = robot.built
     runtime = robot.load()
@@ -318,7 +317,7 @@ def test_a_build_that_breaks_off_leaves_no_engines_behind_that_would_be_used(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lewm_model.runtime.tensorrt.engines.parity.measure", power_cut)
+        patch.setattr("lewm_model.runtime.tensorrt.engines.equivalence.measure", power_cut)
         with pytest.raises(KeyboardInterrupt):
             robot.load(rebuild=True)
     assert "there are no engines in" in robot.load().notes[0]

@@ -16,8 +16,7 @@ from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle, save_desc
 from lewm_model.config import ModelConfig
 from lewm_model.models.heads import Decoder
 from lewm_model.models.signature import SAMPLES, onnx_file, signatures
-from lewm_model.runtime import RuntimeLoadError, decoder, export
-from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime import RuntimeLoadError, decoder, equivalence, export
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 
@@ -96,18 +95,18 @@ def test_half_precision_graphs_compute_in_half_and_normalise_in_single(bundle: B
 
 
 def test_half_precision_graphs_rank_candidates_as_the_golden_outputs_do(bundle: Bundle) -> None:
-    found = parity.measure(OnnxRuntime(bundle, precision="fp16"), parity.load_golden(bundle))
+    found = equivalence.measure(OnnxRuntime(bundle, precision="fp16"), equivalence.load_golden(bundle))
     assert found.problem == ""
     assert found.rank_correlation > 0.99 and found.shared_elites >= 27
     assert bundle.evaluation["fp16"]["rank_correlation"] == pytest.approx(found.rank_correlation, abs=1e-3)
 
 
 def test_golden_outputs_hold_the_sample_frames_and_what_fp32_makes_of_them(bundle: Bundle) -> None:
-    golden = parity.load_golden(bundle)
+    golden = equivalence.load_golden(bundle)
     np.testing.assert_array_equal(golden.frames, pictures(bundle.model))
     assert golden.horizon == 2 and len(golden.answers.blocks) == len(golden.frames) - 1
-    found = parity.measure(TorchRuntime(bundle), golden)
-    assert found.problem == "" and found.latent_error < 1e-4 and found.shared_elites == parity.ELITES
+    found = equivalence.measure(TorchRuntime(bundle), golden)
+    assert found.problem == "" and found.latent_error < 1e-4 and found.shared_elites == equivalence.ELITES
 
 
 def test_a_second_export_keeps_sample_frames_and_decoder_and_leaves_out_half_precision_that_misses_the_gate(
@@ -117,12 +116,12 @@ def test_a_second_export_keeps_sample_frames_and_decoder_and_leaves_out_half_pre
     network = Decoder(MODELS["conv-1"])
     save_file(network.state_dict(), tmp_path / "bundle" / decoder.DECODER)
     before = save_description(load_bundle(tmp_path / "bundle"))
-    frames = parity.load_golden(before).frames
-    monkeypatch.setattr(parity, "LEAST_RANK_CORRELATION", 1.1)
+    frames = equivalence.load_golden(before).frames
+    monkeypatch.setattr(equivalence, "LEAST_RANK_CORRELATION", 1.1)
     export.export_onnx(before, horizon=1)
     after = load_bundle(tmp_path / "bundle")
-    np.testing.assert_array_equal(parity.load_golden(after).frames, frames)
-    assert parity.load_golden(after).horizon == 1
+    np.testing.assert_array_equal(equivalence.load_golden(after).frames, frames)
+    assert equivalence.load_golden(after).horizon == 1
     assert "onnx/encoder.onnx" in after.files and "onnx/encoder.fp16.onnx" not in after.files
     assert "rank correlation" in after.evaluation["fp16"]["problem"]
     latents = np.ones((1, after.model.latent_dim), np.float32)
@@ -145,7 +144,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused_and_the_bundle_stays_loada
 
 def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
     bundle = load_bundle(exported_folder(MODELS["conv-1"]))
-    golden, runtime = parity.load_golden(bundle), OnnxRuntime(bundle)
+    golden, runtime = equivalence.load_golden(bundle), OnnxRuntime(bundle)
 
     class Wrong:
         def __init__(self, **changes: object) -> None:
@@ -161,7 +160,7 @@ def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
         def propose(self, *inputs: np.ndarray) -> np.ndarray:
             return runtime.propose(*inputs) + self.changes.get("block", 0.0)
 
-    assert parity.measure(Wrong(), golden).problem == ""
+    assert equivalence.measure(Wrong(), golden).problem == ""
     for change, complaint in (
         ({"sign": -1}, "cosine"),
         ({"offset": 0.3}, "standard deviations"),
@@ -169,13 +168,13 @@ def test_the_gate_sees_wrong_latents_reordered_costs_and_nan() -> None:
         ({"scale": np.nan}, "cosine nan"),
         ({"block": 0.1}, "proposed blocks"),
     ):
-        assert complaint in parity.measure(Wrong(**change), golden).problem, change
+        assert complaint in equivalence.measure(Wrong(**change), golden).problem, change
 
 
 def test_a_bundle_without_golden_outputs_says_so(tmp_path: Path) -> None:
     bundle = awake_bundle(tmp_path, MODELS["conv-1"], ())
     with pytest.raises(BundleError, match=r"has no onnx/golden\.safetensors"):
-        parity.load_golden(replace(bundle))
+        equivalence.load_golden(replace(bundle))
 
 
 def test_graphs_do_not_tell_where_they_were_exported(bundle: Bundle) -> None:

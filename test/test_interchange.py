@@ -202,7 +202,7 @@ def test_with_the_recording_it_gets_its_statistics_and_heads(tmp_path: Path) -> 
     actions = data.actions[np.isfinite(data.actions).all(1)]
     assert bundle.actions.std == pytest.approx(actions.std(0)) and bundle.actions.frameskip == 5
     bundle = add_heads(bundle, load_model(bundle), data, np.arange(12), tiny_train())
-    assert set(load_heads(load_bundle(bundle.folder))) == {"steps_to_go", "proposal"}
+    assert set(load_heads(load_bundle(bundle.folder))) == {"displacement", "proposal"}
     with pytest.raises(DataError, match="the model was trained on all of its episodes; give a recording that it never"):
         held_out_episodes(bundle, data)
 

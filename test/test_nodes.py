@@ -1036,7 +1036,7 @@ def test_diagnostics_say_which_back_end_runs_why_no_other_and_how_far_a_build_is
     def building(bundle, backend, threads, samples, build_engines, progress):
         progress("building encoder", 0.4)
         runtime = load_runtime(bundle, "onnxruntime", threads)
-        runtime.notes.append("tensorrt is not used: the engine misses the parity gate")
+        runtime.notes.append("tensorrt is not used: the engine misses the check of numerical equivalence")
         return runtime
 
     monkeypatch.setattr(lewm_ros.node, "load_runtime", building)
@@ -1052,7 +1052,7 @@ def test_diagnostics_say_which_back_end_runs_why_no_other_and_how_far_a_build_is
 
     assert bench.spin_until(lambda: "backend" in backend(heard[-1]))
     assert backend(heard[-1])["backend"] == "onnxruntime"
-    assert "misses the parity gate" in backend(heard[-1])["backend_notes"]
+    assert "misses the check of numerical equivalence" in backend(heard[-1])["backend_notes"]
 
 
 # ---- simulation ------------------------------------------------------------------------------------------------------

@@ -178,13 +178,13 @@ def test_the_robot_in_plan_yaml_is_the_simulated_one():
 
 def test_push_yaml_is_what_the_push_task_is_evaluated_with_on_the_same_arm():
     from lewm_model.bundle.bundle import load_bundle
-    from lewm_model.config import PLAY_PLAN, PlanConfig
+    from lewm_model.config import POLICY_PLAN, PlanConfig
 
     given, plain = (node_parameters(ROOT / "config" / name, "planner_node") for name in ("push.yaml", "plan.yaml"))
     assert plain["robot"] == given["robot"]
     plan = {name.removeprefix("plan."): value for name, value in given.items() if name.startswith("plan.")}
     horizon = load_bundle(ROOT / "models" / "push").horizon
-    assert PlanConfig(**plan, horizon=horizon) == PLAY_PLAN
+    assert PlanConfig(**plan, horizon=horizon) == POLICY_PLAN
 
 
 def calls(file: Path, function: str) -> list[ast.Call]:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from lewm_model.bundle.bundle import BundleError, load_bundle, save_description, sha256
 from lewm_model.bundle.verdict import GO, NO_GO, Verdict, verdict
 from lewm_model.cli.main import app
-from lewm_model.config import PLAY_PLAN, PlanConfig, resource
+from lewm_model.config import POLICY_PLAN, PlanConfig, resource
 from lewm_model.data.clips import DataError
 from lewm_model.evaluation import preflight as plannability
 from lewm_model.evaluation.preflight import preflight, save_preflight, simulated
@@ -211,7 +211,7 @@ def test_the_settings_of_a_params_file_are_those_that_are_judged_with_the_bundle
     from lewm_model.cli.evaluation import _plan_in
 
     reach, push = (load_bundle(resource("models", name)) for name in ("reach", "push"))
-    assert _plan_in(resource("config", "push.yaml"), push) == PLAY_PLAN
+    assert _plan_in(resource("config", "push.yaml"), push) == POLICY_PLAN
     assert _plan_in(resource("config", "plan.yaml"), reach) == PlanConfig()
     other = tmp_path / "other.yaml"
     other.write_text("/**/planner_node: {ros__parameters: {plan: {horizon: 7}}}")

@@ -34,7 +34,7 @@ class PerfectModel:
     backend = "perfect"
 
     def __init__(self, history: int = 1, head: bool = True) -> None:
-        heads = ("steps_to_go",) if head else ()
+        heads = ("displacement",) if head else ()
         self.bundle = Bundle(Path("perfect"), tiny_model(history=history, latent_dim=2), SPEC, heads)
 
     def rollout(

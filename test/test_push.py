@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lewm_model.bundle.bundle import load_bundle, load_heads, load_model, sha256
-from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, POLICY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
 from lewm_model.evaluation.timing import bench
@@ -28,7 +28,7 @@ from lewm_model.sim.collect import collect
 from lewm_model.sim.push_script import ANGLES, RADII, ScriptedPush, play, random_place
 from lewm_model.tasks.push import MOVED_M
 from lewm_model.training.calibration import same_place_distances
-from lewm_model.training.heads import retrain_play_heads, train_play_policy, train_time_to_go
+from lewm_model.training.heads import retrain_policy_heads, train_cloned_policy, train_temporal_distance
 from lewm_model.training.trainer import train
 
 
@@ -78,7 +78,7 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
         actions.append(np.full((60, 1), speed))
     offsets, lengths = torch.arange(100) * 60, torch.full((100,), 60)
     flat, done = (torch.tensor(np.concatenate(values), dtype=torch.float32) for values in (latents, actions))
-    policy, metrics = train_play_policy(
+    policy, metrics = train_cloned_policy(
         config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 300, 0, 2
     )
     assert metrics["loss"] < 0.02
@@ -86,7 +86,7 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
     np.testing.assert_allclose(blocks.numpy(), done[[0, 60]].expand(2, 5).numpy(), atol=0.25)
 
 
-def test_the_time_to_go_is_that_of_play_which_did_not_dawdle() -> None:
+def test_the_temporal_distance_is_that_of_play_which_did_not_dawdle() -> None:
     """From 0 to 1 on one of 20 lines, none of which leads to another: half of the episodes take 20 steps, half 40."""
     config = from_dict(ModelConfig, {"latent_dim": 2}, MODEL_SIZES["small"])
     lengths = torch.tensor([21, 41] * 20)
@@ -96,7 +96,7 @@ def test_the_time_to_go_is_that_of_play_which_did_not_dawdle() -> None:
             for i, n in enumerate(lengths.tolist())
         ]
     )
-    head, _ = train_time_to_go(config, latents, lengths.cumsum(0) - lengths, lengths, 600, 0)
+    head, _ = train_temporal_distance(config, latents, lengths.cumsum(0) - lengths, lengths, 600, 0)
     begin, middle, end, elsewhere = (torch.tensor(at) for at in ([0.0, 0.0], [0.5, 0.0], [1.0, 0.0], [1.0, 5.0]))
     far, half, here, none = (float(head(at, end).detach()) for at in (begin, middle, end, elsewhere))
     assert 20 - 3 < far < 30, "nearer to the fast ones than the mean of 30"
@@ -123,9 +123,9 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert mistakes.recorded["policy"] == sha256(bundle.folder / "model.json")
     assert not np.array_equal(mistakes.pixels[0], data.pixels[0])
     before = load_heads(bundle)["policy"].state_dict()["net.0.weight"]
-    bundle = retrain_play_heads(bundle, [data, mistakes], config)
+    bundle = retrain_policy_heads(bundle, [data, mistakes], config)
     assert not torch.equal(load_heads(bundle)["policy"].state_dict()["net.0.weight"], before)
-    export_onnx(bundle, PLAY_PLAN.horizon, frames=sample_frames(data, model))
+    export_onnx(bundle, POLICY_PLAN.horizon, frames=sample_frames(data, model))
     return folder / "bundle"
 
 
@@ -136,7 +136,7 @@ def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
 
 def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(bundle_folder: Path) -> None:
     bundle = load_bundle(bundle_folder)
-    assert bundle.heads == ("policy", "time_to_go")
+    assert bundle.heads == ("policy", "temporal_distance")
     assert bundle.evaluation["heads"]["policy"]["delay_steps"] == 2, "control steps until a plan takes over"
     rng = np.random.default_rng(0)
     back_ends = TorchRuntime(bundle), OnnxRuntime(bundle)
@@ -158,14 +158,14 @@ def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(b
 
 def test_it_is_timed_and_examined_as_it_is_planned_with(bundle_folder: Path) -> None:
     runtime = load_runtime(load_bundle(bundle_folder), "onnxruntime")
-    assert bench(runtime, repeats=2)["plan"] == asdict(PLAY_PLAN)
+    assert bench(runtime, repeats=2)["plan"] == asdict(POLICY_PLAN)
     found = preflight(runtime, simulated(runtime.bundle, episodes=3))
-    assert len(found.error_ratios) == PLAY_PLAN.horizon and "3 episodes" in found.data
+    assert len(found.error_ratios) == POLICY_PLAN.horizon and "3 episodes" in found.data
     assert found.verdict == "NO-GO", "three steps of training"
 
 
 def controller_of(
-    runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray], config: PlanConfig = PLAY_PLAN
+    runtime: TorchRuntime, sim: ArmSim, wanted: Callable[[], np.ndarray], config: PlanConfig = POLICY_PLAN
 ) -> Planner:
     """At rest, with a frame and a goal, and a policy that proposes the velocities `wanted()` (A,) rad/s."""
     runtime.propose = lambda latents, goal, steps: runtime.bundle.actions.normalise(  # type: ignore[method-assign]
@@ -180,7 +180,7 @@ def controller_of(
 
 
 def test_the_controller_does_what_the_policy_proposes_within_the_limits(bundle_folder: Path, sim: ArmSim) -> None:
-    exactly = replace(PLAY_PLAN, policy_noise=0.0)
+    exactly = replace(POLICY_PLAN, policy_noise=0.0)
     controller = controller_of(TorchRuntime(load_bundle(bundle_folder)), sim, lambda: np.array([0.4, -0.3]), exactly)
     decision = controller.plan()
     assert decision is not None and decision.trajectory is not None and decision.iterations == 1

@@ -9,7 +9,7 @@ import torch
 from lewm_model.bundle.bundle import Bundle, load_bundle, load_heads, load_model
 from lewm_model.config import resource
 from lewm_model.models.objective import mean_and_final
-from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime import equivalence
 from lewm_model.runtime.equivalence import Computes
 from lewm_model.runtime.export import graph_modules
 from lewm_model.runtime.onnx_backend import OnnxRuntime
@@ -58,27 +58,27 @@ def half(bundle: Bundle, backend: str) -> Computes:
 
 
 def test_its_sample_frames_are_pictures_that_differ_and_its_costs_spread(bundle: Bundle) -> None:
-    golden = parity.load_golden(bundle)
+    golden = equivalence.load_golden(bundle)
     assert all(np.ptp(frame) > 50 for frame in golden.frames)
     assert np.abs(np.diff(golden.frames.astype(int), axis=0)).max(axis=(1, 2, 3)).min() > 20
     assert golden.answers.distances[:, -1].std() > 1.0  # control steps
 
 
 def test_single_precision_matches_pytorch_on_real_frames(bundle: Bundle) -> None:
-    runtime, reference, golden = OnnxRuntime(bundle), TorchRuntime(bundle), parity.load_golden(bundle)
+    runtime, reference, golden = OnnxRuntime(bundle), TorchRuntime(bundle), equivalence.load_golden(bundle)
     for frame in golden.frames:
         np.testing.assert_allclose(runtime.encode(frame), reference.encode(frame), rtol=0, atol=3e-5)
-    assert parity.measure(reference, golden).problem == ""
+    assert equivalence.measure(reference, golden).problem == ""
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_half_precision_passes_the_parity_gate(bundle: Bundle, backend: str) -> None:
-    assert parity.measure(half(bundle, backend), parity.load_golden(bundle)).problem == ""
+    assert equivalence.measure(half(bundle, backend), equivalence.load_golden(bundle)).problem == ""
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_half_precision_ranks_candidates_between_any_two_sample_frames(bundle: Bundle, backend: str) -> None:
-    golden, history = parity.load_golden(bundle), bundle.model.history
+    golden, history = equivalence.load_golden(bundle), bundle.model.history
     runtimes = (half(bundle, backend), OnnxRuntime(bundle))
     latents = [[runtime.encode(frame) for frame in golden.frames] for runtime in runtimes]
     for start in range(history - 1, len(golden.frames)):

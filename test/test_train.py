@@ -18,7 +18,7 @@ from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model,
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
-from lewm_model.training.heads import retrain_play_heads
+from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.latents import encode_all
 from lewm_model.training.report import Log, read_metrics
 from lewm_model.training.trainer import train
@@ -239,10 +239,10 @@ def test_heads_that_are_retrained_leave_the_others_and_what_they_were_trained_on
     unseen = load_episodes(dot_recording(tmp_path / "unseen.h5", episodes=5, seed=5))
     assert len(held_out_episodes(bundle, more)) == 5
     kept, before = held_out_episodes(bundle, own), load_heads(bundle)
-    bundle = retrain_play_heads(bundle, [own, more], tiny_train(policy_steps=2))
-    bundle = retrain_play_heads(bundle, [own, more], tiny_train(policy_steps=2))  # the next round
-    assert set(bundle.heads) == {"steps_to_go", "proposal", "policy", "time_to_go"}
-    assert set(bundle.evaluation["heads"]) == {"steps_to_go", "policy", "time_to_go"}
+    bundle = retrain_policy_heads(bundle, [own, more], tiny_train(policy_steps=2))
+    bundle = retrain_policy_heads(bundle, [own, more], tiny_train(policy_steps=2))  # the next round
+    assert set(bundle.heads) == {"displacement", "proposal", "policy", "temporal_distance"}
+    assert set(bundle.evaluation["heads"]) == {"displacement", "policy", "temporal_distance"}
     now = load_heads(load_bundle(bundle.folder))
     for name in before:
         for key, value in before[name].state_dict().items():
@@ -267,7 +267,7 @@ def test_a_run_of_no_steps_does_not_say_that_the_latent_is_healthy(tmp_path: Pat
     bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=0, policy_steps=2))
     page = (tmp_path / "run" / "report.html").read_text()
     assert "not collapsed" not in page and "no step was trained" in page and "the latent collapses" in page
-    assert "steps_to_go: rms_encoded_steps" in page and "policy: loss" in page and "time_to_go: loss" in page
+    assert "displacement: rms_encoded_steps" in page and "policy: loss" in page and "temporal_distance: loss" in page
     assert bundle.evaluation["warnings"]
 
 
@@ -322,7 +322,7 @@ def test_a_bundle_round_trips_and_a_changed_one_is_refused(tmp_path: Path) -> No
     bundle = tiny_bundle(tmp_path)
     again = load_bundle(bundle.folder)
     assert (again.model, again.actions, again.files) == (bundle.model, bundle.actions, bundle.files)
-    assert again.actions.names == ("a", "b") and set(load_heads(again)) == {"steps_to_go", "proposal"}
+    assert again.actions.names == ("a", "b") and set(load_heads(again)) == {"displacement", "proposal"}
     assert sum(p.numel() for p in load_model(again).parameters()) == again.training["parameters"]
     with (bundle.folder / "weights.safetensors").open("r+b") as file:
         file.seek(-1, 2)

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lewm_model.config import MODEL_SIZES, PLAY_PLAN, ModelConfig, PlanConfig, from_dict
+from lewm_model.config import MODEL_SIZES, POLICY_PLAN, ModelConfig, PlanConfig, from_dict
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.models.heads import HEADS
 from lewm_model.models.lewm import LeWM
@@ -50,9 +50,9 @@ def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config, pushes = from_dict(ModelConfig, MODELS[size]), size == "push"
-    horizon = (PLAY_PLAN if pushes else PlanConfig()).horizon
+    horizon = (POLICY_PLAN if pushes else PlanConfig()).horizon
     model = LeWM(config).eval()
-    names = ("policy", "time_to_go") if pushes else ("steps_to_go", "proposal")
+    names = ("policy", "temporal_distance") if pushes else ("displacement", "proposal")
     heads = {name: HEADS[name](config).eval() for name in names}
     rows = []
     for name, module in graph_modules(model, heads, precision, torch.zeros(model.config.block_dim)).items():

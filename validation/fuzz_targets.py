@@ -1346,8 +1346,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     from lewm_model.monitoring.novelty import load_novelty
     from lewm_model.planning.planner import Planner
     from lewm_model.robot.limits import JointLimits
-    from lewm_model.runtime import equivalence as parity
-    from lewm_model.runtime import load_runtime
+    from lewm_model.runtime import equivalence, load_runtime
     from lewm_model.runtime.decoder import load_decoder
 
     bundle = load_bundle(folder)
@@ -1371,7 +1370,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
         assert distances.shape == (4, 3) and latents.shape == (4, 2, model.latent_dim)
         if "proposal" in bundle.heads:
             assert runtime.propose(context[-1:], context[-1], np.full(1, 100.0)).shape == (1, model.block_dim)
-    parity.load_golden(bundle)
+    equivalence.load_golden(bundle)
     ones = np.ones(len(names))
     try:
         Planner(runtime, JointLimits(names, -ones, ones, ones, ones, ones), PlanConfig(horizon=2), time.monotonic)

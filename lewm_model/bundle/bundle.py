@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from lewm_model.config import PLAY_PLAN, ModelConfig, PlanConfig, from_dict
+from lewm_model.config import POLICY_PLAN, ModelConfig, PlanConfig, from_dict
 from lewm_model.models.signature import POLICY
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.robot.observation import Camera, Observation
@@ -37,6 +37,8 @@ SCHEMA = 2  # 1, without action groups, horizon and task, is read, too
 WEIGHTS = "weights.safetensors"
 MOST_BLOCKS = 256  # of a horizon
 HEADS = "heads.safetensors"
+# What heads were called before; bundles that were written then have these names.
+FORMER_HEADS = {"steps_to_go": "displacement", "time_to_go": "temporal_distance"}
 DECODER = "decoder.safetensors"
 SEEN = "seen.safetensors"
 STAGED = ".new"  # folder of files that model.json lists and that an update has not yet moved to their places
@@ -250,7 +252,10 @@ def _load(folder: Path) -> Bundle:
         model = from_dict(ModelConfig, data["model"])
         actions = ActionSpec.from_dict(data["actions"])
         files = {str(name): str(digest) for name, digest in data["files"].items()}
-        heads = tuple(str(name) for name in data["heads"])
+        heads = tuple(FORMER_HEADS.get(str(name), str(name)) for name in data["heads"])
+        evaluation = dict(data["evaluation"])
+        if isinstance(measured := evaluation.get("heads"), dict):
+            evaluation["heads"] = {FORMER_HEADS.get(name, name): found for name, found in measured.items()}
         limits = data.get("calibration")  # bundles of earlier versions have none
         calibration = None
         if limits is not None:
@@ -262,7 +267,7 @@ def _load(folder: Path) -> Bundle:
             cameras = Observation.from_list(data["cameras"]).cameras
             known = {"cameras": cameras, "horizon": data["horizon"], "task": data["task"]}
         bundle = Bundle(
-            folder, model, actions, heads, dict(data["training"]), dict(data["evaluation"]), files, calibration, **known
+            folder, model, actions, heads, dict(data["training"]), evaluation, files, calibration, **known
         )
     except BundleError:
         raise
@@ -295,7 +300,7 @@ def _load(folder: Path) -> Bundle:
 
 def _task_of_schema_1(folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
     """Task and horizon, which schema 1 left to whoever ran the model; its graphs know the horizon."""
-    found: dict[str, Any] = {"task": "push", "horizon": PLAY_PLAN.horizon} if POLICY in heads else {"task": "reach"}
+    found: dict[str, Any] = {"task": "push", "horizon": POLICY_PLAN.horizon} if POLICY in heads else {"task": "reach"}
     with contextlib.suppress(Exception), safe_open(folder / "onnx" / "golden.safetensors", "numpy") as golden:
         found["horizon"] = int(golden.get_slice("candidates").get_shape()[1])
     return found
@@ -314,14 +319,17 @@ def load_heads(bundle: Bundle) -> dict[str, Any]:
         return {}
     from lewm_model.models.heads import HEADS as KNOWN
 
-    tensors = _tensors(bundle, HEADS)
+    tensors = {}
+    for key, value in _tensors(bundle, HEADS).items():
+        head, _, rest = key.partition(".")
+        tensors[FORMER_HEADS.get(head, head), rest] = value
     heads = {}
     for name in bundle.heads:
         if name not in KNOWN:
             raise BundleError(
                 f"the bundle has a head {name!r} that this version does not know; it knows {', '.join(KNOWN)}"
             )
-        own = {key.removeprefix(name + "."): value for key, value in tensors.items() if key.startswith(name + ".")}
+        own = {rest: value for (head, rest), value in tensors.items() if head == name}
         heads[name] = _with_weights(partial(KNOWN[name], bundle.model), own, f"{name} in {HEADS}")
     return heads
 

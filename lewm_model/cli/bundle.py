@@ -32,7 +32,7 @@ def engine(
     samples: Annotated[
         list[int] | None, typer.Option(help="candidates of a plan; again for more numbers. Default is the planner's")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp16, fp32, or auto: the first that passes the parity gate")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp16, fp32, or auto: the first that computes the same")] = "auto",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="build although the engines fit")] = False,
 ) -> None:
     """Build the TensorRT engines of a bundle for this machine's GPU, and check that they compute what they should."""

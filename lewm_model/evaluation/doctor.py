@@ -24,7 +24,7 @@ NEEDED = {  # module -> how to get it
     "numpy": "sudo apt-get install python3-numpy",
     "cv2": "sudo apt-get install python3-opencv",
     "yaml": "sudo apt-get install python3-yaml",
-    "safetensors": "pip install safetensors",  # golden outputs of the parity gate
+    "safetensors": "pip install safetensors",  # golden outputs of the check of numerical equivalence
 }
 ROS_NOT_CHECKED = "ROS 2 is not in this shell"
 

@@ -23,7 +23,7 @@ from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.timing import bench, plan_of
 from lewm_model.models.objective import mean_and_final
-from lewm_model.models.signature import POLICY, TIME_TO_GO
+from lewm_model.models.signature import POLICY, TEMPORAL_DISTANCE
 from lewm_model.monitoring.novelty import load_novelty, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.runtime import Runtime
@@ -215,7 +215,7 @@ class _Measured:
             context = np.repeat(self.latent(first)[None], model.history, axis=0)
             distances[i] = self.runtime.rollout(context, past, rest, self.latent(last))[0][0, 0]
             travelled = data.actions[first:last].sum(0) * spec.control_dt_s / spec.full_step
-            ways[i] = last - first if TIME_TO_GO in self.bundle.heads else np.linalg.norm(travelled)
+            ways[i] = last - first if TEMPORAL_DISTANCE in self.bundle.heads else np.linalg.norm(travelled)
         return _rank_correlation(distances, ways)
 
     def _novelty(self) -> tuple[float | None, float]:
@@ -279,7 +279,7 @@ def _of_latents(m: _Measured) -> tuple[Check, Check]:
 
 def _of_imagination(m: _Measured) -> tuple[Check, ...]:
     first, last, horizon = float(m.error_ratios[0]), float(m.error_ratios[-1]), len(m.error_ratios)
-    most_rank = MOST_RANK_BY_TIME if TIME_TO_GO in m.bundle.heads else MOST_RANK
+    most_rank = MOST_RANK_BY_TIME if TEMPORAL_DISTANCE in m.bundle.heads else MOST_RANK
     return (
         Check(
             "prediction, 1 block",
@@ -321,7 +321,7 @@ def _of_imagination(m: _Measured) -> tuple[Check, ...]:
 
 
 def _of_distance(m: _Measured) -> Check:
-    least = LEAST_MONOTONICITY_BY_TIME if TIME_TO_GO in m.bundle.heads else LEAST_MONOTONICITY
+    least = LEAST_MONOTONICITY_BY_TIME if TEMPORAL_DISTANCE in m.bundle.heads else LEAST_MONOTONICITY
     return Check(
         "goal distance",
         m.monotonicity,

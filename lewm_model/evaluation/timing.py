@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lewm_model.bundle.bundle import Bundle, BundleError
-from lewm_model.config import PLAY_PLAN, PlanConfig
+from lewm_model.config import POLICY_PLAN, PlanConfig
 from lewm_model.models.signature import POLICY
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.robot.actions import ActionSpec
@@ -25,7 +25,7 @@ WARM_UP = 5  # runs that do not count
 
 def plan_of(bundle: Bundle) -> PlanConfig:
     """How plans are searched for with a bundle, unless a robot's configuration says otherwise."""
-    return replace(PLAY_PLAN if POLICY in bundle.heads else PlanConfig(), horizon=bundle.horizon)
+    return replace(POLICY_PLAN if POLICY in bundle.heads else PlanConfig(), horizon=bundle.horizon)
 
 
 def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100) -> dict[str, Any]:

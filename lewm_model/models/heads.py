@@ -17,7 +17,7 @@ POLICY_WIDTH = 384
 TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the time-to-go head; control steps in a unit
 
 
-class StepsToGo(nn.Module):
+class DisplacementEmbedding(nn.Module):
     """Distance between latents in control steps at full speed: how long the way is, not how unlike the pictures are.
 
     A network f maps latents to R^A so that f(z') - f(z) is the sum of the actions that led from z to z', in steps at
@@ -50,7 +50,7 @@ class ActionProposal(nn.Module):
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
         self.frameskip = c.frameskip
-        self.net = StepsToGo(c).net
+        self.net = DisplacementEmbedding(c).net
         self.register_buffer("scale", torch.ones(c.action_dim))
         self.register_buffer("shift", torch.zeros(c.action_dim))
 
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
         return self.background + large.permute(0, 2, 3, 1)
 
 
-class PlayPolicy(nn.Module):
+class ClonedPolicy(nn.Module):
     """Goal-conditioned inverse dynamics of play: what the player did next, before a picture like the goal came.
 
     For goals that the arm's own way does not lead to, as a thing that has to be pushed. Its actions begin some
@@ -113,7 +113,7 @@ class PlayPolicy(nn.Module):
         return self.net(torch.cat([latent, goal, goal - latent, *left], -1))
 
 
-class TimeToGo(nn.Module):
+class TemporalDistance(nn.Module):
     """How many control steps play takes from one latent to another, for goals that the arm's own way does not lead to.
 
     Two networks, of which the longer time counts: a search finds what one of them errs about. They learn the square
@@ -144,8 +144,8 @@ def _network(widths: tuple[int, ...], outputs: int, activation: Callable[[], nn.
 
 
 HEADS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "steps_to_go": StepsToGo,
+    "displacement": DisplacementEmbedding,
     "proposal": ActionProposal,
-    "policy": PlayPolicy,
-    "time_to_go": TimeToGo,
+    "policy": ClonedPolicy,
+    "temporal_distance": TemporalDistance,
 }

@@ -11,7 +11,7 @@ ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
 POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration; many blocks at once
 STEP = "step"  # a rollout of one block, each candidate from a context of its own: how a policy is followed
 # Heads that measure how far a goal is: by the arm's own way, and by what play took where things have to be pushed.
-STEPS_TO_GO, TIME_TO_GO = "steps_to_go", "time_to_go"
+DISPLACEMENT, TEMPORAL_DISTANCE = "displacement", "temporal_distance"
 PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
 SAMPLES = -1  # a dimension that is the number of candidates
 
@@ -58,7 +58,7 @@ def proposing(heads: Collection[str]) -> str | None:
 
 def measuring(heads: Collection[str]) -> str | None:
     """Which head measures the distances of the graph `rollout`; None where they are the paper's, of latents."""
-    return next((name for name in (TIME_TO_GO, STEPS_TO_GO) if name in heads), None)
+    return next((name for name in (TEMPORAL_DISTANCE, DISPLACEMENT) if name in heads), None)
 
 
 def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) -> dict[str, Signature]:

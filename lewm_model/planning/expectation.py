@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from lewm_model.config import MonitorConfig
-from lewm_model.models.signature import STEPS_TO_GO, measuring
+from lewm_model.models.signature import DISPLACEMENT, measuring
 from lewm_model.planning.history import History
 from lewm_model.runtime import Runtime
 
@@ -80,7 +80,7 @@ class Expectation:
             return True
         frame_s, _ = self.history.newest
         position = self.history.measured_at(frame_s)
-        if measuring(self.runtime.bundle.heads) != STEPS_TO_GO or position is None or not self._known:
+        if measuring(self.runtime.bundle.heads) != DISPLACEMENT or position is None or not self._known:
             return True
         context, past = self.history.context(frame_s)
         off = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from lewm_model.config import PlanConfig
 from lewm_model.models.objective import final, mean_and_final
-from lewm_model.models.signature import POLICY, STEPS_TO_GO, measuring
+from lewm_model.models.signature import DISPLACEMENT, POLICY, measuring
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ def objective_of(heads: Collection[str], config: PlanConfig, full_speed: np.ndar
     if POLICY in heads:
         return Arrival()
     # Effort is told in control steps; where no head measures in those, nothing is known to compare it with.
-    return Approach(config.effort if measuring(heads) == STEPS_TO_GO else 0.0, full_speed)
+    return Approach(config.effort if measuring(heads) == DISPLACEMENT else 0.0, full_speed)

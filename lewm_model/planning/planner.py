@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_model.config import MonitorConfig, PlanConfig
-from lewm_model.models.signature import STEPS_TO_GO, measuring
+from lewm_model.models.signature import DISPLACEMENT, measuring
 from lewm_model.planning.expectation import Expectation
 from lewm_model.planning.history import History
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
@@ -87,7 +87,7 @@ class Planner:
         heads = runtime.bundle.heads
         self.objective = objective_of(heads, config, self.knot_limits.velocity)
         self.proposals = proposals_of(runtime.bundle, config)
-        self._in_steps = measuring(heads) == STEPS_TO_GO  # else the scale of distances is not known
+        self._in_steps = measuring(heads) == DISPLACEMENT  # else the scale of distances is not known
         self.history = History(runtime.bundle)
         self.expectation = Expectation(runtime, self.history, config.horizon, monitor)
         self.rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from lewm_model.planning.parameterisations import VelocityKnots
 from lewm_model.planning.solvers import coloured_noise
 from lewm_model.runtime import Runtime
 
-UNKNOWN_STEPS = 0.0  # left to the goal: how a policy is asked without saying how many (`models.heads.PlayPolicy`)
+UNKNOWN_STEPS = 0.0  # left to the goal: how a policy is asked without saying how many (`models.heads.ClonedPolicy`)
 
 
 @dataclass(frozen=True)

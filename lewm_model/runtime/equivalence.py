@@ -67,7 +67,7 @@ class Golden:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Equivalence:
     """How far a back end is from the golden answers."""
 
     latent_cosine: float  # least of all frames and imagined latents
@@ -138,7 +138,7 @@ def answer(runtime: Computes, golden: Golden, propose: bool, step: bool) -> Answ
     return Answers(latents, distances, imagined, blocks, stepped)
 
 
-def measure(runtime: Computes, golden: Golden) -> Parity:
+def measure(runtime: Computes, golden: Golden) -> Equivalence:
     """Compares a back end with the golden answers."""
     wanted = golden.answers
     found = answer(runtime, golden, len(wanted.blocks) > 0, len(wanted.stepped) > 0)
@@ -146,7 +146,7 @@ def measure(runtime: Computes, golden: Golden) -> Parity:
     pairs += [(found.stepped, wanted.stepped)] * (len(wanted.stepped) > 0)
     cost, wanted_cost = mean_and_final(found.distances), mean_and_final(wanted.distances)
     elites = [set(np.argsort(c, kind="stable")[:ELITES].tolist()) for c in (cost, wanted_cost)]
-    return Parity(
+    return Equivalence(
         latent_cosine=float(np.min([_cosine(a, b).min() for a, b in pairs])),
         latent_error=float(np.max([np.abs(a - b).max() / (b.std() + 1e-9) for a, b in pairs])),
         rank_correlation=_rank_correlation(cost, wanted_cost),

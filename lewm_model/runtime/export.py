@@ -62,8 +62,7 @@ from lewm_model.models.signature import (
     proposing,
     signatures,
 )
-from lewm_model.runtime import decoder
-from lewm_model.runtime import equivalence as parity
+from lewm_model.runtime import decoder, equivalence
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 
 OPSET = 18
@@ -83,7 +82,7 @@ def export_onnx(bundle: Bundle, horizon: int | None = None, frames: np.ndarray |
     `horizon` is the number of action blocks that the rollout graph imagines, by default the bundle's; it becomes the
     bundle's. `frames` (N, H, W, 3) uint8 are sample frames, one action block apart, at least as many as the model's
     history and one more; without them those of the last export stay, and a bundle that never had any gets random
-    pictures. fp16 graphs that miss the parity gate are left out with a warning.
+    pictures. fp16 graphs that miss the check of numerical equivalence are left out with a warning.
 
     :raises ExportError: a graph does not compute what PyTorch computes; the bundle then stays as it was.
     """
@@ -107,15 +106,15 @@ def _exported(bundle: Bundle, frames: np.ndarray | None) -> Bundle:
     if decoder.DECODER in bundle.files:
         export_decoder(bundle, decoder.load_network(bundle))
     bundle = save_description(bundle)
-    golden = parity.golden_inputs(bundle, bundle.horizon, frames)
-    answers = parity.answer(OnnxRuntime(bundle), golden, PROPOSAL in wanted, STEP in wanted)
+    golden = equivalence.golden_inputs(bundle, bundle.horizon, frames)
+    answers = equivalence.answer(OnnxRuntime(bundle), golden, PROPOSAL in wanted, STEP in wanted)
     golden = replace(golden, answers=answers)
-    parity.save_golden(bundle, golden)
+    equivalence.save_golden(bundle, golden)
 
     for name, module in graph_modules(model, heads, "fp16", still).items():
         export_graph(module, wanted[name], bundle.folder / onnx_file(name, "fp16"))
     bundle = save_description(bundle)
-    found = parity.measure(OnnxRuntime(bundle, precision="fp16"), golden)
+    found = equivalence.measure(OnnxRuntime(bundle, precision="fp16"), golden)
     if found.problem:
         log.warning("the fp16 graphs are left out, engines will be fp32: %s", found.problem)
         for name in wanted:
@@ -163,12 +162,12 @@ def sample_frames(data: Episodes, model: ModelConfig) -> np.ndarray:
 
 
 def _frame_count(model: ModelConfig) -> int:
-    return max(parity.FRAMES, model.history + 1)
+    return max(equivalence.FRAMES, model.history + 1)
 
 
 def _known_frames(bundle: Bundle) -> np.ndarray:
     try:
-        return parity.load_golden(bundle).frames
+        return equivalence.load_golden(bundle).frames
     except (BundleError, OSError):
         shape = (_frame_count(bundle.model), *bundle.model.image_size, 3)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lewm_model.config import PLAY_PLAN
+from lewm_model.config import POLICY_PLAN
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
@@ -265,5 +265,5 @@ def _lead(sim: ArmSim, rng: np.random.Generator, policy: ScriptedPush, runtime: 
     sim.reset(joint_positions=joints)
     sim.set_object_pose(place)
     seed, budget_s = int(rng.integers(2**32)), float(rng.uniform(*LEAD_S))
-    drive(sim, runtime, PLAY_PLAN, seed, goal, lambda: 0.0, budget_s)
+    drive(sim, runtime, POLICY_PLAN, seed, goal, lambda: 0.0, budget_s)
     sim.step(policy.limits.longest_stop_s)  # every motion that was sent ends in a stop

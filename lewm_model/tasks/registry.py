@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lewm_model.config import PLAY_PLAN, PlanConfig
+from lewm_model.config import POLICY_PLAN, PlanConfig
 from lewm_model.tasks.push import PUSH
 from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Task
@@ -28,7 +28,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("reach", (NEAR, ANYWHERE), PlanConfig(), "reach", "plan.yaml", "demo", picture_s=0.5, stopping=True),
-        Suite("push", (PUSH,), PLAY_PLAN, "push", "push.yaml", "demo_push", picture_s=4.0, stopping=False),
+        Suite("push", (PUSH,), POLICY_PLAN, "push", "push.yaml", "demo_push", picture_s=4.0, stopping=False),
     )
 }
 

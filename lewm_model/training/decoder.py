@@ -90,7 +90,7 @@ def train_decoder(
     The absolute error keeps edges sharp, the squared error pulls the arm out of the background at the start. Pixels
     that differ from the background weigh more: without that, an object of a few pixels would not be drawn at all.
 
-    `views` (V, N, D) as for `train_steps_to_go`, so that it draws what is imagined as well as what is seen;
+    `views` (V, N, D) as for `train_displacement`, so that it draws what is imagined as well as what is seen;
     `pixels` gives the frames (…, H, W, 3) uint8 of some of the N numbers: not all of them need be in memory.
     """
     torch.manual_seed(seed)

@@ -18,18 +18,25 @@ from torch import Tensor, nn
 from lewm_model.bundle.bundle import HEADS, ActionSpec, Bundle, load_heads, load_model
 from lewm_model.bundle.held_out import not_trained_on, trained_on
 from lewm_model.bundle.update import update
-from lewm_model.config import PLAY_PLAN, ModelConfig, TrainConfig
+from lewm_model.config import POLICY_PLAN, ModelConfig, TrainConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.distributed import device_of
-from lewm_model.models.heads import POLICY_HORIZON, TIME_SCALE, ActionProposal, PlayPolicy, StepsToGo, TimeToGo
+from lewm_model.models.heads import (
+    POLICY_HORIZON,
+    TIME_SCALE,
+    ActionProposal,
+    ClonedPolicy,
+    DisplacementEmbedding,
+    TemporalDistance,
+)
 from lewm_model.models.lewm import LeWM
-from lewm_model.models.signature import POLICY, TIME_TO_GO
+from lewm_model.models.signature import POLICY, TEMPORAL_DISTANCE
 from lewm_model.training.latents import encode_rows, imagined_views
 
 BATCH = 1024  # pairs of frames in an optimiser step
 POLICY_BATCH = 512
 FASTER = 0.2  # expectile of the times that play took
-ELSEWHERE = 0.25  # of the goals of the time to go are frames of any episode, and count as POLICY_HORIZON steps away
+ELSEWHERE = 0.25  # of the temporal distance's goals are frames of any episode, and count as POLICY_HORIZON steps away
 LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 STILL = 0.02  # standard deviations of the actions; slower arms rest
 
@@ -42,7 +49,7 @@ def train_heads(
     heads: dict[str, nn.Module] = {}
     metrics: dict[str, Any] = {}
     if config.policy_steps:
-        heads, metrics = train_play_heads(model, [(data, episodes)], spec, config)
+        heads, metrics = train_policy_heads(model, [(data, episodes)], spec, config)
     if config.head_steps == 0:
         return heads, metrics
     rows = data.rows(episodes)
@@ -59,7 +66,7 @@ def train_heads(
         travelled[first + 1 : last + 1] = np.cumsum(
             data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
         )
-    head, metrics["steps_to_go"] = train_steps_to_go(
+    head, metrics["displacement"] = train_displacement(
         model.config,
         torch.stack(encoded),
         torch.cat(imagined),
@@ -75,7 +82,7 @@ def train_heads(
     std = torch.tensor(spec.std)
     proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
     proposal.shift.copy_(torch.tensor(spec.mean) / std)
-    return {**heads, "steps_to_go": head, "proposal": proposal}, metrics
+    return {**heads, "displacement": head, "proposal": proposal}, metrics
 
 
 def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
@@ -96,7 +103,7 @@ def with_heads(draft: Bundle, heads: dict[str, nn.Module], metrics: dict[str, An
     return replace(draft, heads=tuple(every), evaluation={**draft.evaluation, "heads": measured})
 
 
-def retrain_play_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
+def retrain_policy_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
     """Replaces the heads of a bundle that are trained on play by those of more recordings of it; other heads stay.
 
     What was held out of a recording that the bundle was trained on before stays held out; others are used as a whole.
@@ -107,14 +114,14 @@ def retrain_play_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainCo
         held_out = np.zeros(0, int) if len(kept) == len(data.lengths) else kept
         used.append((data, np.setdiff1d(np.arange(len(data.lengths)), held_out)))
         training = trained_on(training, data, held_out)
-    heads, metrics = train_play_heads(load_model(bundle).to(device_of(config)), used, bundle.actions, config)
+    heads, metrics = train_policy_heads(load_model(bundle).to(device_of(config)), used, bundle.actions, config)
     return update(bundle, lambda draft: replace(with_heads(draft, heads, metrics), training=training))
 
 
-def train_play_heads(
+def train_policy_heads(
     model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, nn.Module], dict[str, Any]]:
-    """Policy and time to go, on the frozen latents of recordings of play, each with its episodes; and their metrics."""
+    """Policy and temporal distance, on the frozen latents of recordings of play, each with its episodes; metrics."""
     device = device_of(config)
     latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
     for data, episodes in play:
@@ -127,13 +134,14 @@ def train_play_heads(
         first += len(raw)
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
     steps, seed = config.policy_steps, config.seed
-    delay = PLAY_PLAN.delay_steps(spec.control_dt_s)
-    policy, found = train_play_policy(model.config, z, done, rests, begins, frames, steps, seed, delay, device)
-    time, time_metrics = train_time_to_go(model.config, z, begins, frames, steps, seed, device)
-    return {POLICY: policy, TIME_TO_GO: time}, {POLICY: {**found, "delay_steps": delay}, TIME_TO_GO: time_metrics}
+    delay = POLICY_PLAN.delay_steps(spec.control_dt_s)
+    policy, found = train_cloned_policy(model.config, z, done, rests, begins, frames, steps, seed, delay, device)
+    time, time_metrics = train_temporal_distance(model.config, z, begins, frames, steps, seed, device)
+    metrics = {POLICY: {**found, "delay_steps": delay}, TEMPORAL_DISTANCE: time_metrics}
+    return {POLICY: policy, TEMPORAL_DISTANCE: time}, metrics
 
 
-def train_steps_to_go(
+def train_displacement(
     c: ModelConfig,
     encoded: Tensor,
     imagined: Tensor,
@@ -143,7 +151,7 @@ def train_steps_to_go(
     steps: int,
     seed: int,
     device: str = "cpu",
-) -> tuple[StepsToGo, dict[str, float]]:
+) -> tuple[DisplacementEmbedding, dict[str, float]]:
     """Trains the head on pairs of frames of the same episode.
 
     `encoded` (V, N, D) are the latents of N frames, seen once or, with the pictures changed, several times;
@@ -155,7 +163,7 @@ def train_steps_to_go(
     Returns the head and its root mean square errors in steps, on encoded and on imagined latents.
     """
     torch.manual_seed(seed)
-    head = StepsToGo(c).to(device)
+    head = DisplacementEmbedding(c).to(device)
     optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     error = torch.zeros(BATCH, c.action_dim)
@@ -178,7 +186,7 @@ def train_steps_to_go(
     return head.cpu().eval(), {name: float(value.sqrt()) for name, value in metrics.items()}
 
 
-def train_play_policy(
+def train_cloned_policy(
     c: ModelConfig,
     latents: Tensor,
     actions: Tensor,
@@ -189,7 +197,7 @@ def train_play_policy(
     seed: int,
     delay_steps: int,
     device: str = "cpu",
-) -> tuple[PlayPolicy, dict[str, float]]:
+) -> tuple[ClonedPolicy, dict[str, float]]:
     """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
 
     `latents` (N, D) of N frames, `actions` (N, A) z-scored, `resting` (N,) bool where the arm rests, `offsets` and
@@ -200,7 +208,7 @@ def train_play_policy(
     of the steps.
     """
     torch.manual_seed(seed)
-    policy = PlayPolicy(c).to(device)
+    policy = ClonedPolicy(c).to(device)
     nearest = delay_steps + c.frameskip  # of the frames that can be a goal
     within = torch.arange(delay_steps, nearest)
     last = _last_rows(len(latents), offsets, lengths, nearest + 1)
@@ -222,18 +230,18 @@ def train_play_policy(
     return policy.cpu().eval(), {"loss": loss}
 
 
-def train_time_to_go(
+def train_temporal_distance(
     c: ModelConfig, latents: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int, device: str = "cpu"
-) -> tuple[TimeToGo, dict[str, float]]:
+) -> tuple[TemporalDistance, dict[str, float]]:
     """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
 
     Play dawdles, so the times are an expectile below the mean: what was faster weighs more. A share of the goals is of
     any episode and counts as farther than all others: what lies out of reach is the goal of no play, and a search would
-    take it for near. Arguments are those of `train_play_policy`. Returns the head and the mean loss of the last tenth
+    take it for near. Arguments are those of `train_cloned_policy`. Returns the head and the mean loss of the last tenth
     of the steps.
     """
     torch.manual_seed(seed)
-    head = TimeToGo(c).to(device)
+    head = TemporalDistance(c).to(device)
     last = _last_rows(len(latents), offsets, lengths, 1)
     starts = torch.nonzero(last >= 0)[:, 0]
 

@@ -26,7 +26,7 @@ from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
 from lewm_model.config import (
     MODEL_SIZES,
-    PLAY_PLAN,
+    POLICY_PLAN,
     ConfigError,
     ModelConfig,
     PlanConfig,
@@ -211,7 +211,7 @@ def train(
 
     def make(draft: Path) -> Bundle:
         save_file(model.state_dict(), draft / WEIGHTS)
-        horizon = (PLAY_PLAN if POLICY in heads else PlanConfig()).horizon
+        horizon = (POLICY_PLAN if POLICY in heads else PlanConfig()).horizon
         bundle = Bundle(draft, model_config, fitted.spec, (), provenance, evaluation, horizon=horizon, task=task)
         return with_heads(replace(bundle, cameras=data.cameras or bundle.cameras), heads, metrics)
 

@@ -7,9 +7,9 @@
 
 Where the bundle's folder cannot be written to, the same lies in $XDG_CACHE_HOME/lewm_ros/<hash of the bundle>/.
 
-An engine is used when its manifest fits GPU, TensorRT and ONNX graph, when it loads, and when the parity gate opens
-(`lewm_model.runtime.equivalence`). What does not fit is built again, with the reason in the notes. fp16 comes first; a
-precision that the gate refuses is remembered as refused, and the next one is tried.
+An engine is used when its manifest fits GPU, TensorRT and ONNX graph, when it loads, and when it passes the check of
+numerical equivalence (`lewm_model.runtime.equivalence`). What does not fit is built again, with the reason in the
+notes. fp16 comes first; a precision that the check refuses is remembered as refused, and the next one is tried.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import Any
 from lewm_model.bundle.bundle import Bundle, BundleError, sha256
 from lewm_model.config import PlanConfig
 from lewm_model.models.signature import PRECISIONS, onnx_file, signatures
-from lewm_model.runtime import equivalence as parity
-from lewm_model.runtime.equivalence import Golden, Parity
+from lewm_model.runtime import equivalence
+from lewm_model.runtime.equivalence import Equivalence, Golden
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_model.runtime.tensorrt.backend import EngineError, TensorRTRuntime, import_tensorrt
 from lewm_model.runtime.tensorrt.builder import EngineBuildError, Progress, build_plan
@@ -55,7 +55,7 @@ class Manifest:
     onnx: dict[str, str]  # graph -> SHA-256 of the ONNX file that it came from
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> graph, samples, sha256, inputs, outputs
     parity: dict[str, float] = field(default_factory=dict)
-    refused: str = ""  # why the parity gate refused these engines; "" for engines that may be used
+    refused: str = ""  # why the check of numerical equivalence refused these engines; "" for engines that may be used
     build: dict[str, Any] = field(default_factory=dict)  # duration, driver: for people
     schema: int = SCHEMA
 
@@ -92,7 +92,7 @@ class Engines:
         self.gpu: Gpu = cuda.gpu()
         cuda.release()
         try:
-            self.golden: Golden = parity.load_golden(bundle)
+            self.golden: Golden = equivalence.load_golden(bundle)
         except BundleError as error:
             raise RuntimeLoadError(f"{error}; run `lewm export {bundle.folder}` where torch is installed") from error
         self.signatures = signatures(bundle.model, self.golden.horizon, bundle.heads)
@@ -109,7 +109,7 @@ class Engines:
         """The engines, checked and ready to run; builds what is missing or does not fit.
 
         :param samples: numbers of candidates to build rollouts for; existing engines are taken as they are.
-        :param precision: "fp16", "fp32", or "auto" for the first of them that passes the parity gate.
+        :param precision: "fp16", "fp32", or "auto" for the first of them that passes the check.
         :param build: whether to build; without, a reason to build is an error.
         :param rebuild: builds although the engines fit.
         :raises RuntimeLoadError: no precision gives engines that may be used; the message has the reason of each.
@@ -171,7 +171,7 @@ class Engines:
                 raise RuntimeLoadError(f"{error}; run `lewm engine {self.bundle.folder}`") from error
             log.info("building %s engines for %s: %s", precision, self.gpu.name, error)
             return self._build(folder, wanted, samples, str(error), progress)
-        checked = parity.measure(runtime, self.golden)
+        checked = equivalence.measure(runtime, self.golden)
         if checked.problem:
             runtime.close()
             raise RuntimeLoadError(
@@ -224,7 +224,7 @@ class Engines:
         _replace(cache, timings)
         manifest = Manifest(**{**asdict(wanted), "plans": plans})
         runtime = self._open(folder, manifest)
-        checked: Parity = parity.measure(runtime, self.golden)
+        checked: Equivalence = equivalence.measure(runtime, self.golden)
         build = {"seconds": round(time.monotonic() - begin, 1), "reason": reason, "driver": self.gpu.driver}
         manifest = Manifest(
             **{**asdict(manifest), "parity": checked.as_dict(), "refused": checked.problem, "build": build}
@@ -232,7 +232,7 @@ class Engines:
         _replace(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
         if checked.problem:
             runtime.close()
-            raise RuntimeLoadError(f"refused by the parity gate, {checked.problem}")
+            raise RuntimeLoadError(f"refused by the check of numerical equivalence, {checked.problem}")
         runtime.notes.append(f"built {wanted.precision} engines in {build['seconds']} s, because {reason}")
         return runtime
 
