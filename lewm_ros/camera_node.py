@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from std_srvs.srv import Trigger
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.monitoring.goal_check import Exposure, examine_goal
 from lewm_model.monitoring.novelty import load_novelty
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import ObservationError
 from lewm_model.runtime import Runtime
 from lewm_ros.goals import GoalError, GoalLibrary, goal_identity, picture_hash
 from lewm_ros.mailbox import Mailbox
@@ -49,6 +50,10 @@ PARAMETERS = (
 class CameraNode(ManagedNode):
     """`camera/image_raw` -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
 
+    Of a bundle with several cameras each has the topic that the bundle says. Their newest pictures are one frame as
+    soon as they were taken within half a control step; it has the first camera's stamp. A goal picture then shows them
+    side by side.
+
     `novelty` is how much of each frame has colours that its place never had in the recordings, in times the usual.
 
     `~/capture_goal` makes the newest frame the goal, once the exposure is steady, `goal_name` a picture of the folder
@@ -70,7 +75,16 @@ class CameraNode(ManagedNode):
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
         self._novelty, self._calibration = load_novelty(bundle), bundle.calibration
-        self._size = bundle.model.image_size
+        self._observation = bundle.observation
+        self._topics = [camera.topic for camera in bundle.cameras]
+        if len(self._topics) == 1:
+            self._topics = ["camera/image_raw"]  # that of any robot's one camera, to be remapped
+        elif len(set(self._topics)) < len(self._topics):
+            raise Refusal(
+                f"cameras of the bundle {bundle.folder} have one topic, {', '.join(self._topics)}; record anew with a "
+                "topic for each"
+            )
+        self._apart_ns = 0.5 * bundle.actions.control_dt_s * NANOSECONDS
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
         try:
@@ -79,7 +93,7 @@ class CameraNode(ManagedNode):
             raise Refusal(str(error)) from error
         self._runtime = self.load_runtime(bundle, values)
         try:  # what does not run shows now, and the first frame is not slow
-            self._runtime.encode(np.zeros((*self._size, 3), np.uint8))
+            self._runtime.encode(np.zeros((*bundle.model.image_size, 3), np.uint8))
         except Exception as error:
             self._runtime = None
             raise Refusal(f"the bundle {bundle.folder} cannot encode a picture: {error}; export it again") from error
@@ -97,7 +111,8 @@ class CameraNode(ManagedNode):
         self._received = self._encoded = self._dropped = self._unreadable = 0
         self._encode_ms, self._frame_age_ms = Milliseconds(), Milliseconds()
         self._last_received: float | None = None
-        self._newest: Image | CompressedImage | None = None
+        self._waiting: list[Image | CompressedImage | None] = [None] * len(self._topics)  # one of each camera
+        self._newest: list[Image | CompressedImage] | None = None
         self._problem = self._goal_problem = ""
         self._newness = 0.0
         self._exposure = Exposure()
@@ -106,7 +121,10 @@ class CameraNode(ManagedNode):
             self._novelty.forget()
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
-            self.create_subscription(self._frame_type, "camera/image_raw", self._on_image, NEWEST_FRAME),
+            *(
+                self.create_subscription(self._frame_type, topic, partial(self._on_image, camera=i), NEWEST_FRAME)
+                for i, topic in enumerate(self._topics)
+            ),
             self.create_subscription(Image, "goal_image", self._on_goal, LATCHED),
             self.create_subscription(String, "goal_name", self._on_goal_name, 1),
         ]
@@ -132,14 +150,20 @@ class CameraNode(ManagedNode):
 
     # ---- the executor's thread ---------------------------------------------------------------------------------------
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
+    def _on_image(self, message: Image | CompressedImage, camera: int = 0) -> None:
+        self._waiting[camera] = message
+        frame = [each for each in self._waiting if each is not None]
+        stamps_ns = [nanoseconds(each.header.stamp) for each in frame]
+        if len(frame) < len(self._topics) or max(stamps_ns) - min(stamps_ns) > self._apart_ns:
+            return
+        self._waiting = [None] * len(self._topics)
         self._received += 1
         self._last_received = time.monotonic()
-        self._newest = message
-        self._dropped += self._mailbox.put("frame", message)
+        self._newest = frame
+        self._dropped += self._mailbox.put("frame", frame)
 
     def _on_goal(self, message: Image) -> None:
-        self._mailbox.put("goal", message)
+        self._mailbox.put("goal", [message])
 
     def _on_goal_name(self, message: String) -> None:
         try:
@@ -171,18 +195,19 @@ class CameraNode(ManagedNode):
         if self._worker is None:
             return False, "the node is not active; activate it first"
         if self._newest is None or self._last_received is None:
-            return False, "no frame has arrived on camera/image_raw yet"
+            return False, self._nothing_yet
         age_s = time.monotonic() - self._last_received
         if age_s > self._frame_timeout_s:
             return False, f"the newest frame came {age_s:.1f} s ago; look at the camera"
         if self._unsteady:
             return False, f"{self._unsteady}; wait, or fix the camera's exposure, gain and white balance"
         try:
-            picture = message_to_rgb(self._newest)
+            pictures = [message_to_rgb(message) for message in self._newest]
+            picture = pictures[0] if len(pictures) == 1 else self._observation.picture(pictures)
             name = self._library.save(picture)
-        except (ImageError, GoalError) as error:
+        except (ImageError, GoalError, ObservationError) as error:
             return False, str(error)
-        header = self._newest.header
+        header = self._newest[0].header
         self._goals.publish(rgb_to_message(picture, nanoseconds(header.stamp), header.frame_id))
         return True, f"the newest frame is the goal{f', kept as {name}' if name else ''}"
 
@@ -190,12 +215,15 @@ class CameraNode(ManagedNode):
 
     def _encode_newest(self) -> None:
         assert self._runtime is not None
-        for slot, (message,) in self._mailbox.take(timeout_s=0.1).items():
+        for slot, (messages,) in self._mailbox.take(timeout_s=0.1).items():
+            message = messages[0]
             begin = time.monotonic()
             stamp_ns = nanoseconds(message.header.stamp)
             try:
-                picture = to_model_image(message_to_rgb(message), self._size)
-            except ImageError as error:
+                pictures = [message_to_rgb(each) for each in messages]
+                seen = self._observation
+                picture = seen.goal(pictures[0]) if slot == "goal" else seen.picture(pictures)
+            except (ImageError, ObservationError) as error:
                 self._unreadable += 1
                 if slot == "goal":
                     self._judge(message, str(error), {})
@@ -246,6 +274,11 @@ class CameraNode(ManagedNode):
 
     # ---- diagnostics -------------------------------------------------------------------------------------------------
 
+    @property
+    def _nothing_yet(self) -> str:
+        together = "" if len(self._topics) == 1 else ", of all of them within half a control step,"
+        return f"no frame has arrived on {' and '.join(self._topics)}{together} yet"
+
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
         values = {
             "frames_in": str(self._received),
@@ -258,7 +291,7 @@ class CameraNode(ManagedNode):
         if self._novelty is not None:
             values["novelty"] = f"{self._newness:.4g}"
         if self._last_received is None:
-            return WARN, "no frame has arrived on camera/image_raw yet", values
+            return WARN, self._nothing_yet, values
         age_s = time.monotonic() - self._last_received
         values["last_frame_age_s"] = f"{age_s:.2f}"
         if self._problem:

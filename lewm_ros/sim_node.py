@@ -17,6 +17,7 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.controller import ControllerConfig
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
+from lewm_model.sim.world import side_by_side
 from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
 from lewm_ros.controller_state import ControllerState, reference_message
@@ -48,7 +49,7 @@ FRAME_ID = "camera_link"
 WORLD = "world"  # the frame of the SDF file
 
 PARAMETERS = (
-    Parameter("world", "", "SDF file; empty is the packaged worlds/tabletop.sdf."),
+    Parameter("world", "", "SDF or scene file; empty is the packaged worlds/tabletop.sdf."),
     Parameter("rate", 20.0, "Pictures per second.", 0.1, 100.0),
     Parameter(
         "interpolate_from_desired_state",
@@ -63,9 +64,9 @@ PARAMETERS = (
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
-    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, executes `arm_controller/joint_trajectory`
-    as ros2_control's joint_trajectory_controller does, and tells what it executes on `arm_controller/controller_state`
-    where control_msgs is installed.
+    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, and `NAME/image_raw` of each camera of the
+    world but the first. Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does,
+    and tells what it executes on `arm_controller/controller_state` where control_msgs is installed.
     For experiments it tells where the world's object lies (`~/object_pose`), and puts the arm and the object at rest
     wherever `~/set_joint_state` and `~/set_object_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
@@ -99,7 +100,15 @@ class SimNode(ManagedNode):
         self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._object_poses = self.create_publisher(PoseStamped, "~/object_pose", 10)
-        self._publishers_made = [self._pictures, self._camera_infos, self._joint_states, self._object_poses]
+        others = side_by_side(sim.cameras, 1).cameras[1:]
+        self._others = {each.name: self.create_publisher(Image, each.topic, NEWEST_FRAME) for each in others}
+        self._publishers_made = [
+            *self._others.values(),
+            self._pictures,
+            self._camera_infos,
+            self._joint_states,
+            self._object_poses,
+        ]
         self._controller_states = None
         if ControllerState is not None:
             self._controller_states = self.create_publisher(ControllerState, CONTROLLER_STATE, 10)
@@ -239,19 +248,23 @@ class SimNode(ManagedNode):
     def _render(self, sim: ArmSim, stamp_ns: int) -> None:
         begin = time.monotonic()
         picture = sim.render()
+        others = [(name, rgb_to_message(sim.render(name), stamp_ns, name)) for name in self._others]
         self._render_ms.add(time.monotonic() - begin)
         camera = self._camera
         frame = (
             rgb_to_message(picture, stamp_ns, FRAME_ID),
             camera_info_message(camera.width, camera.height, camera.focal_px, stamp_ns, FRAME_ID),
+            others,
         )
         self._skipped += self._outbox.put("frame", frame)
 
     def _send(self) -> None:
         """The other thread."""
-        for picture, camera_info in self._outbox.take(timeout_s=0.1).get("frame", ()):
+        for picture, camera_info, others in self._outbox.take(timeout_s=0.1).get("frame", ()):
             self._pictures.publish(picture)
             self._camera_infos.publish(camera_info)
+            for name, other in others:
+                self._others[name].publish(other)
             self._frames += 1
 
     def _free_renderer(self) -> None:

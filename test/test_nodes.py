@@ -30,6 +30,7 @@ from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.observation import Camera
 from lewm_ros import camera_node, planner_node
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
@@ -470,6 +471,62 @@ def test_frames_and_goals_become_latents_with_their_stamps(bench, bundle):
     expected = node._runtime.encode(PICTURE)
     np.testing.assert_allclose(message_to_latent(latents[0], 8), expected, atol=1e-6)
     np.testing.assert_allclose(message_to_latent(goals[0], 8), expected, atol=1e-6)
+
+
+def with_cameras(folder, *cameras):
+    bundle = tiny_bundle(folder)
+    return save_description(dataclasses.replace(bundle, cameras=cameras))
+
+
+def test_a_camera_that_hangs_upside_down_is_cropped_as_in_its_recording(bench, tmp_path):
+    bundle = with_cameras(tmp_path / "one", Camera("wrist", 64, 64, crop=(10, 20, 64, 64), rotation=180))
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    latents = []
+    bench.node.create_subscription(Image, "latent", latents.append, NEWEST_FRAME)
+    assert bench.spin_until(node._latents.get_subscription_count)
+    picture = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    node._on_image(rgb_to_message(picture[:50], 1))
+    assert bench.spin_until(lambda: node._unreadable == 1)
+    assert "is cropped to rows 10 to 74" in node.diagnose()[1]
+    node._on_image(rgb_to_message(picture, 2))
+    assert bench.spin_until(lambda: latents)
+    expected = node._runtime.encode(np.ascontiguousarray(picture[::-1, ::-1][10:74, 20:84]))
+    np.testing.assert_allclose(message_to_latent(latents[0], 8), expected, atol=1e-6)
+
+
+def test_pictures_of_several_cameras_that_were_taken_together_are_one_frame_and_one_goal(bench, tmp_path):
+    cameras = Camera("front", 64, 40), Camera("wrist", 64, 24, topic="wrist/image_raw")
+    bundle = with_cameras(tmp_path / "two", *cameras)
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    assert "camera/image_raw and wrist/image_raw, of all of them within half a control step" in node.diagnose()[1]
+    latents, goals = [], []
+    bench.node.create_subscription(Image, "latent", latents.append, NEWEST_FRAME)
+    bench.node.create_subscription(Image, "goal_latent", goals.append, LATCHED)
+    front = bench.node.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
+    wrist = bench.node.create_publisher(Image, "wrist/image_raw", NEWEST_FRAME)
+    assert bench.spin_until(lambda: front.get_subscription_count() and wrist.get_subscription_count())
+    bench.spin_until(lambda: False, 0.3)
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 256, (64, 40, 3), np.uint8), rng.integers(0, 256, (64, 24, 3), np.uint8)
+    second = 10**9
+    wrist.publish(rgb_to_message(left, second))  # its front picture is lost
+    bench.spin_until(lambda: False, 0.2)
+    front.publish(rgb_to_message(left, second + second // 20, "optical"))
+    bench.spin_until(lambda: False, 0.2)
+    assert not latents, "0.05 s apart"
+    wrist.publish(rgb_to_message(right, second + second // 20 + second // 50))
+    assert bench.spin_until(lambda: latents)
+    assert (latents[0].header.stamp.nanosec, latents[0].header.frame_id) == (second // 20, "optical")
+    expected = node._runtime.encode(np.concatenate([left, right], axis=1))
+    np.testing.assert_allclose(message_to_latent(latents[0], 8), expected, atol=1e-6)
+    node._unsteady = None
+    assert node._capture_goal()[0]
+    assert bench.spin_until(lambda: goals), "side by side, it is the model's picture already"
+    np.testing.assert_allclose(message_to_latent(goals[0], 8), expected, atol=1e-6)
+    node._on_goal(rgb_to_message(left, 5 * second))
+    assert bench.spin_until(lambda: "it must show them side by side, 64 x 64 pixels" in node._goal_problem)
 
 
 def test_what_is_new_in_a_frame_is_told_before_its_latent_and_forgotten_with_deactivation(bench, bundle):

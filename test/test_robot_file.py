@@ -11,6 +11,7 @@ import trimesh
 from lewm_model.config import ConfigError, resource
 from lewm_model.data.clips import load_episodes
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.robot.observation import Observation
 from lewm_model.robot.robot import load_robot
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
@@ -139,6 +140,15 @@ def test_an_arm_of_another_kind_is_recorded_without_a_setting_of_sizes(scene: Pa
     episodes = load_episodes(tmp_path / "episodes.h5")
     assert episodes.action_names == load_robot("mine.yaml", tmp_path).names
     assert np.ptp(episodes.pixels[np.arange(42)], axis=0).max() > 50, "the arm is seen to move"
+    front, wrist = episodes.cameras
+    assert (front.name, front.width, front.topic) == ("front", 43, "camera/image_raw"), "48 x 64, 32 pixels high"
+    assert (wrist.name, wrist.width, wrist.topic) == ("wrist", 32, "wrist/image_raw")
+    assert episodes.image_size == (32, 75)
+    with ArmSim(scene) as sim:
+        sim.reset(joint_positions=episodes.proprio[0])
+        seen = Observation(episodes.cameras).picture([sim.render("front"), sim.render("wrist")])
+    same = np.abs(seen.astype(int) - episodes.pixels[0]).mean()
+    assert same < 3.0, "they lie side by side in this order"
 
 
 def test_random_starts_are_clear(scene: Path) -> None:

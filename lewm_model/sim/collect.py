@@ -24,14 +24,25 @@ from lewm_model.bundle.held_out import SIMULATOR
 from lewm_model.config import RECORDED_SIDE, resource
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Observation, to_model_image
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
+from lewm_model.sim.world import side_by_side
+
+# Of the picture: its size, for the world's first camera alone, or the cameras that are seen side by side.
+View = int | tuple[int, int] | Observation
+
+
+def look_at(sim: ArmSim, view: View) -> np.ndarray:
+    """What is seen now, (H, W, 3) uint8."""
+    if isinstance(view, Observation):
+        return view.picture([sim.render(camera.name) for camera in view.cameras])
+    return to_model_image(sim.render(), view)
 
 
 def record_episode(
-    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int | tuple[int, int]
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: View
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One episode of random motion; what it holds depends on (seed, episode) only.
 
@@ -48,19 +59,18 @@ def record_episode(
     motion = timeline.sample(dt * np.arange(steps + 1))
     sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
     action = np.diff(motion.positions, axis=0) / dt
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    pixels = np.empty((steps + 1, *size, 3), np.uint8)
+    pixels = []
     proprio = np.empty((steps + 1, len(start)), np.float32)
     for i in range(steps + 1):
         if i > 0:
             sim.step(dt)
-        pixels[i] = to_model_image(sim.render(), image_size)
+        pixels.append(look_at(sim, image_size))
         proprio[i] = sim.joint_positions()
-    return pixels, action.astype(np.float32), proprio
+    return np.array(pixels), action.astype(np.float32), proprio
 
 
 def record_play(
-    sim: ArmSim, seed: int, episode: int, steps: int, image_size: int | tuple[int, int], runtime: Runtime | None = None
+    sim: ArmSim, seed: int, episode: int, steps: int, image_size: View, runtime: Runtime | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `record_episode`, of play with the block, which lies elsewhere at the start of each episode; with a `runtime`
     play begins where its bundle's policy got to.
@@ -70,7 +80,7 @@ def record_play(
     pixels, proprio = [], []
 
     def look() -> None:
-        pixels.append(to_model_image(sim.render(), image_size))
+        pixels.append(look_at(sim, image_size))
         proprio.append(sim.joint_positions().copy())
 
     action = play(sim, np.random.default_rng(np.random.SeedSequence((seed, episode))), steps, look, runtime=runtime)
@@ -80,7 +90,7 @@ def record_play(
 _worker: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
 
 
-def _start_worker(world: str, seed: int, steps: int, image_size: int, play: bool, policy: Path | None) -> None:
+def _start_worker(world: str, seed: int, steps: int, image_size: View, play: bool, policy: Path | None) -> None:
     global _worker
     sim = ArmSim(world)
     _worker = partial(record_episode, sim, seed, steps=steps, image_size=image_size)
@@ -110,7 +120,8 @@ def collect(
     :param out: file to write; appears when complete.
     :param steps: actions in an episode, 20 in a second; an episode has one frame more.
     :param world: SDF file; None is the packaged `worlds/tabletop.sdf`.
-    :param image_size: pixels, square.
+    :param image_size: pixels, square; of a world with several cameras the height of each one's picture. They are
+        recorded side by side.
     :param workers: processes that simulate and render.
     :param play: the arm plays with the block (`lewm_model.sim.push_script`) instead of moving at random.
     :param policy: bundle with a policy, which moves the arm before each episode; it then begins where that got to.
@@ -127,9 +138,11 @@ def collect(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
-    arguments = (str(path), seed, steps, image_size, play, policy)
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
-        names, dt = sim.names, sim.control_dt_s
+        names, dt, seen = sim.names, sim.control_dt_s, side_by_side(sim.cameras, image_size)
+    several = len(seen.cameras) > 1
+    arguments = (str(path), seed, steps, seen if several else image_size, play, policy)
+    size, cameras = (seen.size, seen.cameras) if several else ((image_size, image_size), ())
     command = shlex.join(
         ["python", "-m", "lewm_model.sim.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
         + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
@@ -150,7 +163,7 @@ def collect(
     }
     context = multiprocessing.get_context("spawn")
     with (
-        EpisodeWriter(out, image_size, names, dt, "joint_velocity", attributes, recorded=recorded) as writer,
+        EpisodeWriter(out, size, names, dt, "joint_velocity", attributes, recorded=recorded, cameras=cameras) as writer,
         context.Pool(min(workers, episodes), _start_worker, arguments) as pool,
     ):
         made: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))

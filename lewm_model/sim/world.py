@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 
 from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.observation import Camera as ModelCamera
+from lewm_model.robot.observation import Observation
 
 END_EFFECTOR = "end_effector"  # name of the site at the arm's tip, behind the arm's prefix
 
@@ -31,6 +34,24 @@ class Camera:
     width: int  # pixels
     height: int  # pixels
     rate_hz: float
+
+
+def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
+    """The pictures of all cameras, each with its own proportions and so many pixels high; the first has the topic of
+    any robot's camera, the others one with their names.
+    """
+    first = cameras[0].name
+    return Observation(
+        tuple(
+            ModelCamera(
+                each.name,
+                height,
+                max(1, round(height * each.width / each.height)),
+                "camera/image_raw" if each.name == first else f"{each.name}/image_raw",
+            )
+            for each in cameras
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.data.pairing import kinds_of
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Camera, Observation, to_model_image
 
 MOST = 1e9  # of a number that is taken
 STILL = 1e-3  # rad/s: an action of a joint that is held is no greater
@@ -85,7 +86,8 @@ def salvage_hdf5(
 ) -> Conversion:
     """Writes what can be read of a recording in stable-worldmodel's layout to another file.
 
-    :param image_size: pixels; frames are cropped to a square and scaled. None keeps them, cropped.
+    :param image_size: pixels; frames are cropped to a square and scaled. None keeps frames that the recording names
+        the cameras of, and crops others to a square.
     :param control_dt_s: time from row to row, s, of a recording that does not say.
     :param columns: which columns of the action are kept; of those that are held, rows with another action than 0 are
         left out.
@@ -127,7 +129,7 @@ def _convert(
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or action.ndim != 2:
         raise DataError(f"{path}: 'pixels' is {pixels.shape} {pixels.dtype}; it must be (N, H, W, 3) uint8")
     width = 0 if measured is None else int(np.prod(measured.shape[1:]))
-    names, dt, kind, original = _facts(path, action.shape[1])
+    names, dt, kind, original, units, cameras = _facts(path, action.shape[1])
     if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
         raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
     kept, held = _places(
@@ -144,8 +146,9 @@ def _convert(
     dt = control_dt_s or dt
     if not dt > 0.0:
         raise DataError(f"{path} does not say how much time lies between its rows; give it with --control-dt-s")
-    size = image_size or min(pixels.shape[1:3])
-    command = shlex.join(["lewm", "convert", str(path), "--out", str(out), "--image-size", str(size)])
+    size, cameras = _size(path, pixels.shape[1:3], image_size, cameras)
+    options = ["--image-size", str(image_size)] if image_size else []
+    command = shlex.join(["lewm", "convert", str(path), "--out", str(out), *options])
     recorded = {
         "recorder": "lewm convert",
         "kind": "HDF5",
@@ -157,7 +160,8 @@ def _convert(
         report.note(f"column {name} is kept")
     if "timestamp" in file:
         report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
-    with EpisodeWriter(out, size, chosen, dt, kind, {"command": command}, width, recorded) as writer:
+    facts: dict[str, Any] = {"action_units": [units[at] for at in kept] if units else None, "cameras": cameras}
+    with EpisodeWriter(out, size, chosen, dt, kind, {"command": command}, width, recorded, **facts) as writer:
         for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
             rows = min(length, *(len(data) - offset for data in (pixels, action)))
             report.frames_recorded += max(0, length)
@@ -178,9 +182,31 @@ def _places(kept: Sequence[str], held: Sequence[str], names: Sequence[str], path
     return [names.index(name) for name in kept], [names.index(name) for name in held]
 
 
-def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, dict[str, Any]]:
-    """Names of the actions, time from row to row (0.0: unknown), kind, and how it was recorded, as far as it can be
-    read: attributes may be damaged, too.
+def _size(
+    path: Path, there: tuple[int, ...], image_size: int | None, cameras: tuple[Camera, ...]
+) -> tuple[tuple[int, int], tuple[Camera, ...]]:
+    """Height and width of the pictures that are written, and whose they are, where the recording says it of its own.
+
+    :raises DataError: a square is asked for, and the pictures of several cameras lie side by side, or one is no square.
+    """
+    if not cameras or Observation(cameras).size != there:
+        size = image_size or min(there)
+        return (size, size), ()
+    if image_size is None:
+        return (int(there[0]), int(there[1])), cameras
+    if len(cameras) > 1 or cameras[0].height != cameras[0].width:
+        raise DataError(
+            f"the pictures of {path} are {there[0]} x {there[1]}, of {', '.join(camera.name for camera in cameras)}; "
+            "they cannot be made a square, so leave --image-size out"
+        )
+    return (image_size, image_size), (replace(cameras[0], height=image_size, width=image_size),)
+
+
+def _facts(
+    path: Path, columns: int
+) -> tuple[tuple[str, ...], float, str, dict[str, Any], tuple[str, ...], tuple[Camera, ...]]:
+    """Names of the actions, time from row to row (0.0: unknown), kind, how it was recorded, units and cameras (empty:
+    unknown), as far as it can be read: attributes may be damaged, too.
 
     From some damage of the heap that holds texts HDF5 2.0.0 never returns, so a process of its own reads them.
     """
@@ -206,14 +232,23 @@ def _facts(path: Path, columns: int) -> tuple[tuple[str, ...], float, str, dict[
         recorded = {}
     if not isinstance(recorded, dict) or not recorded:
         recorded = {"command": str(found["command"])} if found.get("command") else {}
-    return tuple(names), dt if 0.0 < dt < MOST else 0.0, str(found.get("action_kind") or "recorded"), recorded
+    try:
+        units = tuple(str(unit) for unit in json.loads(found.get("action_units") or "[]"))
+    except (TypeError, ValueError, RecursionError):
+        units = ()
+    try:
+        cameras = Observation.from_list(json.loads(found.get("cameras") or "[]")).cameras
+    except (TypeError, ValueError, RecursionError):
+        cameras = ()
+    dt, kind = dt if 0.0 < dt < MOST else 0.0, str(found.get("action_kind") or "recorded")
+    return tuple(names), dt, kind, recorded, units if len(units) == columns else (), cameras
 
 
 def _print_attributes(path: Path) -> None:
     """The attributes that can be read, as JSON, one after the other so that a damaged one costs no other."""
     found: dict[str, Any] = {}
     with _Continued(path) as stream, h5py.File(stream, "r") as file:
-        for name in ("control_dt_s", "action_names", "action_kind", "command", "recorded"):
+        for name in ("control_dt_s", "action_names", "action_kind", "action_units", "cameras", "command", "recorded"):
             try:
                 value = file.attrs.get(name)
                 value = value.decode() if isinstance(value, bytes) else value
