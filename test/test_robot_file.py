@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,33 @@ def test_a_mesh_with_many_faces_is_drawn_with_few_and_kept(
         with ArmSim(scene, render=False) as sim:
             assert 100 < sim.model.nmeshface <= 600
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
+
+
+def test_the_simulated_robot_publishes_every_camera_of_its_scene(scene: Path) -> None:
+    rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup)")
+    from sensor_msgs.msg import Image
+
+    from lewm_ros.camera_node import NEWEST_FRAME
+    from lewm_ros.sim_node import SimNode
+
+    rclpy.init()
+    node, listener = SimNode(), rclpy.create_node("listener")
+    try:
+        assert node.set_parameters([rclpy.parameter.Parameter("world", value=str(scene))])[0].successful
+        done = rclpy.lifecycle.TransitionCallbackReturn.SUCCESS
+        assert node.trigger_configure() == done and node.trigger_activate() == done
+        seen: dict[str, tuple[int, int]] = {}
+        for topic in ("camera/image_raw", "wrist/image_raw"):
+            listener.create_subscription(
+                Image, topic, lambda m, topic=topic: seen.update({topic: (m.height, m.width)}), NEWEST_FRAME
+            )
+        end = time.monotonic() + 30.0
+        while len(seen) < 2 and time.monotonic() < end:
+            rclpy.spin_once(listener, timeout_sec=0.1)
+        assert seen == {"camera/image_raw": (48, 64), "wrist/image_raw": (48, 48)}
+    finally:
+        node.deactivate()
+        node.cleanup()
+        node.destroy_node()
+        listener.destroy_node()
+        rclpy.shutdown()

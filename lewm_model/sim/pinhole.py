@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from lewm_model.config import resource
-from lewm_model.sim.sdf import load_world
+from lewm_model.sim.arm import load_world
 
 
 @dataclass(frozen=True)
