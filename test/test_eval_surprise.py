@@ -67,7 +67,7 @@ def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
     rng = np.random.default_rng(0)
     with ArmSim() as sim:
         poses = np.linspace([-1.0, 0.5], [1.0, -0.5], 60)
-        seen = s._drawn(sim, poses, 64)
+        seen = s._drawn(sim, poses, (64, 64))
         shown = {kind: disturb(sim, seen, poses, 30, rng) for kind, disturb in s.KINDS.items()}
     assert all(pictures.shape == (s.WINDOW, 64, 64, 3) for pictures in shown.values())
     np.testing.assert_array_equal(shown["frozen"], np.repeat(seen[29:30], s.WINDOW, axis=0))

@@ -391,6 +391,7 @@ def good_messages() -> dict[Any, list[Any]]:
     from trajectory_msgs.msg import JointTrajectory
 
     from lewm_model.planning.motion import Trajectory
+    from lewm_ros.controller_state import ControllerState, reference_message
     from lewm_ros.messages import (
         camera_info_message,
         joint_state_message,
@@ -401,8 +402,11 @@ def good_messages() -> dict[Any, list[Any]]:
 
     times_s = 0.05 * np.arange(1, 9)
     rise = 0.5 * (1 - np.cos(np.pi * np.arange(8) / 7))[:, None] * np.array([[0.2, -0.2]])
-    motion = Trajectory(times_s, rise, np.gradient(rise, 0.05, axis=0))
+    speeds = np.gradient(rise, 0.05, axis=0)
+    speeds[-1] = 0.0  # a controller takes no trajectory that does not end at rest
+    motion = Trajectory(times_s, rise, speeds)
     channels = {"rgb8": 3, "mono8": 1, "bgra8": 4, "bayer_rggb8": 1, "mono16": 2, "rgb16": 6, "yuv422": 2}
+    at_rest = (np.array([0.1, 0.2]), np.zeros(2), np.zeros(2))
     return {
         Image: [
             *(image_message(name, count) for name, count in channels.items()),
@@ -419,6 +423,7 @@ def good_messages() -> dict[Any, list[Any]]:
         String: [String(data="good")],
         Float32: [Float32(data=0.5)],
         CameraInfo: [camera_info_message(64, 64, 60.0, 0)],
+        **({ControllerState: [reference_message(JOINTS, at_rest, at_rest[0], 1.0, 0)]} if ControllerState else {}),
         DiagnosticStatus: [
             DiagnosticStatus(
                 name="planner_node", message="armed; moving", values=[KeyValue(key="state", value="armed")]
@@ -1785,6 +1790,7 @@ def make_seeds(folder: Path) -> None:
     from lewm_model.bundle.bundle import DECODER, Calibration, load_bundle, save_description
     from lewm_model.models.heads import Decoder
     from lewm_model.monitoring.novelty import remember, save_seen
+    from lewm_model.robot.observation import to_model_image
     from lewm_model.runtime.export import export_decoder
 
     shutil.copytree(exported_folder(TINY), folder / "bundle")
@@ -1793,10 +1799,12 @@ def make_seeds(folder: Path) -> None:
     network = Decoder(bundle.model).eval()
     save_file(network.state_dict(), folder / "bundle" / DECODER)
     export_decoder(bundle, network)
-    save_seen(bundle, remember(np.zeros((1, *size, 3), np.uint8)))
+    # The good goal is familiar, which camera_node asks for.
+    save_seen(bundle, remember([np.zeros((*size, 3), np.uint8), to_model_image(picture(), size)]))
     # An error never surprises: the model is untrained. Something new does.
     calibration = Calibration(1e-3, 2e-3, (0.0,), (1e6,), 0.0, 1000, new_pixels=2.0)
-    save_description(replace(bundle, actions=replace(bundle.actions, names=JOINTS), calibration=calibration))
+    group = replace(bundle.actions.groups[0], names=JOINTS)
+    save_description(replace(bundle, actions=replace(bundle.actions, groups=(group,)), calibration=calibration))
     dot_recording(folder / "dots.h5", episodes=3, steps=12, size=16)
     (folder / "goals").mkdir()
     (folder / "goals" / "good.png").write_bytes(encoded(".png", 64))

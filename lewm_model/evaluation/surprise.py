@@ -59,7 +59,7 @@ def _drawn(sim: ArmSim, poses: np.ndarray, size: tuple[int, int], place: np.ndar
 def _recoloured(what: str) -> Disturb:
     def disturb(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
         sim.recolour(what, (1, 2, 0) if rng.random() < 0.5 else (2, 0, 1))
-        pictures = _drawn(sim, poses[at : at + WINDOW], seen.shape[1])
+        pictures = _drawn(sim, poses[at : at + WINDOW], seen.shape[1:3])
         sim.recolour(what)
         return pictures
 
@@ -69,13 +69,13 @@ def _recoloured(what: str) -> Disturb:
 def _teleported_arm(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
     """It goes on with its motion from another pose."""
     there = rng.uniform(0.95 * sim.limits.lower, 0.95 * sim.limits.upper)
-    return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1])
+    return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1:3])
 
 
 def _teleported_object(
     sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1], rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2))
+    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1:3], rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2))
 
 
 def _occluded(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
