@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.chain import Chain
 from lewm_model.robot.collision import SelfCollision, segment_distance
+from lewm_model.robot.limits import JointLimits
+from lewm_ros.safety import Reason, Shield, ShieldConfig
 
 PIECES, LENGTH_M = 4, 0.3
 JOINTS = [f"joint{i}" for i in range(PIECES)]
@@ -74,3 +77,21 @@ def test_the_distance_of_segments_is_the_least_one() -> None:
 
         least = min(minimize(squared, start, bounds=[(0, 1)] * 2).fun for start in ([0, 0], [1, 1], [0.5, 0.5], [0, 1]))
         assert found[i] == pytest.approx(np.sqrt(least), abs=1e-4)
+
+
+def test_the_shield_holds_a_plan_back_in_which_the_arm_hits_itself_and_lets_others_through(chain: Chain) -> None:
+    one = np.ones(PIECES)
+    limits = JointLimits(tuple(JOINTS), -2.8 * one, 2.8 * one, 1.5 * one, 9.0 * one, 150.0 * one)
+    arm, now = SelfCollision(chain, 0.04, np.zeros(PIECES)), 100.0
+    for knots, reason in ((24, Reason.SELF_COLLISION), (2, None)):
+        shield = Shield(limits, ShieldConfig(), clock=lambda: now, steady=lambda: now, self_collision=arm)
+        shield.frame(now)
+        shield.joints(np.zeros(PIECES), now)
+        shield.joints(np.zeros(PIECES), now)
+        assert shield.arm() is None and shield.restart() is not None
+        timeline = Timeline(now, np.zeros(PIECES), KnotLimits(limits, 0.25))
+        wanted = np.repeat([[[0.0, 1.2, 1.2, 0.0]]], knots, axis=1)  # folds: the last piece comes round to the first
+        timeline.splice(0, timeline.limits.project(np.zeros(PIECES), np.zeros(PIECES), wanted)[0])
+        count = round((timeline.end_s - now) / 0.05) + 3
+        refusal = shield.release(timeline.sample(now - 0.05 + 0.05 * np.arange(count)), now - 0.05)
+        assert (None if refusal is None else refusal.reason) == reason

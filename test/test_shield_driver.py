@@ -26,6 +26,8 @@ def test_what_goes_out_keeps_every_limit_and_is_continuous_whatever_comes_in() -
         Reason.CLOCK.value,
         Reason.STOP.value,
         Reason.LOST.value,  # test_execution.py
+        Reason.PAUSED.value,  # test_nodes.py: a person turns the speed to 0
+        Reason.SELF_COLLISION.value,  # test_collision.py: the driver's arm is too short to reach itself
         Reason.SCALING.value,
     }
     assert wanted <= reasons

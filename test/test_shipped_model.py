@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +95,11 @@ def test_half_precision_ranks_candidates_between_any_two_sample_frames(bundle: B
             elites = [set(np.argsort(cost)[:30].tolist()) for cost in costs]
             assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.99
             assert len(elites[0] & elites[1]) >= 27
+
+
+def test_a_bundle_whose_heads_have_their_former_names_loads(tmp_path: Path) -> None:
+    shutil.copytree(resource("models", "reach"), tmp_path / "reach", ignore=shutil.ignore_patterns("engines"))
+    description = tmp_path / "reach" / "model.json"
+    description.write_text(description.read_text().replace('"displacement"', '"steps_to_go"'))
+    former, present = load_bundle(tmp_path / "reach"), load_bundle(resource("models", "reach"))
+    assert former.heads == present.heads and set(load_heads(former)) == set(present.heads)

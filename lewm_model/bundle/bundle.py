@@ -38,7 +38,7 @@ WEIGHTS = "weights.safetensors"
 MOST_BLOCKS = 256  # of a horizon
 HEADS = "heads.safetensors"
 # What heads were called before; bundles that were written then have these names.
-FORMER_HEADS = {"displacement": "displacement", "temporal_distance": "temporal_distance"}
+FORMER_HEADS = {"steps_to_go": "displacement", "time_to_go": "temporal_distance"}
 DECODER = "decoder.safetensors"
 SEEN = "seen.safetensors"
 STAGED = ".new"  # folder of files that model.json lists and that an update has not yet moved to their places
