@@ -210,6 +210,18 @@ def test_a_slow_planner_moves_at_half_speed() -> None:
     assert speeds[False] == pytest.approx(1.5, rel=0.05) and speeds[True] == pytest.approx(0.75, rel=0.05)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_speed_that_a_person_turned_down_holds_from_the_first_command_on(share: float) -> None:
+    arm = Arm(np.array([-1.0, 1.0]))
+    planner = planner_for(arm)
+    planner.speed_scale = share
+    planner.set_goal(np.array([1.5, -1.0], np.float32))
+    planner.start(arm.position)
+    sent = [each.trajectory for each in run(planner, arm, 1.5) if each.trajectory is not None]
+    fastest = [np.abs(motion.velocities).max() for motion in sent]
+    assert len(sent) > 3 and max(fastest) <= share * 1.5 + 1e-6 and max(fastest) > 0.9 * share * 1.5
+
+
 def test_an_arm_that_stops_to_plan_executes_each_plan_to_its_end() -> None:
     arm, goal = Arm(np.array([-1.5, 0.5])), np.array([1.0, -1.0], np.float32)
     planner = planner_for(arm, while_moving=False)
