@@ -57,3 +57,10 @@ def test_a_robot_that_runs_engines_imports_neither_torch_nor_onnx() -> None:
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "lewm_model.runtime.tensorrt.backend" in modules
     assert not {"torch", "onnx", "onnxruntime", "mujoco", "h5py", "rclpy"} & set(modules)
+
+
+def test_what_checks_engines_needs_neither_opencv_nor_safetensors() -> None:
+    """`make engine-check` imports it in an environment that has TensorRT-RTX, numpy and PyYAML alone."""
+    code = "import sys, lewm_model.runtime.tensorrt.builder, lewm_model.runtime.tensorrt.backend; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"cv2", "safetensors", "torch", "mujoco"} & set(modules)

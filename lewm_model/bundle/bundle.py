@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from lewm_model.config import POLICY_PLAN, ModelConfig, PlanConfig, from_dict
 from lewm_model.models.signature import POLICY
@@ -301,6 +300,8 @@ def _load(folder: Path) -> Bundle:
 def _task_of_schema_1(folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
     """Task and horizon, which schema 1 left to whoever ran the model; its graphs know the horizon."""
     found: dict[str, Any] = {"task": "push", "horizon": POLICY_PLAN.horizon} if POLICY in heads else {"task": "reach"}
+    from safetensors import safe_open
+
     with contextlib.suppress(Exception), safe_open(folder / "onnx" / "golden.safetensors", "numpy") as golden:
         found["horizon"] = int(golden.get_slice("candidates").get_shape()[1])
     return found

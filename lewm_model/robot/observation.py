@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 MOST_PIXELS = 1 << 16  # of a side: more is a typing error
@@ -177,5 +176,7 @@ def _check(rgb: np.ndarray) -> None:
 def _scaled(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb.copy()
+    import cv2  # here: whoever only builds or checks engines knows cameras too, and has no OpenCV
+
     smaller = rgb.shape[0] >= height and rgb.shape[1] >= width
     return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
