@@ -142,7 +142,7 @@ def settings(values: Mapping[str, Any], bundle: Bundle) -> Settings:
         chain = None if robot is None or robot.kinematics is None else robot.chain()
         return Settings(
             limits,
-            _workspace(values, limits.names, chain),
+            _workspace(values, limits.names, robot, chain),
             None if robot is None or chain is None else robot.self_collision(chain),
             PlanConfig(**{**_below("plan", values), "horizon": bundle.horizon_for(values["plan.horizon"])}),
             MonitorConfig(**_below("monitor", values)),
@@ -169,17 +169,20 @@ def _limits(values: Mapping[str, Any], robot: Robot | None) -> JointLimits:
     return robot.limits
 
 
-def _workspace(values: Mapping[str, Any], names: Sequence[str], chain: Chain | None) -> Workspace | None:
-    """The box that the parameters workspace.* describe, for the robot file's links or else the URDF's; None where they
-    describe none.
+def _workspace(
+    values: Mapping[str, Any], names: Sequence[str], robot: Robot | None, chain: Chain | None
+) -> Workspace | None:
+    """The box that the parameters workspace.* describe, for the robot file's links or else the URDF's; where they
+    describe none, the robot file's.
 
     :raises ValueError: they do not fit together, or not to the URDF.
     """
     box = _below("workspace", values)
     if not box["lower"] and not box["upper"]:
-        return None
-    if chain is None:
-        if not values["urdf"]:
-            raise ValueError("workspace.lower and workspace.upper need a urdf or a robot that says where the links are")
-        chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], names)
+        return None if robot is None or chain is None else robot.box(chain)
+    if robot is not None and chain is not None:
+        return Workspace(chain, box["lower"], box["upper"], robot.radii(chain))
+    if not values["urdf"]:
+        raise ValueError("workspace.lower and workspace.upper need a urdf or a robot that says where the links are")
+    chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], names)
     return Workspace(chain, box["lower"], box["upper"])

@@ -21,9 +21,9 @@ from lewm_model.sim.random_motion import random_velocities
 ROBOTS = sorted(path.stem for path in resource("config", "robots").glob("*.yaml"))
 # Three joints and a finger, of primitive shapes, whose forearm reaches the table and the column.
 ARM = """<mujoco><worldbody><body name="column"><geom type="cylinder" size="0.04 0.1" pos="0 0 0.1"/>
-<body name="upper" pos="0 0 0.22"><joint name="pan" axis="0 0 1"/><geom type="sphere" size="0.03"/>
+<body name="upper" pos="0 0 0.22" euler="0 0 20"><joint name="pan" axis="0 0 1"/><geom type="sphere" size="0.03"/>
 <body name="lower"><joint name="lift" axis="0 1 0"/><geom type="capsule" size="0.02" fromto="0.06 0 0 0.25 0 0"/>
-<body name="hand" pos="0.3 0 0"><joint name="bend" axis="0 1 0"/>
+<body name="hand" pos="0.3 0 0"><joint name="bend" axis="0 1 0" pos="0.01 0 0.005"/>
 <geom type="capsule" size="0.02" fromto="0 0 0 0.2 0 0"/>
 <site name="grip" pos="0.22 0 0"/>
 <body name="finger" pos="0.2 0.03 0"><joint name="finger" axis="0 0 1"/>
@@ -37,6 +37,8 @@ joints:
   bend: {{lower: -2.0, upper: 2.0, {LIMITS}}}
   finger: {{lower: -0.1, upper: 0.8, {LIMITS}, effort: 2.0}}
 gripper: {{joint: finger, open: 0.8, closed: 0.0}}
+kinematics: {{file: arm.xml, base: world, tip: grip, tool_m: [0.03, 0.0, 0.0], radius_m: 0.02, tip_radius_m: 0.005}}
+workspace: {{lower: [-1.0, -1.0, 0.0], upper: [1.0, 1.0, 1.0]}}
 simulation: {{file: arm.xml, tip: grip}}
 """
 SCENE = """
@@ -112,6 +114,32 @@ def test_an_arm_of_another_kind_is_simulated_from_files_alone(scene: Path) -> No
         np.testing.assert_allclose(sim.joint_positions(), robot.home, atol=1e-9)
         sim.step(0.5)
         np.testing.assert_allclose(sim.joint_positions(), robot.home, atol=2e-3)  # the drives carry the arm's weight
+
+
+def test_links_of_an_mjcf_are_where_mujoco_has_them_and_the_jacobian_is_their_derivative(scene: Path) -> None:
+    robot = load_robot("mine.yaml", scene.parent)
+    chain, rng = robot.chain(), np.random.default_rng(0)
+    with ArmSim(scene, render=False) as sim:
+        for joints in rng.uniform(sim.limits.lower, sim.limits.upper, (10, 4)):
+            origins, rotations = chain.frames(joints[None, :3])
+            tip = list(chain.links).index("grip")
+            np.testing.assert_allclose(origins[0, tip], sim.end_effector(joints), atol=1e-9)
+            tool = origins[0, tip] + rotations[0, tip] @ [0.03, 0.0, 0.0]
+            np.testing.assert_allclose(origins[0, -1], tool, atol=1e-9)
+            small = 1e-6 * np.eye(3)
+            moved = chain.positions(joints[:3] + small)[:, -1] - chain.positions(joints[:3] - small)[:, -1]
+            np.testing.assert_allclose(chain.jacobian(joints[:3])[:3], moved.T / 2e-6, atol=1e-8)
+
+
+def test_the_box_of_a_robot_file_is_for_the_links_with_their_thickness_and_the_tool(scene: Path) -> None:
+    robot = load_robot("mine.yaml", scene.parent)
+    chain = robot.chain()
+    box = robot.box(chain)
+    assert box is not None and box.find_outside([[0.0, -0.3, 0.0]]) is None
+    poses = np.linspace([0.0, 0.0, 0.0], [0.0, 1.2, 0.0], 500)
+    near = int((chain.positions(poses)[:, -1, 2] < 0.004).argmax())  # the tool is 4 mm above the table, and 5 mm thick
+    outside = box.find_outside(poses[near : near + 1])
+    assert outside is not None and "'tool'" in outside
 
 
 def test_random_motion_follows_its_trajectory_and_touches_nothing(scene: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the links of an arm are in space, from its URDF, and a box that they must stay in."""
+"""Where the links of an arm are in space, from its URDF or MJCF, and a box that they must stay in."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from lewm_model.robot.limits import LimitsError, parse_xml
 
+TOOL = "tool"  # name of the link that a tool's end is
 TURNING, SLIDING = ("revolute", "continuous"), ("prismatic",)
 AXES = "xyz"
 
 
 class Chain:
-    """The links of a URDF from `base` to `tip` and the joints between them; made with `from_urdf`.
+    """The links from `base` to `tip` and the joints between them; made with `from_urdf` or `from_mjcf`.
 
     :ivar links: names of the L links after the base, in order.
     :ivar moving: (L,) bool, whether the joints can change where the origin of that link's frame is.
@@ -68,57 +69,135 @@ class Chain:
             links.insert(0, link)
             link, element = parents[link]
             chain.insert(0, _read_joint(path, element, joints))
-        found = [joint.name for joint in chain]
-        missing = [name for name in joints if name not in found]
-        if missing:
-            raise LimitsError(
-                f"joint '{missing[0]}' does not lie between '{base}' and '{tip}' in {path}; "
-                "name the arm's first link as the base and the last one that moves as the tip"
-            )
+        _must_move(path, base, tip, chain, joints)
         return cls(links, chain)
+
+    @classmethod
+    def from_mjcf(cls, path: str | Path, base: str, tip: str, joints: Sequence[str]) -> Chain:
+        """As `from_urdf`, from an MJCF; `tip` is a site or a body. Needs MuJoCo.
+
+        :raises LimitsError: likewise.
+        """
+        import mujoco  # here: an arm that is described by a URDF does not need it
+
+        try:
+            spec = mujoco.MjSpec.from_file(str(path))
+            for part in (*spec.geoms, *spec.meshes):  # only the frames are wanted, and meshes take long
+                spec.delete(part)
+            spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6
+            model = spec.compile()
+        except ValueError as error:
+            raise LimitsError(f"MuJoCo does not read {path}: {error}") from error
+        bodies, sites = (
+            [model(i).name for i in range(n)] for model, n in ((model.body, model.nbody), (model.site, model.nsite))
+        )
+        for parameter, name, known in (("base", base, bodies), ("tip", tip, [*sites, *bodies])):
+            if name not in known:
+                raise LimitsError(f"{path} has no {parameter} '{name}'; it has {', '.join(filter(None, known))}")
+        body = int(model.site_bodyid[sites.index(tip)]) if tip in sites else bodies.index(tip)
+        way: list[int] = []
+        while bodies[body] != base:
+            if body == 0:
+                raise LimitsError(f"the way from '{tip}' up the tree in {path} does not meet '{base}'")
+            way.insert(0, body)
+            body = int(model.body_parentid[body])
+        chain: list[_Joint] = []
+        links: list[str] = []
+        for body in way:
+            origin, turn = model.body_pos[body], _of_quaternion(model.body_quat[body])
+            for joint in range(model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body]):
+                name, kind, anchor = model.joint(joint).name, model.jnt_type[joint], model.jnt_pos[joint]
+                slides = bool(kind == mujoco.mjtJoint.mjJNT_SLIDE)
+                if not slides and kind != mujoco.mjtJoint.mjJNT_HINGE:
+                    raise LimitsError(f"joint '{name}' in {path} is no hinge and no slide; only those are known")
+                axis, column = model.jnt_axis[joint], _column(path, name, joints)
+                chain.append(_Joint(name, origin + turn @ anchor, turn, axis, slides, column))
+                links.append(bodies[body])
+                origin, turn = -anchor, np.eye(3)
+            if not links or links[-1] != bodies[body] or origin.any():  # no joint, or one that is not at the origin
+                chain.append(_Joint("", origin, turn, np.eye(3)[0], False, None))
+                links.append(bodies[body])
+        if tip in sites:
+            site = sites.index(tip)
+            turn = _of_quaternion(model.site_quat[site])
+            chain.append(_Joint("", model.site_pos[site], turn, np.eye(3)[0], False, None))
+            links.append(tip)
+        _must_move(path, base, tip, chain, joints)
+        return cls(links, chain)
+
+    def with_tool(self, end: np.ndarray) -> Chain:
+        """The same with one more link, from the tip's origin to `end` (3,) m in its frame."""
+        return Chain((*self.links, TOOL), (*self._joints, _Joint("", end, np.eye(3), np.eye(3)[0], False, None)))
 
     def positions(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """Origins of the links' frames in the base's frame, (N, L, 3) m, at joint positions (N, A) rad or m."""
+        return self.frames(joint_positions)[0]
+
+    def frames(self, joint_positions: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Origins (N, L, 3) m and rotations (N, L, 3, 3) of the links' frames in the base's frame, at joint positions
+        (N, A) rad or m.
+        """
         values = np.asarray(joint_positions, float)
         if values.ndim != 2 or values.shape[1] != self._columns:
             raise ValueError(f"joint positions have shape {values.shape}, (N, {self._columns}) is expected")
         origin, rotation = np.zeros((len(values), 3)), np.broadcast_to(np.eye(3), (len(values), 3, 3))
         origins = np.empty((len(values), len(self._joints), 3))
+        rotations = np.empty((*origins.shape, 3))
         for i, joint in enumerate(self._joints):
             origin = origin + rotation @ joint.origin
-            rotation = rotation @ joint.rotation
+            if joint.turns:
+                rotation = rotation @ joint.rotation
             if joint.column is not None:
                 value = values[:, joint.column, None]
                 if joint.slides:
                     origin = origin + rotation @ joint.axis * value
                 else:
                     rotation = rotation @ _turn(joint.axis, value[..., None])
-            origins[:, i] = origin
-        return origins
+            origins[:, i], rotations[:, i] = origin, rotation
+        return origins, rotations
+
+    def jacobian(self, joint_positions: npt.ArrayLike) -> np.ndarray:
+        """How the tip's frame moves with the joints at (A,) rad or m: (6, A), m and rad of the base's frame for each
+        rad or m.
+        """
+        (origins,), (rotations,) = self.frames(np.asarray(joint_positions, float)[None])
+        columns = np.zeros((6, self._columns))
+        for origin, rotation, joint in zip(origins, rotations, self._joints, strict=True):
+            if joint.column is None:
+                continue
+            axis = rotation @ joint.axis  # which its own motion leaves as it is
+            if joint.slides:
+                columns[:3, joint.column] = axis
+            else:
+                columns[:3, joint.column], columns[3:, joint.column] = np.cross(axis, origins[-1] - origin), axis
+        return columns
 
 
 class _Joint:
     """One joint: where it sits in its parent's frame, and the column of the joint positions that moves it."""
 
     def __init__(
-        self, name: str, origin: np.ndarray, rpy: np.ndarray, axis: np.ndarray, slides: bool, column: int | None
+        self, name: str, origin: np.ndarray, rotation: np.ndarray, axis: np.ndarray, slides: bool, column: int | None
     ) -> None:
-        self.name, self.origin, self.axis, self.slides, self.column = name, origin, axis, slides, column
-        roll, pitch, yaw = (_turn(unit, angle) for unit, angle in zip(np.eye(3), rpy, strict=True))
-        self.rotation = yaw @ pitch @ roll
+        self.name, self.origin, self.rotation, self.axis = name, origin, rotation, axis
+        self.slides, self.column = slides, column
+        self.turns = not np.array_equal(rotation, np.eye(3))
 
 
 class Workspace:
-    """A box that the links of an arm must stay in. What must stay in are the origins of the links' frames, as far as
-    the joints move them: the box has to be smaller than the free space by half the thickness of the links.
+    """A box that the links of an arm must stay in. What must stay in are balls around the origins of the links' frames,
+    as far as the joints move them: where they have no radius, the box has to be smaller than the free space by half the
+    thickness of the links.
 
     :param lower: (3,) least x, y, z in the frame of the chain's base, m.
     :param upper: (3,) greatest x, y, z, m.
+    :param radii: (L,) m.
     :raises ValueError: the box is none, or no link moves.
     """
 
-    def __init__(self, chain: Chain, lower: npt.ArrayLike, upper: npt.ArrayLike) -> None:
+    def __init__(self, chain: Chain, lower: npt.ArrayLike, upper: npt.ArrayLike, radii: npt.ArrayLike = 0.0) -> None:
         self.chain = chain
+        self._radii = np.broadcast_to(np.asarray(radii, float), (len(chain.links),))[chain.moving, None]
         self.lower, self.upper = np.array(lower, float), np.array(upper, float)
         for name, values in (("lower", self.lower), ("upper", self.upper)):
             if values.shape != (3,) or not np.isfinite(values).all():
@@ -154,7 +233,34 @@ class Workspace:
     def _beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """(N, moving links, 6) m beyond each side, negative inside."""
         origins = self.chain.positions(joint_positions)[:, self.chain.moving]
-        return np.concatenate([self.lower - origins, origins - self.upper], -1)
+        return np.concatenate([self.lower - origins, origins - self.upper], -1) + np.tile(self._radii, 6)
+
+
+def _must_move(path: str | Path, base: str, tip: str, chain: Sequence[_Joint], joints: Sequence[str]) -> None:
+    found = [joint.name for joint in chain]
+    missing = [name for name in joints if name not in found]
+    if missing:
+        raise LimitsError(
+            f"joint '{missing[0]}' does not lie between '{base}' and '{tip}' in {path}; "
+            "name the arm's first link as the base and the last one that moves as the tip"
+        )
+
+
+def _column(path: str | Path, name: str, moved: Sequence[str]) -> int:
+    """Of the joint positions, for a joint that can move."""
+    if name not in moved:
+        raise LimitsError(
+            f"joint '{name}' in {path} moves the tip and is none of the planned joints {', '.join(moved)}; "
+            "choose a tip before it, or make it fixed at the angle that it is kept at"
+        )
+    return list(moved).index(name)
+
+
+def _of_quaternion(quaternion: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) of a unit quaternion w x y z."""
+    angle = 2.0 * np.arctan2(np.linalg.norm(quaternion[1:]), quaternion[0])
+    length = np.linalg.norm(quaternion[1:])
+    return np.eye(3) if length == 0.0 else _turn(quaternion[1:] / length, float(angle))
 
 
 def _turn(axis: np.ndarray, angle: npt.ArrayLike) -> np.ndarray:
@@ -172,18 +278,14 @@ def _read_joint(path: Path, element: Element, moved: Sequence[str]) -> _Joint:
         )
     column = None
     if kind != "fixed":
-        if name not in moved:
-            raise LimitsError(
-                f"joint '{name}' in {path} moves the tip and is none of the planned joints {', '.join(moved)}; "
-                "choose a tip before it, or make it fixed at the angle that it is kept at"
-            )
-        column = list(moved).index(name)
+        column = _column(path, name, moved)
     origin, rpy = _numbers(path, element, "origin", "xyz", "0 0 0"), _numbers(path, element, "origin", "rpy", "0 0 0")
     axis = np.eye(3)[0] if kind == "fixed" else _numbers(path, element, "axis", "xyz", "1 0 0")  # some write 0 0 0
     length = float(np.linalg.norm(axis))
     if length < 1e-6:
         raise LimitsError(f"the <axis> of joint '{name}' in {path} has no length; give it a direction")
-    return _Joint(name, origin, rpy, axis / length, kind in SLIDING, column)
+    roll, pitch, yaw = (_turn(unit, angle) for unit, angle in zip(np.eye(3), rpy, strict=True))
+    return _Joint(name, origin, yaw @ pitch @ roll, axis / length, kind in SLIDING, column)
 
 
 def _attribute(path: Path, joint: Element, tag: str, attribute: str) -> str:

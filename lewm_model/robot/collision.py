@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from lewm_model.robot.chain import Chain
 
+APART_M = 1e-3  # at rest: what is nearer touches there, give or take rounding
 SHORTEST_M = 0.02  # a piece of the chain that is shorter has no capsule of its own: the neighbours' round ends cover it
 
 
@@ -36,7 +37,7 @@ class SelfCollision:
         first, second = np.triu_indices(len(self._pieces), k=2)
         self._radii = radii[self._pieces]
         self._pairs = first, second
-        apart = self._gaps(np.atleast_2d(rest))[0] > 0.0
+        apart = self._gaps(np.atleast_2d(rest))[0] > APART_M
         if not apart.any():  # of no pairs, none
             raise NothingApart("no two links of the arm are apart in its rest pose; give smaller radii or another pose")
         self._pairs = first[apart], second[apart]

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from lewm_model.config import ConfigError, from_dict, load_yaml, resource
-from lewm_model.robot.chain import Chain
+from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera, ObservationError
 
 KINDS = ("revolute", "continuous", "prismatic")
-FIELDS = ("joints", "gripper", "kinematics", "simulation", "cameras")  # of a robot file
+FIELDS = ("joints", "gripper", "kinematics", "workspace", "simulation", "cameras")  # of a robot file
 PACKAGE_URL = "package://"
 
 
@@ -50,21 +50,41 @@ class Joint:
 
 @dataclass(frozen=True)
 class Gripper:
-    """The joint that opens and closes a gripper; one of the robot's joints, and the last one."""
+    """The joint that opens and closes a gripper; one of the robot's joints, and the last one.
+
+    It has a controller of its own: a trajectory controller, or one that takes GripperCommand actions.
+    """
 
     joint: str
     open: float  # rad or m
     closed: float  # rad or m
+    topic: str = "gripper_controller/joint_trajectory"  # of its trajectory controller
+    action: str = ""  # of a GripperCommand server, which then takes the place of the topic
+    max_effort: float = 0.0  # N or N m that the action allows; 0 is what the server has
+
+    def __post_init__(self) -> None:
+        if not self.topic and not self.action:
+            raise ConfigError("gripper has neither topic nor action; one of them takes its commands")
 
 
 @dataclass(frozen=True)
 class Kinematics:
-    """Where the links are: a URDF with its first and last link."""
+    """Where the links are: a URDF or MJCF with its first and last link."""
 
-    urdf: str  # path, or package://PACKAGE/...; xacro files have to be expanded first
+    file: str  # path, or package://PACKAGE/...; xacro files have to be expanded first
     base: str = "base_link"
-    tip: str = "tool0"
-    radius_m: float = 0.05  # of the capsules along the links that self-collision is looked for with
+    tip: str = "tool0"  # link; of an MJCF, site or body
+    tool_m: tuple[float, ...] = ()  # x y z in the tip's frame of the end of what it carries, where there is something
+    radius_m: float = 0.05  # of the capsules along the links, which must neither meet nor leave the workspace
+    tip_radius_m: float = 0.0  # of the last one, where it is thinner than the others
+
+
+@dataclass(frozen=True)
+class Box:
+    """What the links with their thickness must stay in, where the arm is mounted: above a table, for one."""
+
+    lower: tuple[float, ...]  # m, x y z in the frame of the kinematics' base
+    upper: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,7 @@ class Robot:
     joints: tuple[Joint, ...]  # in the order of the action's columns
     gripper: Gripper | None = None
     kinematics: Kinematics | None = None
+    workspace: Box | None = None
     simulation: Simulation | None = None
     cameras: tuple[Camera, ...] = ()  # from left to right in the model's picture
     folder: Path = Path()  # that relative paths start from: the robot file's
@@ -120,23 +141,43 @@ class Robot:
         """
         return find_file(file, self.folder)
 
+    @property
+    def arm(self) -> tuple[str, ...]:
+        """Names of the joints that move the tip: all but the gripper's."""
+        return self.names if self.gripper is None else self.names[:-1]
+
     def chain(self) -> Chain:
         """The arm's links and joints, without the gripper's.
 
         :raises ConfigError: the robot file has no `kinematics`, or names a file that is not there.
-        :raises lewm_model.robot.limits.LimitsError: the URDF does not fit.
+        :raises lewm_model.robot.limits.LimitsError: the URDF or MJCF does not fit.
         """
         if self.kinematics is None:
-            raise ConfigError(f"robot {self.name!r} says nothing of its links; add `kinematics`: urdf, base and tip")
-        arm = [name for name in self.names if self.gripper is None or name != self.gripper.joint]
-        return Chain.from_urdf(self.path(self.kinematics.urdf), self.kinematics.base, self.kinematics.tip, arm)
+            raise ConfigError(f"robot {self.name!r} says nothing of its links; add `kinematics`: file, base and tip")
+        path, ends = self.path(self.kinematics.file), (self.kinematics.base, self.kinematics.tip)
+        read = Chain.from_urdf if path.suffix == ".urdf" else Chain.from_mjcf
+        chain = read(path, *ends, self.arm)
+        return chain.with_tool(np.array(self.kinematics.tool_m)) if self.kinematics.tool_m else chain
 
+    def radii(self, chain: Chain) -> np.ndarray:
+        """Of the capsules along the links of `chain()`, (L,) m."""
+        assert self.kinematics is not None
+        radii = np.full(len(chain.links), self.kinematics.radius_m)
+        radii[-1] = self.kinematics.tip_radius_m or self.kinematics.radius_m
+        return radii
+
+    def box(self, chain: Chain) -> Workspace | None:
+        """What the links of `chain()` must stay in; None where the robot file says nothing of it."""
+        if self.workspace is None:
+            return None
+        return Workspace(chain, self.workspace.lower, self.workspace.upper, self.radii(chain))
 
     def self_collision(self, chain: Chain) -> SelfCollision | None:
         """What tells whether the arm hits itself, of `chain()`; None where no two of its links can."""
-        assert self.kinematics is not None
-        rest = [joint.home for joint in self.joints if self.gripper is None or joint.name != self.gripper.joint]
-        return SelfCollision.of(chain, self.kinematics.radius_m, rest)
+        return SelfCollision.of(chain, self.radii(chain), self.home[: len(self.arm)])
+
+
+PARTS = {"gripper": Gripper, "kinematics": Kinematics, "workspace": Box, "simulation": Simulation}
 
 
 def load_robot(name: str | Path, folder: Path | None = None) -> Robot:
@@ -170,17 +211,16 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
     if not isinstance(rows, dict):
         raise ConfigError("`joints` must map the name of each joint to its limits")
     joints = tuple(from_dict(Joint, {"name": str(name), **(row or {})}) for name, row in rows.items())
-    parts = {
-        name: from_dict(kind, values[name])
-        for name, kind in (("gripper", Gripper), ("kinematics", Kinematics), ("simulation", Simulation))
-        if name in values
-    }
+    try:
+        parts: dict[str, Any] = {name: from_dict(kind, values[name]) for name, kind in PARTS.items() if name in values}
+    except TypeError as error:  # a field that has to be given is not
+        raise ConfigError(str(error)) from error
     try:
         rows = values.get("cameras", {})
         cameras = tuple(from_dict(Camera, {"name": str(name), **row}) for name, row in rows.items())
     except (ObservationError, AttributeError, TypeError) as error:
         raise ConfigError(f"`cameras` must map each camera's name to its height, width, ...: {error}") from error
-    return Robot(path.stem, joints, cameras=cameras, folder=path.parent, **parts)  # type: ignore[arg-type]
+    return Robot(path.stem, joints, cameras=cameras, folder=path.parent, **parts)
 
 
 def find_file(file: str, folder: Path) -> Path:
