@@ -37,7 +37,7 @@ joints:
   bend: {{lower: -2.0, upper: 2.0, {LIMITS}}}
   finger: {{lower: -0.1, upper: 0.8, {LIMITS}, effort: 2.0}}
 gripper: {{joint: finger, open: 0.8, closed: 0.0}}
-kinematics: {{file: arm.xml, base: world, tip: grip, tool_m: [0.03, 0.0, 0.0], radius_m: 0.02, tip_radius_m: 0.005}}
+kinematics: {{file: arm.xml, base: world, tip: grip, tool_m: [0.1, 0.0, 0.0], radius_m: 0.02, tip_radius_m: 0.005}}
 workspace: {{lower: [-1.0, -1.0, 0.0], upper: [1.0, 1.0, 1.0]}}
 simulation: {{file: arm.xml, tip: grip}}
 """
@@ -124,7 +124,7 @@ def test_links_of_an_mjcf_are_where_mujoco_has_them_and_the_jacobian_is_their_de
             origins, rotations = chain.frames(joints[None, :3])
             tip = list(chain.links).index("grip")
             np.testing.assert_allclose(origins[0, tip], sim.end_effector(joints), atol=1e-9)
-            tool = origins[0, tip] + rotations[0, tip] @ [0.03, 0.0, 0.0]
+            tool = origins[0, tip] + rotations[0, tip] @ [0.1, 0.0, 0.0]
             np.testing.assert_allclose(origins[0, -1], tool, atol=1e-9)
             small = 1e-6 * np.eye(3)
             moved = chain.positions(joints[:3] + small)[:, -1] - chain.positions(joints[:3] - small)[:, -1]
@@ -137,7 +137,7 @@ def test_the_box_of_a_robot_file_is_for_the_links_with_their_thickness_and_the_t
     box = robot.box(chain)
     assert box is not None and box.find_outside([[0.0, -0.3, 0.0]]) is None
     poses = np.linspace([0.0, 0.0, 0.0], [0.0, 1.2, 0.0], 500)
-    near = int((chain.positions(poses)[:, -1, 2] < 0.004).argmax())  # the tool is 4 mm above the table, and 5 mm thick
+    near = int((chain.positions(poses)[:, -1, 2] < 0.004).argmax())  # of 5 mm
     outside = box.find_outside(poses[near : near + 1])
     assert outside is not None and "'tool'" in outside
 
