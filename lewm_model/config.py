@@ -144,21 +144,22 @@ class AugmentConfig:
     tint: float = 0.2  # red, green and blue each: times exp(+- this)
     contrast: float = 0.2  # differences from the picture's mean: times 1 +- this
     offset: float = 0.08  # added
+    exposed_share: float = 0.5  # of the changed frames, as the other shares are
     gamma: float = 0.5  # exponent exp(+- this); 0.79 would turn linear colours into sRGB's, and back
     shade: float = 0.6  # at most so much of the light is missing on one side
     vignette: float = 0.2  # of the light is missing in the corners
-    recoloured_share: float = 0.5  # of the changed frames, as the other shares are
+    recoloured_share: float = 0.3
     hue: float = 0.3  # change of red, green and blue of two regions, as the table, or a link
     region: float = 0.12  # distance of colours that belong to one region
     covered_share: float = 0.25
     cover: float = 0.12  # of the picture is hidden by a rectangle of any colour
-    noisy_share: float = 0.35
+    noisy_share: float = 0.3
     noise: float = 0.1  # standard deviation
-    blurred_share: float = 0.15
+    blurred_share: float = 0.1
     blur: float = 1.0  # pixels, standard deviation
     compressed_share: float = 0.1
     jpeg: float = 3.0  # quantisation steps, times those of quality 50; 2.5 are those of quality 20
-    moved_share: float = 0.5
+    moved_share: float = 0.3
     shift: float = 0.04  # of the picture's side
     turn_deg: float = 3.0  # about the picture's centre
     zoom: float = 0.04  # nearer or farther by this share
@@ -244,7 +245,7 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
         "betas": (0.9, 0.99),
         "sigreg_weight": 0.2,
         "sigreg_projections": 256,
-        "augment": {"share": 0.9},
+        "augment": {"share": 0.75},
     },
 }
 

@@ -22,6 +22,7 @@ from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.trainer import train
 
+USUAL_SEED = 10**6  # of the first recording that is not trained on
 TASK_SEED = 1  # starts and goals are the same for every training seed
 
 
@@ -36,6 +37,8 @@ class Recipe:
     scripted: bool = False  # whether a scripted policy moves the arm in the recordings, or random motion
     rounds: int = 0  # of recording what the scripted policy does where the model's own policy got to
     corrections: int = 0  # episodes in such a round
+    vary: bool = True  # whether every recorded frame has a look of its own (lewm_model.sim.looks)
+    usual_episodes: int = 100  # of the scene as it is, to know what is usual in it
     model: dict[str, Any] = field(default_factory=dict)  # what differs from the size `small`
     train: dict[str, Any] = field(default_factory=dict)
 
@@ -45,7 +48,10 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
     folder.mkdir(parents=True, exist_ok=True)
     recording = folder / "episodes.h5"
     if not recording.is_file():
-        collect(recording, recipe.episodes, recipe.steps, seed, play=recipe.scripted)
+        collect(recording, recipe.episodes, recipe.steps, seed, vary=recipe.vary, play=recipe.scripted)
+    as_it_is = folder / "usual.h5"
+    if not as_it_is.is_file():
+        collect(as_it_is, recipe.usual_episodes, recipe.steps, USUAL_SEED + seed, play=recipe.scripted)
     model = from_dict(ModelConfig, recipe.model, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     data, horizon = load_episodes(recording), SUITES[recipe.suite].plan.horizon
@@ -55,10 +61,18 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
         export_onnx(bundle, horizon, frames)  # on a CPU the policy plans twice as fast with it
         mistakes = folder / f"mistakes{number}.h5"
         if not mistakes.is_file():
-            collect(mistakes, recipe.corrections, recipe.steps, 1000 * number + seed, play=True, policy=bundle.folder)
+            collect(
+                mistakes,
+                recipe.corrections,
+                recipe.steps,
+                1000 * number + seed,
+                vary=recipe.vary,
+                play=True,
+                policy=bundle.folder,
+            )
         recordings.append(load_episodes(mistakes))
         bundle = retrain_policy_heads(bundle, recordings, config)
-    return export_onnx(calibrate(bundle, data), horizon, frames)
+    return export_onnx(calibrate(bundle, load_episodes(as_it_is)), horizon, frames)
 
 
 def run(recipe: Recipe, out: Path, seed: int, goals: int) -> None:

@@ -17,6 +17,7 @@ RECIPE = Recipe(
     scripted=True,
     rounds=3,
     corrections=800,
+    vary=False,  # as the changes below
     model={"latent_dim": 32, "readout": "all", "picture_norm": "fixed"},
     train={
         "steps": 12000,

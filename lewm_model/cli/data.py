@@ -27,6 +27,9 @@ def collect(
     world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
     image_size: Annotated[int, typer.Option(help="pixels, square; of several cameras their height")] = RECORDED_SIDE,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="every frame has its own light, colours and camera pose")
+    ] = False,
     play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -36,7 +39,7 @@ def collect(
 
     check_output(out, [world] if world else [], overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
-    record(out, episodes, steps, seed, world, image_size, workers, play)
+    record(out, episodes, steps, seed, world, image_size, workers, vary, play)
 
 
 @app.command()

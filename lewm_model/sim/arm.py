@@ -64,6 +64,7 @@ class ArmSim:
         self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
+        self.stage: Callable[[mujoco.MjvScene], None] | None = None  # changes what is drawn, for one picture
         self.lens: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of its picture
         self._draws = render
         self._renderers: dict[str, mujoco.Renderer] = {}
@@ -76,6 +77,11 @@ class ArmSim:
     def model(self) -> mujoco.MjModel:
         """MuJoCo's model, for whoever changes colours, lamps or the camera; the next picture shows it."""
         return self._model
+
+    @property
+    def geoms_of_robot(self) -> np.ndarray:
+        """Which of the model's geoms belong to the robot, (ngeom,) bool."""
+        return self._of_robot[self._model.geom_bodyid]
 
     @property
     def time_s(self) -> float:
@@ -210,6 +216,8 @@ class ArmSim:
             self._renderers[chosen.name] = renderer
         renderer = self._renderers[chosen.name]
         renderer.update_scene(self._data, camera=chosen.name)
+        if self.stage is not None:
+            self.stage(renderer.scene)
         picture = renderer.render()
         return picture if self.lens is None else self.lens(picture)
 

@@ -27,6 +27,7 @@ from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.observation import Observation, to_model_image
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.looks import Looks
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
 from lewm_model.sim.world import side_by_side
 
@@ -88,15 +89,27 @@ def record_play(
 
 
 _worker: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+_LOOKS = 0x4C4F4F4B  # the seeds of looks are (this, seed, episode)
 
 
-def _start_worker(world: str, seed: int, steps: int, image_size: View, play: bool, policy: Path | None) -> None:
+def _start_worker(
+    world: str, seed: int, steps: int, image_size: View, vary: bool, play: bool, policy: Path | None
+) -> None:
     global _worker
     sim = ArmSim(world)
     _worker = partial(record_episode, sim, seed, steps=steps, image_size=image_size)
     if play:
         runtime = None if policy is None else load_runtime(load_bundle(policy), build_engines=False)
         _worker = partial(record_play, sim, seed, steps=steps, image_size=image_size, runtime=runtime)
+    if vary:
+        _worker = partial(_varied, Looks(sim), seed, _worker)
+
+
+def _varied(
+    looks: Looks, seed: int, record: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]], episode: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    looks.begin(_LOOKS, seed, episode)
+    return record(episode)
 
 
 def _record(episode: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,6 +125,7 @@ def collect(
     world: str | Path | None = None,
     image_size: int = RECORDED_SIDE,
     workers: int = 2,
+    vary: bool = False,
     play: bool = False,
     policy: Path | None = None,
 ) -> None:
@@ -123,6 +137,8 @@ def collect(
     :param image_size: pixels, square; of a world with several cameras the height of each one's picture. They are
         recorded side by side.
     :param workers: processes that simulate and render.
+    :param vary: every frame has lamps, colours, a texture, a camera pose and things in sight of its own
+        (`lewm_model.sim.looks`). Such a recording trains; what is usual (`lewm calibrate`) needs one as it is.
     :param play: the arm plays with the block (`lewm_model.sim.push_script`) instead of moving at random.
     :param policy: bundle with a policy, which moves the arm before each episode; it then begins where that got to.
     :raises ValueError: a count is below 1, or a policy is to move the arm and nobody plays.
@@ -141,11 +157,12 @@ def collect(
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
         names, dt, seen = sim.names, sim.control_dt_s, side_by_side(sim.cameras, image_size)
     several = len(seen.cameras) > 1
-    arguments = (str(path), seed, steps, seen if several else image_size, play, policy)
+    arguments = (str(path), seed, steps, seen if several else image_size, vary, play, policy)
     size, cameras = (seen.size, seen.cameras) if several else ((image_size, image_size), ())
     command = shlex.join(
         ["python", "-m", "lewm_model.sim.collect", str(out), "--episodes", str(episodes), "--steps", str(steps)]
         + ["--seed", str(seed), "--world", str(path.name), "--image-size", str(image_size)]
+        + ["--vary"] * vary
         + ["--play"] * play
         + (["--policy", str(policy)] if policy else [])
     )
@@ -159,6 +176,7 @@ def collect(
         "episodes": episodes,
         "steps": steps,
         "image_size": image_size,
+        "looks": "drawn for every frame" if vary else "as the world has it",
         "command": command,
     }
     context = multiprocessing.get_context("spawn")
@@ -183,6 +201,7 @@ def main() -> None:
     parser.add_argument("--world", help="SDF file (default: worlds/tabletop.sdf)")
     parser.add_argument("--image-size", type=int, default=64, help="pixels, square (default 64)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--vary", action="store_true", help="lamps, colours and camera of each frame are its own")
     parser.add_argument("--play", action="store_true", help="play with the block instead of moving at random")
     parser.add_argument("--policy", type=Path, help="with --play: bundle whose policy moves first")
     collect(**vars(parser.parse_args()))

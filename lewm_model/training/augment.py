@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lewm_model.config import AugmentConfig
 
-CHUNK = 32  # pictures that a CPU changes at once: its cache holds them
+CHUNK = 64  # pictures that a CPU changes at once: its cache holds them
 BLOCK = 8  # pixels of a JPEG block's side
 SHARED = 4  # pictures that share one drawing of noise
 CANDIDATES = 8  # pixels among which the two regions of another colour are looked for
@@ -41,12 +41,14 @@ def changed(frames: Tensor, c: AugmentConfig) -> Tensor:
 def _changed(pictures: Tensor, c: AugmentConfig) -> Tensor:
     n = round(c.share * len(pictures))
     rows = torch.randperm(len(pictures), device=pictures.device)[:n]
-    x = pictures.index_select(0, rows).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+    x = pictures.index_select(0, rows).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    x.mul_(1.0 / 255.0)
     for change, share in (
         (moved, c.moved_share),
         (recoloured, c.recoloured_share),
         (covered, c.covered_share),
         (lit, 1.0),
+        (exposed, c.exposed_share),
         (blurred, c.blurred_share),
         (compressed, c.compressed_share),
         (noisy, c.noisy_share),
@@ -56,7 +58,7 @@ def _changed(pictures: Tensor, c: AugmentConfig) -> Tensor:
             first = int(torch.randint(n - count + 1, ()))
             some = x[first : first + count]
             some.copy_(change(some, c))
-    x = x.mul_(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8)
+    x = x.mul_(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
     return pictures.index_copy(0, rows, x.permute(0, 2, 3, 1).contiguous())
 
 
@@ -64,7 +66,7 @@ def _changed(pictures: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def lit(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Another light and another exposure: contrast, strength, tint, a shade across, darker corners, gamma, offset."""
+    """Another light: contrast, strength, tint, a shade across, darker corners, offset."""
     n, side = len(x), x.shape[-1]
     strength = _uniform((n, 1, 1, 1), c.gain, x) * torch.exp(_uniform((n, 3, 1, 1), c.tint, x))
     strength = strength + 1.0
@@ -78,8 +80,15 @@ def lit(x: Tensor, c: AugmentConfig) -> Tensor:
     field = field - corners * (across.square() + across.square()[:, None]) * 0.5
     contrast = 1.0 + _uniform((n, 1, 1, 1), c.contrast, x)
     grey = x.mean((1, 2, 3), keepdim=True)
-    x = torch.lerp(grey, x, contrast).mul_(field[:, None]).mul_(strength).add_(_uniform((n, 1, 1, 1), c.offset, x))
-    return x.clamp_(1e-4, 1.0).pow_(torch.exp(_uniform((n, 1, 1, 1), c.gamma, x)))
+    # (grey + contrast * (x - grey)) * field * strength + offset, in three passes over the pictures
+    factor = field[:, None] * (strength * contrast)
+    rest = field[:, None] * (strength * (1.0 - contrast) * grey) + _uniform((n, 1, 1, 1), c.offset, x)
+    return torch.addcmul(rest, x, factor)
+
+
+def exposed(x: Tensor, c: AugmentConfig) -> Tensor:
+    """Another gamma: what a camera, or a renderer, makes of the light."""
+    return x.clamp(1e-4, 1.0).pow_(torch.exp(_uniform((len(x), 1, 1, 1), c.gamma, x)))
 
 
 def recoloured(x: Tensor, c: AugmentConfig) -> Tensor:
@@ -130,9 +139,13 @@ def blurred(x: Tensor, c: AugmentConfig) -> Tensor:
     radius = max(1, math.ceil(2 * c.blur))
     at = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (at / max(c.blur, 1e-3)) ** 2)
-    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    padded = F.pad(x, (radius,) * 4, "replicate")
-    soft = F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    kernel = (kernel / kernel.sum()).tolist()
+    soft = F.pad(x, (radius,) * 4, "replicate")
+    for axis, side in (
+        (2, x.shape[2]),
+        (3, x.shape[3]),
+    ):  # a few shifted pictures are quicker to add than a convolution
+        soft = torch.stack([k * soft.narrow(axis, i, side) for i, k in enumerate(kernel)]).sum(0)
     return torch.lerp(x, soft, torch.rand((len(x), 1, 1, 1), device=x.device))
 
 
@@ -141,12 +154,12 @@ def compressed(x: Tensor, c: AugmentConfig) -> Tensor:
     n, side = len(x), x.shape[-1]
     padding = -side % (2 * BLOCK)
     padded = F.pad(x, (0, padding, 0, padding), "replicate") * 255.0
-    mix = _luma_chroma(x.device)
-    ycc = torch.einsum("ij,njhw->nihw", mix, padded)
+    mix, back = _luma_chroma(x.device)
+    ycc = (mix @ padded.flatten(2)).view(padded.shape)
     step = (c.jpeg * torch.rand((n, 1, 1), device=x.device)).clamp_min(0.01) * _steps(x.device)
     luma = _quantised(ycc[:, :1], step)
     chroma = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), step), scale_factor=2, mode="nearest")
-    rgb = torch.einsum("ij,njhw->nihw", torch.linalg.inv(mix), torch.cat([luma, chroma], 1))
+    rgb = (back @ torch.cat([luma, chroma], 1).flatten(2)).view(padded.shape)
     return rgb[:, :, :side, :side] / 255.0
 
 
@@ -165,8 +178,11 @@ def _uniform(shape: tuple[int, ...], most: float, like: Tensor) -> Tensor:
     return (2.0 * torch.rand(shape, device=like.device) - 1.0) * most
 
 
-def _luma_chroma(device: torch.device) -> Tensor:
-    return torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]], device=device)
+@lru_cache(maxsize=4)
+def _luma_chroma(device: torch.device) -> tuple[Tensor, Tensor]:
+    """From red, green and blue, and back: (3, 3) each."""
+    mix = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
+    return mix.to(device), torch.linalg.inv(mix).to(device)
 
 
 @lru_cache(maxsize=4)

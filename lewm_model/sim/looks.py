@@ -1,0 +1,239 @@
+"""What a simulated scene looks like, drawn anew: lamps, colours of table and arm, texture, camera, things in sight.
+
+A look changes what is drawn, never what is simulated, and never the world's model: it is laid over MuJoCo's scene of
+one picture, which is made anew for each. `Looks` draws one for every picture. A look that lasted for an episode would
+help to predict its frames and so stay in the latent; one that lasts for a picture says nothing about the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from lewm_model.sim.arm import ArmSim
+
+AS_IT_IS = 0.3  # of the pictures show the scene as its file says
+SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "things": 0.35}  # of the others
+STRENGTH = (0.6, 1.4)  # of the light on a table, 1 is the file's
+AMBIENT = (0.2, 0.9)  # share of it that comes from everywhere
+MOST_LAMPS, TILT_DEG, TINT = 3, 65.0, 0.2
+SHIFT, TURN_DEG, ZOOM = 0.06, 5.0, 0.06  # of the camera: share of its picture, about its axis, share of the distance
+MOST_THINGS, THING = 5, (0.02, 0.07)  # half lengths, share of what the picture shows
+APART = 0.3  # least distance of the colours of table and arm: an arm that cannot be seen teaches nothing
+NEAR_FLAT = 0.04  # as a share, the brightness of a table that lies flat is told; MuJoCo draws it a little darker
+GRAIN = (0.05, 0.3)  # share of a table's brightness that its texture changes
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A pattern on the table, in shares of its colour: waves that are bent, or squares."""
+
+    strength: float
+    waves: tuple[float, float]  # rad over the picture, along x and y
+    bend: tuple[float, float]  # rad, and how often over the picture
+    squares: bool
+
+    def over(self, height: int, width: int) -> np.ndarray:
+        """Factors (height, width)."""
+        y, x = np.mgrid[0 : 1 : 1j * height, 0 : 1 : 1j * width]
+        along, across = self.waves[0] * x + self.waves[1] * y, self.waves[1] * x - self.waves[0] * y
+        bent = along + self.bend[0] * np.sin(self.bend[1] * across / max(1.0, math.hypot(*self.waves)))
+        pattern = np.sign(np.sin(along) * np.sin(across)) if self.squares else np.sin(bent)
+        return 1.0 + self.strength * pattern
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look. Colours are red, green and blue in [0, 1]; None and () leave alone what the scene's file says."""
+
+    ambient: np.ndarray | None = None  # (3,), with the lamps in its place
+    lamps: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # direction (3,) that the light goes in, and colour (3,)
+    colours: dict[int, np.ndarray] | None = None  # of geoms, by number
+    shift: tuple[float, float] = (0.0, 0.0)  # of the camera, right and up, share of its picture's height
+    turn_rad: float = 0.0  # about its axis
+    zoom: float = 0.0  # nearer by this share
+    things: tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...] = ()  # kind, place, half lengths (3,), colour
+    texture: Texture | None = None
+
+
+class Looks:
+    """Draws a look for every picture of a simulated arm, from `begin` on; the same seeds give the same looks."""
+
+    def __init__(self, sim: ArmSim) -> None:
+        self._sim, model = sim, sim.model
+        self._arm = [int(g) for g in np.flatnonzero(sim.geoms_of_robot & _seen(model))]
+        self._table = table_of(sim)
+        self._colours = np.array([colour_of(model, geom) for geom in range(model.ngeom)])
+        self._rng = np.random.default_rng(0)
+
+    def begin(self, *seed: int) -> None:
+        """From now on every picture has a look of its own."""
+        self._rng = np.random.default_rng(np.random.SeedSequence(seed))
+        wear(self._sim, self.draw)
+
+    def draw(self) -> Look:
+        """The look of the next picture."""
+        rng = self._rng
+        if rng.random() < AS_IT_IS:
+            return Look()
+        chosen = {name: rng.random() < share for name, share in SHARES.items()}
+        colours: dict[int, np.ndarray] = {}
+        if chosen["arm"]:
+            colours |= self._painted_arm()
+        if chosen["table"]:
+            arm = np.array([colours.get(geom, self._colours[geom]) for geom in self._arm])
+            colours |= dict.fromkeys(self._table, _apart_from(arm, rng))
+        ambient, lamps = self._light() if chosen["light"] else (None, ())
+        moved = rng.uniform(-1.0, 1.0, 4) * chosen["camera"]
+        return Look(
+            ambient,
+            lamps,
+            colours,
+            (SHIFT * moved[0], SHIFT * moved[1]),
+            math.radians(TURN_DEG) * moved[2],
+            ZOOM * moved[3],
+            self._things() if chosen["things"] else (),
+            self._texture() if chosen["texture"] else None,
+        )
+
+    def _light(self) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+        rng = self._rng
+        tint = np.exp(rng.uniform(-TINT, TINT, 3))
+        strength, share = rng.uniform(*STRENGTH), rng.uniform(*AMBIENT)
+        parts = rng.dirichlet(np.ones(rng.integers(1, MOST_LAMPS + 1)))
+        lamps = []
+        for part in parts:
+            tilt, way = math.radians(TILT_DEG) * math.sqrt(rng.random()), rng.uniform(0.0, 2 * math.pi)
+            direction = np.array([math.sin(tilt) * math.cos(way), math.sin(tilt) * math.sin(way), -math.cos(tilt)])
+            lamps.append((direction, tint * strength * (1.0 - share) * part / math.cos(tilt)))
+        return tint * strength * share, tuple(lamps)
+
+    def _painted_arm(self) -> dict[int, np.ndarray]:
+        """Its own colours with red, green and blue changed about, or a new colour for each link; worn, too."""
+        rng = self._rng
+        before = self._colours[self._arm]
+        if rng.random() < 0.6:
+            after = before[:, rng.permutation(3)]
+        else:
+            after = before.copy()
+            bodies = self._sim.model.geom_bodyid[self._arm]
+            for body in np.unique(bodies):
+                own = before[bodies == body]  # parts of a link stay darker or brighter than others
+                after[bodies == body] = rng.uniform(0.0, 1.0, 3) * (own.max(1) / max(0.05, own.max()))[:, None]
+        worn = rng.uniform(0.0, 0.5)
+        after = after + worn * (rng.uniform(0.2, 0.8) - after) + rng.uniform(-0.08, 0.08, after.shape)
+        return dict(zip(self._arm, after.clip(0.0, 1.0), strict=True))
+
+    def _things(self) -> tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...]:
+        """Flat things, which lie around below the arm."""
+        rng, span = self._rng, 2.4 * self._sim.reach_m
+        kinds = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER)
+        found = []
+        for _ in range(rng.integers(1, MOST_THINGS + 1)):
+            size = np.array([*(span * rng.uniform(*THING, 2)), 0.002])
+            place = np.array([*rng.uniform(-span / 2, span / 2, 2), 0.002])
+            found.append((int(rng.choice(kinds)), place, size, rng.random(3)))
+        return tuple(found)
+
+    def _texture(self) -> Texture:
+        rng = self._rng
+        way, often = rng.uniform(0.0, 2 * math.pi), math.exp(rng.uniform(math.log(8.0), math.log(80.0)))
+        waves = (often * math.cos(way), often * math.sin(way))
+        bend = (rng.uniform(0.0, 5.0), rng.uniform(2.0, 8.0))
+        return Texture(rng.uniform(*GRAIN), waves, bend, bool(rng.random() < 0.3))
+
+
+def wear(sim: ArmSim, look: Callable[[], Look]) -> None:
+    """Has each picture of `sim` drawn with the look that is asked for just before it; its lens is taken for that."""
+    table = table_of(sim)
+    worn, flat = Look(), np.zeros(3)
+
+    def stage(scene: mujoco.MjvScene) -> None:
+        nonlocal worn, flat
+        worn = look()
+        light = lay(worn, scene)
+        if table:
+            flat = 255.0 * np.clip(light * (worn.colours or {}).get(table[0], colour_of(sim.model, table[0])), 0.0, 1.0)
+
+    def lens(picture: np.ndarray) -> np.ndarray:
+        if worn.texture is None or not table:
+            return picture
+        bare = (np.abs(picture - flat) < 3.0 + NEAR_FLAT * flat).all(-1)  # lies flat, and nothing is on it
+        grain = worn.texture.over(*picture.shape[:2])
+        found = picture.copy()
+        found[bare] = np.clip(picture[bare] * grain[bare][:, None], 0.0, 255.0)
+        return found
+
+    sim.stage, sim.lens = stage, lens
+
+
+def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
+    """Changes MuJoCo's scene of one picture; returns the light (3,) that then comes back from white lying flat."""
+    if look.colours:
+        for geom in scene.geoms[: scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid in look.colours:
+                geom.rgba[:3] = look.colours[geom.objid]
+    for kind, place, size, colour in look.things:
+        if scene.ngeom < scene.maxgeom:
+            rgba = np.array([*colour, 1.0], np.float32)
+            mujoco.mjv_initGeom(scene.geoms[scene.ngeom], kind, size, place, np.eye(3).ravel(), rgba)
+            scene.geoms[scene.ngeom].specular = scene.geoms[scene.ngeom].shininess = 0.0
+            scene.ngeom += 1
+    light = _flat_light(scene)
+    if look.ambient is not None:
+        for i in range(1 + len(look.lamps)):
+            lamp = scene.lights[i]
+            lamp.headlight, lamp.id, lamp.castshadow, lamp.texid = int(i == 0), i - 1, 0, -1
+            lamp.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
+            lamp.pos[:], lamp.dir[:] = (0.0, 0.0, 3.0), (0.0, 0.0, -1.0) if i == 0 else look.lamps[i - 1][0]
+            lamp.attenuation[:], lamp.specular[:] = (1.0, 0.0, 0.0), 0.0
+            lamp.ambient[:] = light * look.ambient if i == 0 else 0.0
+            lamp.diffuse[:] = 0.0 if i == 0 else light * look.lamps[i - 1][1]
+        scene.nlight = 1 + len(look.lamps)
+        light = _flat_light(scene)
+    for camera in scene.camera:  # both eyes; a picture is drawn from between them
+        forward, up = (np.array(way, float) for way in (camera.forward, camera.up))
+        distance = float(np.linalg.norm(camera.pos))
+        high = 2.0 * distance * camera.frustum_top / camera.frustum_near
+        right = np.cross(forward, up)
+        camera.pos[:] += high * (look.shift[0] * right + look.shift[1] * up)
+        camera.up[:] = math.cos(look.turn_rad) * up + math.sin(look.turn_rad) * right
+        camera.frustum_top /= 1.0 + look.zoom
+        camera.frustum_bottom /= 1.0 + look.zoom
+    return light
+
+
+def _flat_light(scene: mujoco.MjvScene) -> np.ndarray:
+    """What comes back from white that lies flat, (3,)."""
+    lamps = scene.lights[: scene.nlight]
+    return np.sum([lamp.ambient + max(0.0, -float(lamp.dir[2])) * lamp.diffuse for lamp in lamps], axis=0)
+
+
+def table_of(sim: ArmSim) -> list[int]:
+    """Geoms that are seen, stand still and are not of the robot, the widest first."""
+    model = sim.model
+    still = (model.body_weldid[model.geom_bodyid] == 0) & ~sim.geoms_of_robot & _seen(model)
+    return sorted((int(g) for g in np.flatnonzero(still)), key=lambda g: -float(np.prod(model.geom_size[g][:2])))
+
+
+def _seen(model: mujoco.MjModel) -> np.ndarray:
+    """Which geoms (ngeom,) bool are drawn: MuJoCo's renderer shows the first three groups."""
+    return np.asarray(model.geom_group < 3)
+
+
+def colour_of(model: mujoco.MjModel, geom: int) -> np.ndarray:
+    """Red, green and blue (3,) in [0, 1] of a geom, by its material where it has one."""
+    material = int(model.geom_matid[geom])
+    return np.array((model.geom_rgba[geom] if material < 0 else model.mat_rgba[material])[:3], float)
+
+
+def _apart_from(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A table's colour (3,), more often grey than gaudy; the first drawn that is APART from each of colours (N, 3)."""
+    grey = rng.uniform(0.15, 0.95, (20, 1))
+    found = np.clip(grey + rng.normal(0.0, 0.15, (20, 3)) * rng.random((20, 1)), 0.02, 1.0)
+    apart = np.linalg.norm(found[:, None] - colours, axis=-1).min(1)
+    return np.asarray(found[int((apart > APART).argmax())])
