@@ -116,6 +116,15 @@ def test_an_arm_of_another_kind_is_simulated_from_files_alone(scene: Path) -> No
         np.testing.assert_allclose(sim.joint_positions(), robot.home, atol=2e-3)  # the drives carry the arm's weight
 
 
+def test_an_arm_collides_with_itself_and_the_table_but_not_with_what_it_does_not_hit(scene: Path) -> None:
+    with ArmSim(scene, render=False) as sim:
+        assert not sim.collides() and not sim.touches(sim.home[None])
+        sim.reset(joint_positions=[1.5, 1.4, 0.0, 0.0])  # the hand in the table
+        assert sim.collides() and sim.touches(sim.joint_positions()[None])
+        sim.reset(joint_positions=[0.0, -0.3, 1.9, 0.0])  # above it
+        assert not sim.collides()
+
+
 def test_links_of_an_mjcf_are_where_mujoco_has_them_and_the_jacobian_is_their_derivative(scene: Path) -> None:
     robot = load_robot("mine.yaml", scene.parent)
     chain, rng = robot.chain(), np.random.default_rng(0)

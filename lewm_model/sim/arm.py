@@ -52,6 +52,7 @@ class ArmSim:
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
         self.cameras = loaded.cameras
+        self.robot = loaded.robot  # None of a world that is no scene
         self._arm = loaded.arm
         self.limits = loaded.arm.limits
         self.names = self.limits.names
@@ -59,6 +60,7 @@ class ArmSim:
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
         self._of_robot = self._model.body_rootid == self._model.body_rootid[joints[0].bodyid[0]]
+        self._of_hand = self._hand(loaded.arm_name)
         self._tip = self._model.site(f"{loaded.arm_name}::{END_EFFECTOR}").id
         self._object = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
         self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
@@ -245,18 +247,41 @@ class ArmSim:
         return data.site_xpos[self._tip].copy()
 
     def touches(self, joint_positions: npt.ArrayLike) -> bool:
-        """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count."""
-        model, data = self._model, self._scratch
-        static = model.body_weldid == 0
+        """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count,
+        nor do the fingers of a gripper that closes.
+        """
         for position in np.asarray(joint_positions, dtype=np.float64):
-            data.qpos[self._qpos] = position
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_collision(model, data)
-            first, second = model.geom_bodyid[data.contact.geom].reshape(-1, 2).T
-            robot = self._of_robot[first].astype(int) + self._of_robot[second]
-            if ((robot == 2) | ((robot == 1) & (static[first] | static[second]))).any():
+            self._scratch.qpos[self._qpos] = position
+            mujoco.mj_kinematics(self._model, self._scratch)
+            mujoco.mj_collision(self._model, self._scratch)
+            if self._hits(self._scratch, np.inf):
                 return True
         return False
+
+    def collides(self) -> bool:
+        """Whether the arm presses against itself or what stands still now; as in :meth:`touches`, but without the room
+        that is kept from the table.
+        """
+        return self._hits(self._data, 0.0)
+
+    def _hits(self, data: mujoco.MjData, within_m: float) -> bool:
+        model, static = self._model, self._model.body_weldid == 0
+        first, second = model.geom_bodyid[data.contact.geom].reshape(-1, 2).T
+        robot = self._of_robot[first].astype(int) + self._of_robot[second]
+        counts = (robot == 2) & ~(self._of_hand[first] & self._of_hand[second])
+        counts |= (robot == 1) & (static[first] | static[second])
+        return bool((counts & (data.contact.dist < within_m)).any())
+
+    def _hand(self, prefix: str) -> np.ndarray:
+        """Which bodies (N,) are of the gripper: what its joint moves, what that sits on, and all that this carries."""
+        model = self._model
+        hand = np.zeros(model.nbody, bool)
+        if self.robot is not None and self.robot.gripper is not None:
+            finger = model.jnt_bodyid[model.joint(f"{prefix}::{self.robot.gripper.joint}").id]
+            hand[model.body_parentid[finger]] = True
+            for body in range(model.nbody):  # parents come first
+                hand[body] |= hand[model.body_parentid[body]]
+        return hand
 
     @property
     def has_object(self) -> bool:

@@ -118,8 +118,11 @@ def load_scene(path: str | Path) -> World:
     model = spec.compile()
     arm = _add_drives(spec, model, robot)
     model = spec.compile()
-    cameras = tuple(Camera(each.name, each.width, each.height, scene.rate_hz) for each in scene.cameras)
-    return World(model, ROBOT, arm, cameras, tuple(each.name for each in scene.objects))
+    topics = {each.name: each.topic for each in robot.cameras}
+    cameras = tuple(
+        Camera(each.name, each.width, each.height, scene.rate_hz, topics.get(each.name, "")) for each in scene.cameras
+    )
+    return World(model, ROBOT, arm, cameras, tuple(each.name for each in scene.objects), robot)
 
 
 def _empty(scene: Scene) -> mujoco.MjSpec:

@@ -11,6 +11,7 @@ import numpy as np
 from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera as ModelCamera
 from lewm_model.robot.observation import Observation
+from lewm_model.robot.robot import Robot
 
 END_EFFECTOR = "end_effector"  # name of the site at the arm's tip, behind the arm's prefix
 
@@ -34,11 +35,12 @@ class Camera:
     width: int  # pixels
     height: int  # pixels
     rate_hz: float
+    topic: str = ""  # of the robot file; "" where that does not know the camera
 
 
 def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
-    """The pictures of all cameras, each with its own proportions and so many pixels high; the first has the topic of
-    any robot's camera, the others one with their names.
+    """The pictures of all cameras, each with its own proportions and so many pixels high. Where no robot file says
+    their topics, the first has that of any robot's camera, the others one with their names.
     """
     first = cameras[0].name
     return Observation(
@@ -47,7 +49,7 @@ def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
                 each.name,
                 height,
                 max(1, round(height * each.width / each.height)),
-                "camera/image_raw" if each.name == first else f"{each.name}/image_raw",
+                each.topic or ("camera/image_raw" if each.name == first else f"{each.name}/image_raw"),
             )
             for each in cameras
         )
@@ -63,3 +65,4 @@ class World:
     arm: Arm
     cameras: tuple[Camera, ...]  # the first is the one that a goal is shown with
     free_bodies: tuple[str, ...]  # every body that moves freely
+    robot: Robot | None = None  # of a scene
