@@ -76,6 +76,14 @@ def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
         assert (np.abs(shown[kind].astype(int) - seen[30:50]).max((1, 2, 3)) > 40).all(), kind
 
 
+def test_hours_are_watched_in_a_light_that_changes_and_end_in_an_interval():
+    scores = s.watch(load_bundle(resource("models", "reach")), hours=0.008, changing_light=True)
+    quiet = s.false_alarms(scores)[-1]
+    assert quiet.hours == pytest.approx(0.008, rel=0.1)
+    low, high = quiet.holds_interval
+    assert low <= quiet.holds_per_hour <= high and high > 3 / quiet.hours
+
+
 def test_a_world_without_an_object_is_judged_by_what_it_can_show(tmp_path):
     tree = ElementTree.parse(resource("worlds", "tabletop.sdf"))
     world = tree.getroot().find("world")

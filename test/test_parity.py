@@ -1,6 +1,5 @@
 """`make parity`, short: our network beside the authors' with the same weights, and two processes beside one."""
 
-
 import pytest
 import torch
 

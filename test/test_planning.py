@@ -164,8 +164,8 @@ def test_a_plan_that_comes_too_late_is_not_executed() -> None:
     assert late and all(decision.trajectory is None for decision in late)
 
 
-def calibrated(runtime: PerfectModel) -> PerfectModel:
-    runtime.bundle = dataclasses.replace(runtime.bundle, calibration=Calibration(0.5, 1.0, (0.0,), (1e-4,), 0.0, 1000))
+def calibrated(runtime: PerfectModel, error: float = 1e-4) -> PerfectModel:
+    runtime.bundle = dataclasses.replace(runtime.bundle, calibration=Calibration(0.5, 1.0, (0.0,), (error,), 0.0, 1000))
     return runtime
 
 

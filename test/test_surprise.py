@@ -68,6 +68,22 @@ def test_a_world_that_does_what_is_imagined_does_not_surprise_and_one_that_does_
     assert max(score or 0.0 for score in late) > 100 * max(scores)
 
 
+def test_a_slow_arm_before_a_frozen_camera_surprises_though_the_model_would_not_notice() -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm, calibrated(PerfectModel(), error=1.0))  # errors of a radian are usual
+
+    def watch(pictures: list[np.ndarray]) -> float:
+        for number, picture in enumerate(pictures):
+            planner.measure(arm.now_s, np.array([0.005 * number, 0.0]))  # a fifteenth of full speed
+            planner.observe(arm.now_s, picture)
+            arm.now_s += 0.05
+        return planner.expectation.surprise() or 0.0
+
+    still, moving = np.zeros(2, np.float32), [np.full(2, 1e-6 * i, np.float32) for i in range(8)]
+    assert watch(moving) < 1.0, "the least change of the picture is one"
+    assert watch([still] * 8) > 2.0
+
+
 def test_frames_from_before_the_motion_was_known_surprise_nobody() -> None:
     arm = Arm(np.zeros(2))
     planner = planner_for(arm, calibrated(PerfectModel()))

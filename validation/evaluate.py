@@ -28,6 +28,7 @@ from validation.spoilt_bundles import bundle, recording
 FRESH_SEED = 1000  # of the recording that nothing was trained on
 FRESH_EPISODES = 200
 EXAMINED_SEED, EXAMINED_EPISODES = 1001, 40  # of what the preflight looks at
+WATCHED_HOURS = 2.0  # of simulated time, for false alarms
 SHIPPED = "models/reach"
 
 
@@ -109,6 +110,22 @@ def notice(shipped: Bundle, out: Path, episodes: int, seed: int, console: Consol
                 figures[f"surprise_auroc_{name}"] = (each.auroc, f"AUROC of single frames, {what}")
             figures[f"surprise_noticed_{name}"] = (each.noticed_percent, "% within 0.5 s")
             figures[f"surprise_delay_{name}"] = (each.delay_s, "s, median")
+    # The same while the light swings all the time, and how often the arm is held for nothing then.
+    swinging = surprise.score_episodes(shipped, episodes // 4, seed, changing_light=True)
+    worst = {
+        each.kind: each.auroc
+        for each in surprise.judge(swinging, shipped.actions.frameskip)
+        if each.detector == "combined" and each.kind in ("teleport", "occluded", "frozen, arm moves")
+    }
+    figures["surprise_auroc_in_changing_light"] = (min(worst.values()), f"AUROC, the least of {', '.join(worst)}")
+    for kind, area in worst.items():
+        name = kind.replace(",", "").replace(" ", "_")
+        figures[f"surprise_auroc_in_changing_light_{name}"] = (area, "AUROC of single frames")
+    alarms = surprise.false_alarms(surprise.watch(shipped, WATCHED_HOURS, seed, changing_light=True))[-1]
+    low, high = alarms.holds_interval
+    hours = f"false holds an hour in changing light, of {alarms.hours:.1f} h"
+    figures["false_alarms_per_hour"] = (alarms.holds_per_hour, hours)
+    figures["false_alarms_per_hour_low"], figures["false_alarms_per_hour_high"] = (low, hours), (high, hours)
     for alarms in quiet:
         figures[f"surprise_false_per_hour_{alarms.detector}"] = (alarms.frames_per_hour, "frames an hour")
         figures[f"surprise_false_holds_per_hour_{alarms.detector}"] = (alarms.holds_per_hour, "holds an hour")

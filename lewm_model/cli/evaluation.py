@@ -148,6 +148,7 @@ def surprise(
     seed: int = 0,
     world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
     changing_light: Annotated[bool, typer.Option("--changing-light", help="while the light swings")] = False,
+    hours: Annotated[float, typer.Option(help="watched with nothing wrong, for false alarms; 0: the episodes")] = 0.0,
     out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),
 ) -> None:
     """Measure what the model notices: colours, teleports, occlusion, a frozen camera; and how often for nothing."""
@@ -160,7 +161,8 @@ def surprise(
 
     loaded = load_bundle(bundle)
     scores = s.score_episodes(loaded, episodes, seed, world, changing_light)
-    found, quiet = s.judge(scores, loaded.actions.frameskip), s.false_alarms(scores)
+    watched = s.watch(loaded, hours, seed, world, changing_light) if hours else scores
+    found, quiet = s.judge(scores, loaded.actions.frameskip), s.false_alarms(watched)
     for table in s.tables(found, quiet):
         Console().print(table)
     s.plot(out / "surprise.png", scores)

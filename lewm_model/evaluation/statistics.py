@@ -90,6 +90,14 @@ def compare(first: str, second: str, outcomes: Sequence[tuple[Outcome, Outcome]]
     )
 
 
+def poisson_interval(count: int) -> tuple[float, float]:
+    """95 % interval of what is expected of a rare event that was counted so often (Garwood)."""
+    from scipy.stats import chi2
+
+    low = float(chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
+    return low, float(chi2.ppf(0.975, 2 * count + 2)) / 2
+
+
 def poisson_upper(count: int) -> float:
     """The mean at which `count` events or fewer have a probability of 5 %."""
     from scipy.stats import chi2

@@ -2,7 +2,8 @@
 
 Random motions that the model never saw are played once undisturbed and once with each disturbance from some frame on.
 Two detectors look at every frame, as on the robot: the imagination's error over one action block, in times the usual
-(`Calibration.surprise`), and colours that a pixel never had (`Novelty`). The robot acts on the greater of the two.
+(`Calibration.surprise`; or how far the arm moved in the very same picture, `frozen`), and colours that a pixel never
+had (`Novelty`). The robot acts on the greater of the two.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tqdm import tqdm
 
 from lewm_model.bundle.bundle import Bundle, BundleError, load_model
 from lewm_model.config import MonitorConfig
-from lewm_model.evaluation.statistics import poisson_upper
+from lewm_model.evaluation.statistics import poisson_interval, poisson_upper
+from lewm_model.monitoring.frozen import frozen
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.observation import to_model_image
@@ -37,7 +39,8 @@ LAG = 5  # frames that a time-shifted camera is late: 0.25 s
 OBJECT_RANGE_M = 0.6  # a teleported object lies within this of the middle, in x and in y
 MOVES = 0.25  # share of full speed: an arm that is faster over the first block after the disturbance moves
 DETECTORS = ("imagination", "novelty", "combined")
-_SEED = 0x53555250  # of the episodes, which no recording has
+WATCHED_STEPS = 600  # control steps of an episode in which nothing happens
+_SEED, _WATCHED = 0x53555250, 0x57415443  # of the episodes, which no recording has
 
 # Simulator, pictures (T, S, S, 3), joint positions (T, A), first frame -> what is seen from it on (WINDOW, S, S, 3).
 Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
@@ -138,7 +141,64 @@ class Scores:
     control_dt_s: float
 
 
-@torch.no_grad()
+class _Detectors:
+    """What the robot judges pictures by. Raises BundleError for a bundle that is not calibrated."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        calibration, novelty = bundle.calibration, load_novelty(bundle)
+        if calibration is None or novelty is None:
+            raise BundleError(
+                f"{bundle.folder} does not know what is usual; run `lewm calibrate` with a recording first"
+            )
+        self._calibration, self._novelty = calibration, novelty
+        self._model, self._spec = load_model(bundle), bundle.actions
+        self.first = bundle.model.history * bundle.actions.frameskip  # frame that is the first to be imagined
+
+    @torch.no_grad()
+    def imagination(self, pictures: np.ndarray, actions: np.ndarray, poses: np.ndarray) -> np.ndarray:
+        """Scores (T - first,) of pictures (T, S, S, 3), between which actions (T - 1, A) led to poses (T, A) rad."""
+        spec, latents = self._spec, encode_all(self._model, pictures)
+        errors, changes = episode_errors(self._model, latents, actions, spec)
+        spans = [slice(t - spec.frameskip, t + 1) for t in range(self.first, len(pictures))]
+        still = np.array([frozen(list(pictures[span]), list(poses[span]), spec.full_step) for span in spans])
+        return np.maximum(self._calibration.surprise(errors, changes), still)
+
+    def novelty(self, pictures: np.ndarray) -> np.ndarray:
+        """Scores (T,) of pictures (T, S, S, 3), the first ones since the start."""
+        self._novelty.forget()
+        return np.array([self._novelty.look(p, t * self._spec.control_dt_s) for t, p in enumerate(pictures)])
+
+    def both(self, pictures: np.ndarray, actions: np.ndarray, poses: np.ndarray) -> np.ndarray:
+        """(2, T - first): imagination and novelty of one episode."""
+        return np.stack([self.imagination(pictures, actions, poses), self.novelty(pictures)[self.first :]])
+
+
+def watch(
+    bundle: Bundle, hours: float, seed: int = 0, world: Path | None = None, changing_light: bool = False
+) -> Scores:
+    """Scores of `hours` in which nothing is wrong, in episodes of WATCHED_STEPS; nothing in them is disturbed.
+
+    :raises BundleError: as `score_episodes`.
+    """
+    detectors, found = _Detectors(bundle), []
+    with ArmSim(world) as sim:
+        _check_arm(bundle, sim)
+        count = max(1, round(hours * 3600 / sim.control_dt_s / (WATCHED_STEPS + 1 - detectors.first)))
+        for episode in tqdm(range(count), "episodes", unit="ep", disable=not sys.stderr.isatty()):
+            sim.lens = ChangingLight(seed + episode, sim.control_dt_s) if changing_light else None
+            seen, actions, poses = record_episode(sim, _WATCHED + seed, episode, WATCHED_STEPS, bundle.model.image_size)
+            found.append(detectors.both(seen, actions, poses.astype(float)))
+    return Scores(_by_detector(found), {}, np.zeros(count, bool), {}, bundle.actions.control_dt_s)
+
+
+def _check_arm(bundle: Bundle, sim: ArmSim) -> None:
+    if sim.names != bundle.actions.names:
+        raise BundleError(
+            f"{bundle.folder} moves {', '.join(bundle.actions.names)}, the simulated arm has {', '.join(sim.names)}; "
+            "give its world with --world"
+        )
+
+
 def score_episodes(
     bundle: Bundle, episodes: int = EPISODES, seed: int = 0, world: Path | None = None, changing_light: bool = False
 ) -> Scores:
@@ -146,25 +206,13 @@ def score_episodes(
 
     :raises BundleError: the bundle is not calibrated, or is of another robot than the simulated one.
     """
-    calibration, novelty = bundle.calibration, load_novelty(bundle)
-    if calibration is None or novelty is None:
-        raise BundleError(f"{bundle.folder} does not know what is usual; run `lewm calibrate` with a recording first")
-    model, spec = load_model(bundle), bundle.actions
-    first = bundle.model.history * spec.frameskip  # frame that is the first to be imagined
-
-    def imagination(pictures: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        errors, changes = episode_errors(model, encode_all(model, pictures), actions, spec)
-        return calibration.surprise(errors, changes)
-
+    detectors = _Detectors(bundle)
+    spec, first = bundle.actions, detectors.first
     undisturbed: list[np.ndarray] = []
     same: list[np.ndarray] = []
     moves = np.zeros(episodes, bool)
     with ArmSim(world) as sim:
-        if sim.names != spec.names:
-            raise BundleError(
-                f"{bundle.folder} moves {', '.join(spec.names)}, the simulated arm has {', '.join(sim.names)}; "
-                "give its world with --world"
-            )
+        _check_arm(bundle, sim)
         kinds = {kind: disturb for kind, disturb in KINDS.items() if sim.has_object or kind not in OF_OBJECT}
         disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         for episode in tqdm(range(episodes), "episodes", unit="ep", disable=not sys.stderr.isatty()):
@@ -176,19 +224,15 @@ def score_episodes(
             at = int(rng.integers(first + LAG, STEPS - WINDOW))
             way = np.abs(actions[at : at + spec.frameskip]).mean(0) / (spec.full_step / spec.control_dt_s)
             moves[episode] = way.max() > MOVES
-            novelty.forget()
-            news = np.array([novelty.look(seen[t], t * spec.control_dt_s) for t in range(len(seen))])
-            quiet = np.stack([imagination(seen, actions), news[first:]])
+            quiet = detectors.both(seen, actions, poses)
             undisturbed.append(quiet)
             same.append(quiet[:, at - first : at - first + WINDOW])
             begin = at - first  # frames before it are imagined from nothing that was disturbed
             for kind, disturb in kinds.items():
                 light.frame = at
                 spoilt = np.concatenate([seen[begin:at], disturb(sim, seen, poses, at, rng)])
-                novelty.forget()
-                news = np.array([novelty.look(p, t * spec.control_dt_s) for t, p in enumerate(spoilt[first:])])
-                errors = imagination(spoilt, actions[begin : at + WINDOW - 1])
-                disturbed[kind].append(np.stack([errors, news]))
+                errors = detectors.imagination(spoilt, actions[begin : at + WINDOW - 1], poses[begin : at + WINDOW])
+                disturbed[kind].append(np.stack([errors, detectors.novelty(spoilt[first:])]))
     return Scores(
         _by_detector(undisturbed),
         {kind: _by_detector(scores) for kind, scores in disturbed.items()},
@@ -283,7 +327,8 @@ class FalseAlarms:
     hours: float
     frames_per_hour: float  # beyond the threshold, each of which slows the arm
     frames_per_hour_below: float  # 95 % upper limit, taking them as independent
-    holds_per_hour: float  # HOLD_FRAMES in a row
+    holds_per_hour: float  # HOLD_FRAMES in a row: a false alarm
+    holds_interval: tuple[float, float]  # 95 %, of Poisson's
 
 
 def false_alarms(scores: Scores) -> list[FalseAlarms]:
@@ -294,8 +339,9 @@ def false_alarms(scores: Scores) -> list[FalseAlarms]:
         hours = beyond.size * scores.control_dt_s / 3600
         runs = _in_a_row(beyond)
         holds = int(runs[:, 0].sum() + (runs[:, 1:] & ~runs[:, :-1]).sum())
-        count = int(beyond.sum())
-        found.append(FalseAlarms(detector, hours, count / hours, poisson_upper(count) / hours, holds / hours))
+        low, high = poisson_interval(holds)
+        count, rate = int(beyond.sum()), (low / hours, high / hours)
+        found.append(FalseAlarms(detector, hours, count / hours, poisson_upper(count) / hours, holds / hours, rate))
     return found
 
 
@@ -330,7 +376,7 @@ def tables(found: list[Detection], quiet: list[FalseAlarms]) -> list[Table]:
             each.detector,
             f"{each.frames_per_hour:.1f}",
             f"{each.frames_per_hour_below:.1f}",
-            f"{each.holds_per_hour:.1f}",
+            f"{each.holds_per_hour:.1f} ({each.holds_interval[0]:.1f} to {each.holds_interval[1]:.1f})",
         )
     return [shown, alarms]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lewm_model.config import MonitorConfig
 from lewm_model.models.signature import DISPLACEMENT, measuring
+from lewm_model.monitoring.frozen import frozen
 from lewm_model.planning.history import History
 from lewm_model.runtime import Runtime
 
@@ -45,8 +46,9 @@ class Expectation:
         """How many times as unlike as usual the newest frame is to what was imagined for it one block before.
 
         None where the bundle is not calibrated, the arm's motion was not known for a block, or no frame lies that far
-        back; infinite where what is imagined is not finite. Frames that show a motion as imagined are remembered for
-        `sees_the_arm`.
+        back; infinite where what is imagined is not finite. A frame that is the very same as before although the arm
+        was measured to move is as surprising as the way is long (`lewm_model.monitoring.frozen`). Frames that show a
+        motion as imagined are remembered for `sees_the_arm`.
         """
         if self.history.newest is None or self.calibration is None:
             return None
@@ -60,7 +62,7 @@ class Expectation:
         context, past = self.history.context(base_s)
         _, imagined = self.runtime.rollout(context, past, blocks, latent)
         error, change = (float(np.square(imagined[0, 0] - other).mean()) for other in (latent, context[-1]))
-        surprise = float(self.calibration.surprise(error, change))
+        surprise = max(float(self.calibration.surprise(error, change)), self._frozen(base_s))
         if not np.isfinite(surprise):
             return float("inf")
         apart = not self._known or frame_s - self._known[-1][0] >= self.spec.block_s
@@ -68,6 +70,15 @@ class Expectation:
         if position is not None and surprise <= 1.0 and change > self.monitor.lively and apart:
             self._known.append((frame_s, latent, position))
         return surprise
+
+    def _frozen(self, since_s: float) -> float:
+        """`frozen` of the frames since then where the joints were measured."""
+        frames = [(latent, self.history.measured_at(stamp_s)) for stamp_s, latent in self.history.since(since_s)]
+        known = [(latent, position) for latent, position in frames if position is not None]
+        if not known or frames[-1][1] is None:
+            return 0.0
+        latents, positions = zip(*known, strict=True)
+        return frozen(latents, positions, self.spec.full_step)
 
     def sees_the_arm(self) -> bool:
         """Whether the newest frame shows the arm where the joints are.

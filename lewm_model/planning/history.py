@@ -53,6 +53,10 @@ class History:
         nearest = float(stamps[np.abs(stamps - time_s).argmin()])
         return nearest if abs(nearest - time_s) <= SAME_MOMENT * self.spec.block_s else None
 
+    def since(self, time_s: float) -> list[tuple[float, np.ndarray]]:
+        """Stamps and latents (D,) of the frames from `time_s` on."""
+        return [frame for frame in self._frames if frame[0] >= time_s]
+
     def measured_at(self, time_s: float) -> np.ndarray | None:
         """Joint positions (A,) rad between those that were measured before and after; None where there are none."""
         times = np.array([stamp for stamp, _ in self._measured])
