@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,11 @@ RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"st
 def main(
     seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
     goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads of the training; fewer on a machine that is shared")] = 2,
     out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-demo"),
 ) -> None:
     """Record, train and export the demo's model from nothing, and try it on the simulated arm."""
-    run(RECIPE, out, seed, goals)
+    run(replace(RECIPE, train={**RECIPE.train, "threads": threads}), out, seed, goals)
 
 
 if __name__ == "__main__":
