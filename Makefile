@@ -30,8 +30,9 @@ help:  ## this list
 
 setup: $(VENV)/.package  ## create or update .venv (the other targets do it by themselves)
 
-demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz)
-	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate)
+demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz), LIGHT=changing
+	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
+	    $(call option,LIGHT,light)
 
 demo-push: setup  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
 	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \

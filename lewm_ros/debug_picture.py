@@ -1,14 +1,14 @@
 """One picture of what the robot sees, wants, imagines and feels: what `debug_image` shows. Drawing only, no ROS.
 
-    +----------------------------------------------------------+
-    | STATE  why                                  plan, latency |
-    +---------------+---------------+--------------------------+
-    | camera        | goal          | cost of each iteration   |
-    |               |               | way to the goal          |
-    |               |               | surprise, novelty        |
-    +---------------+---------------+--------------------------+
-    | imagined: +0.25 s  +0.50 s  +0.75 s  ...                  |
-    +----------------------------------------------------------+
++----------------------------------------------------------+
+| STATE  why                                  plan, latency |
++---------------+---------------+--------------------------+
+| camera        | goal          | cost of each iteration   |
+|               |               | way to the goal          |
+|               |               | surprise, novelty        |
++---------------+---------------+--------------------------+
+| imagined: +0.25 s  +0.50 s  +0.75 s  ...                  |
++----------------------------------------------------------+
 """
 
 from __future__ import annotations

@@ -225,10 +225,13 @@ class Robot:
         return self.commands[before][0]
 
 
-def run(suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: str) -> dict[str, Any]:
+def run(
+    suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: Path, command: str, light: str = "constant"
+) -> dict[str, Any]:
     """Runs the demo and returns what summary.json holds.
 
     :param goals: of each task of the suite.
+    :param light: "changing": the simulated light, table and camera never rest; goal pictures show the world as it was.
     :raises GraphError: a node fails.
     :raises BundleError: the model cannot be loaded, or was trained for another task.
     """
@@ -244,7 +247,7 @@ def run(suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: P
     with Graph(suite.demo, out / "logs") as graph, reserved:
         # The nodes start first: they load while this process imports, draws trials and makes its first picture.
         parameters = resource("config", suite.parameters)
-        graph.start("sim_node", {"rate": rate_hz}, parameters)
+        graph.start("sim_node", {"rate": rate_hz, "light": light}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
         from lewm_model.runtime.decoder import load_decoder
@@ -298,6 +301,7 @@ def run(suite: Suite, goals: int, seed: int, rate_hz: float, model: Path, out: P
                     outcomes[name, policy] = list(reached)
             results = Results(
                 suite=suite,
+                light=light,
                 episodes=episodes,
                 stopped=stopped,
                 outcomes=outcomes,
@@ -388,6 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--goals", type=int, default=10, help="goals of each kind of the task (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the goals and of the planner (default 0)")
     parser.add_argument("--rate", type=float, default=20.0, help="camera pictures per second (default 20)")
+    parser.add_argument(
+        "--light", choices=("constant", "changing"), default="constant", help="changing: table and camera, too"
+    )
     parser.add_argument("--model", type=Path, help="model bundle (default: the shipped one of the task)")
     parser.add_argument("--out", type=Path, help="folder for what it leaves (default out/demo, out/demo-TASK)")
     options = parser.parse_args(arguments)
@@ -396,15 +403,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     suite = SUITES[options.task]
     name = suite.demo.replace("_", "-")
     command = f"make {name} GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
+    if options.light != "constant":
+        command += f" LIGHT={options.light}"
+        name += f"-{options.light}-light"
     if options.model:
         command = (
             f"python -m lewm_ros.demo --task {suite.name} --goals {options.goals} --seed {options.seed} "
-            f"--model {options.model}"
+            f"--light {options.light} --model {options.model}"
         )
     with ending_in_a_sentence():
         model = options.model or resource("models", suite.model)
         out = options.out or Path("out") / name
-        run(suite, options.goals, options.seed, options.rate, model.resolve(), out, command)
+        run(suite, options.goals, options.seed, options.rate, model.resolve(), out, command, options.light)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Results:
     camera_rate_hz: float
     first_command_s: float
     resets: int
+    light: str = "constant"  # or "changing"
 
     @property
     def interventions(self) -> int:
@@ -54,6 +55,11 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     console.print(_latency_table(results, latencies_ms))
     failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
     figures = {f"{results.suite.demo}.{name}": (value, unit) for name, value, unit in found}
+    if results.light == "changing":
+        every = held([_of(episode) for episode in results.episodes])
+        for end, value in zip(("", "_low", "_high"), (every.percent, *every.interval), strict=True):
+            unit = f"% of {every.trials} goals while light, table and camera change"
+            figures[f"{results.suite.demo}.success_held_in_changing_light{end}"] = (value, unit)
     summary = write_figures(out / "summary.json", figures, command, failures=failures)
     save_summary(out / "summary.png", results.episodes, rates, latencies_ms, results.tolerance_m)
     if results.stopped:

@@ -15,6 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.controller import ControllerConfig
+from lewm_model.sim.looks import SwingingLooks, wear
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_model.sim.world import side_by_side
@@ -56,6 +57,12 @@ PARAMETERS = (
         True,
         "Whether a trajectory that begins later is approached from where the arm was told to be, not from where it is.",
     ),
+    Parameter(
+        "light",
+        "constant",
+        "constant, or changing: light, the table's colour and the camera's pose swing all the time.",
+        choices=("constant", "changing"),
+    ),
     Parameter("cmd_timeout", 0.0, "s after a trajectory's end until the measured position is held; 0: never.", 0.0),
     Parameter("speed_scaling", 1.0, "How fast time passes on a trajectory, as with a robot's speed slider.", 0.0, 1.0),
 )
@@ -91,6 +98,9 @@ class SimNode(ManagedNode):
             )
             sim = ArmSim(world, controller=config)
             sim.step(TICK_S)
+            if values["light"] == "changing":
+                looks = SwingingLooks(sim)
+                wear(sim, lambda: looks.at(self._ticks * TICK_S))
             self._camera = Pinhole.of_world(world)
         except (SdfError, OSError, ValueError) as error:
             raise Refusal(f"cannot simulate {world or 'the packaged world'}: {error}") from error

@@ -12,7 +12,7 @@ import pytest
 
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.sim.looks import Look, Looks, Texture, table_of, wear
+from lewm_model.sim.looks import Look, Looks, SwingingLooks, Texture, table_of, wear
 
 POSE = np.array([-0.7, 1.2])
 
@@ -94,3 +94,17 @@ def test_a_table_is_painted_and_a_lamp_lights_it_as_told(sim: ArmSim) -> None:
     table = np.median(sim.render().reshape(-1, 3), axis=0)
     sim.stage = sim.lens = None
     np.testing.assert_allclose(table, 255 * 0.5 * np.array([0.2, 0.4, 0.6]), atol=5.0)
+
+
+def test_a_scene_that_never_rests_changes_little_from_picture_to_picture_and_much_in_a_while(sim: ArmSim) -> None:
+    looks, now_s = SwingingLooks(sim, seed=1), [0.0]
+    wear(sim, lambda: looks.at(now_s[0]))
+    tables = []
+    for number in range(60):
+        now_s[0] = number / 3
+        tables.append(np.median(sim.render().reshape(-1, 3), axis=0))
+    now_s[0] += 0.05
+    soon = np.median(sim.render().reshape(-1, 3), axis=0)
+    sim.stage = sim.lens = None
+    assert np.ptp(np.array(tables), axis=0).min() > 60
+    assert np.abs(soon - tables[-1]).max() < 12

@@ -17,6 +17,7 @@ import numpy as np
 from lewm_model.sim.arm import ArmSim
 
 AS_IT_IS = 0.3  # of the pictures show the scene as its file says
+_SWINGING = 0x53574E47  # the seeds of swings are (this, seed)
 SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "things": 0.35}  # of the others
 STRENGTH = (0.6, 1.4)  # of the light on a table, 1 is the file's
 AMBIENT = (0.2, 0.9)  # share of it that comes from everywhere
@@ -25,6 +26,9 @@ SHIFT, TURN_DEG, ZOOM = 0.06, 5.0, 0.06  # of the camera: share of its picture, 
 MOST_THINGS, THING = 5, (0.02, 0.07)  # half lengths, share of what the picture shows
 APART = 0.3  # least distance of the colours of table and arm: an arm that cannot be seen teaches nothing
 NEAR_FLAT = 0.04  # as a share, the brightness of a table that lies flat is told; MuJoCo draws it a little darker
+SWINGS_S = (4.0, 20.0)  # time that one swing takes, of a scene that never rests
+SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM = 0.015, 1.5, 0.015
+SWINGING_PAINT = 0.15  # of the table, red, green and blue each
 GRAIN = (0.05, 0.3)  # share of a table's brightness that its texture changes
 
 
@@ -145,6 +149,36 @@ class Looks:
         waves = (often * math.cos(way), often * math.sin(way))
         bend = (rng.uniform(0.0, 5.0), rng.uniform(2.0, 8.0))
         return Texture(rng.uniform(*GRAIN), waves, bend, bool(rng.random() < 0.3))
+
+
+class SwingingLooks:
+    """Light, table and camera that never rest: each number of the look swings in a time of its own."""
+
+    def __init__(self, sim: ArmSim, seed: int = 0) -> None:
+        rng = np.random.default_rng(np.random.SeedSequence((_SWINGING, seed)))
+        self._table = table_of(sim)
+        self._paint = [colour_of(sim.model, geom) for geom in self._table]
+        self._rates = 2 * math.pi / rng.uniform(*SWINGS_S, 13)  # rad/s
+        self._phases = rng.uniform(0.0, 2 * math.pi, 13)
+
+    def at(self, time_s: float) -> Look:
+        """The look at a time."""
+        swing = np.sin(self._rates * time_s + self._phases)
+        low, high = STRENGTH
+        light = (low + (high - low) * (1.0 + swing[0]) / 2) * np.exp(TINT * swing[1:4])
+        tilt, way = 0.5 * math.radians(TILT_DEG) * (1.0 + swing[4]), math.pi * swing[5]
+        direction = np.array([math.sin(tilt) * math.cos(way), math.sin(tilt) * math.sin(way), -math.cos(tilt)])
+        return Look(
+            0.5 * light,
+            ((direction, 0.5 * light / math.cos(tilt)),),
+            {
+                geom: np.clip(own + SWINGING_PAINT * swing[6:9], 0.0, 1.0)
+                for geom, own in zip(self._table, self._paint, strict=True)
+            },
+            (SWINGING_SHIFT * swing[9], SWINGING_SHIFT * swing[10]),
+            math.radians(SWINGING_TURN_DEG) * swing[11],
+            SWINGING_ZOOM * swing[12],
+        )
 
 
 def wear(sim: ArmSim, look: Callable[[], Look]) -> None:
