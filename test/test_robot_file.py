@@ -137,7 +137,7 @@ def test_links_of_an_mjcf_are_where_mujoco_has_them_and_the_jacobian_is_their_de
             np.testing.assert_allclose(origins[0, -1], tool, atol=1e-9)
             small = 1e-6 * np.eye(3)
             moved = chain.positions(joints[:3] + small)[:, -1] - chain.positions(joints[:3] - small)[:, -1]
-            np.testing.assert_allclose(chain.jacobian(joints[:3])[:3], moved.T / 2e-6, atol=1e-8)
+            np.testing.assert_allclose(chain.jacobian(joints[None, :3])[0, :3], moved.T / 2e-6, atol=1e-8)
 
 
 def test_the_box_of_a_robot_file_is_for_the_links_with_their_thickness_and_the_tool(scene: Path) -> None:

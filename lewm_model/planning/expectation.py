@@ -97,6 +97,6 @@ class Expectation:
         off = []
         for _, known, then in self._known:
             distances, _ = self.runtime.rollout(context, past, self._still, known)
-            moved = np.linalg.norm((position - then) / self.spec.full_step)
+            moved = np.linalg.norm(self.history.ways(np.stack([then, position])) / self.spec.full_step)
             off.append(abs(float(distances[0, 0]) - moved))
         return bool(np.median(off) <= self.monitor.agrees_steps)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
 from lewm_model.bundle.bundle import Bundle
-from lewm_model.planning.motion import CommandedMotion
+from lewm_model.planning.motion import CommandedMotion, joint_ways
 
 KEPT = 256  # frames, and joint states
 RATE_FRAMES = 9  # newest frames whose median distance in time is the camera's period
@@ -20,8 +21,11 @@ class History:
     Used from one thread. All times are seconds on the clock of the frame stamps.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.spec, self.model = bundle.actions, bundle.model
+    def __init__(self, bundle: Bundle, ways: Callable[[np.ndarray], np.ndarray] = joint_ways) -> None:
+        """
+        :param ways: what the actions' columns move by on joint positions (…, T, A) rad, (…, T - 1, C).
+        """
+        self.spec, self.model, self.ways = bundle.actions, bundle.model, ways
         self.commanded = CommandedMotion()
         self._frames: deque[tuple[float, np.ndarray]] = deque(maxlen=KEPT)  # stamp, latent (D,)
         self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=KEPT)  # stamp, (A,) rad
@@ -80,5 +84,5 @@ class History:
 
     def blocks(self, grid_s: np.ndarray) -> np.ndarray:
         """Z-scored low-level actions (N - 1, A) that were commanded between the times (N,), each for a control step."""
-        moved = self.commanded.displacements(grid_s, len(self.spec.names))
+        moved = self.commanded.displacements(grid_s, len(self.spec.names), self.ways)
         return self.spec.normalise(moved / self.spec.control_dt_s)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,20 +96,37 @@ class KnotLimits:
         q = np.broadcast_to(position, knots[:, 0].shape).copy()
         v = np.broadcast_to(velocity, q.shape)
         for k in range(knots.shape[1]):
-            half = 0.5 * self.block_s * v
-            above, below = self._fastest(np.stack([self.upper - q - half, q + half - self.lower]))
-            below = -below
-            high = np.minimum(np.minimum(self.fastest, v + self.difference), above)
-            low = np.maximum(np.maximum(self.slowest, v - self.difference), below)
-            # Braking comes first where a limit is already too near (an arm that was enabled at or beyond it).
-            high = np.maximum(high, np.minimum(0.0, v + self.difference))
-            low = np.minimum(low, np.maximum(0.0, v - self.difference))
-            high = np.maximum(high, v - self.difference)
-            low = np.minimum(low, v + self.difference)
-            new = np.clip(knots[:, k], np.minimum(low, high), high)
-            q += half + 0.5 * self.block_s * new
+            new = np.clip(knots[:, k], *self.bounds(q, v))
+            q += 0.5 * self.block_s * v + 0.5 * self.block_s * new
             knots[:, k] = v = new
         return knots
+
+    def bounds(self, position: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest feasible next knots, each (S, A) rad/s, at positions and velocities (S, A)."""
+        half = 0.5 * self.block_s * velocity
+        above, below = self._fastest(np.stack([self.upper - position - half, position + half - self.lower]))
+        below = -below
+        high = np.minimum(np.minimum(self.fastest, velocity + self.difference), above)
+        low = np.maximum(np.maximum(self.slowest, velocity - self.difference), below)
+        # Braking comes first where a limit is already too near (an arm that was enabled at or beyond it).
+        high = np.maximum(high, np.minimum(0.0, velocity + self.difference))
+        low = np.minimum(low, np.maximum(0.0, velocity - self.difference))
+        high = np.maximum(high, velocity - self.difference)
+        low = np.minimum(low, velocity + self.difference)
+        return np.minimum(low, high), high
+
+    def slowed(self, position: np.ndarray, velocity: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The next knots (S, A) rad/s: `wanted` (S, A), slowed down as a whole, so that its direction is kept, until it
+        is feasible at positions and velocities (S, A). Where no share of it is, the arm brakes as it must.
+        """
+        low, high = self.bounds(position, velocity)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = np.sort([low / wanted, high / wanted], axis=0)  # between which a joint is within its bounds
+        rests = wanted == 0.0
+        least = np.where(rests, np.where((low <= 0.0) & (high >= 0.0), 0.0, np.inf), shares[0]).max(-1, initial=0.0)
+        most = np.where(rests, 1.0, shares[1]).min(-1, initial=1.0)
+        share = np.where(least <= most, most, np.clip(most, 0.0, 1.0))
+        return np.clip(share[:, None] * wanted, low, high)
 
     def _fastest(self, room: np.ndarray) -> np.ndarray:
         """The largest speed of the next knot (…, A) from which the arm stops within `room` (…, A) rad."""
@@ -268,6 +286,11 @@ class Timeline:
         return positions[knot], velocities[knot], velocities[knot + 1], (phase - knot)[:, None]
 
 
+def joint_ways(paths: np.ndarray) -> np.ndarray:
+    """Joint positions (…, T, A) rad -> how far each moves from one to the next, (…, T - 1, A) rad."""
+    return np.diff(paths, axis=-2)
+
+
 class CommandedMotion:
     """All that the arm was told lately: one motion after the other, each valid until the next one begins.
 
@@ -281,10 +304,12 @@ class CommandedMotion:
         """From `from_s` on this is what is commanded. A timeline may still grow."""
         self._motions.append((from_s, motion))
 
-    def displacements(self, grid_s: np.ndarray, joints: int) -> np.ndarray:
-        """How far the arm was commanded to move between the times (N,) -> (N - 1, joints) rad."""
-        total: np.ndarray = np.zeros((len(grid_s) - 1, joints))
+    def displacements(self, grid_s: np.ndarray, columns: int, of: Callable[..., np.ndarray] = joint_ways) -> np.ndarray:
+        """How far the arm was commanded to move between the times (N,) -> (N - 1, columns), in what `of` makes of its
+        joint positions (N, A) rad; that is rad of the joints by default.
+        """
+        total: np.ndarray = np.zeros((len(grid_s) - 1, columns))
         begins = [from_s for from_s, _ in self._motions]
         for (from_s, motion), end_s in zip(self._motions, [*begins[1:], np.inf], strict=False):
-            total += np.diff(motion.sample(np.clip(grid_s, from_s, end_s)).positions, axis=0)
+            total += of(motion.sample(np.clip(grid_s, from_s, end_s)).positions)
         return total

@@ -6,41 +6,51 @@ from typing import Protocol
 
 import numpy as np
 
-from lewm_model.bundle.bundle import ActionSpec
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
+from lewm_model.robot.actions import ActionSpec
+from lewm_model.robot.tip import TipMotion
 
 AT_LIMIT = 0.99  # share of the velocity limit from which a knot counts as at it
 
 
 class ActionParameterisation(Protocol):
-    """Candidates (S, K, A) of one plan: plain numbers of about unit size, so that a search needs no other scale.
+    """Candidates (S, K, C) of one plan, with a number for each of the C columns of an action in each of K parts: plain
+    numbers of about unit size, so that a search needs no other scale. The arm has A joints.
 
     The actions of all candidates begin at the frame; what lies between it and the hand-over is committed already and
     the same for all.
     """
 
-    still: np.ndarray  # (K, A): the candidate that rests, or comes to rest as fast as it may
+    still: np.ndarray  # (K, C): the candidate that rests, or comes to rest as fast as it may
+    farthest: np.ndarray  # (C,) the longest way there is, rad for columns that are joints
+    timeline: Timeline  # what is commanded; committed up to ...
+    knot: int  # ... the number of the hand-over
+    handover_s: float  # when that is
+    frame_s: float  # stamp of the frame that is planned from, s
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
         """The nearest candidates that keep all limits."""
 
     def actions(self, candidates: np.ndarray) -> np.ndarray:
-        """Low-level actions (S, H * frameskip, A) from the frame on, rad/s."""
+        """Low-level actions (S, H * frameskip, C) from the frame on, rad/s for columns that are joints."""
 
     def paths(self, candidates: np.ndarray) -> np.ndarray:
         """Commanded positions (S, H * frameskip + 1, A) from the frame on, a control step apart, rad."""
 
     def straight(self, way: np.ndarray) -> np.ndarray:
-        """The feasible candidate (K, A) that is `way` (A,) rad from the frame on as soon as it may, and stops there."""
+        """The feasible candidate (K, C) that is `way` (C,) from the frame on as soon as it may, and stops there."""
 
     def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
-        """Lets candidates do `actions` (S, A) rad/s in part k, as far as is feasible after the parts before it."""
+        """Lets candidates do `actions` (S, C) in part k, as far as is feasible after the parts before it."""
 
     def rests(self, candidate: np.ndarray) -> bool:
-        """Whether the arm rests at the hand-over and goes on to rest with a candidate (K, A), K may be 0."""
+        """Whether the arm rests at the hand-over and goes on to rest with a candidate (K, C), K may be 0."""
 
     def commit(self, candidate: np.ndarray, parts: int) -> Trajectory:
-        """Commits to the first parts of a candidate (K, A), then to a stop; the motion from the frame on."""
+        """Commits to the first parts of a candidate (K, C), then to a stop; the motion from the frame on."""
+
+    def saturation(self, candidate: np.ndarray) -> float:
+        """Share of the joint velocities of a candidate (K, C) that are at their limit."""
 
 
 class VelocityKnots:
@@ -67,7 +77,7 @@ class VelocityKnots:
         """
         self.timeline, self.limits, self.frame_s, self.knot = timeline, limits, frame_s, knot
         self.control_dt_s, self.block_s, self.std = spec.control_dt_s, spec.block_s, np.asarray(spec.std)
-        self.rest_speed = rest_speed
+        self.rest_speed, self.farthest = rest_speed, limits.upper - limits.lower
         self.position, self.velocity = timeline.state(knot)  # (A,) at the hand-over
         self.still = np.zeros((horizon, len(self.std)))
         self.handover_s = timeline.knot_time(knot)
@@ -113,8 +123,91 @@ class VelocityKnots:
         return self.timeline.sample(self.frame_s + self.control_dt_s * np.arange(max(steps, 1) + 1))
 
     def saturation(self, candidate: np.ndarray) -> float:
-        """Share of the velocities of a candidate (K, A) that are at their limit."""
         return float((np.abs(candidate * self.std) > AT_LIMIT * self.limits.velocity).mean())
+
+
+class TipKnots:
+    """Cartesian velocities of the tip, and a gripper's, at the ends of action blocks, in standard deviations of the
+    recorded actions.
+
+    Joint velocities follow from them by damped least squares, knot after knot, and are slowed down as a whole where a
+    joint would come to its limits: the tip keeps its direction. What is imagined is what the joints then really do.
+    """
+
+    def __init__(
+        self,
+        spec: ActionSpec,
+        timeline: Timeline,
+        limits: KnotLimits,
+        frame_s: float,
+        knot: int,
+        horizon: int,
+        rest_speed: np.ndarray,
+        tip: TipMotion,
+    ) -> None:
+        """As `VelocityKnots`, of the joints."""
+        ones = tuple(np.ones(len(limits.lower)))
+        names = tuple(map(str, range(len(ones))))
+        low = tuple(-one for one in ones)
+        joints = ActionSpec.of_one_kind(
+            names, "joint_velocity", "rad/s", spec.control_dt_s, spec.frameskip, (0.0,) * len(ones), ones, low, ones
+        )
+        self._joints = VelocityKnots(joints, timeline, limits, frame_s, knot, horizon, rest_speed)
+        self.timeline, self.frame_s, self.knot, self.limits = timeline, frame_s, knot, limits
+        self.handover_s, self.farthest = self._joints.handover_s, tip.farthest
+        self._spec, self._tip, self._std = spec, tip, np.asarray(spec.std)
+        self.still = np.zeros((horizon, len(self._std)))
+
+    def feasible(self, candidates: np.ndarray) -> np.ndarray:
+        low, high = self._spec.within
+        return np.clip(candidates, low / self._std, high / self._std)
+
+    def actions(self, candidates: np.ndarray) -> np.ndarray:
+        return self._tip.displacements(self.paths(candidates)) / self._spec.control_dt_s
+
+    def paths(self, candidates: np.ndarray) -> np.ndarray:
+        return self._joints.paths(self._knots(candidates))
+
+    def straight(self, way: np.ndarray) -> np.ndarray:
+        block_s, (low, high) = self._spec.block_s, self._spec.within
+        position, joint_velocity = self._joints.position[None], self._joints.velocity[None]
+        left = way - self._tip.displacements(np.stack([self._joints.committed[0], position[0]]))[0]
+        velocity, knots = np.zeros_like(way), np.zeros_like(self.still)
+        for k in range(len(knots)):
+            knots[k] = np.clip(left / block_s - 0.5 * velocity, low, high)  # as in VelocityKnots
+            before = position
+            position, joint_velocity = self._next(position, joint_velocity, knots[k : k + 1])
+            done = self._tip.displacements(np.concatenate([before, position]))[0]
+            left, velocity = left - done, 2.0 * done / block_s - velocity
+        return knots / self._std
+
+    def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
+        candidates[:, k] = self.feasible(actions / self._std)
+
+    def rests(self, candidate: np.ndarray) -> bool:
+        return self._joints.rests(self._knots(candidate[None])[0])
+
+    def commit(self, candidate: np.ndarray, parts: int) -> Trajectory:
+        return self._joints.commit(self._knots(candidate[None])[0], parts)
+
+    def saturation(self, candidate: np.ndarray) -> float:
+        return self._joints.saturation(self._knots(candidate[None])[0])
+
+    def _knots(self, candidates: np.ndarray) -> np.ndarray:
+        """Joint velocities (S, K, A) rad/s at the knots."""
+        position = np.repeat(self._joints.position[None], len(candidates), 0)
+        velocity = np.repeat(self._joints.velocity[None], len(candidates), 0)
+        knots = np.empty((*candidates.shape[:2], position.shape[1]))
+        for k in range(candidates.shape[1]):
+            position, velocity = self._next(position, velocity, candidates[:, k] * self._std)
+            knots[:, k] = velocity
+        return knots
+
+    def _next(self, position: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities (S, A) of the joints at the next knot, whose `actions` are (S, C)."""
+        there = position + self.limits.block_s * velocity  # about where it will be
+        knot = self.limits.slowed(position, velocity, self._tip.joint_velocities(there, actions))
+        return position + 0.5 * self.limits.block_s * (velocity + knot), knot
 
 
 def path_weights(phase: np.ndarray, knots: int, block_s: float) -> np.ndarray:

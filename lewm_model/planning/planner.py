@@ -17,12 +17,14 @@ from lewm_model.config import MonitorConfig, PlanConfig
 from lewm_model.models.signature import DISPLACEMENT, measuring
 from lewm_model.planning.expectation import Expectation
 from lewm_model.planning.history import History
-from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
+from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory, joint_ways
 from lewm_model.planning.objectives import Imagined, objective_of
-from lewm_model.planning.parameterisations import VelocityKnots
+from lewm_model.planning.parameterisations import ActionParameterisation, TipKnots, VelocityKnots
 from lewm_model.planning.proposals import Problem, proposals_of
 from lewm_model.planning.solvers import Solution, search, shoot
+from lewm_model.robot.chain import Chain
 from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.tip import TipMotion
 from lewm_model.runtime import Runtime
 
 START_SLACK_S = 0.01  # between laying the grid of blocks and the first plan, on a clock that runs
@@ -60,14 +62,19 @@ class Planner:
         clock: Callable[[], float],
         seed: int = 0,
         monitor: MonitorConfig | None = None,
+        chain: Chain | None = None,
     ) -> None:
         """
+        :param chain: of the arm's first joints, for a model whose actions are velocities of the tip.
         :raises ValueError: the arm's joints or limits, or the time that a plan takes, do not fit the model's actions.
         """
         self.runtime, self.config, self.clock = runtime, config, clock
         self.spec = runtime.bundle.actions
-        if limits.names != self.spec.names:
+        if self.spec.drives_joints and limits.names != self.spec.names:
             raise ValueError(f"the arm's joints are {limits.names}, the model was trained on {self.spec.names}")
+        if not self.spec.drives_joints and chain is None:
+            raise ValueError("the model commands the tip; it takes a robot whose file says where its links are")
+        self._tip = None if self.spec.drives_joints or chain is None else TipMotion(chain, self.spec, limits.names)
         self.block_s = self.spec.block_s
         self.needed_s = config.deadline_s + config.handover_margin_s  # from the begin of a plan to its hand-over
         self.delay_s = 0.0  # that commands take on top until they are executed; whoever sees them executed may set it
@@ -79,16 +86,18 @@ class Planner:
                 f"{int(np.ceil((self.needed_s + START_SLACK_S) / self.block_s)) + 1} or more, or a shorter deadline_s"
             )
         monitor = MonitorConfig() if monitor is None else monitor
-        slowest, fastest = self.spec.within  # plans stay where the model has seen data
-        slowest, fastest = np.maximum(slowest, -limits.velocity), np.minimum(fastest, limits.velocity)
+        slowest, fastest = -limits.velocity, limits.velocity
+        if self._tip is None:  # plans stay where the model has seen data
+            slowest, fastest = (np.clip(each, slowest, fastest) for each in self.spec.within)
         self.knot_limits, self._slow_limits = (
             KnotLimits(limits, self.block_s, (share * slowest, share * fastest)) for share in (1.0, monitor.slow_speed)
         )
         heads = runtime.bundle.heads
-        self.objective = objective_of(heads, config, self.knot_limits.velocity)
+        full_speed = self.knot_limits.velocity if self._tip is None else np.abs(self.spec.within).max(0)
+        self.objective = objective_of(heads, config, full_speed)
         self.proposals = proposals_of(runtime.bundle, config)
         self._in_steps = measuring(heads) == DISPLACEMENT  # else the scale of distances is not known
-        self.history = History(runtime.bundle)
+        self.history = History(runtime.bundle, joint_ways if self._tip is None else self._tip.displacements)
         self.expectation = Expectation(runtime, self.history, config.horizon, monitor)
         self.rng = np.random.default_rng(seed)
         self.goal: np.ndarray | None = None
@@ -201,7 +210,10 @@ class Planner:
         self._planned = knot
         limits = (self._slow_limits if self.slow else self.knot_limits).scaled(self.speed_scale)
         rest_speed = self.config.resting * self.knot_limits.velocity
-        motions = VelocityKnots(self.spec, timeline, limits, frame_s, knot, self.config.horizon, rest_speed)
+        planned = (self.spec, timeline, limits, frame_s, knot, self.config.horizon, rest_speed)
+        motions: ActionParameterisation = (
+            VelocityKnots(*planned) if self._tip is None else TipKnots(*planned, self._tip)
+        )
         previous = motions.still[:0]
         if self._previous is not None:
             before, candidate = self._previous

@@ -11,7 +11,7 @@ from lewm_model.bundle.bundle import Bundle
 from lewm_model.config import PlanConfig
 from lewm_model.models.signature import POLICY, PROPOSAL
 from lewm_model.planning.objectives import Imagined
-from lewm_model.planning.parameterisations import VelocityKnots
+from lewm_model.planning.parameterisations import ActionParameterisation
 from lewm_model.planning.solvers import coloured_noise
 from lewm_model.runtime import Runtime
 
@@ -26,7 +26,7 @@ class Problem:
     context: np.ndarray  # (h, D) latents up to the newest frame, a block apart
     past: np.ndarray  # (h - 1, E) z-scored blocks that were commanded between them
     goal: np.ndarray  # (D,) latent
-    motions: VelocityKnots
+    motions: ActionParameterisation
     previous: np.ndarray  # (K', A) what the plan before would do from the hand-over on; K' is 0 where there is none
 
     def imagine(self, candidates: np.ndarray) -> Imagined:
@@ -61,10 +61,10 @@ def go_on(problem: Problem, rng: np.random.Generator) -> Proposed:
 
 def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
     """The straight line in joint space that the displacement embedding says lies between frame and goal."""
-    spec, limits = problem.runtime.bundle.actions, problem.motions.limits
-    # The proposal is a speed, at full speed at most, for so many steps; with as many as the longest way in the arm's
-    # limits takes, the speed is never cut and their product is the whole way.
-    steps = float(np.max((limits.upper - limits.lower) / spec.full_step))
+    spec = problem.runtime.bundle.actions
+    # The proposal is a speed, at full speed at most, for so many steps; with as many as the longest way of the
+    # arm takes, the speed is never cut and their product is the whole way.
+    steps = float(np.max(problem.motions.farthest / spec.full_step))
     block = problem.runtime.propose(problem.context[-1:], problem.goal, np.array([steps]))
     speed = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
     return Proposed(problem.motions.straight(speed * steps * spec.control_dt_s)[None], np.ones(1))

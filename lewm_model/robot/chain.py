@@ -157,19 +157,20 @@ class Chain:
         return origins, rotations
 
     def jacobian(self, joint_positions: npt.ArrayLike) -> np.ndarray:
-        """How the tip's frame moves with the joints at (A,) rad or m: (6, A), m and rad of the base's frame for each
-        rad or m.
+        """How the tip's frame moves with the joints at (N, A) rad or m: (N, 6, A), m and rad of the base's frame for
+        each rad or m.
         """
-        (origins,), (rotations,) = self.frames(np.asarray(joint_positions, float)[None])
-        columns = np.zeros((6, self._columns))
-        for origin, rotation, joint in zip(origins, rotations, self._joints, strict=True):
+        origins, rotations = self.frames(joint_positions)
+        columns = np.zeros((len(origins), 6, self._columns))
+        for i, joint in enumerate(self._joints):
             if joint.column is None:
                 continue
-            axis = rotation @ joint.axis  # which its own motion leaves as it is
+            axis = rotations[:, i] @ joint.axis  # which its own motion leaves as it is
             if joint.slides:
-                columns[:3, joint.column] = axis
+                columns[:, :3, joint.column] = axis
             else:
-                columns[:3, joint.column], columns[3:, joint.column] = np.cross(axis, origins[-1] - origin), axis
+                columns[:, :3, joint.column] = np.cross(axis, origins[:, -1] - origins[:, i])
+                columns[:, 3:, joint.column] = axis
         return columns
 
 
