@@ -13,11 +13,10 @@ import numpy as np
 import torch
 
 from lewm_model.planning.solvers import HORIZON, SAMPLES, reference_cem
-from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import SAMPLE_S
-from lewm_model.tasks.task import Outcome, State, Trial, score
+from lewm_model.tasks.task import Outcome, Trial, picture_of, score
 
 Planner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (D,) now and of the goal -> z-scored blocks (H, E)
 
@@ -43,17 +42,17 @@ def cem_planner(
 
 def reach_open_loop(trial: Trial, sim: ArmSim, runtime: Runtime, plan: Planner) -> Outcome:
     """Brings the arm to the picture of the trial's goal, one plan after the other to its end."""
-    size, spec = runtime.bundle.model.image_size, runtime.bundle.actions
-    goal = runtime.encode(trial.goal.picture(sim, size))
-    trial.start.put(sim)
+    view, spec = runtime.bundle.observation, runtime.bundle.actions
+    goal = runtime.encode(picture_of(trial.goal, sim, view))
+    sim.put(trial.start)
 
-    def error_m() -> float:
-        return trial.task.error_m(State.of(sim), trial.goal, sim)
+    def error() -> float:
+        return trial.task.error(sim.state(), trial.goal, sim)
 
-    errors = [error_m()]
+    errors = [error()]
     total, plans = round(trial.budget_s / SAMPLE_S), 0
     while len(errors) <= total:
-        blocks = plan(runtime.encode(to_model_image(sim.render(), size)), goal)
+        blocks = plan(runtime.encode(sim.picture(view)), goal)
         raw = blocks.reshape(-1, len(spec.mean)) * np.asarray(spec.std) + np.asarray(spec.mean)
         positions = [sim.joint_positions()]
         for velocity in np.clip(raw, -sim.limits.velocity, sim.limits.velocity):
@@ -64,5 +63,5 @@ def reach_open_loop(trial: Trial, sim: ArmSim, runtime: Runtime, plan: Planner) 
         until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan is 62.5 samples long
         while len(errors) <= min(until, total):
             sim.step(SAMPLE_S)
-            errors.append(error_m())
-    return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), trial.budget_s, trial.task.tolerance_m(sim))
+            errors.append(error())
+    return score(SAMPLE_S * np.arange(len(errors)), np.array(errors), trial.budget_s, trial.task.tolerance(sim))

@@ -420,7 +420,7 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Fig
     """Held-out goals 25 control steps away, budget 50: the robot's planner and the reference's, on the same goals."""
     with ArmSim() as sim:
         goals = draw_trials(NEAR, options.goals, options.seed, sim)
-        tolerance = NEAR.tolerance_m(sim)
+        tolerance = NEAR.tolerance(sim)
         seeds = range(options.seed, options.seed + len(goals))
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             found = list(track(pool.map(one_trial, goals, seeds), "success", len(goals), console=console))
@@ -428,8 +428,8 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Fig
         outcomes |= dict(baselines(goals, sim, options.seed))
     rows, figures = [], Figures()
     for name, known in outcomes.items():
-        end = Rate(sum(outcome.final_error_m <= tolerance for outcome in known), len(known))
-        error = float(np.median([outcome.final_error_m for outcome in known])) * 1e3
+        end = Rate(sum(outcome.final_error <= tolerance for outcome in known), len(known))
+        error = float(np.median([outcome.final_error for outcome in known])) * 1e3
         rows.append((name, str(held(known)), str(end), str(first_hit(known)), error))
         low, high = held(known).interval
         for key, value in (("", held(known).percent), ("_low", low), ("_high", high), ("_at_end", end.percent)):
@@ -521,7 +521,7 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
                         "held": held(found).percent,
                         "low": low,
                         "high": high,
-                        "error_mm": float(np.median([outcome.final_error_m for outcome in found])) * 1e3,
+                        "error_mm": float(np.median([outcome.final_error for outcome in found])) * 1e3,
                     }
                 )
                 console.print({key: round(v, 1) if isinstance(v, float) else v for key, v in points[-1].items()})

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import numpy as np
 
 from lewm_model.bundle.bundle import BundleError, load_bundle
 from lewm_model.config import resource
-from lewm_model.tasks.registry import SUITES, Suite
+from lewm_model.robot.observation import Observation
+from lewm_model.tasks.registry import Suite, suite_named
 from lewm_model.tasks.task import Trial
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
@@ -49,7 +51,7 @@ def process_age_s() -> float:
 class Robot:
     """The demo's side of the topics: gives starts and goals, and remembers what the nodes say."""
 
-    def __init__(self, graph: Graph, names: Sequence[str], settle_s: float) -> None:
+    def __init__(self, graph: Graph, names: Sequence[str], objects: Sequence[str], settle_s: float) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import Image, JointState
@@ -57,12 +59,12 @@ class Robot:
 
         from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
         from lewm_ros.messages import joint_state_message, message_to_pose, nanoseconds
-        from lewm_ros.sim_node import WORLD
+        from lewm_ros.sim_node import WORLD, topic_name
 
         self.graph, self.names, self._settle_s = graph, names, settle_s
         self.commands: list[tuple[int, Any]] = []  # received ns, message
         self.joint_states: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp ns, rad, rad/s
-        self.object_poses: list[tuple[int, np.ndarray]] = []  # stamp ns, pose (7,)
+        self.object_poses: dict[str, list[tuple[int, np.ndarray]]] = {name: [] for name in objects}  # stamp ns, (7,)
         self.pictures: list[Any] = []  # image messages
         self.plans: list[tuple[int, Any]] = []  # received ns, message
         self.imagined: list[tuple[int, Any]] = []  # the same
@@ -73,7 +75,9 @@ class Robot:
         node = graph.node
         self._goals = node.create_publisher(Image, "goal_image", LATCHED)
         self._poses = node.create_publisher(JointState, "/sim_node/set_joint_state", 1)
-        self._object_poses = node.create_publisher(PoseStamped, "/sim_node/set_object_pose", 1)
+        self._object_poses = {
+            name: node.create_publisher(PoseStamped, f"/sim_node/{topic_name(name)}/set_pose", 1) for name in objects
+        }
         self._joint_state_message = joint_state_message
 
         def on_joint_state(message: Any) -> None:
@@ -86,8 +90,8 @@ class Robot:
                 )
             )
 
-        def on_object_pose(message: Any) -> None:
-            self.object_poses.append((nanoseconds(message.header.stamp), message_to_pose(message, WORLD)))
+        def on_object_pose(name: str, message: Any) -> None:
+            self.object_poses[name].append((nanoseconds(message.header.stamp), message_to_pose(message, WORLD)))
 
         def on_goal_latent(message: Any) -> None:
             self._goal_ns = nanoseconds(message.header.stamp)
@@ -109,7 +113,9 @@ class Robot:
             10,
         )
         node.create_subscription(JointState, "joint_states", on_joint_state, 50)
-        node.create_subscription(PoseStamped, "/sim_node/object_pose", on_object_pose, 50)
+        for name in objects:
+            topic = f"/sim_node/{topic_name(name)}/pose"
+            node.create_subscription(PoseStamped, topic, partial(on_object_pose, name), 50)
         node.create_subscription(Image, "goal_latent", on_goal_latent, LATCHED)
         node.create_subscription(Image, "latent", on_latent, NEWEST_FRAME)
         node.create_subscription(Image, "camera/image_raw", self.pictures.append, NEWEST_FRAME)
@@ -155,17 +161,18 @@ class Robot:
         self._poses.publish(message)
         self.graph.spin_until(there, 10.0, "the arm to be at its start")
 
-    def place_object(self, pose: np.ndarray) -> None:
-        """Puts the object at a pose (7,), at rest; after `place`, which puts it back where the world has it."""
+    def place_object(self, name: str, pose: np.ndarray) -> None:
+        """Puts an object at a pose (7,), at rest; after `place`, which puts all back where the world has them."""
         from lewm_ros.messages import pose_message
         from lewm_ros.sim_node import WORLD
 
-        self.object_poses.clear()
-        self._object_poses.publish(pose_message(pose, time.time_ns(), WORLD))
+        seen = self.object_poses[name]
+        seen.clear()
+        self._object_poses[name].publish(pose_message(pose, time.time_ns(), WORLD))
         self.graph.spin_until(
-            lambda: self.object_poses and np.linalg.norm(self.object_poses[-1][1][:2] - pose[:2]) < PLACED_M,
+            lambda: seen and np.linalg.norm(seen[-1][1][:2] - pose[:2]) < PLACED_M,
             10.0,
-            "the object to be at its start",
+            f"{name} to be at its start",
         )
 
     def _motion_end_ns(self) -> int:
@@ -178,7 +185,8 @@ class Robot:
 
     def forget(self) -> None:
         """Drops what the nodes have said until now, except the commands."""
-        for kept in (self.joint_states, self.object_poses, self.pictures, self.plans, self.imagined):
+        said: list[list[Any]] = [self.joint_states, self.pictures, self.plans, self.imagined]
+        for kept in (*said, *self.object_poses.values()):
             kept.clear()
 
     def show_goal(self, picture: np.ndarray) -> None:
@@ -247,7 +255,7 @@ def run(
     with Graph(suite.demo, out / "logs") as graph, reserved:
         # The nodes start first: they load while this process imports, draws trials and makes its first picture.
         parameters = resource("config", suite.parameters)
-        graph.start("sim_node", {"rate": rate_hz, "light": light}, parameters)
+        graph.start("sim_node", {"rate": rate_hz, "light": light, "world": str(suite.world_file)}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
         graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
         from lewm_model.runtime.decoder import load_decoder
@@ -257,8 +265,8 @@ def run(
         from lewm_ros.demo_pictures import Film
         from lewm_ros.demo_report import Results, report
 
-        with ArmSim() as sim:
-            robot = Robot(graph, sim.names, (bundle.model.history - 1) * bundle.actions.block_s)
+        with ArmSim(suite.world_file) as sim:
+            robot = Robot(graph, sim.names, sim.objects, (bundle.model.history - 1) * bundle.actions.block_s)
             trials = {task.name: draw_trials(task, goals, seed, sim) for task in suite.tasks}
             main = trials[suite.tasks[-1].name]
             sim.render()
@@ -270,11 +278,11 @@ def run(
             stopping = main[: max(1, goals // STOPPING)] if suite.stopping else []
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             still = (suite.tasks[-1].name, suite.picture_s)
-            film_of = (Pinhole.of_world(), sim, still, load_decoder(bundle), bundle.actions.block_s)
+            film_of = (Pinhole.of_world(suite.world_file), sim, still, load_decoder(bundle), bundle.actions.block_s)
             with Film(out / "demo.mp4", rate_hz, *film_of) as film, Progress(*columns, console=console) as progress:
                 bar = progress.add_task("goals", total=goals * len(suite.tasks) + len(stopping))
                 for name, number in ((name, i) for name in trials for i in range(goals)):
-                    episode = pursue(robot, sim, trials[name][number], number)
+                    episode = pursue(robot, sim, bundle.observation, trials[name][number], number)
                     if not first_command_s and robot.commands:
                         first_command_s = process_age_s() - (time.time_ns() - robot.commands[0][0]) / 1e9
                     if number < FILMED:
@@ -291,7 +299,7 @@ def run(
                     robot.stop_and_plan()
                 stopped = []
                 for number, trial in enumerate(stopping):
-                    stopped.append(pursue(robot, sim, trial, number))
+                    stopped.append(pursue(robot, sim, bundle.observation, trial, number))
                     progress.update(bar, advance=1, description="stopping to plan")
             robot.enable(False)
             console.print("the same starts and goals without a planner ...", style="dim")
@@ -306,7 +314,7 @@ def run(
                 stopped=stopped,
                 outcomes=outcomes,
                 limits=sim.limits,
-                tolerance_m={task.name: task.tolerance_m(sim) for task in suite.tasks},
+                tolerance_m={task.name: task.tolerance(sim) for task in suite.tasks},
                 diameter_m=2 * sim.reach_m,
                 planner=status.get("planner_node", {}),
                 camera=status.get("camera_node", {}),
@@ -317,25 +325,28 @@ def run(
     return report(results, console, out, command)
 
 
-def pursue(robot: Robot, sim: Any, trial: Trial, number: int) -> Any:
+def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, number: int) -> Any:
     """Puts the world at the trial's start, shows its goal, enables, and waits until the budget is over.
 
     Returns the episode (lewm_ros.demo_pictures): what happened.
     """
     from lewm_model.planning.motion import Trajectory
-    from lewm_model.tasks.task import Outcome, State, score
+    from lewm_model.sim.world import State
+    from lewm_model.tasks.task import Outcome, score
     from lewm_ros.commanded import Command
     from lewm_ros.demo_pictures import Episode
     from lewm_ros.messages import message_to_array, message_to_rgb, message_to_trajectory, nanoseconds
 
-    trial.goal.put(sim)
-    episode = Episode(trial, number, sim.render().copy())
+    sim.put(trial.goal)
+    # One camera's picture goes as the camera makes it, several as the model sees them.
+    several = len(observation.cameras) > 1
+    episode = Episode(trial, number, sim.picture(observation) if several else sim.render().copy())
     robot.place(trial.start.joints)
-    if trial.start.object_pose is not None:
-        robot.place_object(trial.start.object_pose)
+    for name, pose in trial.start.objects.items():
+        robot.place_object(name, pose)
     robot.show_goal(episode.goal_picture)
     robot.forget()
-    lost = Outcome(False, False, trial.before_m)  # of an arm that is never commanded
+    lost = Outcome(False, False, trial.before)  # of an arm that is never commanded
     try:
         begin_ns = robot.go()
     except GraphError as error:
@@ -352,14 +363,16 @@ def pursue(robot: Robot, sim: Any, trial: Trial, number: int) -> Any:
             assert points.velocities is not None, "the planner sends velocities"
             trajectory = Trajectory(stamp_s + points.times_s, points.positions, points.velocities)
             episode.commands.append(Command((received_ns - begin_ns) / 1e9, trajectory))
-    if trial.goal.object_pose is None:
-        seen = [(stamp, State(joints)) for stamp, joints, _ in robot.joint_states]
-    else:
-        seen = [(stamp, State(trial.goal.joints, pose)) for stamp, pose in robot.object_poses]
+    poses = {name: dict(robot.object_poses[name]) for name in trial.task.objects}  # by stamp, that of the joints
+    seen = [
+        (stamp, State(joints, {name: known[stamp] for name, known in poses.items()}))
+        for stamp, joints, _ in robot.joint_states
+        if all(stamp in known for known in poses.values())
+    ]
     episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _ in seen])
-    episode.errors_m = np.array([trial.task.error_m(state, trial.goal, sim) for _, state in seen])
+    episode.errors_m = np.array([trial.task.error(state, trial.goal, sim) for _, state in seen])
     try:
-        episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance_m(sim))
+        episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance(sim))
     except ValueError as error:
         episode.outcome, episode.note = lost, str(error)
     episode.frames = [
@@ -388,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lewm_ros.demo", description="A simulated arm does what goal pictures show, over real ROS 2."
     )
-    parser.add_argument("--task", choices=SUITES, default="reach", help="what it does (default reach)")
+    parser.add_argument("--task", default="reach", help="reach, push or reach_SCENE (default reach)")
     parser.add_argument("--goals", type=int, default=10, help="goals of each kind of the task (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the goals and of the planner (default 0)")
     parser.add_argument("--rate", type=float, default=20.0, help="camera pictures per second (default 20)")
@@ -400,7 +413,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.goals < 1 or options.rate <= 0:
         parser.error("--goals must be 1 or more and --rate above 0")
-    suite = SUITES[options.task]
+    try:
+        suite = suite_named(options.task)
+    except ValueError as error:
+        parser.error(str(error))
+    if not suite.model and options.model is None:
+        parser.error(f"no model is shipped for {suite.name}; give one with --model")
     name = suite.demo.replace("_", "-")
     command = f"make {name} GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
     if options.light != "constant":

@@ -98,7 +98,7 @@ class Film:
                 self._draw_path(camera, known[-1])
             error = float(np.interp(time_s, episode.times_s, episode.errors_m))
             task = episode.trial.task
-            good = error <= task.tolerance_m(self._sim)
+            good = error <= task.tolerance(self._sim)
             title = f"{task.name} goal {episode.number + 1}"
             text = f"{title}   {max(time_s, 0.0):4.1f} s   {task.subject} {1e3 * error:4.0f} mm from the goal"
             bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)

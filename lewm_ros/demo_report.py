@@ -97,7 +97,7 @@ def _success(results: Results) -> Figures:
         suffix = "" if kind == last else f"_{kind}"
         found = results.outcomes[kind, "planner"]
         rate = held(found)
-        errors_m = np.array([outcome.final_error_m for outcome in found])
+        errors_m = np.array([outcome.final_error for outcome in found])
         figures += [
             (f"success_held{suffix}", rate.percent, "%"),
             (f"success_held{suffix}_low", rate.interval[0], "%, 95 % Wilson interval"),
@@ -192,7 +192,7 @@ def _success_table(results: Results, rates: Mapping[tuple[str, str], Rate]) -> T
         table.add_column(heading, no_wrap=True)
     kinds = list(dict.fromkeys(episode.name for episode in results.episodes))
     for (kind, policy), found in sorted(results.outcomes.items(), key=lambda item: kinds.index(item[0][0])):
-        p50, p90 = np.percentile([outcome.final_error_m for outcome in found], (50, 90))
+        p50, p90 = np.percentile([outcome.final_error for outcome in found], (50, 90))
         table.add_row(
             kind,
             policy,
@@ -227,8 +227,8 @@ def _failure(episode: Episode, results: Results, out: Path) -> dict[str, Any]:
         "number": episode.number,
         "start": episode.trial.start.joints.tolist(),
         "goal": episode.trial.goal.joints.tolist(),
-        "final_error_m": outcome.final_error_m,
-        "final_error_percent": 100 * outcome.final_error_m / results.diameter_m,
+        "final_error_m": outcome.final_error,
+        "final_error_percent": 100 * outcome.final_error / results.diameter_m,
         "least_error_m": float(episode.errors_m.min()) if len(episode.errors_m) else None,
         "first_hit": outcome.first_hit,
         "note": episode.note,

@@ -74,8 +74,8 @@ class SimNode(ManagedNode):
     Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, and `NAME/image_raw` of each camera of the
     world but the first. Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does,
     and tells what it executes on `arm_controller/controller_state` where control_msgs is installed.
-    For experiments it tells where the world's object lies (`~/object_pose`), and puts the arm and the object at rest
-    wherever `~/set_joint_state` and `~/set_object_pose` say. With `use_sim_time` it is the clock.
+    For experiments it tells where each object of the world lies (`~/NAME/pose`), and puts the arm and the objects at
+    rest wherever `~/set_joint_state` and `~/NAME/set_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
     """
 
@@ -109,7 +109,9 @@ class SimNode(ManagedNode):
         self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
         self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
-        self._object_poses = self.create_publisher(PoseStamped, "~/object_pose", 10)
+        self._object_poses = {
+            name: self.create_publisher(PoseStamped, f"~/{topic_name(name)}/pose", 10) for name in sim.objects
+        }
         others = side_by_side(sim.cameras, 1).cameras[1:]
         self._others = {each.name: self.create_publisher(Image, each.topic, NEWEST_FRAME) for each in others}
         self._publishers_made = [
@@ -117,7 +119,7 @@ class SimNode(ManagedNode):
             self._pictures,
             self._camera_infos,
             self._joint_states,
-            self._object_poses,
+            *self._object_poses.values(),
         ]
         self._controller_states = None
         if ControllerState is not None:
@@ -151,8 +153,14 @@ class SimNode(ManagedNode):
             self.create_subscription(
                 JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
             ),
-            self.create_subscription(
-                PoseStamped, "~/set_object_pose", lambda message: self._mailbox.put("set object", message), 1
+            *(
+                self.create_subscription(
+                    PoseStamped,
+                    f"~/{topic_name(name)}/set_pose",
+                    lambda message, name=name: self._mailbox.put("set object", (name, message)),
+                    1,
+                )
+                for name in self._object_poses
             ),
         ]
 
@@ -185,8 +193,10 @@ class SimNode(ManagedNode):
         items = self._mailbox.take(timeout_s=0.0)
         for message in items.get("set", ()):
             self._attempt_input(lambda message=message: self._put_arm(sim, message))
-        for message in items.get("set object", ()):
-            self._attempt_input(lambda message=message: sim.set_object_pose(message_to_pose(message, WORLD)))
+        for name, message in items.get("set object", ()):
+            self._attempt_input(
+                lambda name=name, message=message: sim.set_object_pose(name, message_to_pose(message, WORLD))
+            )
         self._arrived.extend(items.get("trajectory", ()))
         due = None  # a simulation that is behind must not execute what has not been sent yet at its time
         while self._arrived and self._arrived[0][0] <= self._tick_time + TICK_S:
@@ -210,8 +220,8 @@ class SimNode(ManagedNode):
                         sim.names, sim.controller.desired, sim.joint_positions(), self._speed_scaling, stamp_ns
                     )
                 )
-            if sim.has_object:
-                self._object_poses.publish(pose_message(sim.object_pose(), stamp_ns, WORLD))
+            for name, publisher in self._object_poses.items():
+                publisher.publish(pose_message(sim.object_pose(name), stamp_ns, WORLD))
         if elapsed_s >= self._next_frame_s:
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:
@@ -299,6 +309,12 @@ class SimNode(ManagedNode):
             **self._render_ms.percentiles("render"),
         }
         return (WARN, self._problem, values) if self._problem else (OK, "simulating", values)
+
+
+def topic_name(name: str) -> str:
+    """An object's name as ROS allows it in a topic."""
+    allowed = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
+    return allowed if not allowed[:1].isdigit() else f"_{allowed}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from lewm_model.evaluation.simulated import try_suite
 from lewm_model.runtime import load_runtime
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.collect import collect
-from lewm_model.tasks.registry import SUITES
+from lewm_model.tasks.registry import suite_named
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.trainer import train
@@ -34,7 +34,6 @@ class Recipe:
     suite: str  # of tasks, in lewm_model.tasks.registry
     episodes: int
     steps: int  # control steps of an episode
-    scripted: bool = False  # whether a scripted policy moves the arm in the recordings, or random motion
     rounds: int = 0  # of recording what the scripted policy does where the model's own policy got to
     corrections: int = 0  # episodes in such a round
     vary: bool = True  # whether every recorded frame has a look of its own (lewm_model.sim.looks)
@@ -46,30 +45,26 @@ class Recipe:
 def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
     """Records, trains, calibrates and exports into `folder`; goes on where an earlier call was killed."""
     folder.mkdir(parents=True, exist_ok=True)
+    suite = suite_named(recipe.suite)
+    world = suite.world_file
     recording = folder / "episodes.h5"
     if not recording.is_file():
-        collect(recording, recipe.episodes, recipe.steps, seed, vary=recipe.vary, play=recipe.scripted)
+        collect(recording, recipe.episodes, recipe.steps, seed, world, motion=suite.motion, vary=recipe.vary)
     as_it_is = folder / "usual.h5"
     if not as_it_is.is_file():
-        collect(as_it_is, recipe.usual_episodes, recipe.steps, USUAL_SEED + seed, play=recipe.scripted)
+        collect(as_it_is, recipe.usual_episodes, recipe.steps, USUAL_SEED + seed, world, motion=suite.motion)
     model = from_dict(ModelConfig, recipe.model, MODEL_SIZES["small"])
     config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
-    data, horizon = load_episodes(recording), SUITES[recipe.suite].plan.horizon
+    data, horizon = load_episodes(recording), suite.plan.horizon
     bundle = train(data, folder / "bundle", folder / "run", model, config, recipe.suite)
     recordings, frames = [data], sample_frames(data, model)
     for number in range(1, recipe.rounds + 1):
         export_onnx(bundle, horizon, frames)  # on a CPU the policy plans twice as fast with it
         mistakes = folder / f"mistakes{number}.h5"
         if not mistakes.is_file():
-            collect(
-                mistakes,
-                recipe.corrections,
-                recipe.steps,
-                1000 * number + seed,
-                vary=recipe.vary,
-                play=True,
-                policy=bundle.folder,
-            )
+            assert suite.led is not None, "rounds are of suites whose scripted policy takes over from a model's own"
+            led, number_seed = suite.led(bundle.folder), 1000 * number + seed
+            collect(mistakes, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=recipe.vary)
         recordings.append(load_episodes(mistakes))
         bundle = retrain_policy_heads(bundle, recordings, config)
     return export_onnx(calibrate(bundle, load_episodes(as_it_is)), horizon, frames)
@@ -88,7 +83,7 @@ def run(recipe: Recipe, out: Path, seed: int, goals: int) -> None:
     console, name = Console(), recipe.name.replace("-", "_")
     console.print(f"seed {seed}: {how}, {folder / 'bundle'}")
     figures: Figures = {f"{name}.wall_s": (wall_s, "s")} if fresh else {}
-    suite, runtime = SUITES[recipe.suite], load_runtime(bundle)
+    suite, runtime = suite_named(recipe.suite), load_runtime(bundle)
     for tried in try_suite(suite, runtime, goals, TASK_SEED):
         console.print(tried.table)
         kind = "" if tried.task is suite.tasks[-1] else f"_{tried.task.name}"

@@ -14,7 +14,6 @@ RECIPE = Recipe(
     suite="push",
     episodes=1600,
     steps=240,
-    scripted=True,
     rounds=3,
     corrections=800,
     vary=False,  # as the changes below

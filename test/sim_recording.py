@@ -7,8 +7,10 @@ from pathlib import Path
 from lewm_model.bundle.held_out import SIMULATOR
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
+from lewm_model.sim.random_motion import RANDOM
 
 
 def sim_recording(path: Path, episodes: int = 4, steps: int = 60, seed: int = 77, size: int = 64) -> Episodes:
@@ -16,7 +18,8 @@ def sim_recording(path: Path, episodes: int = 4, steps: int = 60, seed: int = 77
     kind = {"kind": "random motion", "world": "tabletop.sdf", "policy": ""}
     recorded = {"recorder": SIMULATOR, "seed": seed, "episodes": episodes, **kind}
     with ArmSim() as sim:
-        made = [record_episode(sim, seed, number, steps, size) for number in range(episodes)]
+        view = Observation.of_one((size, size))
+        made = [record_episode(sim, RANDOM, seed, number, steps, view) for number in range(episodes)]
         with EpisodeWriter(path, size, sim.names, sim.control_dt_s, recorded=recorded) as writer:
             for pixels, actions, proprio in made:
                 writer.append(pixels, actions, proprio)

@@ -14,6 +14,7 @@ from lewm_model.bundle.bundle import BundleError, load_bundle
 from lewm_model.cli.main import app
 from lewm_model.config import resource
 from lewm_model.evaluation import surprise as s
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 
 
@@ -39,13 +40,13 @@ def test_false_alarms_are_counted_in_frames_and_holds_an_hour():
 def test_recoloured_things_have_their_own_colours_again():
     with ArmSim() as sim:
         own = sim.render().copy()
-        for what in ("arm", "object"):
+        for what in ("arm", *sim.objects):
             sim.recolour(what, (1, 2, 0))
             other = sim.render().copy()
             sim.recolour(what)
             assert 50 < (np.abs(other.astype(int) - own).max(2) > 40).sum() < own[..., 0].size // 4
             np.testing.assert_array_equal(sim.render(), own)
-        with pytest.raises(ValueError, match="choose arm or object"):
+        with pytest.raises(ValueError, match="no object 'table'; it has block"):
             sim.recolour("table")
 
 
@@ -66,9 +67,10 @@ def test_the_shipped_model_notices_teleports_and_colours_but_not_an_undisturbed_
 def test_a_disturbance_begins_at_its_frame_and_shows_what_it_says():
     rng = np.random.default_rng(0)
     with ArmSim() as sim:
+        view = Observation.of_one((64, 64))
         poses = np.linspace([-1.0, 0.5], [1.0, -0.5], 60)
-        seen = s._drawn(sim, poses, (64, 64))
-        shown = {kind: disturb(sim, seen, poses, 30, rng) for kind, disturb in s.KINDS.items()}
+        seen = s._drawn(sim, view, poses)
+        shown = {kind: disturb(sim, view, seen, poses, 30, rng) for kind, disturb in s.KINDS.items()}
     assert all(pictures.shape == (s.WINDOW, 64, 64, 3) for pictures in shown.values())
     np.testing.assert_array_equal(shown["frozen"], np.repeat(seen[29:30], s.WINDOW, axis=0))
     np.testing.assert_array_equal(shown["time-shifted"], seen[30 - s.LAG : 30 - s.LAG + s.WINDOW])

@@ -15,7 +15,7 @@ from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.registry import SUITES
-from lewm_model.tasks.task import draw_trials
+from lewm_model.tasks.task import draw_trials, picture_of
 
 GOALS = 12
 Examine = Callable[[np.ndarray], GoalReport]
@@ -46,8 +46,11 @@ def sim() -> Iterator[ArmSim]:
 def case(request: pytest.FixtureRequest, sim: ArmSim) -> tuple[list[np.ndarray], Examine]:
     """Goals of a shipped model's tasks, and what examines them."""
     bundle = load_bundle(resource("models", request.param))
-    runtime, novelty, size = OnnxRuntime(bundle), load_novelty(bundle), bundle.model.image_size
-    goals = [trial.goal.picture(sim, size) for trial in draw_trials(SUITES[request.param].tasks[-1], GOALS, 0, sim)]
+    runtime, novelty = OnnxRuntime(bundle), load_novelty(bundle)
+    goals = [
+        picture_of(trial.goal, sim, bundle.observation)
+        for trial in draw_trials(SUITES[request.param].tasks[-1], GOALS, 0, sim)
+    ]
     return goals, lambda goal: examine_goal(goal, runtime.encode(goal), bundle.calibration, novelty)
 
 

@@ -14,6 +14,7 @@ from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
 from lewm_model.evaluation.timing import _Loop
 from lewm_model.robot.actions import ActionSpec
+from lewm_model.robot.observation import Observation
 from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
@@ -28,7 +29,7 @@ SPEC = ActionSpec.of_one_kind(
 def test_plans_of_25_steps_are_executed_to_their_end_and_a_perfect_one_reaches_the_goal() -> None:
     with ArmSim() as sim:
         (task,) = draw_trials(NEAR, 1, 0, sim)
-        bundle = SimpleNamespace(model=SimpleNamespace(image_size=64), actions=SPEC)
+        bundle = SimpleNamespace(observation=Observation.of_one((64, 64)), actions=SPEC)
         # The latent is where the arm is, whatever the picture shows.
         runtime = SimpleNamespace(bundle=bundle, encode=lambda image: sim.joint_positions())
         plans = []

@@ -11,6 +11,7 @@ from sim_recording import sim_recording
 from lewm_model.data.clips import DataError
 from lewm_model.evaluation import probe
 from lewm_model.evaluation.probe import context_rows, fit, moved_object, probe_bundle, table
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 
 RNG = np.random.default_rng(0)
@@ -56,8 +57,8 @@ def test_a_context_ends_at_its_frame_and_stays_in_the_episode(tmp_path):
 
 def test_moved_object_can_be_seen_and_lie_where_it_is_said():
     with ArmSim() as sim:
-        pictures, poses = moved_object(sim, (64, 64), 6, seed=0)
-        again, _ = moved_object(sim, (64, 64), 2, seed=0)
+        pictures, poses = moved_object(sim, "block", Observation.of_one((64, 64)), 6, seed=0)
+        again, _ = moved_object(sim, "block", Observation.of_one((64, 64)), 2, seed=0)
     np.testing.assert_array_equal(pictures[:2], again)
     for picture, (x, y, _) in zip(pictures, poses, strict=True):
         green = (picture[..., 1].astype(int) - picture[..., 0] > 60) & (picture[..., 1] > picture[..., 2])

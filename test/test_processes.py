@@ -185,8 +185,8 @@ def test_the_simulated_arm_is_put_where_an_experiment_wants_it(graph):
     assert (np.diff(stamps) > 0).all(), "stamps go on through the reset"
 
     poses = []
-    graph.node.create_subscription(PoseStamped, "/sim_node/object_pose", poses.append, 10)
-    putter = graph.node.create_publisher(PoseStamped, "/sim_node/set_object_pose", 1)
+    graph.node.create_subscription(PoseStamped, "/sim_node/block/pose", poses.append, 10)
+    putter = graph.node.create_publisher(PoseStamped, "/sim_node/block/set_pose", 1)
     graph.spin_until(lambda: poses and putter.get_subscription_count() == 1, 10, "the block's place")
     turned = np.array([0.2, -0.4, 0.025, np.cos(0.5), 0.0, 0.0, np.sin(0.5)])
     putter.publish(pose_message(turned, 0, "base_link"))  # another frame: refused

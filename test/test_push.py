@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from lewm_model.bundle.bundle import load_bundle, load_heads, load_model, sha256
+from lewm_model.cli.main import app
 from lewm_model.config import MODEL_SIZES, POLICY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
@@ -25,8 +27,8 @@ from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.sim.push_script import ANGLES, RADII, ScriptedPush, play, random_place
-from lewm_model.tasks.push import MOVED_M
+from lewm_model.tasks.push import MOVED_M, PUSH
+from lewm_model.tasks.push_script import ANGLES, RADII, Play, ScriptedPush, play, random_place
 from lewm_model.training.calibration import same_place_distances
 from lewm_model.training.heads import retrain_policy_heads, train_cloned_policy, train_temporal_distance
 from lewm_model.training.trainer import train
@@ -42,7 +44,7 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
     for episode in range(8):
         seen: list[np.ndarray] = []
         rng = np.random.default_rng((7, episode))
-        actions = play(sim, rng, 100, lambda seen=seen: seen.append(sim.object_pose()), roam=False)
+        actions = play(sim, rng, "block", 100, lambda seen=seen: seen.append(sim.object_pose("block")), roam=False)
         assert actions.shape == (100, 2) and len(seen) == 101
         assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
         starts.append(seen[0][:2])
@@ -61,7 +63,7 @@ def test_recorded_play_shows_the_block_beyond_where_goals_lie_and_comes_back(sim
         not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in blocks
     ]
     assert 0.1 < np.mean(beyond) < 0.3
-    player = ScriptedPush(sim, rng)
+    player = ScriptedPush(sim, rng, PUSH.object)
     targets = [player.random_target(np.array([0.0, -0.5])) for _ in range(50)]
     assert all(RADII[0] <= np.hypot(*target) <= RADII[1] for target in targets)
     assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "a block that is far from everywhere"
@@ -108,7 +110,7 @@ def test_the_temporal_distance_is_that_of_play_which_did_not_dawdle() -> None:
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
-    collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, play=True)
+    collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, motion=Play(PUSH.object))
     data = load_episodes(folder / "play.h5")
     assert data.recorded["kind"] == "play"
     model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
@@ -117,7 +119,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5},
     )
     bundle = train(data, folder / "bundle", folder / "run", model, config)
-    arguments = {"steps": 20, "image_size": 32, "workers": 1, "play": True, "policy": bundle.folder}
+    arguments = {"steps": 20, "image_size": 32, "workers": 1, "motion": Play(PUSH.object, bundle.folder)}
     collect(folder / "mistakes.h5", episodes=2, **arguments)  # the policy leads
     mistakes = load_episodes(folder / "mistakes.h5")
     assert mistakes.recorded["policy"] == sha256(bundle.folder / "model.json")
@@ -129,9 +131,10 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
-def test_a_policy_moves_the_arm_before_play_only(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="record with --play, or without --policy"):
-        collect(tmp_path / "random.h5", episodes=1, steps=5, policy=tmp_path)
+def test_a_policy_moves_the_arm_only_where_a_scripted_one_goes_on(tmp_path: Path) -> None:
+    arguments = ["collect", str(tmp_path / "random.h5"), "--policy", str(tmp_path)]
+    with pytest.raises(ValueError, match="no scripted policy of reach goes on where a model got to"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_a_push_bundle_loads_and_every_back_end_proposes_and_imagines_the_same(bundle_folder: Path) -> None:

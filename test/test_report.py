@@ -13,8 +13,10 @@ from lewm_model.cli.main import app
 from lewm_model.config import resource
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.evaluation.summary import write_report
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
+from lewm_model.sim.random_motion import RANDOM
 from lewm_model.training.report import Log
 
 
@@ -27,7 +29,7 @@ def bundle():
 def recording() -> Episodes:
     """One episode of the simulated arm that the shipped model was not trained on."""
     with ArmSim() as sim:
-        pixels, actions, proprio = record_episode(sim, seed=77, episode=0, steps=40, image_size=64)
+        pixels, actions, proprio = record_episode(sim, RANDOM, 77, 0, 40, Observation.of_one((64, 64)))
         names = sim.names
     actions = np.vstack([actions, np.full((1, 2), np.nan, np.float32)])
     offsets, lengths = np.array([0]), np.array([41])

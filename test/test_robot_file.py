@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,10 @@ from lewm_model.robot.robot import load_robot
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 from lewm_model.sim.random_motion import random_velocities
+from lewm_model.sim.world import State
+from lewm_model.tasks.reach import Reach
+from lewm_model.tasks.registry import reach_in, suite_named
+from lewm_model.tasks.task import draw_trials, hold_still, run_scripted
 
 ROBOTS = sorted(path.stem for path in resource("config", "robots").glob("*.yaml"))
 # Three joints and a finger, of primitive shapes, whose forearm reaches the table and the column.
@@ -63,6 +68,11 @@ def test_every_robot_that_ships_has_limits_that_an_arm_can_be_planned_with(name:
     limits = KnotLimits(robot.limits, 0.25)
     assert limits.longest_stop_s < 2.0
     assert ((robot.home >= robot.limits.lower) & (robot.home <= robot.limits.upper)).all()
+
+
+def test_every_scene_that_ships_has_a_task_of_reaching_by_its_name() -> None:
+    for path in resource("config", "scenes").glob("*.yaml"):
+        assert suite_named(f"reach_{path.stem}").world_file == path
 
 
 def test_the_tabletop_file_says_what_its_world_says() -> None:
@@ -194,6 +204,29 @@ def test_random_starts_are_clear(scene: Path) -> None:
         for seed in range(50):
             sim.reset(seed=seed)
             assert not sim.touches(sim.joint_positions()[None])
+
+
+def test_any_arm_can_be_asked_to_reach_in_three_dimensions_where_it_touches_nothing(scene: Path) -> None:
+    suite = reach_in("reach_mine", str(scene))
+    arm = ArmSim(suite.world_file, render=False)
+    for task in suite.tasks:
+        for number, trial in enumerate(draw_trials(task, 2, 0, arm)):
+            assert not arm.touches(np.stack([trial.start.joints, trial.goal.joints]))
+            assert trial.before > task.tolerance(arm) and not hold_still(trial, arm).held
+            assert run_scripted(trial, arm, 0, number).held
+
+
+def test_a_tool_that_points_elsewhere_has_not_reached_its_goal(scene: Path) -> None:
+    task, arm = reach_in("reach_mine", str(scene)).tasks[-1], ArmSim(scene, render=False)
+    assert isinstance(task, Reach) and task.angle_rad is not None
+    goal = State(arm.home)
+    assert task.error(goal, goal, arm) < task.tolerance(arm)
+    bent = State(np.clip(arm.home + [0.0, 0.0, 0.4, 0.0], arm.limits.lower, arm.limits.upper))
+    angle = np.arccos(arm.tool_direction(bent.joints) @ arm.tool_direction(arm.home))
+    assert angle == pytest.approx(0.4) and task.error(bent, goal, arm) > task.tolerance(arm)
+    wide = replace(task, tolerance_m=10.0)
+    assert wide.error(bent, goal, arm) == pytest.approx(10.0 * 0.4 / task.angle_rad), "however near the tip is"
+    assert replace(wide, angle_rad=0.5).error(bent, goal, arm) < 10.0
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.world import State
 from lewm_model.tasks.reach import ANYWHERE
-from lewm_model.tasks.task import State, Trial, draw_trials
+from lewm_model.tasks.task import Trial, draw_trials, picture_of
 
 WRONG_S = 0.6  # since the start: the arm is in full motion
 DETECTED_S = 0.5  # a picture that is wrong holds the arm within this, as a missing one does
@@ -71,7 +72,7 @@ class Outcome:
 def pursue(trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float) -> Outcome | None:
     """An arm on its way to a goal; None: it was never held."""
     size = runtime.bundle.model.image_size
-    goal = runtime.encode(trial.goal.picture(sim, size))
+    goal = runtime.encode(picture_of(trial.goal, sim, runtime.bundle.observation))
     trial.start.put(sim)
     controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
     controller.set_goal(goal)
@@ -144,11 +145,11 @@ def test_a_wrong_picture_holds_an_arm_that_moves_until_it_is_right_again(
 def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_frozen_picture(
     sim: ArmSim, runtime: Runtime
 ) -> None:
-    rng, size = np.random.default_rng(1), runtime.bundle.model.image_size
+    rng = np.random.default_rng(1)
     inside = 0.95 * sim.limits.upper
 
     def seen(pose: np.ndarray) -> np.ndarray:
-        return runtime.encode(State(pose).picture(sim, size))
+        return runtime.encode(picture_of(State(pose), sim, runtime.bundle.observation))
 
     for _ in range(60):
         start, goal = rng.uniform(-inside, inside, (2, len(inside)))
@@ -177,13 +178,13 @@ def test_a_block_that_was_moved_is_noticed_wherever_it_lies_and_the_arm_alone_ne
     assert novelty is not None
 
     def look(time_s: float) -> float:
-        return novelty.look(to_model_image(sim.render(), bundle.model.image_size), time_s)
+        return novelty.look(sim.picture(bundle.observation), time_s)
 
     for number in range(100):
         sim.reset(seed=200_000 + number)
         assert look(number) <= 0.5 * SURPRISING
-        block = sim.object_pose()
+        block = sim.object_pose("block")
         block[:2] = rng.uniform(-0.6, 0.6, 2)
-        sim.set_object_pose(block)
+        sim.set_object_pose("block", block)
         # At least where it was it is missed.
         assert look(number + 0.05) > SURPRISING

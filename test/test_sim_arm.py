@@ -38,7 +38,7 @@ def test_facts_of_the_packaged_world(sim: ArmSim) -> None:
     assert sim.reach_m == pytest.approx(0.55)
     np.testing.assert_array_equal(sim.limits.velocity, [1.5, 1.5])
     np.testing.assert_array_equal(sim.limits.lower, [-2.6, -2.2])
-    assert np.linalg.norm(sim.object_pose()[:2]) > sim.reach_m + 0.08  # the arm cannot touch the block there
+    assert np.linalg.norm(sim.object_pose("block")[:2]) > sim.reach_m + 0.08  # the arm cannot touch the block there
 
 
 def test_the_tip_is_where_the_closed_form_says(sim: ArmSim) -> None:
@@ -183,21 +183,21 @@ def test_the_arm_never_touches_itself_the_table_or_the_block(sim: ArmSim) -> Non
 
 def test_the_tip_pushes_the_block(sim: ArmSim) -> None:
     sim.reset(joint_positions=[0.0, 0.0])
-    sim.set_object_pose([0.55 * np.cos(0.4), 0.55 * np.sin(0.4), 0.025, 1.0, 0.0, 0.0, 0.0])
+    sim.set_object_pose("block", [0.55 * np.cos(0.4), 0.55 * np.sin(0.4), 0.025, 1.0, 0.0, 0.0, 0.0])
     sim.set_trajectory([2.0], [[0.8, 0.0]], [[0.0, 0.0]])
     sim.step(2.5)
-    angle = np.arctan2(*sim.object_pose()[1::-1])
+    angle = np.arctan2(*sim.object_pose("block")[1::-1])
     assert angle > 0.8
-    assert sim.object_pose()[2] == pytest.approx(0.025, abs=2e-3)  # still on the table
+    assert sim.object_pose("block")[2] == pytest.approx(0.025, abs=2e-3)  # still on the table
     assert np.abs(sim.joint_positions() - [0.8, 0.0]).max() < 0.01
     sim.reset(joint_positions=[0.0, 0.0])
-    np.testing.assert_allclose(sim.object_pose()[:3], [0.54, 0.54, 0.025])
+    np.testing.assert_allclose(sim.object_pose("block")[:3], [0.54, 0.54, 0.025])
 
 
 @pytest.mark.parametrize("pose", [[0.0] * 3, [0.0] * 7, [np.nan] * 7])
 def test_an_impossible_object_pose_is_refused(sim: ArmSim, pose: list[float]) -> None:
     with pytest.raises(ValueError, match="is no pose"):
-        sim.set_object_pose(pose)
+        sim.set_object_pose("block", pose)
 
 
 COLOURS = {  # of the world's materials, percent

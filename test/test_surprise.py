@@ -10,11 +10,10 @@ from lewm_model.bundle.bundle import Calibration, load_bundle
 from lewm_model.config import MonitorConfig, PlanConfig, resource
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.planner import Planner
-from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import ANYWHERE
-from lewm_model.tasks.task import draw_trials
+from lewm_model.tasks.task import draw_trials, picture_of
 
 CALM_S, HOLD_FRAMES = MonitorConfig().calm_s, MonitorConfig().hold_frames
 
@@ -129,17 +128,16 @@ def test_an_arm_that_brakes_as_it_is_told_does_not_surprise_and_one_that_goes_on
 
 def test_stops_from_full_speed_do_not_surprise_the_shipped_model() -> None:
     runtime, tried = OnnxRuntime(load_bundle(resource("models", "reach"))), 0
-    size = runtime.bundle.model.image_size
     with ArmSim() as sim:
         for number, trial in enumerate(draw_trials(ANYWHERE, 20, 5, sim)):
-            goal = runtime.encode(trial.goal.picture(sim, size))
+            goal = runtime.encode(picture_of(trial.goal, sim, runtime.bundle.observation))
             trial.start.put(sim)
             planner = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
             planner.set_goal(goal)
             planner.start(sim.joint_positions())
             stop_s, stop, scores = 0.5 + 0.02 * number, None, []
             while stop is None or sim.time_s < stop.times_s[-1] + 0.5:
-                planner.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
+                planner.observe(sim.time_s, runtime.encode(sim.picture(runtime.bundle.observation)))
                 scores.append(planner.expectation.surprise() or 0.0)
                 motion = None
                 if stop is None and sim.time_s >= stop_s:

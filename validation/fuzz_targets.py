@@ -835,7 +835,7 @@ class Sim(NodeTarget):
         self._positions: list[Any] = []
         self._blocks: list[Any] = []
         self.probe.create_subscription(JointState, "joint_states", self._positions.append, 10)
-        self.probe.create_subscription(PoseStamped, "sim_node/object_pose", self._blocks.append, 10)
+        self.probe.create_subscription(PoseStamped, "sim_node/block/pose", self._blocks.append, 10)
 
     def after(self, topic: str) -> None:
         time.sleep(0.003)  # it takes messages every 10 ms
@@ -852,7 +852,7 @@ class Sim(NodeTarget):
             return any(np.allclose(message_to_pose(one, "world"), BLOCK_POSE, atol=0.003) for one in found)
 
         block = copy.deepcopy(good_messages()[PoseStamped][0])
-        self.until(put, lambda: self.publishers["/sim_node/set_object_pose"].publish(block), "a block's good pose", 2.0)
+        self.until(put, lambda: self.publishers["/sim_node/block/set_pose"].publish(block), "a block's good pose", 2.0)
         for kind, wanted in ((JointState, [0.1, 0.2]), (JointTrajectory, [0.2, -0.2])):
             topic = next(name for name, one in self.subscriptions.items() if one.msg_type is kind)
             good = copy.deepcopy(good_messages()[kind][0])

@@ -24,22 +24,36 @@ def collect(
     episodes: Annotated[int, typer.Option(help="episodes to record")] = 400,
     steps: Annotated[int, typer.Option(help="low-level actions in an episode, 20 in a second")] = 100,
     seed: int = 0,
-    world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
+    world: Annotated[
+        Path | None, typer.Option(help="SDF or scene file; default is the task's, or worlds/tabletop.sdf")
+    ] = None,
     image_size: Annotated[int, typer.Option(help="pixels, square; of several cameras their height")] = RECORDED_SIDE,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
     vary: Annotated[
         bool, typer.Option("--vary", help="every frame has its own light, colours and camera pose")
     ] = False,
-    play: Annotated[bool, typer.Option("--play", help="play with the block instead of moving at random")] = False,
+    task: Annotated[
+        str, typer.Option(help="record what its models learn from, a scripted policy or random motion")
+    ] = "reach",
+    policy: Annotated[
+        Path | None, typer.Option(help="bundle whose policy moves the arm first; the task's scripted policy goes on")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Record episodes of smooth random motion in the simulator, or of play with the block."""
+    """Record episodes in the simulator: of smooth random motion, or of what a task's scripted policy does."""
     from lewm_model.data.outputs import check_output
     from lewm_model.sim.collect import collect as record
+    from lewm_model.tasks.registry import suite_named
 
+    suite = suite_named(task)
+    motion = suite.motion
+    if policy is not None:
+        if suite.led is None:
+            raise ValueError(f"no scripted policy of {task} goes on where a model got to; leave --policy out")
+        motion = suite.led(policy)
     check_output(out, [world] if world else [], overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
-    record(out, episodes, steps, seed, world, image_size, workers, vary, play)
+    record(out, episodes, steps, seed, world or suite.world_file, image_size, workers, motion, vary)
 
 
 @app.command()

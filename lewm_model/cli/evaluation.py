@@ -44,7 +44,7 @@ def evaluate(
         list[str] | None, typer.Option(help="icem, cem or proposal; again for more. Default is icem and proposal")
     ] = None,
     seed: Annotated[int, typer.Option(help="of starts and goals")] = 0,
-    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     out: Annotated[Path, typer.Option(help="folder for figures and pictures of failures")] = Path("out/lewm-eval"),
 ) -> None:
@@ -93,7 +93,7 @@ def robust(
         list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene; again for more")
     ] = None,
     seed: int = 0,
-    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     out: Annotated[Path, typer.Option(help="folder for summary.json and robust.png")] = Path("out/robust"),
 ) -> None:
@@ -146,7 +146,7 @@ def surprise(
     bundle: BundleArgument,
     episodes: Annotated[int, typer.Option(help="episodes of each kind")] = 200,
     seed: int = 0,
-    world: Annotated[Path | None, typer.Option(help="SDF file; default is worlds/tabletop.sdf")] = None,
+    world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
     changing_light: Annotated[bool, typer.Option("--changing-light", help="while the light swings")] = False,
     hours: Annotated[float, typer.Option(help="watched with nothing wrong, for false alarms; 0: the episodes")] = 0.0,
     out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),

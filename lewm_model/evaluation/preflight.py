@@ -106,23 +106,29 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0, plan: PlanConfig 
 
 
 def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
-    """A fresh recording in the demo's world, for a bundle of its arm: of play where the bundle has a policy of it.
+    """A fresh recording in the world of the task that a bundle is for, of the motion that it learned from.
 
-    :raises DataError: the bundle is of another arm; its preflight needs a recording of that.
+    :raises DataError: the bundle is of another task or arm; its preflight needs a recording of that.
     """
-    from lewm_model.sim.arm import ArmSim
-    from lewm_model.sim.collect import record_episode, record_play  # MuJoCo is not on a robot
+    from lewm_model.sim.arm import ArmSim  # MuJoCo is not on a robot
+    from lewm_model.sim.collect import record_episode
+    from lewm_model.tasks.registry import suite_of
 
-    with ArmSim() as sim:
+    try:
+        suite = suite_of(bundle)
+    except ValueError as error:
+        raise DataError(
+            f"the model in {bundle.folder} was trained for the task {bundle.task!r}, which is not simulated here; give "
+            "a recording of its own arm and camera"
+        ) from error
+    with ArmSim(suite.world_file) as sim:
         if sim.names != bundle.actions.names:
             raise DataError(
                 f"the bundle {bundle.folder} moves {', '.join(bundle.actions.names)}, the simulated arm has "
                 f"{', '.join(sim.names)}; give a recording of its own arm and camera"
             )
-        plays = POLICY in bundle.heads
-        bundle.must_be_for("push" if plays else "reach")  # others have recordings of their own
-        record, steps = (record_play, 120) if plays else (record_episode, 60)
-        recorded = [record(sim, _SEED, i, steps, bundle.model.image_size) for i in range(episodes)]
+        steps = 60 if suite.led is None else 120
+        recorded = [record_episode(sim, suite.motion, _SEED, i, steps, bundle.observation) for i in range(episodes)]
         control_dt_s = sim.control_dt_s
     last = np.full((1, len(bundle.actions.names)), np.nan, np.float32)
     lengths = np.array([len(pixels) for pixels, _, _ in recorded])

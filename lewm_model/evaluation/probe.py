@@ -18,7 +18,7 @@ from torch import nn
 from lewm_model.bundle.bundle import Bundle, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.training.latents import encode_all, encode_rows
 
@@ -78,12 +78,14 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: i
         stacked = latents[contexts].reshape(len(now), -1)
         found += fit(f"joint velocities, {CONTEXT} latents", stacked, velocities, owner[now], seed)
         if data.action_names == sim.names:
-            pictures, poses = moved_object(sim, bundle.model.image_size, object_frames, seed)
-            object_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
-            found += fit("object position", object_latents, poses[:, :2], each, seed)
-            # A square object looks the same after a quarter turn.
-            turned = np.stack([np.cos(4 * poses[:, 2]), np.sin(4 * poses[:, 2])], 1)
-            found += fit("object angle", object_latents, turned, each, seed)
+            for name in sim.objects:
+                called = "object" if len(sim.objects) == 1 else name
+                pictures, poses = moved_object(sim, name, bundle.observation, object_frames, seed)
+                object_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
+                found += fit(f"{called} position", object_latents, poses[:, :2], each, seed)
+                # A square object looks the same after a quarter turn.
+                turned = np.stack([np.cos(4 * poses[:, 2]), np.sin(4 * poses[:, 2])], 1)
+                found += fit(f"{called} angle", object_latents, turned, each, seed)
     return found
 
 
@@ -98,26 +100,26 @@ def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[
     return last[:, None] - frameskip * np.arange(CONTEXT - 1, -1, -1), last
 
 
-def moved_object(sim: ArmSim, size: tuple[int, int], frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, S, S, 3) of the arm and the object, both at random places, where the object can be seen.
+def moved_object(sim: ArmSim, name: str, view: Observation, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (N, H, W, 3) of the arm and an object, both at random places, where the object can be seen.
 
     :return: pictures, and the object's (N, 3) x, y in m and yaw in rad.
     """
-    pictures = np.empty((frames, *size, 3), np.uint8)
+    pictures = np.empty((frames, *view.size, 3), np.uint8)
     poses = np.empty((frames, 3))
     for frame in range(frames):
         rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, frame)))
         while True:
             sim.reset(seed=int(rng.integers(2**32)))
-            pose = sim.object_pose()
+            pose = sim.object_pose(name)
             pose[0] = 10 * sim.reach_m  # out of the picture
-            sim.set_object_pose(pose)
-            without = to_model_image(sim.render(), size).astype(int)
+            sim.set_object_pose(name, pose)
+            without = sim.picture(view).astype(int)
             x, y = rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2)
             yaw = rng.uniform(0, np.pi / 2)
             pose[:2], pose[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
-            sim.set_object_pose(pose)
-            pictures[frame] = to_model_image(sim.render(), size)
+            sim.set_object_pose(name, pose)
+            pictures[frame] = sim.picture(view)
             poses[frame] = x, y, yaw
             if (np.abs(pictures[frame] - without).max(2) > 32).sum() >= OBJECT_PIXELS:
                 break

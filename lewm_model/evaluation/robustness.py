@@ -25,7 +25,7 @@ from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import ANYWHERE, NEAR
-from lewm_model.tasks.task import attempt, draw_trials
+from lewm_model.tasks.task import attempt, draw_trials, picture_of
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
 TASK_SEED = 1  # that of `recipes.train_demo`
@@ -296,11 +296,11 @@ def robustness(
     :param only: groups of changes; empty is all.
     """
     rows = []
-    size, config = runtime.bundle.model.image_size, PlanConfig()
+    config = PlanConfig()
     with ArmSim(world) as sim:
         near = goals // 2
         trials = draw_trials(NEAR, near, TASK_SEED, sim) + draw_trials(ANYWHERE, goals - near, TASK_SEED, sim)
-        clean = [trial.goal.picture(sim, size) for trial in trials]
+        clean = [picture_of(trial.goal, sim, runtime.bundle.observation) for trial in trials]
         for change in changes():
             if only and change.group not in only:
                 continue

@@ -20,7 +20,17 @@ from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.registry import Suite
-from lewm_model.tasks.task import Outcome, Task, Trial, attempt, draw_trials, hold_still, move_randomly, run_scripted
+from lewm_model.tasks.task import (
+    Outcome,
+    Task,
+    Trial,
+    amount,
+    attempt,
+    draw_trials,
+    hold_still,
+    move_randomly,
+    run_scripted,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Tried:
 
     task: Task
     trials: list[Trial]
-    tolerance_m: float
+    tolerance: float
     outcomes: dict[str, list[Outcome]]
     plan_s: list[float]  # how long each of the model's plans took
 
@@ -41,12 +51,13 @@ class Tried:
     @property
     def table(self) -> Table:
         """For the terminal."""
-        distances_cm = 100 * np.array([trial.before_m for trial in self.trials])
+        before, unit = [trial.before for trial in self.trials], self.task.unit
         return outcome_table(
-            f"{self.task.name}: {self.task.subject} within {100 * self.tolerance_m:.1f} cm, "
-            f"budget {self.trials[0].budget_s:g} s, {distances_cm.min():.0f} to {distances_cm.max():.0f} cm away "
-            f"(median {np.median(distances_cm):.0f})",
+            f"{self.task.name}: {self.task.subject} within {amount(self.tolerance, unit)}, "
+            f"budget {self.trials[0].budget_s:g} s, {amount(min(before), unit)} to {amount(max(before), unit)} away "
+            f"(median {amount(float(np.median(before)), unit)})",
             self.outcomes,
+            unit,
         )
 
     @property
@@ -65,7 +76,7 @@ class Tried:
 
 def try_suite(suite: Suite, runtime: Runtime, count: int, seed: int, world: Path | None = None) -> Iterator[Tried]:
     """Tries `count` trials of each task of a suite; the same seed gives the same trials."""
-    with ArmSim(world) as sim:
+    with ArmSim(world or suite.world_file) as sim:
         for task in suite.tasks:
             trials = draw_trials(task, count, seed, sim)
             outcomes: dict[str, list[Outcome]] = {"model": [], "random": [], "hold": [], "scripted": []}
@@ -78,16 +89,16 @@ def try_suite(suite: Suite, runtime: Runtime, count: int, seed: int, world: Path
                 outcomes["random"].append(move_randomly(trial, sim, seed, number))
                 outcomes["hold"].append(hold_still(trial, sim))
                 outcomes["scripted"].append(run_scripted(trial, sim, seed, number))
-            yield Tried(task, trials, task.tolerance_m(sim), outcomes, plan_s)
+            yield Tried(task, trials, task.tolerance(sim), outcomes, plan_s)
 
 
-def outcome_table(title: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Table:
+def outcome_table(title: str, outcomes: Mapping[str, Sequence[Outcome]], unit: str) -> Table:
     """A row for each who tried."""
     table = Table(title=title)
     for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
         table.add_column(heading)
     for who, found in outcomes.items():
-        error_m = float(np.median([outcome.final_error_m for outcome in found]))
+        error = amount(float(np.median([outcome.final_error for outcome in found])), unit)
         label = "scripted, which is told the goal" if who == "scripted" else who
-        table.add_row(label, str(len(found)), str(held(found)), str(first_hit(found)), f"{100 * error_m:.1f} cm")
+        table.add_row(label, str(len(found)), str(held(found)), str(first_hit(found)), error)
     return table

@@ -22,12 +22,12 @@ from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.config import PlanConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.evaluation.statistics import Pair, Rate, compare, first_hit, held
-from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import samples_a_step
+from lewm_model.sim.world import State
 from lewm_model.tasks.reach import ANYWHERE, NEAR, Reach
-from lewm_model.tasks.task import Outcome, State, Trial, attempt, baselines, follow, run_scripted, trial_of
+from lewm_model.tasks.task import Outcome, Trial, attempt, baselines, follow, run_scripted, trial_of
 
 KINDS = (NEAR, ANYWHERE)
 EPISODES = 200  # of each kind of task
@@ -78,7 +78,7 @@ class Results:
     @property
     def final_error_mm(self) -> float:
         """Median, at the end of the budget."""
-        return 1e3 * float(np.median([outcome.final_error_m for outcome in self.outcomes]))
+        return 1e3 * float(np.median([outcome.final_error for outcome in self.outcomes]))
 
     @property
     def steps_to_hit(self) -> float | None:
@@ -135,7 +135,7 @@ def cut_trials(
                 for row in (start_row, goal_row)
             )
             trial = trial_of(task, State(start), State(goal), sim)
-            if trial.before_m > task.tolerance_m(sim):
+            if trial.before > task.tolerance(sim):
                 break
         else:
             raise DataError(f"{data.source}: the arm hardly moves in any episode; record some in which it does")
@@ -157,14 +157,13 @@ def run_planner(
 ) -> Results:
     """What one of PLANNERS does in the trials; its random numbers in trial i are those of seed + i."""
     results, samples = Results(name), samples_a_step(sim)
-    size = runtime.bundle.model.image_size
     for number, recorded in enumerate(trials):
         ran = attempt(recorded.trial, sim, runtime, PLANNERS[name], seed + number, recorded.goal_picture)
-        hits = np.flatnonzero(ran.errors_m <= recorded.trial.task.tolerance_m(sim))
+        hits = np.flatnonzero(ran.errors <= recorded.trial.task.tolerance(sim))
         results.outcomes.append(ran.outcome)
         results.steps.append(math.ceil(hits[0] / samples) if len(hits) else None)
         results.plan_s += ran.plan_s
-        results.ends.append(to_model_image(sim.render(), size))
+        results.ends.append(sim.picture(runtime.bundle.observation))
         progress()
     return results
 
@@ -219,7 +218,7 @@ def draw_gallery(path: Path, data: Episodes, trials: Sequence[RecordedTrial], re
     import matplotlib.pyplot as plt
 
     outcomes = results.outcomes
-    worst = sorted(range(len(trials)), key=lambda i: (outcomes[i].held, -outcomes[i].final_error_m))
+    worst = sorted(range(len(trials)), key=lambda i: (outcomes[i].held, -outcomes[i].final_error))
     failed = [i for i in worst if not outcomes[i].held]
     shown = (failed or worst[:3])[:SHOWN]
     figure, rows = plt.subplots(
@@ -230,7 +229,7 @@ def draw_gallery(path: Path, data: Episodes, trials: Sequence[RecordedTrial], re
     for row, i in zip(rows, shown, strict=True):
         pictures = (data.pixels[trials[i].start_row], trials[i].goal_picture, results.ends[i])
         hit = ", had been there" if outcomes[i].first_hit and not outcomes[i].held else ""
-        titles = (f"start {i}", "goal", f"end: {1e3 * outcomes[i].final_error_m:.0f} mm off{hit}")
+        titles = (f"start {i}", "goal", f"end: {1e3 * outcomes[i].final_error:.0f} mm off{hit}")
         for axes, shot, title in zip(row, pictures, titles, strict=True):
             axes.imshow(shot)
             axes.set_title(title, fontsize=8)

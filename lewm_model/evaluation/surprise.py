@@ -9,9 +9,10 @@ had (`Novelty`). The robot acts on the greater of the two.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from lewm_model.evaluation.statistics import poisson_interval, poisson_upper
 from lewm_model.monitoring.frozen import frozen
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
+from lewm_model.sim.random_motion import RANDOM
 from lewm_model.training.calibration import episode_errors
 from lewm_model.training.latents import encode_all
 
@@ -42,46 +44,60 @@ DETECTORS = ("imagination", "novelty", "combined")
 WATCHED_STEPS = 600  # control steps of an episode in which nothing happens
 _SEED, _WATCHED = 0x53555250, 0x57415443  # of the episodes, which no recording has
 
-# Simulator, pictures (T, S, S, 3), joint positions (T, A), first frame -> what is seen from it on (WINDOW, S, S, 3).
-Disturb = Callable[[ArmSim, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+# Simulator, cameras, pictures (T, H, W, 3), joint positions (T, A), first frame -> what is seen from that on
+# (WINDOW, H, W, 3).
+Disturb = Callable[[ArmSim, Observation, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
 
-def _drawn(sim: ArmSim, poses: np.ndarray, size: tuple[int, int], place: np.ndarray | None = None) -> np.ndarray:
-    """Pictures (N, S, S, 3) of the arm at poses (N, A), with the object at (x, y) m."""
-    pictures = np.empty((len(poses), *size, 3), np.uint8)
+def _drawn(
+    sim: ArmSim, view: Observation, poses: np.ndarray, places: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> np.ndarray:
+    """Pictures (N, H, W, 3) of the arm at poses (N, A), with objects at (x, y) m."""
+    pictures = np.empty((len(poses), *view.size, 3), np.uint8)
     for picture, pose in zip(pictures, poses, strict=True):
         sim.reset(joint_positions=np.clip(pose, sim.limits.lower, sim.limits.upper))
-        if place is not None:
-            there = sim.object_pose()
+        for name, place in places.items():
+            there = sim.object_pose(name)
             there[:2] = place
-            sim.set_object_pose(there)
-        picture[:] = to_model_image(sim.render(), size)
+            sim.set_object_pose(name, there)
+        picture[:] = sim.picture(view)
     return pictures
 
 
-def _recoloured(what: str) -> Disturb:
-    def disturb(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
-        sim.recolour(what, (1, 2, 0) if rng.random() < 0.5 else (2, 0, 1))
-        pictures = _drawn(sim, poses[at : at + WINDOW], seen.shape[1:3])
-        sim.recolour(what)
+def _recoloured(of_objects: bool) -> Disturb:
+    def disturb(
+        sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        channels = (1, 2, 0) if rng.random() < 0.5 else (2, 0, 1)
+        what = sim.objects if of_objects else ("arm",)
+        for each in what:
+            sim.recolour(each, channels)
+        pictures = _drawn(sim, view, poses[at : at + WINDOW])
+        for each in what:
+            sim.recolour(each)
         return pictures
 
     return disturb
 
 
-def _teleported_arm(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+def _teleported_arm(
+    sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
     """It goes on with its motion from another pose."""
     there = rng.uniform(0.95 * sim.limits.lower, 0.95 * sim.limits.upper)
-    return _drawn(sim, poses[at : at + WINDOW] - poses[at] + there, seen.shape[1:3])
+    return _drawn(sim, view, poses[at : at + WINDOW] - poses[at] + there)
 
 
-def _teleported_object(
-    sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+def _teleported_objects(
+    sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    return _drawn(sim, poses[at : at + WINDOW], seen.shape[1:3], rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2))
+    places = {name: rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2) for name in sim.objects}
+    return _drawn(sim, view, poses[at : at + WINDOW], places)
 
 
-def _occluded(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+def _occluded(
+    sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
     """A dark square hides a sixteenth of the picture."""
     pictures, side = seen[at : at + WINDOW].copy(), seen.shape[1] // 4
     top, left = rng.integers(0, seen.shape[1] - side + 1, 2)
@@ -89,11 +105,15 @@ def _occluded(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np
     return pictures
 
 
-def _frozen(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+def _frozen(
+    sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
     return np.repeat(seen[at - 1 : at], WINDOW, axis=0)
 
 
-def _late(sim: ArmSim, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator) -> np.ndarray:
+def _late(
+    sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
+) -> np.ndarray:
     return seen[at - LAG : at - LAG + WINDOW]
 
 
@@ -118,15 +138,15 @@ class ChangingLight:
 
 
 KINDS: dict[str, Disturb] = {
-    "recoloured arm": _recoloured("arm"),
-    "recoloured object": _recoloured("object"),
+    "recoloured arm": _recoloured(of_objects=False),
+    "recoloured object": _recoloured(of_objects=True),
     "teleported arm": _teleported_arm,
-    "teleported object": _teleported_object,
+    "teleported object": _teleported_objects,
     "occluded": _occluded,
     "frozen": _frozen,
     "time-shifted": _late,
 }
-OF_OBJECT = ("recoloured object", "teleported object")  # what a world without an object cannot show
+OF_OBJECT = ("recoloured object", "teleported object")  # of all of them; what a world without one cannot show
 GROUPS = {"colour": ("recoloured arm", "recoloured object"), "teleport": ("teleported arm", "teleported object")}
 
 
@@ -213,12 +233,12 @@ def score_episodes(
     moves = np.zeros(episodes, bool)
     with ArmSim(world) as sim:
         _check_arm(bundle, sim)
-        kinds = {kind: disturb for kind, disturb in KINDS.items() if sim.has_object or kind not in OF_OBJECT}
+        kinds = {kind: disturb for kind, disturb in KINDS.items() if sim.objects or kind not in OF_OBJECT}
         disturbed: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
         for episode in tqdm(range(episodes), "episodes", unit="ep", disable=not sys.stderr.isatty()):
             light = ChangingLight(seed + episode, sim.control_dt_s)
             sim.lens = light if changing_light else None
-            seen, actions, poses = record_episode(sim, _SEED + seed, episode, STEPS, bundle.model.image_size)
+            seen, actions, poses = record_episode(sim, RANDOM, _SEED + seed, episode, STEPS, bundle.observation)
             poses = poses.astype(float)
             rng = np.random.default_rng(np.random.SeedSequence((_SEED, seed, episode)))
             at = int(rng.integers(first + LAG, STEPS - WINDOW))
@@ -230,7 +250,7 @@ def score_episodes(
             begin = at - first  # frames before it are imagined from nothing that was disturbed
             for kind, disturb in kinds.items():
                 light.frame = at
-                spoilt = np.concatenate([seen[begin:at], disturb(sim, seen, poses, at, rng)])
+                spoilt = np.concatenate([seen[begin:at], disturb(sim, bundle.observation, seen, poses, at, rng)])
                 errors = detectors.imagination(spoilt, actions[begin : at + WINDOW - 1], poses[begin : at + WINDOW])
                 disturbed[kind].append(np.stack([errors, detectors.novelty(spoilt[first:])]))
     return Scores(

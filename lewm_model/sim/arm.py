@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lewm_model.config import resource
+from lewm_model.robot.observation import Observation
 from lewm_model.sim import scene, sdf
 from lewm_model.sim.controller import ControllerConfig, TrajectoryController
-from lewm_model.sim.world import END_EFFECTOR, World
+from lewm_model.sim.world import END_EFFECTOR, State, World
 
 DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 # The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
@@ -30,7 +31,7 @@ def load_world(path: str | Path) -> World:
 
 
 class ArmSim:
-    """The arm, the object and the camera of an SDF world in MuJoCo. Deterministic: same calls, same bits.
+    """The arm, the objects and the cameras of a world in MuJoCo. Deterministic: same calls, same bits.
 
     A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
     joints' position and velocity limits, nor the acceleration that its drives can do, whatever the trajectory says and
@@ -38,7 +39,7 @@ class ArmSim:
 
     Rendering belongs to the thread that first calls :meth:`render`.
 
-    :param world: SDF file.
+    :param world: SDF or scene file.
     :param render: False builds no renderer; :meth:`render` then raises.
     :param controller: parameters of the trajectory controller; None are its own.
     :raises lewm_model.sim.sdf.SdfError: the world cannot be loaded; names file and line.
@@ -62,7 +63,8 @@ class ArmSim:
         self._of_robot = self._model.body_rootid == self._model.body_rootid[joints[0].bodyid[0]]
         self._of_hand = self._hand(loaded.arm_name)
         self._tip = self._model.site(f"{loaded.arm_name}::{END_EFFECTOR}").id
-        self._object = self._model.body(loaded.free_bodies[0]) if loaded.free_bodies else None
+        self._objects = {name: self._model.body(body) for name, body in loaded.objects.items()}
+        self.objects = tuple(self._objects)
         self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
@@ -91,7 +93,7 @@ class ArmSim:
         return float(self._data.time)
 
     def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
-        """Puts the arm at rest, the object where the world has it, and time to 0.
+        """Puts the arm at rest, the objects where the world has them, and time to 0.
 
         :param seed: of the random joint positions, uniform in limits inset by 5 % where the arm touches nothing; None
             draws fresh ones.
@@ -246,6 +248,11 @@ class ArmSim:
             mujoco.mj_kinematics(self._model, data)
         return data.site_xpos[self._tip].copy()
 
+    def tool_direction(self, joint_positions: npt.ArrayLike) -> np.ndarray:
+        """The z axis of the tip in the world, (3,) float64 of length 1, at `joint_positions` (A,) rad."""
+        self.end_effector(joint_positions)
+        return self._scratch.site_xmat[self._tip].reshape(3, 3)[:, 2].copy()
+
     def touches(self, joint_positions: npt.ArrayLike) -> bool:
         """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count,
         nor do the fingers of a gripper that closes.
@@ -283,42 +290,59 @@ class ArmSim:
                 hand[body] |= hand[model.body_parentid[body]]
         return hand
 
-    @property
-    def has_object(self) -> bool:
-        """Whether the world has a free body."""
-        return self._object is not None
+    def state(self) -> State:
+        """The world as it is now, as if it were at rest."""
+        return State(self.joint_positions().copy(), {name: self.object_pose(name) for name in self.objects})
 
-    def object_pose(self) -> np.ndarray:
-        """Pose of the world's first free body, its object: (7,) float64, position x y z in m and quaternion w x y z."""
-        start = self._object_address()
+    def put(self, state: State) -> None:
+        """Makes the world so, at rest, at time 0."""
+        self.reset(joint_positions=state.joints)
+        for name, pose in state.objects.items():
+            self.set_object_pose(name, pose)
+
+    def picture(self, observation: Observation) -> np.ndarray:
+        """What a model sees now, (*observation.size, 3) uint8: the cameras of these names, side by side.
+
+        One camera alone, whose name the world does not have, is the world's first.
+
+        :raises KeyError: the world does not have one of several cameras.
+        """
+        names = [camera.name for camera in observation.cameras]
+        if len(names) == 1 and names[0] not in [camera.name for camera in self.cameras]:
+            names = [self.cameras[0].name]
+        return observation.picture([self.render(name) for name in names])
+
+    def object_pose(self, name: str) -> np.ndarray:
+        """Pose of an object: (7,) float64, position x y z in m and quaternion w x y z.
+
+        :raises ValueError: there is no such object; names those that there are.
+        """
+        start = self._object_address(name)
         return self._data.qpos[start : start + 7].copy()
 
-    def set_object_pose(self, pose: npt.ArrayLike) -> None:
-        """Puts the object at a pose, (7,) as in :meth:`object_pose`, at rest."""
+    def set_object_pose(self, name: str, pose: npt.ArrayLike) -> None:
+        """Puts an object at a pose, (7,) as in :meth:`object_pose`, at rest."""
         values = np.asarray(pose, dtype=np.float64)
         if values.shape != (7,) or not np.isfinite(values).all() or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3:
             raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
-        start = self._object_address()
+        start = self._object_address(name)
         self._data.qpos[start : start + 7] = values
-        assert self._object is not None
-        velocity = self._object.dofadr[0]
+        velocity = self._objects[name].dofadr[0]
         self._data.qvel[velocity : velocity + 6] = 0.0
         mujoco.mj_forward(self._model, self._data)
 
     def recolour(self, what: str, channels: tuple[int, int, int] = (0, 1, 2)) -> None:
-        """Mixes the colours of the "arm" (what moves of it) or the "object" anew, until it is called again.
+        """Mixes the colours of the "arm" (what moves of it) or of an object anew, until it is called again.
 
+        :param what: "arm", or the name of an object.
         :param channels: which of its own red, green and blue is red, green and blue now; (0, 1, 2) are its own.
         """
-        if what == "object":
-            self._object_address()  # says that there is none
-            assert self._object is not None
-            bodies = [int(self._object.id)]
-        elif what == "arm":
-            bodies = [int(self._model.jnt_bodyid[i]) for i in range(self._model.njnt)]
-            bodies = [body for body in bodies if self._object is None or body != self._object.id]
+        if what == "arm":
+            free = {int(body.id) for body in self._objects.values()}
+            bodies = [body for body in self._model.jnt_bodyid.tolist() if body not in free]
         else:
-            raise ValueError(f"{what!r} cannot be recoloured; choose arm or object")
+            self._object_address(what)  # says that there is none
+            bodies = [int(self._objects[what].id)]
         materials = np.unique(self._model.geom_matid[np.isin(self._model.geom_bodyid, bodies)])
         materials = materials[materials >= 0]
         self._model.mat_rgba[materials, :3] = self._colours[materials][:, list(channels)]
@@ -337,10 +361,10 @@ class ArmSim:
     ) -> None:
         self.close()
 
-    def _object_address(self) -> int:
-        if self._object is None:
-            raise ValueError("the world has no free body; add a model without joints and without <static>")
-        return int(self._model.jnt_qposadr[self._object.jntadr[0]])
+    def _object_address(self, name: str) -> int:
+        if name not in self._objects:
+            raise ValueError(f"the world has no object {name!r}; it has {', '.join(self.objects) or 'none'}")
+        return int(self._model.jnt_qposadr[self._objects[name].jntadr[0]])
 
     def _check_joints(self, position: np.ndarray) -> None:
         if position.shape != (len(self.names),) or not np.isfinite(position).all():

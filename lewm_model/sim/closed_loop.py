@@ -11,7 +11,6 @@ import numpy as np
 
 from lewm_model.config import PlanConfig
 from lewm_model.planning.planner import Planner
-from lewm_model.robot.observation import to_model_image
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 
@@ -29,15 +28,15 @@ def drive(
     config: PlanConfig,
     seed: int,
     goal: np.ndarray,
-    error_m: Callable[[], float],
+    error: Callable[[], float],
     budget_s: float,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Runs the controller from the simulation's state towards a goal latent (D,).
 
-    The budget begins with the first command; returns times (N,) s since then, what `error_m` was at each of them, (N,)
-    m, and how long each plan took (s).
+    The budget begins with the first command; returns times (N,) s since then, what `error` was at each of them, (N,),
+    and how long each plan took (s).
     """
-    size = runtime.bundle.model.image_size
+    observation = runtime.bundle.observation
     controller = Planner(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
@@ -48,7 +47,7 @@ def drive(
     samples = samples_a_step(sim)
     for _ in range(1000):
         controller.measure(sim.time_s, sim.joint_positions())
-        controller.observe(sim.time_s, runtime.encode(to_model_image(sim.render(), size)))
+        controller.observe(sim.time_s, runtime.encode(sim.picture(observation)))
         decision = controller.plan()
         if decision is not None:
             if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
@@ -62,7 +61,7 @@ def drive(
         for _ in range(samples):
             if began_s is not None:
                 times.append(sim.time_s - began_s)
-                errors.append(error_m())
+                errors.append(error())
             sim.step(sim.control_dt_s / samples)
         if times and times[-1] >= budget_s:
             return np.array(times), np.array(errors), plan_s

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from lewm_model.planning.motion import KnotLimits, travelled
+from lewm_model.planning.motion import KnotLimits, Timeline, travelled
+from lewm_model.sim.arm import ArmSim
 
 BLOCK_STEPS = 5  # control steps in one action block
 TRIES = 10  # to find a motion that is clear, before the arm stops
@@ -20,6 +23,43 @@ _PHASES = {
     "single": (0.15, (3, 8)),
     "hold": (0.35, (2, 5)),
 }
+
+
+@dataclass(frozen=True)
+class RandomMotion:
+    """What moves an arm that is to learn from nothing; a motion of :class:`lewm_model.sim.collect.Motion`.
+
+    No expert and no goal: the arm wanders, strokes across its joint space, moves one joint alone and rests.
+    """
+
+    kind: str = "random motion"
+    policy: Path | None = None
+    arguments: tuple[str, ...] = ()
+
+    def __call__(
+        self, sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        sim.reset(seed=int(rng.integers(2**32)))
+        dt = sim.control_dt_s
+        motion = random_motion(rng, sim.joint_positions().copy(), steps, sim).sample(dt * np.arange(steps + 1))
+        sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
+        look()
+        for _ in range(steps):
+            sim.step(dt)
+            look()
+        return np.diff(motion.positions, axis=0) / dt
+
+
+RANDOM = RandomMotion()
+
+
+def random_motion(rng: np.random.Generator, start: np.ndarray, steps: int, sim: ArmSim) -> Timeline:
+    """The motion of the recordings, from rest at `start` (A,) rad, for `steps` control steps; it touches nothing."""
+    limits = KnotLimits(sim.limits, BLOCK_STEPS * sim.control_dt_s)
+    motion = Timeline(0.0, start, limits)
+    blocks = math.ceil(steps / BLOCK_STEPS)
+    motion.splice(0, random_velocities(rng, start, blocks, limits, lambda poses: not sim.touches(poses)))
+    return motion
 
 
 def random_velocities(

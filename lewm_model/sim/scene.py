@@ -122,7 +122,7 @@ def load_scene(path: str | Path) -> World:
     cameras = tuple(
         Camera(each.name, each.width, each.height, scene.rate_hz, topics.get(each.name, "")) for each in scene.cameras
     )
-    return World(model, ROBOT, arm, cameras, tuple(each.name for each in scene.objects), robot)
+    return World(model, ROBOT, arm, cameras, {each.name: each.name for each in scene.objects}, robot)
 
 
 def _empty(scene: Scene) -> mujoco.MjSpec:

@@ -481,7 +481,7 @@ class _Loader:
         self.spec.compiler.degree = False
         self.arm: tuple[str, Arm] | None = None
         self.cameras: list[tuple[Element, Camera, tuple[float, float]]] = []
-        self.free_bodies: list[str] = []
+        self.objects: dict[str, str] = {}
         self.exposure: np.ndarray = np.zeros(3)  # linear light that comes back from white lying flat: red, green, blue
 
     def model(self, model: Element) -> None:
@@ -534,7 +534,7 @@ class _Loader:
                 limits[joint.name] = _add_revolute(body, joint, f"{name}::{joint.name}", frames)
             elif joint is None and not static:
                 body.add_freejoint()
-                self.free_bodies.append(body.name)
+                self.objects[name if name not in self.objects else body.name] = body.name
             if link.get("inertial") is not None:
                 _add_inertial(body, link, frames)
             elif not static:
@@ -741,4 +741,4 @@ def load_world(path: str | Path) -> World:
         model = loader.spec.compile()
     except ValueError as error:
         raise world.error(f"MuJoCo does not accept the world: {error}") from error
-    return World(model, *loader.arm, (camera,), tuple(loader.free_bodies))
+    return World(model, *loader.arm, (camera,), loader.objects)

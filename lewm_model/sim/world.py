@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mujoco
 import numpy as np
@@ -57,6 +57,16 @@ def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
 
 
 @dataclass(frozen=True)
+class State:
+    """The world at rest: joint positions (A,) rad, and by name the poses (7,) of objects, position x y z in m and
+    quaternion w x y z. Objects that are not named lie where the world has them.
+    """
+
+    joints: np.ndarray
+    objects: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class World:
     """A loaded world. MuJoCo names are `model::link`, `model::joint`; each arm joint has an actuator of its name."""
 
@@ -64,5 +74,5 @@ class World:
     arm_name: str
     arm: Arm
     cameras: tuple[Camera, ...]  # the first is the one that a goal is shown with
-    free_bodies: tuple[str, ...]  # every body that moves freely
+    objects: Mapping[str, str]  # name of everything that moves freely, and of its body
     robot: Robot | None = None  # of a scene

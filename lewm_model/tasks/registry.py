@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from lewm_model.config import POLICY_PLAN, PlanConfig
+from lewm_model.bundle.bundle import POLICY, Bundle
+from lewm_model.config import POLICY_PLAN, PlanConfig, resource
+from lewm_model.sim.collect import Motion
+from lewm_model.sim.random_motion import RANDOM
 from lewm_model.tasks.push import PUSH
-from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.push_script import Play
+from lewm_model.tasks.reach import ANYWHERE, NEAR, Reach
 from lewm_model.tasks.task import Task
 
 
@@ -17,26 +24,70 @@ class Suite:
     name: str
     tasks: tuple[Task, ...]  # the last one is what is told first
     plan: PlanConfig
-    model: str  # the shipped bundle, below models/
-    parameters: str  # of the nodes, below config/
-    demo: str  # what the demo's figures begin with
-    picture_s: float  # after the first command: a moment worth a picture
-    stopping: bool  # whether the demo also lets the planner look and plan only while the arm rests, to compare
+    world: str = "worlds/tabletop.sdf"  # SDF or scene file, below the package's folder or elsewhere
+    motion: Motion = RANDOM  # what moves the arm in recordings that a model learns from
+    led: Callable[[Path], Motion] | None = None  # the same, where the policy of a bundle got to
+    model: str = ""  # the shipped bundle, below models/; none is shipped for "" and for other suites
+    parameters: str = "plan.yaml"  # of the nodes, below config/
+    demo: str = "demo"  # what the demo's figures begin with
+    picture_s: float = 0.5  # after the first command: a moment worth a picture
+    stopping: bool = False  # whether the demo also lets the planner look and plan only while the arm rests, to compare
+
+    @property
+    def world_file(self) -> Path:
+        """The file of the world."""
+        path = Path(self.world)
+        return path if path.is_absolute() else resource(*path.parts)
 
 
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("reach", (NEAR, ANYWHERE), PlanConfig(), "reach", "plan.yaml", "demo", picture_s=0.5, stopping=True),
-        Suite("push", (PUSH,), POLICY_PLAN, "push", "push.yaml", "demo_push", picture_s=4.0, stopping=False),
+        Suite("reach", (NEAR, ANYWHERE), PlanConfig(), model="reach", stopping=True),
+        Suite(
+            "push",
+            (PUSH,),
+            POLICY_PLAN,
+            motion=Play(PUSH.object),
+            led=partial(Play, PUSH.object),
+            model="push",
+            parameters="push.yaml",
+            demo="demo_push",
+            picture_s=4.0,
+        ),
     )
 }
+REACH_OF = "reach_"  # and the name of a scene in config/scenes: reaching in three dimensions, for any arm
+TIP_M, TOOL_RAD = 0.02, 0.26  # tolerances of that: tip, and direction of the tool (15 degrees)
+SPACE_STEPS = 240  # budget: the whole range of a joint at full speed, and time to come to rest
+
+
+def reach_in(name: str, scene: str) -> Suite:
+    """Reaching with the arm of a scene file: the tip where the picture shows it, and the tool pointing as there."""
+    near = Reach("near", 50, goal_steps=25, tolerance_m=TIP_M, angle_rad=TOOL_RAD)
+    space = Reach("space", SPACE_STEPS, goal_steps=None, tolerance_m=TIP_M, angle_rad=TOOL_RAD)
+    return Suite(name, (near, space), PlanConfig(), scene, demo=f"demo_{name}")
 
 
 def suite_named(name: str) -> Suite:
     """
     :raises ValueError: there is no such task; names those that there are.
     """
+    scenes = sorted(path.stem for path in resource("config", "scenes").glob("*.yaml"))
+    scene = name.removeprefix(REACH_OF)
+    if name.startswith(REACH_OF) and scene in scenes:
+        return reach_in(name, f"config/scenes/{scene}.yaml")
     if name not in SUITES:
-        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(SUITES)}")
+        known = ", ".join([*SUITES, *(REACH_OF + each for each in scenes)])
+        raise ValueError(f"there is no task {name!r}; choose one of {known}")
     return SUITES[name]
+
+
+def suite_of(bundle: Bundle) -> Suite:
+    """The tasks that a bundle is made for; one that does not say is told by whether it has a policy.
+
+    :raises ValueError: its task is none that can be simulated.
+    """
+    if bundle.task:
+        return suite_named(bundle.task)
+    return next(suite for suite in SUITES.values() if (suite.led is not None) == (POLICY in bundle.heads))

@@ -2,7 +2,8 @@
 
 A trial of a task is a state to start from at rest and a goal, of which the robot sees a picture only. Trials are drawn
 from seeds of a form that no recording has, so that nothing in them was trained on. Success is judged from the
-simulator's state: the error must be within the task's tolerance throughout the last HELD_S of the budget.
+simulator's state: the error must be within the task's tolerance throughout the last HELD_S of the budget. A task knows
+neither its robot nor its world: any that the simulator loads will do, if it has the objects that the task names.
 """
 
 from __future__ import annotations
@@ -15,39 +16,15 @@ from typing import Protocol
 import numpy as np
 
 from lewm_model.config import PlanConfig
-from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Observation
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import SAMPLE_S, drive
-from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
+from lewm_model.sim.random_motion import random_motion
+from lewm_model.sim.world import State
 
 HELD_S = 0.5  # the end of the budget, throughout which the error must be within the tolerance
 MOST_GAP_S, MOST_LATE_GAP_S = 0.5, 0.1  # between the samples of the error, before and in the last HELD_S
-
-
-@dataclass(frozen=True)
-class State:
-    """The world at rest: joint positions (A,) rad, and where the task has an object, its pose (7,), m and w x y z."""
-
-    joints: np.ndarray
-    object_pose: np.ndarray | None = None
-
-    @staticmethod
-    def of(sim: ArmSim) -> State:
-        """The world as it is now."""
-        return State(sim.joint_positions().copy(), sim.object_pose() if sim.has_object else None)
-
-    def put(self, sim: ArmSim) -> None:
-        """Makes the world so, at rest."""
-        sim.reset(joint_positions=self.joints)
-        if self.object_pose is not None:
-            sim.set_object_pose(self.object_pose)
-
-    def picture(self, sim: ArmSim, size: tuple[int, int]) -> np.ndarray:
-        """The model's picture (*size, 3) uint8 of it; the world is so afterwards."""
-        self.put(sim)
-        return to_model_image(sim.render(), size)
 
 
 class Task(Protocol):
@@ -62,6 +39,14 @@ class Task(Protocol):
         """What must come to its goal, in words."""
 
     @property
+    def unit(self) -> str:
+        """Of errors and tolerance: "m", or what else the task is judged in."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The names of the world's objects that it is about, none where only the arm counts."""
+
+    @property
     def budget_steps(self) -> int:
         """Control steps that it may take, from the first command on."""
 
@@ -69,14 +54,14 @@ class Task(Protocol):
     def seed(self) -> int:
         """Trials are drawn from the seeds (this, seed, number, attempt); recordings have seeds (seed, episode)."""
 
-    def tolerance_m(self, sim: ArmSim) -> float:
-        """The greatest error, m, of a goal that is reached."""
+    def tolerance(self, sim: ArmSim) -> float:
+        """The greatest error of a goal that is reached."""
 
     def draw(self, rng: np.random.Generator, sim: ArmSim) -> tuple[State, State] | None:
         """A start and a goal; None where the draw is no good (too easy, for one) and must be repeated."""
 
-    def error_m(self, state: State, goal: State, sim: ArmSim) -> float:
-        """How far, m, `state` is from the goal."""
+    def error(self, state: State, goal: State, sim: ArmSim) -> float:
+        """How far `state` is from the goal."""
 
     def scripted(self, trial: Trial, sim: ArmSim, rng: np.random.Generator) -> Outcome:
         """What a policy does that is told what the robot only sees: a bound, no baseline."""
@@ -84,13 +69,13 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """Bring the world from `start` to `goal` within `budget_s`; `before_m` is the error at the start."""
+    """Bring the world from `start` to `goal` within `budget_s`; `before` is the error at the start."""
 
     task: Task
     start: State
     goal: State
     budget_s: float
-    before_m: float
+    before: float
 
 
 @dataclass(frozen=True)
@@ -99,12 +84,12 @@ class Outcome:
 
     held: bool  # within the tolerance at every sample of the last HELD_S of the budget
     first_hit: bool  # within the tolerance at any sample
-    final_error_m: float  # at the end of the budget
+    final_error: float  # in the unit of the task, at the end of the budget
 
 
 def trial_of(task: Task, start: State, goal: State, sim: ArmSim) -> Trial:
     """A trial with the task's budget."""
-    return Trial(task, start, goal, task.budget_steps * sim.control_dt_s, task.error_m(start, goal, sim))
+    return Trial(task, start, goal, task.budget_steps * sim.control_dt_s, task.error(start, goal, sim))
 
 
 def draw_trials(task: Task, count: int, seed: int, sim: ArmSim) -> list[Trial]:
@@ -119,20 +104,31 @@ def draw_trials(task: Task, count: int, seed: int, sim: ArmSim) -> list[Trial]:
     return trials
 
 
-def score(times_s: np.ndarray, errors_m: np.ndarray, budget_s: float, tolerance_m: float) -> Outcome:
-    """Judges errors (N,) m at times (N,) s since the budget began; samples outside the budget are ignored.
+def score(times_s: np.ndarray, errors: np.ndarray, budget_s: float, tolerance: float) -> Outcome:
+    """Judges errors (N,) at times (N,) s since the budget began; samples outside the budget are ignored.
 
     :raises ValueError: the samples have gaps, of more than MOST_LATE_GAP_S in the last HELD_S or MOST_GAP_S before.
     """
     inside = (times_s >= 0) & (times_s <= budget_s + 1e-6)
-    times, errors = times_s[inside], errors_m[inside]
+    times, errors = times_s[inside], errors[inside]
     gaps = np.diff(np.concatenate([[0.0], times, [budget_s]]))
     late = np.concatenate([times, [budget_s]]) > budget_s - HELD_S
     if gaps.max() > MOST_GAP_S or gaps[late].max() > MOST_LATE_GAP_S:
         raise ValueError(f"no sample for {gaps.max():.2f} s of a budget of {budget_s} s; it cannot be judged")
-    good = errors <= tolerance_m
+    good = errors <= tolerance
     held = times >= budget_s - HELD_S - 1e-6
     return Outcome(bool(good[held].all()), bool(good.any()), float(errors[-1]))
+
+
+def picture_of(state: State, sim: ArmSim, observation: Observation) -> np.ndarray:
+    """What a model sees of the world at rest, (*observation.size, 3) uint8; the world is so afterwards."""
+    sim.put(state)
+    return sim.picture(observation)
+
+
+def amount(value: float, unit: str) -> str:
+    """An error or a tolerance, for people: metres in cm."""
+    return f"{100 * value:.1f} cm" if unit == "m" else f"{value:.3g} {unit}"
 
 
 # ---- a model that tries ----------------------------------------------------------------------------------------------
@@ -140,12 +136,12 @@ def score(times_s: np.ndarray, errors_m: np.ndarray, budget_s: float, tolerance_
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of a trial, how long each plan took (s), and the error over time (N,) m, a sample each SAMPLE_S."""
+    """What became of a trial, how long each plan took (s), and the error over time (N,), a sample each SAMPLE_S."""
 
     trial: Trial
     outcome: Outcome
     plan_s: list[float]
-    errors_m: np.ndarray
+    errors: np.ndarray
 
 
 def attempt(
@@ -153,14 +149,15 @@ def attempt(
 ) -> Attempt:
     """Brings the world to the picture of the goal; the budget begins with the first command.
 
-    `goal_picture` (S, S, 3) uint8 is a recorded one; None draws the world at rest at the goal. The simulation is left
+    `goal_picture` (H, W, 3) uint8 is a recorded one; None draws the world at rest at the goal. The simulation is left
     as it is at the end of the budget.
     """
-    picture = trial.goal.picture(sim, runtime.bundle.model.image_size) if goal_picture is None else goal_picture
-    goal = runtime.encode(picture)
-    trial.start.put(sim)
-    times, errors, plan_s = drive(sim, runtime, config, seed, goal, lambda: _error_m(trial, sim), trial.budget_s)
-    return Attempt(trial, score(times, errors, trial.budget_s, trial.task.tolerance_m(sim)), plan_s, errors)
+    if goal_picture is None:
+        goal_picture = picture_of(trial.goal, sim, runtime.bundle.observation)
+    goal = runtime.encode(goal_picture)
+    sim.put(trial.start)
+    times, errors, plan_s = drive(sim, runtime, config, seed, goal, lambda: _error(trial, sim), trial.budget_s)
+    return Attempt(trial, score(times, errors, trial.budget_s, trial.task.tolerance(sim)), plan_s, errors)
 
 
 def attempt_all(
@@ -184,14 +181,14 @@ def attempt_all(
 
 def hold_still(trial: Trial, sim: ArmSim) -> Outcome:
     """What an arm that does not move reaches."""
-    trial.start.put(sim)
+    sim.put(trial.start)
     return _watch(trial, sim)
 
 
 def move_randomly(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
     """What the random motion of the recordings reaches; depends on (seed, number) only."""
     rng = np.random.default_rng(np.random.SeedSequence((trial.task.seed, seed, number, 0, 1)))
-    trial.start.put(sim)
+    sim.put(trial.start)
     steps = math.ceil(trial.budget_s / sim.control_dt_s - 1e-9)
     motion = random_motion(rng, trial.start.joints, steps, sim).sample(sim.control_dt_s * np.arange(steps + 1))
     sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
@@ -200,7 +197,7 @@ def move_randomly(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
 
 def follow(trial: Trial, sim: ArmSim, times_s: np.ndarray, positions: np.ndarray) -> Outcome:
     """What a motion that does not look reaches: positions (T, A) rad at times (T,) s, and rest after them."""
-    trial.start.put(sim)
+    sim.put(trial.start)
     sim.set_trajectory(times_s, np.clip(positions, sim.limits.lower, sim.limits.upper))
     return _watch(trial, sim)
 
@@ -208,7 +205,7 @@ def follow(trial: Trial, sim: ArmSim, times_s: np.ndarray, positions: np.ndarray
 def run_scripted(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
     """What the task's scripted policy reaches; depends on (seed, number) only."""
     rng = np.random.default_rng(np.random.SeedSequence((trial.task.seed, seed, number, 0, 2)))
-    trial.start.put(sim)
+    sim.put(trial.start)
     return trial.task.scripted(trial, sim, rng)
 
 
@@ -218,22 +215,14 @@ def baselines(trials: Sequence[Trial], sim: ArmSim, seed: int) -> Iterator[tuple
     yield "random", [move_randomly(trial, sim, seed, number) for number, trial in enumerate(trials)]
 
 
-def random_motion(rng: np.random.Generator, start: np.ndarray, steps: int, sim: ArmSim) -> Timeline:
-    """The motion of the recordings, from rest at `start` (A,) rad, for `steps` control steps."""
-    limits = KnotLimits(sim.limits, BLOCK_STEPS * sim.control_dt_s)
-    motion = Timeline(0.0, start, limits)
-    motion.splice(0, random_velocities(rng, start, math.ceil(steps / BLOCK_STEPS), limits))
-    return motion
-
-
 def _watch(trial: Trial, sim: ArmSim) -> Outcome:
-    errors = [_error_m(trial, sim)]
+    errors = [_error(trial, sim)]
     for _ in range(round(trial.budget_s / SAMPLE_S)):
         sim.step(SAMPLE_S)
-        errors.append(_error_m(trial, sim))
+        errors.append(_error(trial, sim))
     times_s = SAMPLE_S * np.arange(len(errors))
-    return score(times_s, np.array(errors), trial.budget_s, trial.task.tolerance_m(sim))
+    return score(times_s, np.array(errors), trial.budget_s, trial.task.tolerance(sim))
 
 
-def _error_m(trial: Trial, sim: ArmSim) -> float:
-    return trial.task.error_m(State.of(sim), trial.goal, sim)
+def _error(trial: Trial, sim: ArmSim) -> float:
+    return trial.task.error(sim.state(), trial.goal, sim)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
+from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import POLICY_PLAN
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.robot.observation import to_model_image
-from lewm_model.runtime import Runtime
+from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import drive
 from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
@@ -51,16 +54,19 @@ def random_place(rng: np.random.Generator, edge: bool = False) -> np.ndarray:
     return radius * np.array([math.cos(angle), math.sin(angle)])
 
 
-def place_object(sim: ArmSim, position: np.ndarray, yaw: float) -> None:
+def place_object(sim: ArmSim, name: str, position: np.ndarray, yaw: float) -> None:
     """Puts the object at (2,) m on the table, turned by `yaw` rad."""
-    sim.set_object_pose([*position, OBJECT_HEIGHT_M, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)])
+    sim.set_object_pose(name, [*position, OBJECT_HEIGHT_M, math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)])
 
 
 class ScriptedPush:
-    """Chooses the next velocity knot from where arm and object are. For a planar arm whose shoulder is the origin."""
+    """Chooses the next velocity knot from where arm and object are. For a planar arm whose shoulder is the origin.
 
-    def __init__(self, sim: ArmSim, rng: np.random.Generator, roam: bool = True) -> None:
-        self.sim, self.rng, self.roam = sim, rng, roam
+    :param what: the object's name.
+    """
+
+    def __init__(self, sim: ArmSim, rng: np.random.Generator, what: str, roam: bool = True) -> None:
+        self.sim, self.rng, self.what, self.roam = sim, rng, what, roam
         self.block_s = BLOCK_STEPS * sim.control_dt_s
         self.limits = KnotLimits(sim.limits, self.block_s)
         self.upper_m, self.lower_m = sim.end_effector([0.0, 0.5 * math.pi])[:2]  # the two links
@@ -82,7 +88,7 @@ class ScriptedPush:
                 if until(self):
                     break
                 knot = step // BLOCK_STEPS
-                timeline.splice(knot, self.knot(*timeline.state(knot), sim.object_pose()[:2])[None])
+                timeline.splice(knot, self.knot(*timeline.state(knot), sim.object_pose(self.what)[:2])[None])
                 motion = timeline.sample(dt * (step + np.arange(2 * BLOCK_STEPS + 1)))
                 sim.set_trajectory(motion.times_s - motion.times_s[0], motion.positions, motion.velocities)
                 commanded += list(motion.positions[1 : BLOCK_STEPS + 1])
@@ -227,13 +233,14 @@ def _outside(place: np.ndarray, start: float, turn: float) -> float:
 def play(
     sim: ArmSim,
     rng: np.random.Generator,
+    what: str,
     steps: int,
     look: Callable[[], None] = lambda: None,
     roam: bool = True,
     until: Callable[[ScriptedPush], bool] = lambda policy: False,
     runtime: Runtime | None = None,
 ) -> np.ndarray:
-    """Plays for `steps` control steps from a random start, or until `until` holds at a knot.
+    """Plays with the object `what` for `steps` control steps from a random start, or until `until` holds at a knot.
 
     `look` is called at the start and after every step. One that does not `roam` pushes at once, and only on the part of
     the table where goals lie. With a `runtime` whose bundle has a policy, the robot moves first, unseen, towards a goal
@@ -242,10 +249,10 @@ def play(
 
     :return: actions (steps, A) rad/s, mean commanded velocities.
     """
-    policy = ScriptedPush(sim, rng, roam)
+    policy = ScriptedPush(sim, rng, what, roam)
     place = random_place(rng, roam)
     sim.reset(joint_positions=policy.random_pose(place))
-    place_object(sim, place, rng.uniform(-math.pi, math.pi))
+    place_object(sim, what, place, rng.uniform(-math.pi, math.pi))
     if runtime is not None:
         _lead(sim, rng, policy, runtime)
     look()
@@ -257,13 +264,40 @@ def _lead(sim: ArmSim, rng: np.random.Generator, policy: ScriptedPush, runtime: 
 
     The scripted policy is left with that goal as its target.
     """
-    joints, place = sim.joint_positions().copy(), sim.object_pose()
-    target = policy.target = policy.random_target(place[:2])
+    before = sim.state()
+    target = policy.target = policy.random_target(before.objects[policy.what][:2])
     sim.reset(joint_positions=policy.random_pose(target))
-    place_object(sim, target, rng.uniform(-math.pi, math.pi))
-    goal = runtime.encode(to_model_image(sim.render(), runtime.bundle.model.image_size))
-    sim.reset(joint_positions=joints)
-    sim.set_object_pose(place)
+    place_object(sim, policy.what, target, rng.uniform(-math.pi, math.pi))
+    goal = runtime.encode(sim.picture(runtime.bundle.observation))
+    sim.put(before)
     seed, budget_s = int(rng.integers(2**32)), float(rng.uniform(*LEAD_S))
     drive(sim, runtime, POLICY_PLAN, seed, goal, lambda: 0.0, budget_s)
     sim.step(policy.limits.longest_stop_s)  # every motion that was sent ends in a stop
+
+
+@dataclass(frozen=True)
+class Play:
+    """Play as a motion of :class:`lewm_model.sim.collect.Motion`: what a model learns to push from.
+
+    :param what: the object's name.
+    :param policy: bundle with a policy, which moves the arm first; play begins where it got to.
+    """
+
+    what: str
+    policy: Path | None = None
+    kind: str = "play"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return "--task", "push", *(() if self.policy is None else ("--policy", str(self.policy)))
+
+    def __call__(
+        self, sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
+        return play(sim, rng, self.what, steps, look, runtime=None if self.policy is None else _loaded(self.policy))
+
+
+@cache
+def _loaded(policy: Path) -> Runtime:
+    """Once for all episodes that a process records."""
+    return load_runtime(load_bundle(policy), build_engines=False)
