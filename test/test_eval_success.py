@@ -70,7 +70,7 @@ def test_tasks_are_cut_from_the_given_episodes_and_the_same_for_a_seed(data):
                 assert {start, goal} <= {1, 3} and (start == goal) is (task is NEAR)
                 np.testing.assert_array_equal(cut.goal_picture, data.pixels[cut.goal_row])
                 np.testing.assert_allclose(cut.trial.goal.joints, data.proprio[cut.goal_row], atol=1e-6)
-                assert cut.trial.before_m > task.tolerance_m(sim)
+                assert cut.trial.before > task.tolerance(sim)
             assert all((t.goal_row - t.start_row == NEAR.goal_steps) is (task is NEAR) for t in trials)
         with pytest.raises(DataError, match="need recorded positions"):
             cut_trials(NEAR, 1, 0, dataclasses.replace(data, proprio=None), episodes, sim)

@@ -41,7 +41,7 @@ def test_plans_of_25_steps_are_executed_to_their_end_and_a_perfect_one_reaches_t
 
         outcome = reach_open_loop(task, sim, runtime, plan)  # type: ignore[arg-type]
     np.testing.assert_allclose(plans, [0.0, 1.25], atol=0.011)
-    assert outcome.held and outcome.final_error_m < 0.01
+    assert outcome.held and outcome.final_error < 0.01
 
 
 @torch.inference_mode()

@@ -73,7 +73,7 @@ def pursue(trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, unt
     """An arm on its way to a goal; None: it was never held."""
     size = runtime.bundle.model.image_size
     goal = runtime.encode(picture_of(trial.goal, sim, runtime.bundle.observation))
-    trial.start.put(sim)
+    sim.put(trial.start)
     controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())

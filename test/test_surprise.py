@@ -131,7 +131,7 @@ def test_stops_from_full_speed_do_not_surprise_the_shipped_model() -> None:
     with ArmSim() as sim:
         for number, trial in enumerate(draw_trials(ANYWHERE, 20, 5, sim)):
             goal = runtime.encode(picture_of(trial.goal, sim, runtime.bundle.observation))
-            trial.start.put(sim)
+            sim.put(trial.start)
             planner = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
             planner.set_goal(goal)
             planner.start(sim.joint_positions())
