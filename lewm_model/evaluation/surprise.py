@@ -206,7 +206,9 @@ def watch(
         count = max(1, round(hours * 3600 / sim.control_dt_s / (WATCHED_STEPS + 1 - detectors.first)))
         for episode in tqdm(range(count), "episodes", unit="ep", disable=not sys.stderr.isatty()):
             sim.lens = ChangingLight(seed + episode, sim.control_dt_s) if changing_light else None
-            seen, actions, poses = record_episode(sim, _WATCHED + seed, episode, WATCHED_STEPS, bundle.model.image_size)
+            seen, actions, poses = record_episode(
+                sim, RANDOM, _WATCHED + seed, episode, WATCHED_STEPS, bundle.observation
+            )
             found.append(detectors.both(seen, actions, poses.astype(float)))
     return Scores(_by_detector(found), {}, np.zeros(count, bool), {}, bundle.actions.control_dt_s)
 
