@@ -11,6 +11,7 @@ import math
 import os
 import reprlib
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -390,6 +391,30 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of names to values, not a {type(data).__name__}")
     return data
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made again: in the user's cache, or in a temporary folder of this user where there is no
+    home that can be written.
+
+    :raises OSError: neither can be written.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(home) / PACKAGE / name
+    try:
+        if folder.is_absolute():
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    except OSError:
+        pass
+    own = Path(tempfile.gettempdir()) / f"{PACKAGE}-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():  # what is kept there is run; nobody else may have put it there
+        raise PermissionError(f"{own} belongs to somebody else; set XDG_CACHE_HOME to a folder of yours")
+    folder = own / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def resource(*parts: str) -> Path:

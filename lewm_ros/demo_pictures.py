@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 
@@ -16,12 +18,16 @@ from lewm_model.runtime.decoder import PictureDecoder
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.tasks.task import HELD_S, Outcome, Trial
+from lewm_ros.charts import FAINT, Chart, Colour
 from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film
 BAR = 64  # pixels: the line of text above
+WORDS = {"near": "short way"}  # a task in the film, where "near goal" would read as if the arm were there already
 LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
-COLOURS = {"planner": "#1b6ca8", "random": "#c98a1b", "hold": "#888888"}
+COLOURS: dict[str, Colour] = {"planner": (27, 108, 168), "random": (201, 138, 27), "hold": (136, 136, 136)}
+LOST: Colour = (192, 57, 43)  # a goal that was not held
+LINES: tuple[Colour, ...] = ((27, 108, 168), (214, 96, 20), (40, 140, 60), (130, 80, 170), (120, 90, 60))  # of joints
 
 
 @dataclass
@@ -71,13 +77,12 @@ class Film:
         self._still, self._camera, self._sim = still, camera, sim
         self._decoder, self._block_s = decoder, block_s
         self._still_taken = False
-        fourcc = cv2.VideoWriter_fourcc(*"mp4v")  # type: ignore[attr-defined]
-        height = BAR + PANE + (STRIP + LINE if decoder is not None else 0)
-        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (2 * PANE, height))
-        if not self._writer.isOpened():
-            raise OSError(
-                f"OpenCV cannot write the film {path}; its build lacks FFmpeg, install opencv-python-headless"
-            )
+        self._file = av.open(str(path), "w", options={"movflags": "faststart"})  # plays while it loads
+        self._stream: Any = self._file.add_stream("libx264", Fraction(rate_hz).limit_denominator(1000))
+        self._stream.width = 2 * PANE
+        self._stream.height = BAR + PANE + (STRIP + LINE if decoder is not None else 0)
+        self._stream.pix_fmt = "yuv420p"  # the one that every browser plays
+        self._stream.options = {"crf": "20", "preset": "veryfast"}
 
     def __enter__(self) -> Film:
         return self
@@ -85,21 +90,22 @@ class Film:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.release()
+        self._file.mux(self._stream.encode(None))
+        self._file.close()
 
     def add(self, episode: Episode) -> None:
         """Appends the frames of one goal."""
-        goal = cv2.resize(episode.goal_picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
+        goal = _enlarged(episode.goal_picture)
         _label(goal, "goal")
         for time_s, picture in episode.frames:
-            camera = cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_NEAREST)
+            camera = _enlarged(picture)
             known = [path for at, path in episode.plans if at <= time_s]
             if known:
                 self._draw_path(camera, known[-1])
             error = float(np.interp(time_s, episode.times_s, episode.errors_m))
             task = episode.trial.task
             good = error <= task.tolerance(self._sim)
-            title = f"{task.name} goal {episode.number + 1}"
+            title = f"{WORDS.get(task.name, task.name)}, goal {episode.number + 1}"
             text = f"{title}   {max(time_s, 0.0):4.1f} s   {task.subject} {1e3 * error:4.0f} mm from the goal"
             bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)
             cv2.putText(
@@ -115,7 +121,7 @@ class Film:
             _label(camera, "camera, imagined path")
             camera[:, -3:] = goal[:, :3] = 255
             frame = np.vstack([bar, np.hstack([camera, goal]), *self._strip(episode, time_s)])
-            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
             self.frames += 1
             if not self._still_taken and episode.name == self._still[0] and time_s >= self._still[1]:
                 still = cv2.resize(frame, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
@@ -139,12 +145,18 @@ class Film:
         return [strip]
 
     def _draw_path(self, picture: np.ndarray, joint_path: np.ndarray) -> None:
-        tips = np.stack([self._sim.end_effector(joints) for joints in joint_path])
+        towards = self._camera.rotation[:, 2]  # from the picture's plane to the camera
+        tips = np.stack([self._sim.visible_tip(joints, towards) for joints in joint_path])
         scale = PANE / self._camera.width
         points = np.round(self._camera.project(tips) * scale).astype(np.int32)
         cv2.polylines(picture, [points.reshape(-1, 1, 2)], False, (20, 160, 60), 3, cv2.LINE_AA)
         end = (int(points[-1, 0]), int(points[-1, 1]))
         cv2.circle(picture, end, 6, (20, 160, 60), -1, cv2.LINE_AA)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """A square picture of the camera at the size of a pane, smooth: more than the camera sees is not to be seen."""
+    return cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_CUBIC)
 
 
 def _label(picture: np.ndarray, text: str) -> None:
@@ -178,70 +190,66 @@ def save_summary(
     :param rates: share of held goals by (task, policy).
     :param tolerance_m: by task.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     kinds = list(dict.fromkeys(kind for kind, _ in rates))
-    figure, axes = pyplot.subplots(1, 2 + len(kinds), figsize=(5 * (2 + len(kinds)), 4.2), layout="constrained")
-    _bars(axes[0], kinds, rates)
-    for axis, kind in zip(axes[1:], kinds, strict=False):
-        for episode in episodes:
-            if episode.name == kind and episode.outcome is not None:
-                colour = COLOURS["planner"] if episode.outcome.held else "#c0392b"
-                axis.semilogy(
-                    episode.times_s, 1e3 * np.maximum(episode.errors_m, 1e-4), color=colour, lw=0.8, alpha=0.6
-                )
-        budget_s = next(episode.trial.budget_s for episode in episodes if episode.name == kind)
-        axis.axhline(1e3 * tolerance_m[kind], color="k", lw=1, ls="--")
-        axis.axvspan(budget_s - HELD_S, budget_s, color="k", alpha=0.08, lw=0)
-        axis.set(title=f"{kind}: way to the goal (red: not held)", xlabel="s since the first command", ylabel="mm")
-    if len(frame_to_command_ms):
-        axes[-1].hist(frame_to_command_ms, bins=40, color=COLOURS["planner"])
-    axes[-1].axvline(150, color="k", lw=1, ls="--")
-    axes[-1].set(title="camera frame to command", xlabel="ms", ylabel="commands")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    charts = [_rates(kinds, rates)]
+    for kind in kinds:
+        own = [episode for episode in episodes if episode.name == kind]
+        budget_s = own[0].trial.budget_s
+        title = f"{kind}: way to the goal (red: not held)"
+        chart = Chart(title, "s since the first command", "mm", (0.0, budget_s), (0.1, 1000.0), log=True)
+        chart.shade((budget_s - HELD_S, budget_s))
+        for episode in own:
+            colour = COLOURS["planner"] if episode.outcome is not None and episode.outcome.held else LOST
+            chart.line(episode.times_s, 1e3 * episode.errors_m, colour)
+        chart.dashes(y=1e3 * tolerance_m[kind])
+        charts.append(chart)
+    charts.append(_latencies(frame_to_command_ms))
+    _save(path, np.hstack([chart.picture for chart in charts]))
 
 
 def save_velocities(path: Path, titles: Sequence[str], episodes: Sequence[Episode], names: Sequence[str]) -> None:
     """The commanded velocity of each joint over time, an episode below the other, of the same start and goal."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(len(episodes), 1, figsize=(10, 3 * len(episodes)), sharex=True, layout="constrained")
-    for axis, title, episode in zip(axes, titles, episodes, strict=True):
-        if episode.commands:
-            times = np.arange(0.0, episode.trial.budget_s, GRID_S)
-            _, velocities = stitch(episode.commands, times)
-            for name, values in zip(names, velocities.T, strict=True):
-                axis.plot(times, values, label=name, lw=1.2)
-            for command in episode.commands:
-                axis.axvline(command.received_s, color="k", lw=0.5, alpha=0.15)
-        axis.set(title=title, ylabel="rad/s")
-        axis.legend(frameon=False, loc="upper right")
-    axes[-1].set_xlabel("s since the first command; a line where a command arrived")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    pictures = []
+    for title, episode in zip(titles, episodes, strict=True):
+        times = np.arange(0.0, episode.trial.budget_s, GRID_S)
+        none = np.zeros((len(times), len(names)))
+        velocities = stitch(episode.commands, times)[1] if episode.commands else none
+        most = 1.1 * max(0.1, float(np.abs(velocities).max()))
+        label = "s since the first command; a line where a command arrived"
+        chart = Chart(title, label, "rad/s", (0.0, episode.trial.budget_s), (-most, most), width=1000)
+        for command in episode.commands:
+            chart.line([command.received_s] * 2, [-most, most], FAINT)
+        colours = [LINES[i % len(LINES)] for i in range(len(names))]
+        for values, colour in zip(velocities.T, colours, strict=True):
+            chart.line(times, values, colour)
+        chart.legend(list(zip(names, colours, strict=True)))
+        pictures.append(chart.picture)
+    _save(path, np.vstack(pictures))
 
 
-def _bars(axis: Any, kinds: Sequence[str], rates: dict[tuple[str, str], Rate]) -> None:
+def _rates(kinds: Sequence[str], rates: dict[tuple[str, str], Rate]) -> Chart:
+    ticks = [(float(i), kind) for i, kind in enumerate(kinds)]
+    # Wide enough for the legend beside the last bars.
+    chart = Chart("goals held, with 95 % intervals", "", "%", (-0.6, len(kinds) + 0.1), (0.0, 105.0), ticks=ticks)
     for offset, (policy, colour) in enumerate(COLOURS.items()):
         for position, kind in enumerate(kinds):
+            left = position + 0.27 * (offset - 1) - 0.125
             rate = rates[kind, policy]
-            low, high = rate.interval
-            axis.bar(
-                position + 0.27 * (offset - 1),
-                rate.percent,
-                0.25,
-                color=colour,
-                label=policy if position == 0 else None,
-                yerr=[[max(0.0, rate.percent - low)], [max(0.0, high - rate.percent)]],  # rounding
-                capsize=3,
-            )
-    axis.set(title="goals held, with 95 % intervals", ylabel="%", ylim=(0, 105))
-    axis.set_xticks(range(len(kinds)), kinds)
-    axis.legend(frameon=False)
+            chart.bar((left, left + 0.25), rate.percent, colour, rate.interval)
+    chart.legend(list(COLOURS.items()))
+    return chart
+
+
+def _latencies(frame_to_command_ms: np.ndarray) -> Chart:
+    most = max(200.0, 1.05 * float(frame_to_command_ms.max())) if len(frame_to_command_ms) else 200.0
+    counts, edges = np.histogram(frame_to_command_ms, 40, (0.0, most))
+    chart = Chart("camera frame to command", "ms", "commands", (0.0, most), (0.0, 1.1 * max(1, int(counts.max()))))
+    for count, left, right in zip(counts, edges, edges[1:], strict=False):
+        if count:
+            chart.bar((float(left), float(right)), float(count), COLOURS["planner"])
+    chart.dashes(x=150.0)
+    return chart
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -210,4 +210,5 @@ class EndedGoals:
 
 def ended_goals_file() -> Path:
     """Where this user's nodes keep which goals have ended: below ROS_HOME, where ROS has its logs."""
-    return Path(os.environ.get("ROS_HOME") or Path.home() / ".ros") / "lewm_ros" / "ended_goals"
+    home = os.environ.get("ROS_HOME") or os.path.join(os.path.expanduser("~"), ".ros")
+    return Path(home) / "lewm_ros" / "ended_goals"

@@ -6,20 +6,19 @@ Used by the demo and by tests, where ROS 2's launch system need not be installed
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import math
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import rclpy
 import yaml
@@ -35,22 +34,42 @@ class GraphError(RuntimeError):
     """A process ended, refused or did not answer; the message ends with the last lines of its log."""
 
 
-def reserve_domain() -> IO[str]:
-    """Sets ROS_DOMAIN_ID to one that nobody else on this machine reserved; it stays reserved until the file is closed.
+def reserve_domain() -> socket.socket:
+    """Sets ROS_DOMAIN_ID to one that nobody else on this machine reserved, until the socket is closed.
 
-    Domains above 101 collide with the ephemeral ports of Linux, 0 is everyone's default.
+    The socket's name is one of the kernel's, not a file: it needs no folder that can be written, belongs to no user and
+    goes with the process. Domains above 101 collide with the ephemeral ports of Linux, 0 is everyone's default.
     """
     for domain in random.sample(range(1, 102), k=101):
-        lock = (Path(tempfile.gettempdir()) / f"lewm_ros_domain_{domain}.lock").open("a")
+        reserved = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            reserved.bind(f"\0lewm_ros_domain_{domain}")
         except OSError:
-            lock.close()
+            reserved.close()
             continue
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        return lock
+        return reserved
     raise GraphError("every ROS domain (1 to 101) is reserved on this machine; wait for another demo or test to end")
+
+
+def home_for_ros(spare: Path) -> None:
+    """Sets ROS_HOME to `spare` where ROS could keep nothing: no HOME, or one that this user cannot write.
+
+    ROS does not start without a folder for its logs.
+    """
+    if os.environ.get("ROS_HOME"):
+        return
+    own = Path(os.path.expanduser("~")) / ".ros"
+    try:
+        if not own.is_absolute():
+            raise FileNotFoundError("no home")
+        (own / "log").mkdir(parents=True, exist_ok=True)
+        if os.access(own, os.W_OK) and os.access(own / "log", os.W_OK) and os.environ.get("HOME"):
+            return
+    except OSError:
+        pass
+    os.environ["ROS_HOME"] = str(spare)
 
 
 def set_environment() -> None:
@@ -95,6 +114,7 @@ class Graph:
         self._commands: dict[str, list[str]] = {}  # what starts each node
         self._clients: dict[str, Any] = {}
         logs.mkdir(parents=True, exist_ok=True)
+        home_for_ros(logs.resolve() / "ros_home")
         rclpy.init()
         self.node: Node = rclpy.create_node(name)
         self._executor = SingleThreadedExecutor()

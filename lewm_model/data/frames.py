@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from lewm_model.config import cache_folder
 from lewm_model.data.errors import DataError
 
 CACHE = "LEWM_CACHE"  # environment variable: folder of decoded frames
@@ -89,13 +90,13 @@ class MappedFrames(np.memmap):
         return out.reshape(*rows.shape, *shape[1:])
 
 
-def cache_folder(recording: Path) -> Path:
+def frames_folder(recording: Path) -> Path:
     """Where decoded frames are kept: $LEWM_CACHE, else beside the recording, else in the user's cache."""
     if os.environ.get(CACHE):
         return Path(os.environ[CACHE])
     if os.access(recording.parent, os.W_OK):
         return recording.parent / ".lewm_cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lewm_ros" / "frames"
+    return cache_folder("frames")
 
 
 def decoded_frames(recording: Path, pixels: h5py.Dataset, count: int, key: str) -> MappedFrames:
@@ -106,7 +107,7 @@ def decoded_frames(recording: Path, pixels: h5py.Dataset, count: int, key: str) 
     :param key: names the content; the same recording finds its file again.
     :raises DataError: there is too little room, or the frames cannot be decoded.
     """
-    folder = cache_folder(recording)
+    folder = frames_folder(recording)
     file, shape = folder / f"{key}.frames", (count, *pixels.shape[1:])
     size = math.prod(shape)
     try:

@@ -22,6 +22,7 @@ DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
 # be uses a share of its speed limit, and gains what is above that share slowly.
 FAR_RAD, CATCH_UP = 0.02, 0.93
 EASE = 0.1  # share of the acceleration
+MOST_HITS = 8  # surfaces that a line of sight to the tip passes through, before it counts as hidden
 _START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
 
 
@@ -252,6 +253,23 @@ class ArmSim:
         """The z axis of the tip in the world, (3,) float64 of length 1, at `joint_positions` (A,) rad."""
         self.end_effector(joint_positions)
         return self._scratch.site_xmat[self._tip].reshape(3, 3)[:, 2].copy()
+
+    def visible_tip(self, joint_positions: npt.ArrayLike, towards: np.ndarray) -> np.ndarray:
+        """Where the arm shows over its tip, (3,) m: the surface that a camera in the direction `towards` (3,) looks at.
+
+        The tip itself may be the lower end of something that hides it.
+        """
+        tip, data = self.end_effector(joint_positions), self._scratch
+        eye, hit = tip + self.reach_m * towards, np.zeros(1, np.int32)
+        for _ in range(MOST_HITS):
+            far_m = mujoco.mj_ray(self._model, data, eye, -towards, None, 1, -1, hit)
+            if far_m < 0 or far_m > np.linalg.norm(eye - tip):
+                break
+            eye = eye - far_m * towards
+            if self._of_robot[self._model.geom_bodyid[hit[0]]]:
+                return eye
+            eye = eye - 1e-4 * towards  # something else hangs over the arm: look on behind its surface
+        return tip
 
     def touches(self, joint_positions: npt.ArrayLike) -> bool:
         """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count,

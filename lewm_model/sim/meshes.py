@@ -15,6 +15,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from lewm_model.config import cache_folder
+
 CELL_M = 0.002  # corners nearer than about this become one: less than a pixel at half a metre and 96 pixels, ...
 CELLS = 50  # ... and in a mesh longer than so many cells, cells are larger
 MOST_FACES = 600  # of a mesh; one with fewer is left as it is
@@ -24,27 +26,12 @@ class MeshError(ValueError):
     """A mesh that cannot be reduced; says which file is broken."""
 
 
-def cache_folder() -> Path:
-    """Where reduced meshes are kept: the user's cache, or a temporary folder where there is no home that can be
-    written.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~")) / ".cache")
-    folder = base / "lewm_ros" / "meshes"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="lewm_meshes_"))
-
-
 def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
     """Replaces the mesh files of a description, read from `folder`, by meshes with fewer faces.
 
     :raises MeshError: a file is missing or no mesh.
     """
-    cache = cache_folder()
+    cache = cache_folder("meshes")
     for mesh in spec.meshes:
         if not mesh.file:
             continue

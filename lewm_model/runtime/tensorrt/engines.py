@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm_model.bundle.bundle import Bundle, BundleError, sha256
-from lewm_model.config import PlanConfig
+from lewm_model.config import PlanConfig, cache_folder
 from lewm_model.models.signature import PRECISIONS, onnx_file, signatures
 from lewm_model.runtime import equivalence
 from lewm_model.runtime.equivalence import Equivalence, Golden
@@ -250,8 +250,7 @@ def engine_root(bundle: Bundle) -> Path:
     inside = bundle.folder / "engines"
     if os.access(inside if inside.is_dir() else bundle.folder, os.W_OK):
         return inside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "lewm_ros" / sha256(bundle.folder / "model.json")[:16]
+    return cache_folder(sha256(bundle.folder / "model.json")[:16])
 
 
 def read_manifest(folder: Path) -> Manifest:
