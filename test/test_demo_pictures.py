@@ -29,7 +29,7 @@ def test_the_drawn_path_meets_the_tip_in_the_picture(joints) -> None:
 
 def test_the_film_is_one_that_browsers_play_and_its_first_frame_is_there_at_once(tmp_path) -> None:
     with ArmSim() as sim:
-        task = SimpleNamespace(name="near", subject="end effector", tolerance_m=lambda sim: 0.0275)
+        task = SimpleNamespace(name="near", subject="end effector", tolerance=lambda sim: 0.0275)
         episode = Episode(SimpleNamespace(task=task), 0, sim.render().copy(), np.arange(5.0), np.full(5, 0.1))
         episode.frames = [(0.05 * i, sim.render().copy()) for i in range(10)]
         episode.plans = [(0.0, np.array([[0.0, 0.0], [0.3, 0.4]]))]
