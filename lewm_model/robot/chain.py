@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -26,6 +27,9 @@ class Chain:
     def __init__(self, links: Sequence[str], joints: Sequence[_Joint]) -> None:
         self.links, self._joints = tuple(links), tuple(joints)
         self._columns = sum(joint.column is not None for joint in joints)
+        # The frame of each link in that of the one before it, (3, 4), is a sum: constant, sine, cosine, value.
+        self._parts = np.stack([joint.parts() for joint in joints], 1)[:, :, None]  # (4, L, 1, 3, 4)
+        self._moved_by = np.array([-1 if joint.column is None else joint.column for joint in joints])
         poses = np.random.default_rng(0).uniform(-1.0, 1.0, (16, self._columns))
         self.moving = np.ptp(self.positions(poses), axis=0).max(-1) > 1e-9
 
@@ -140,21 +144,13 @@ class Chain:
         values = np.asarray(joint_positions, float)
         if values.ndim != 2 or values.shape[1] != self._columns:
             raise ValueError(f"joint positions have shape {values.shape}, (N, {self._columns}) is expected")
-        origin, rotation = np.zeros((len(values), 3)), np.broadcast_to(np.eye(3), (len(values), 3, 3))
-        origins = np.empty((len(values), len(self._joints), 3))
-        rotations = np.empty((*origins.shape, 3))
-        for i, joint in enumerate(self._joints):
-            origin = origin + rotation @ joint.origin
-            if joint.turns:
-                rotation = rotation @ joint.rotation
-            if joint.column is not None:
-                value = values[:, joint.column, None]
-                if joint.slides:
-                    origin = origin + rotation @ joint.axis * value
-                else:
-                    rotation = rotation @ _turn(joint.axis, value[..., None])
-            origins[:, i], rotations[:, i] = origin, rotation
-        return origins, rotations
+        moved = np.pad(values, ((0, 0), (0, 1))).T[self._moved_by, :, None, None]  # (L, N, 1, 1); 0 where nothing moves
+        still, sine, cosine, slide = self._parts
+        frames = still + np.sin(moved) * sine + np.cos(moved) * cosine + moved * slide  # each in that before it
+        for before, frame in pairwise(frames):
+            np.matmul(before[..., :3], frame.copy(), out=frame)
+            frame[..., 3] += before[..., 3]
+        return frames[..., 3].swapaxes(0, 1), frames[..., :3].swapaxes(0, 1)
 
     def jacobian(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """How the tip's frame moves with the joints at (N, A) rad or m: (N, 6, A), m and rad of the base's frame for
@@ -182,7 +178,22 @@ class _Joint:
     ) -> None:
         self.name, self.origin, self.rotation, self.axis = name, origin, rotation, axis
         self.slides, self.column = slides, column
-        self.turns = not np.array_equal(rotation, np.eye(3))
+
+    def parts(self) -> np.ndarray:
+        """(4, 3, 4): rotation and origin in the parent's frame are the first, the second times the sine of the joint's
+        value, the third times its cosine, and the fourth times itself, added up. Rodrigues' formula.
+        """
+        parts = np.zeros((4, 3, 4))
+        parts[0, :, 3] = self.origin
+        parts[0, :, :3] = self.rotation
+        if self.column is not None and self.slides:
+            parts[3, :, 3] = self.rotation @ self.axis
+        elif self.column is not None:
+            x, y, z = self.axis
+            cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+            parts[0, :, :3] += self.rotation @ cross @ cross
+            parts[1, :, :3], parts[2, :, :3] = self.rotation @ cross, -self.rotation @ cross @ cross
+        return parts
 
 
 class Workspace:
@@ -198,7 +209,6 @@ class Workspace:
 
     def __init__(self, chain: Chain, lower: npt.ArrayLike, upper: npt.ArrayLike, radii: npt.ArrayLike = 0.0) -> None:
         self.chain = chain
-        self._radii = np.broadcast_to(np.asarray(radii, float), (len(chain.links),))[chain.moving, None]
         self.lower, self.upper = np.array(lower, float), np.array(upper, float)
         for name, values in (("lower", self.lower), ("upper", self.upper)):
             if values.shape != (3,) or not np.isfinite(values).all():
@@ -208,33 +218,44 @@ class Workspace:
             raise ValueError(f"workspace.lower is not less than workspace.upper along {axis}")
         if not chain.moving.any():
             raise ValueError("no joint changes where the links of the workspace's chain are; choose a later tip link")
+        thick = np.broadcast_to(np.asarray(radii, float), (len(chain.links),))[chain.moving, None]
+        self._lowest, self._highest = self.lower + thick, self.upper - thick  # (moving links, 3) m
         self._links = [link for link, moves in zip(chain.links, chain.moving, strict=True) if moves]
 
     def beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """How far the farthest link is beyond each side of the box, (N, 6) m: x, y, z below, then above; 0 inside."""
-        return np.maximum(self._beyond(joint_positions), 0.0).max(1)
+        return np.maximum(self._beyond(self.chain.positions(joint_positions)), 0.0).max(1)
 
     def find_outside(self, joint_positions: npt.ArrayLike, room: float | np.ndarray = 0.0) -> str | None:
         """Which link is outside where, for people; None when all are inside at all joint positions (N, A).
 
         :param room: m that links may be beyond the sides, one number or (6,) as `beyond` returns.
         """
-        over = self._beyond(joint_positions) - room - 1e-9
-        if (over <= 0.0).all():  # this way round NaN is outside
+        origins = self.chain.positions(joint_positions)
+        return self._farthest(origins, self._beyond(origins) - room)
+
+    def find_leaving(self, origins: np.ndarray) -> str | None:
+        """As `find_outside`, on a path of links (N, L, 3) m: what is outside at its beginning may come back."""
+        beyond = self._beyond(origins)
+        return self._farthest(origins, beyond - np.maximum(beyond[0], 0.0).max(0))
+
+    def _farthest(self, origins: np.ndarray, over: np.ndarray) -> str | None:
+        """Which link is over its room, (N, moving links, 6) m, by the most."""
+        if (over <= 1e-9).all():  # this way round NaN is outside
             return None
         _, link, side = np.unravel_index(int(np.nan_to_num(over, nan=np.inf).argmax()), over.shape)
         axis, above = int(side) % 3, bool(side >= 3)
         edge = (self.upper if above else self.lower)[axis]
-        origins = self.chain.positions(joint_positions)[:, self.chain.moving][:, link, axis]
+        places = origins[:, self.chain.moving][:, link, axis]
         return (
-            f"link '{self._links[int(link)]}' at {AXES[axis]} = {origins.max() if above else origins.min():.3f} m, "
+            f"link '{self._links[int(link)]}' at {AXES[axis]} = {places.max() if above else places.min():.3f} m, "
             f"the box {'ends' if above else 'begins'} at {edge:.3f} m"
         )
 
-    def _beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
-        """(N, moving links, 6) m beyond each side, negative inside."""
-        origins = self.chain.positions(joint_positions)[:, self.chain.moving]
-        return np.concatenate([self.lower - origins, origins - self.upper], -1) + np.tile(self._radii, 6)
+    def _beyond(self, origins: np.ndarray) -> np.ndarray:
+        """(N, moving links, 6) m beyond each side, negative inside, of links (N, L, 3) m."""
+        moving = origins[:, self.chain.moving]
+        return np.concatenate([self._lowest - moving, moving - self._highest], -1)
 
 
 def _must_move(path: str | Path, base: str, tip: str, chain: Sequence[_Joint], joints: Sequence[str]) -> None:

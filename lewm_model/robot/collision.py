@@ -32,12 +32,13 @@ class SelfCollision:
         radii = np.broadcast_to(np.asarray(radius_m, float), (len(chain.links),))
         if not (np.isfinite(radii).all() and (radii > 0.0).all()):
             raise ValueError(f"collision radii are {radii} m; each must be above 0")
-        lengths = np.linalg.norm(np.diff(self._points(np.atleast_2d(rest)), axis=1), axis=-1)[0]
+        origins = chain.positions(np.atleast_2d(rest))
+        lengths = np.linalg.norm(np.diff(self._points(origins), axis=1), axis=-1)[0]
         self._pieces = np.flatnonzero(lengths >= SHORTEST_M)
         first, second = np.triu_indices(len(self._pieces), k=2)
         self._radii = radii[self._pieces]
         self._pairs = first, second
-        apart = self._gaps(np.atleast_2d(rest))[0] > APART_M
+        apart = self._gaps(origins)[0] > APART_M
         if not apart.any():  # of no pairs, none
             raise NothingApart("no two links of the arm are apart in its rest pose; give smaller radii or another pose")
         self._pairs = first[apart], second[apart]
@@ -52,14 +53,18 @@ class SelfCollision:
 
     def clearance(self, joint_positions: npt.ArrayLike) -> np.ndarray:
         """The least gap between two links, (N,) m, at joint positions (N, A) rad or m; negative where they overlap."""
-        return self._gaps(np.asarray(joint_positions, float)).min(1)
+        return self._gaps(self.chain.positions(joint_positions)).min(1)
 
-    def find(self, joint_positions: npt.ArrayLike, least_m: float | np.ndarray = 0.0) -> str | None:
-        """Which two links come nearer than `least_m` in one of the poses (N, A), for people; None where none do.
+    def find(self, joint_positions: npt.ArrayLike) -> str | None:
+        """Which two links overlap in one of the poses (N, A), for people; None where none do. NaN counts as that."""
+        return self._nearest(self._gaps(self.chain.positions(joint_positions)), 0.0)
 
-        NaN counts as touching.
-        """
-        gaps = self._gaps(np.asarray(joint_positions, float))
+    def find_meeting(self, origins: np.ndarray) -> str | None:
+        """As `find`, on a path of links (N, L, 3) m: what overlaps at its beginning may come apart."""
+        gaps = self._gaps(origins)
+        return self._nearest(gaps, min(float(gaps[0].min()), 0.0))
+
+    def _nearest(self, gaps: np.ndarray, least_m: float) -> str | None:
         if (gaps >= least_m).all():
             return None
         if np.isnan(gaps).any():
@@ -68,14 +73,13 @@ class SelfCollision:
         names = [self.chain.links[self._pieces[side[pair]]] for side in self._pairs]
         return f"links '{names[0]}' and '{names[1]}' come within {gaps[pose, pair]:.3f} m of each other"
 
-    def _points(self, joint_positions: np.ndarray) -> np.ndarray:
+    def _points(self, origins: np.ndarray) -> np.ndarray:
         """(N, L + 1, 3) m: the base's origin and those of the links."""
-        origins = self.chain.positions(joint_positions)
         return np.concatenate([np.zeros_like(origins[:, :1]), origins], 1)
 
-    def _gaps(self, joint_positions: np.ndarray) -> np.ndarray:
-        """(N, pairs) m between the surfaces of capsules."""
-        points = self._points(joint_positions)
+    def _gaps(self, origins: np.ndarray) -> np.ndarray:
+        """(N, pairs) m between the surfaces of capsules, of links (N, L, 3) m."""
+        points = self._points(origins)
         begins, ends = points[:, self._pieces], points[:, self._pieces + 1]
         first, second = self._pairs
         middle_lines = segment_distance(begins[:, first], ends[:, first], begins[:, second], ends[:, second])
@@ -89,11 +93,15 @@ def segment_distance(a0: np.ndarray, a1: np.ndarray, b0: np.ndarray, b1: np.ndar
     Collision Detection, 5.1.9).
     """
     a, b, between = a1 - a0, b1 - b0, a0 - b0
-    aa, bb, ab = (a * a).sum(-1), (b * b).sum(-1), (a * b).sum(-1)
-    af, bf = (a * between).sum(-1), (b * between).sum(-1)
+
+    def dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return np.einsum("...i,...i->...", left, right)
+
+    aa, bb, ab = dot(a, a), dot(b, b), dot(a, b)
+    af, bf = dot(a, between), dot(b, between)
     tiny = 1e-12
     s = np.clip((ab * bf - af * bb) / np.maximum(aa * bb - ab * ab, tiny), 0.0, 1.0)
     t = np.clip((ab * s + bf) / np.maximum(bb, tiny), 0.0, 1.0)
     s = np.clip((ab * t - af) / np.maximum(aa, tiny), 0.0, 1.0)
     nearest = between + s[..., None] * a - t[..., None] * b
-    return np.asarray(np.linalg.norm(nearest, axis=-1))
+    return np.asarray(np.sqrt(dot(nearest, nearest)))

@@ -26,7 +26,7 @@ from enum import Enum
 import numpy as np
 
 from lewm_model.planning.motion import Trajectory
-from lewm_model.robot.chain import Workspace
+from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety.execution import Execution
@@ -394,14 +394,16 @@ class Shield:
         if self.workspace is None and self.self_collision is None:
             return None
         path = state_at(plan, np.arange(now, max(plan.times_s[-1], now) + LOOK_S, LOOK_S))[0]
+        links: dict[Chain, np.ndarray] = {}
+        for part in (self.workspace, self.self_collision):
+            if part is not None and part.chain not in links:
+                links[part.chain] = part.chain.positions(path[:, : part.chain.columns])
         if self.workspace is not None:
-            links = path[:, : self.workspace.chain.columns]
-            outside = self.workspace.find_outside(links, room=self.workspace.beyond(links[:1])[0])
+            outside = self.workspace.find_leaving(links[self.workspace.chain])
             if outside is not None:
                 return Intervention(Reason.WORKSPACE, f"the arm would leave the workspace: {outside}")
         if self.self_collision is not None:
-            links = path[:, : self.self_collision.chain.columns]
-            touching = self.self_collision.find(links, np.minimum(self.self_collision.clearance(links[:1]), 0.0))
+            touching = self.self_collision.find_meeting(links[self.self_collision.chain])
             if touching is not None:
                 return Intervention(Reason.SELF_COLLISION, f"the arm would hit itself: {touching}")
         return None
