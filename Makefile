@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture parity bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -96,7 +96,7 @@ picture: setup  ## the pictures of docs/, made anew from the demo and from the v
 	cp out/picture/demo.png docs/demo.png
 	cp out/picture/debug_image_1.png docs/debug_image.png
 
-parity: setup  ## network, loss and gradients beside the authors' code with the same weights: SIZE (reference or short)
+equivalence: setup  ## network, loss and gradients beside the authors' code with the same weights: SIZE (reference or short)
 	$(BIN)/python -m benchmarks.equivalence $(call option,SIZE,size)
 
 bench-train: setup  ## the training step beside the authors', same data, batch and precision: ROUNDS

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ from lewm_model.bundle.interchange import hydra_config, import_checkpoint
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import ClipSampler, Episodes, load_episodes
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.evaluation.probe import probe_bundle
 from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.models.lewm import LeWM
@@ -129,8 +128,7 @@ def main() -> None:
         for name, value in found.items():
             key = "compare_train." + line.replace("^2", "2").replace(",", "").replace(" ", "_") + f"_{name}"
             figures[key] = (value.percent, "%") if isinstance(value, Rate) else (value, "")
-    Console().print(table)
-    write_figures(arguments.out / "summary.json", figures, command)
+    report_figures(arguments.out, table, figures, command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Is it LeWM? Our network, loss and gradients beside the authors' code with the same weights: `make parity`.
+"""Is it LeWM? Our network, loss and gradients beside the authors' code with the same weights: `make equivalence`.
 
 Random weights, the zero-initialised modulations too, and BatchNorms whose running statistics are not trivial. Rollouts
 go beyond the window of three frames, so that it slides. Both sides get the same pictures, actions and SIGReg
@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import reference
 from lewm_model.bundle.interchange import from_reference
 from lewm_model.config import ModelConfig, TrainConfig, from_dict
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.models.distributed import joined, rank, ranks
 from lewm_model.models.lewm import LeWM, prediction_loss
 from lewm_model.models.sigreg import SIGReg
@@ -168,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="reference", choices=("reference", "short"))
     parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=ROOT / "out/parity")
+    parser.add_argument("--out", type=Path, default=ROOT / "out/equivalence")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)  # one of two processes: the sizes of the model
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -197,10 +196,9 @@ def main() -> None:
         table.add_column(heading)
     for key, (name, what, limit) in rows.items():
         table.add_row(name, what, f"{values[key]:.2e}", f"{limit:.0e}")
-    Console().print(table)
-    Console().print(f"the greatest gradient is {values['greatest']:.2f}")
-    figures: Figures = {f"parity.{name}": (values[key], "") for key, (name, _, _) in rows.items()}
-    write_figures(arguments.out / "summary.json", figures, f"make parity SIZE={arguments.size}")
+    print(f"the greatest gradient is {values['greatest']:.2f}")
+    figures: Figures = {f"equivalence.{name}": (values[key], "") for key, (name, _, _) in rows.items()}
+    report_figures(arguments.out, table, figures, f"make equivalence SIZE={arguments.size}")
     beyond = [name for key, (name, _, limit) in rows.items() if not values[key] <= limit]
     if beyond:
         sys.exit(f"beyond the limit: {', '.join(beyond)}")

@@ -137,11 +137,11 @@ def engines(bundle: Bundle) -> Figures:
     for precision in ("fp16", "fp32"):
         built = Engines(bundle)
         runtime = built.load(precision=precision, rebuild=True)
-        parity = measure(runtime, built.golden)
-        print(f"{precision} engines, {built.folder(precision).name}: {', '.join(runtime.notes)}; {parity}")
+        equivalence = measure(runtime, built.golden)
+        print(f"{precision} engines, {built.folder(precision).name}: {', '.join(runtime.notes)}; {equivalence}")
         figures |= {
-            f"engine_{precision}_latent_cosine": (parity.latent_cosine, ""),
-            f"engine_{precision}_shared_elites": (parity.shared_elites, "of 30"),
+            f"engine_{precision}_latent_cosine": (equivalence.latent_cosine, ""),
+            f"engine_{precision}_shared_elites": (equivalence.shared_elites, "of 30"),
         }
         found[precision] = bench(runtime)
         runtime.close()

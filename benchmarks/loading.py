@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
 from benchmarks.reference import module
 from lewm_model.data.clips import ClipSampler, load_episodes
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FRAMESKIP, CLIPS = 4, 5, 128
@@ -114,11 +113,10 @@ def main() -> None:
             numbers = (f"{value:,.0f}" for value in (median(values), min(values), max(values)))
             table.add_row(str(size), name, *numbers, ratio)
         table.add_section()
-    Console().print(table)
     names = {"": min(ratios.values()), "_64": ratios[64], "_224": ratios[224]}
     figures: Figures = {f"bench_train.loading_ratio{name}": (value, "x") for name, value in names.items()}
     others = {"rounds": arguments.rounds, "gb": arguments.gb, "results": results}
-    write_figures(out / "summary.json", figures, "make bench-data", **others)
+    report_figures(out, table, figures, "make bench-data", **others)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, EPISODE = 224, 500  # pixels, frames
@@ -124,17 +123,15 @@ def main() -> None:
     for name, row in found.items():
         numbers = [row["gb"], row["read_gb"], *(row[field] for field in FIELDS), row["VmRSS"] - own]
         table.add_row(name, *(f"{number:.2f}" for number in numbers))
-    Console().print(table)
-    Console().print(f"the file of {found['mapped']['gb']:.1f} GB takes {on_disk:.3f} GB of the disk")
+    print(f"the file of {found['mapped']['gb']:.1f} GB takes {on_disk:.3f} GB of the disk")
     figures: Figures = {
         "data.rss_over_model_gb": (found["mapped"]["VmRSS"] - own, "GB"),
         "data.rss_over_model_plain_gb": (found["plain memory map"]["VmRSS"] - own, "GB"),
         "data.data_set_gb": (found["mapped"]["gb"], "GB"),
     }
     seconds = round(time.monotonic() - begin, 1)
-    write_figures(
-        out / "summary.json", figures, "make train-memory", steps=arguments.steps, seconds=seconds, runs=found
-    )
+    others = {"steps": arguments.steps, "seconds": seconds, "runs": found}
+    report_figures(out, table, figures, "make train-memory", **others)
 
 
 if __name__ == "__main__":

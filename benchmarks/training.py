@@ -27,12 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import reference
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.models.lewm import IMAGE_MEAN, IMAGE_STD, LeWM
 from lewm_model.training.trainer import DTYPES, Objective, optimiser_of
 
@@ -137,9 +136,8 @@ def main() -> None:
         size = f"{config.batch} x {config.clip_frames}"
         table.add_row(name, size, f"{config.batch / own:.2f}", f"{config.batch / other:.2f}", f"{other / own:.2f}")
         figures[key] = (other / own, "x")
-    Console().print(table)
     print("loading: make bench-data measures bench_train.loading_ratio")
-    write_figures(arguments.out / "summary.json", figures, f"make bench-train ROUNDS={arguments.rounds}")
+    report_figures(arguments.out, table, figures, f"make bench-train ROUNDS={arguments.rounds}")
 
 
 if __name__ == "__main__":

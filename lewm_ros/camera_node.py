@@ -41,18 +41,18 @@ MODEL_PARAMETERS = (
 )
 PARAMETERS = (
     *MODEL_PARAMETERS,
-    Parameter("compressed", False, "Whether camera/image_raw has CompressedImage messages (JPEG, PNG) and not Image."),
+    Parameter("compressed", False, "Whether the cameras send CompressedImage messages (JPEG, PNG) and not Image."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
     Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty has none."),
 )
 
 
 class CameraNode(ManagedNode):
-    """`camera/image_raw` -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
+    """Pictures of the cameras -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
 
-    Of a bundle with several cameras each has the topic that the bundle says. Their newest pictures are one frame as
-    soon as they were taken within half a control step; it has the first camera's stamp. A goal picture then shows them
-    side by side.
+    Each camera has the topic that the bundle has from the robot file, `camera/image_raw` where that says nothing. The
+    newest pictures of several cameras are one frame as soon as they were taken within half a control step; it has the
+    first camera's stamp. A goal picture then shows them side by side.
 
     `novelty` is how much of each frame has colours that its place never had in the recordings, in times the usual.
 
@@ -77,9 +77,7 @@ class CameraNode(ManagedNode):
         self._novelty, self._calibration = load_novelty(bundle), bundle.calibration
         self._observation = bundle.observation
         self._topics = [camera.topic for camera in bundle.cameras]
-        if len(self._topics) == 1:
-            self._topics = ["camera/image_raw"]  # that of any robot's one camera, to be remapped
-        elif len(set(self._topics)) < len(self._topics):
+        if len(set(self._topics)) < len(self._topics):
             raise Refusal(
                 f"cameras of the bundle {bundle.folder} have one topic, {', '.join(self._topics)}; record anew with a "
                 "topic for each"

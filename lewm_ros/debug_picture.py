@@ -109,9 +109,13 @@ def _header(picture: np.ndarray, scene: Scene) -> None:
 
 
 def _pane(picture: np.ndarray, content: np.ndarray | None, left: int, top: int, side: int) -> None:
-    """A square picture with a frame, cropped as the model's pictures are; grey where there is none."""
-    inside = np.full((side, side, 3), 225, np.uint8) if content is None else to_model_image(content, side)
-    picture[top : top + side, left : left + side] = inside
+    """A picture in a square frame, whole; grey where there is none, or where it is not square."""
+    inside = picture[top : top + side, left : left + side]
+    inside[:] = 225
+    if content is not None:
+        high, wide = (max(1, round(side * length / max(content.shape[:2]))) for length in content.shape[:2])
+        up, across = (side - high) // 2, (side - wide) // 2
+        inside[up : up + high, across : across + wide] = to_model_image(content, (high, wide))
     cv2.rectangle(picture, (left - 1, top - 1), (left + side, top + side), FRAME, 1)
 
 

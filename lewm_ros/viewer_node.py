@@ -31,10 +31,11 @@ from visualization_msgs.msg import MarkerArray
 from lewm_model.bundle.bundle import BundleError, load_bundle
 from lewm_model.models.signature import measuring
 from lewm_model.robot.chain import Chain, Workspace
+from lewm_model.robot.observation import ObservationError
 from lewm_model.runtime.decoder import load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
-from lewm_ros.debug_picture import HISTORY_S, Scene, draw
+from lewm_ros.debug_picture import HISTORY_S, PANE, Scene, draw
 from lewm_ros.markers import plan_markers
 from lewm_ros.messages import (
     MessageError,
@@ -57,7 +58,7 @@ MOST_BLOCKS, MOST_ELITES = 64, 50  # that are drawn of a plan; 64 is the most th
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
-    Parameter("compressed", False, "Whether camera/image_raw has CompressedImage messages (JPEG, PNG) and not Image."),
+    Parameter("compressed", False, "Whether the cameras send CompressedImage messages (JPEG, PNG) and not Image."),
     Parameter("rate", 10.0, "Pictures and markers per second, at most.", 0.1, 60.0),
     Parameter("threads", 1, "CPU threads that decode what is imagined.", 1, 64),
     Parameter("urdf", "", "URDF file of the arm, expanded; empty publishes no markers."),
@@ -80,6 +81,7 @@ class ViewerNode(Node):
         values = read(self, PARAMETERS)
         bundle = load_bundle(values["model"])
         self._decoder = load_decoder(bundle, values["threads"])
+        self._cameras = bundle.observation.enlarged(PANE)
         self._latent_dim, self._names = bundle.model.latent_dim, bundle.actions.names
         self._block_s = bundle.actions.block_s
         self._unit = "steps" if measuring(bundle.heads) else "squared latent distance"
@@ -109,8 +111,8 @@ class ViewerNode(Node):
 
     # ---- inputs ------------------------------------------------------------------------------------------------------
 
-    def _subscribe(self, kind: Any, topic: str, quality: Any) -> Any:
-        name = topic.rpartition("/")[2]
+    def _subscribe(self, kind: Any, topic: str, quality: Any, name: str = "") -> Any:
+        name = name or topic.rpartition("/")[2]
         return self.create_subscription(kind, topic, lambda message: self._take(name, message), quality)
 
     def _take(self, name: str, message: Any) -> None:
@@ -126,7 +128,7 @@ class ViewerNode(Node):
         if watched and not self._inputs:
             planner, camera = self._values["planner"], CompressedImage if self._values["compressed"] else Image
             self._inputs = [
-                self._subscribe(camera, "camera/image_raw", NEWEST_FRAME),
+                *(self._subscribe(camera, each.topic, NEWEST_FRAME, each.topic) for each in self._cameras.cameras),
                 self._subscribe(JointState, "joint_states", NEWEST_FRAME),
                 self._subscribe(Float32, "surprise", NEWEST_FRAME),
                 self._subscribe(Float32, "novelty", NEWEST_FRAME),
@@ -155,7 +157,7 @@ class ViewerNode(Node):
             return None
         try:
             converted = convert(message)
-        except MessageError as error:
+        except (MessageError, ObservationError) as error:
             if self._problems.get(name) != str(error):
                 self.get_logger().error(f"{name}: {error}")
             self._problems[name] = str(error)
@@ -173,7 +175,7 @@ class ViewerNode(Node):
     def _show(self) -> None:
         if not self._inputs:
             return
-        frame = self._newest("image_raw")
+        frame = self._newest(self._cameras.cameras[0].topic)
         if self._pictures.get_subscription_count():
             header = frame.header if frame is not None else None
             stamp_ns = self.get_clock().now().nanoseconds if header is None else nanoseconds(header.stamp)
@@ -186,7 +188,7 @@ class ViewerNode(Node):
         now_s = time.monotonic()
         status, said = self._status()
         wanted = said.get("goal") != "no"  # the last picture stays when a goal is cancelled
-        goal, caption = self._read("goal_image", message_to_rgb) if wanted else None, "goal"
+        goal, caption = self._read("goal_image", self._goal) if wanted else None, "goal"
         if goal is None and wanted and self._decoder is not None:
             latent = self._read("goal_latent", lambda message: message_to_latent(message, self._latent_dim))
             if latent is not None:
@@ -200,7 +202,7 @@ class ViewerNode(Node):
         ]
         imagined = self._imagined()
         return Scene(
-            camera=self._read("image_raw", message_to_rgb),
+            camera=self._seen(),
             goal=goal,
             goal_caption=caption,
             imagined=imagined,
@@ -215,6 +217,20 @@ class ViewerNode(Node):
             message="nothing was heard of the planner" if status is None else status.message,
             latency="   ".join(latency),
         )
+
+    def _seen(self) -> np.ndarray | None:
+        """The newest picture of every camera, side by side as the model sees them; None where one is missing."""
+        pictures = []
+        for camera in self._cameras.cameras:
+            part = self._read(camera.topic, lambda message, camera=camera: camera.picture(message_to_rgb(message)))
+            pictures.append(part)
+        found = [picture for picture in pictures if picture is not None]
+        return np.concatenate(found, axis=1) if len(found) == len(pictures) else None
+
+    def _goal(self, message: Image) -> np.ndarray:
+        """A goal picture: one camera's as it sends them, or several side by side."""
+        picture = message_to_rgb(message)
+        return picture if len(self._cameras.cameras) > 1 else self._cameras.picture([picture])
 
     def _imagined(self) -> np.ndarray | None:
         """Pictures (blocks, S, S, 3) of where the newest plan leads, drawn once for each plan."""

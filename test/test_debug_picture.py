@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.robot.observation import Observation
 from lewm_ros.debug_picture import (
     BAR_END,
     COLUMN,
@@ -45,10 +46,11 @@ def test_camera_and_goal_stand_beside_each_other_and_the_imagined_future_below()
     assert strip == [0, 64, 128, 191, 255]
 
 
-def test_a_picture_that_is_not_square_is_cropped_as_the_model_s_is():
+def test_a_picture_that_is_not_square_is_shown_as_the_model_sees_it():
     wide = np.zeros((64, 128, 3), np.uint8)
     wide[:, 32:96] = 255
-    pane = draw(Scene(camera=wide))[TOP : TOP + PANE, MARGIN : MARGIN + PANE]
+    seen = Observation.of_one((64, 64)).enlarged(PANE).picture([wide])
+    pane = draw(Scene(camera=seen))[TOP : TOP + PANE, MARGIN : MARGIN + PANE]
     assert (pane == 255).all()
 
 
@@ -117,3 +119,10 @@ def test_drawing_changes_nothing_that_it_was_given():
     draw(scene)
     again = dataclasses.replace(scene)
     assert (again.camera == RED_PICTURE).all() and (again.imagined == imagined(5)).all()
+
+
+def test_pictures_of_two_cameras_side_by_side_are_shown_whole():
+    two = np.concatenate([RED_PICTURE, BLUE_PICTURE], axis=1)
+    pane = draw(Scene(camera=two))[TOP : TOP + PANE, MARGIN : MARGIN + PANE]
+    middle = pane[PANE // 2]
+    assert (middle[10] == RED_PICTURE[0, 0]).all() and (middle[-10] == BLUE_PICTURE[0, 0]).all()

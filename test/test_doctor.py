@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from typer.testing import CliRunner
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.cli.main import app
 from lewm_model.evaluation import doctor
-from lewm_model.evaluation.doctor import Finding, examine
+from lewm_model.evaluation.doctor import Finding, examine, topics_of
+from lewm_model.robot.observation import Camera
 from lewm_model.runtime.machine import Target
 from lewm_model.runtime.tensorrt.engines import Engines
 
@@ -129,6 +131,15 @@ def test_topics_are_listened_to(
     answering(monkeypatch, **topic)
     finding = look(folder, topics={"camera": "picture"})["camera topic"]
     assert finding.state == state and found in finding.found and advice in finding.advice
+
+
+def test_every_camera_of_the_bundle_is_listened_to(folder: Path, tmp_path: Path) -> None:
+    one = load_bundle(folder)
+    assert topics_of(one) == {"camera": "camera/image_raw", "joint states": "joint_states"}
+    high, wide = one.model.image_size
+    cameras = Camera("front", high, wide // 2), Camera("wrist", high, wide // 2, "wrist/image_raw")
+    topics = topics_of(replace(one, cameras=cameras))
+    assert topics["camera front"] == "camera/image_raw" and topics["camera wrist"] == "wrist/image_raw"
 
 
 def test_without_ros_the_topics_are_not_checked_and_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_the_first_load_builds_and_the_manifest_says_from_what_for_what_and_how_
     assert found["onnx"]["rollout"] == robot.bundle.files["onnx/rollout.fp16.onnx"]
     assert found["plans"]["rollout-16"]["inputs"][1] == "candidates (16, 2, 10) float32"
     assert found["plans"]["encoder"]["outputs"] == ["latent (1, 8) float32"]
-    assert found["parity"]["rank_correlation"] > 0.99 and found["refused"] == ""
+    assert found["equivalence"]["rank_correlation"] > 0.99 and found["refused"] == ""
     assert load_bundle(robot.bundle.folder).files == robot.bundle.files  # engines are outside the bundle's hashes
 
 

@@ -75,7 +75,7 @@ def test_single_precision_matches_pytorch_on_real_frames(bundle: Bundle) -> None
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_half_precision_passes_the_parity_gate(bundle: Bundle, backend: str) -> None:
+def test_half_precision_passes_the_gate_of_numerical_equivalence(bundle: Bundle, backend: str) -> None:
     assert equivalence.measure(half(bundle, backend), equivalence.load_golden(bundle)).problem == ""
 
 

@@ -368,7 +368,8 @@ def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
     """Somebody else publishes NaN on `latent`, beside the camera node and with the stamps of its frames."""
-    assert rig.relay is not None
+    relay = rig.relay
+    assert relay is not None
     node, size = rig.graph.node, rig.latent_size
     latents = node.create_publisher(Image, "latent", NEWEST_FRAME)
 
@@ -377,10 +378,10 @@ def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
         return [message]
 
     def end() -> None:
-        rig.relay.pass_all()
+        relay.pass_all()
         node.destroy_publisher(latents)
 
-    rig.relay.frames = frames
+    relay.frames = frames
     return end
 
 
@@ -650,7 +651,7 @@ def complaint(run: Run) -> str:
 
 def summarise(faults: Sequence[Fault], done: Sequence[Run], path: Path, command: str) -> dict[str, Any]:
     """Writes the figures, and a row for each fault; returns what the file holds."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for fault in faults:
         runs = [run for run in done if run.fault == fault.name]
         holds = [run.hold_ms for run in runs if fault.holds and run.hold_ms is not None]

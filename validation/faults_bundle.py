@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +32,7 @@ from tiny import dot_recording, tiny_model, tiny_train  # noqa: E402
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model  # noqa: E402
 from lewm_model.data.clips import Episodes, load_episodes  # noqa: E402
-from lewm_model.evaluation.figures import Figures, write_figures  # noqa: E402
+from lewm_model.evaluation.figures import report_figures  # noqa: E402
 from lewm_model.evaluation.preflight import GO, Preflight, save_preflight  # noqa: E402
 from lewm_model.monitoring.novelty import load_novelty  # noqa: E402
 from lewm_model.runtime import load_runtime  # noqa: E402
@@ -162,11 +161,8 @@ def main() -> None:
         table.add_column(heading)
     for name in bench.commands:
         table.add_row(name, f"{durations_s[name]:.2f}", str(kills[name]), str(kills[name] - broken[name]))
-    Console().print(table)
-    figures: Figures = {"faults_bundle.loads": (done - broken.total(), f"of {done}")}
-    write_figures(
-        arguments.out / "summary.json", figures, f"make faults-bundle RUNS={arguments.runs} SEED={arguments.seed}"
-    )
+    command = f"make faults-bundle RUNS={arguments.runs} SEED={arguments.seed}"
+    report_figures(arguments.out, table, {"faults_bundle.loads": (done - broken.total(), f"of {done}")}, command)
     if broken or done < arguments.runs:
         sys.exit(1)
 

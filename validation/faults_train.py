@@ -24,7 +24,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +33,7 @@ import torch  # noqa: E402
 from tiny import dot_recording, tiny_model, tiny_train  # noqa: E402
 
 from lewm_model.data.clips import load_episodes  # noqa: E402
-from lewm_model.evaluation.figures import Figures, write_figures  # noqa: E402
+from lewm_model.evaluation.figures import Figures, report_figures  # noqa: E402
 from lewm_model.training.trainer import train  # noqa: E402
 
 FORK = multiprocessing.get_context("fork")  # a process begins at once, with everything imported
@@ -158,13 +157,12 @@ def main() -> None:
         shutil.rmtree(arguments.out / f"run{attempt}")
     disk = full_disk(whole, arguments.out / "full")
     table.add_row("full disk", "", "", ", ".join(f"{name}: {'yes' if value else 'NO'}" for name, value in disk.items()))
-    Console().print(table)
     command = f"make faults-train RUNS={arguments.runs} SEED={arguments.seed}"
     figures: Figures = {
         "faults_train.resumes_exact": (exact, f"of {done}"),
         "faults_train.full_disk_intact": (int(all(disk.values())), "of 1"),
     }
-    write_figures(arguments.out / "summary.json", figures, command)
+    report_figures(arguments.out, table, figures, command)
     if exact < done or done < arguments.runs or not all(disk.values()):
         sys.exit(1)
 

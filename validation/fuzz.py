@@ -299,7 +299,8 @@ def report(run: Run, seconds: float, inputs: int, out: Path) -> bool:
         "make fuzz" + (f" INPUTS={inputs}" if inputs != INPUTS else "") + (f" SEED={run.seed}" if run.seed else "")
     )
     units = {"inputs": "inputs", "crashes": "crashes", "hangs": "hangs"}
-    others = {"seed": run.seed, "seconds": round(seconds, 1), "targets": run.rows, "findings": run.findings[:200]}
+    others: dict[str, Any] = {"seed": run.seed, "seconds": round(seconds, 1), "targets": run.rows}
+    others["findings"] = run.findings[:200]
     figures = {f"fuzz.{name}": (total[name], unit) for name, unit in units.items()}
     write_figures(out / "summary.json", figures, command, **others)
     return total["crashes"] == total["hangs"] == 0 and total["inputs"] >= inputs
@@ -318,7 +319,7 @@ def main() -> None:
     arguments = parser.parse_args()
     environment()
     if arguments.worker:
-        work(*arguments.worker, arguments.seed)
+        work(arguments.worker[0], arguments.worker[1], arguments.seed)
         return
     out: Path = arguments.out.resolve()
     begin = time.monotonic()

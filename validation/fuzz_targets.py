@@ -12,10 +12,12 @@ import copy
 import importlib
 import json
 import math
+import operator
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -90,7 +92,7 @@ def drawer(strategy: st.SearchStrategy[Any]) -> Callable[[Random], Any]:
     def draw(random: Random) -> Any:
         drawn.clear()
         while not drawn:
-            take.hypothesis.fuzz_one_input(random.randbytes(4000))
+            take.hypothesis.fuzz_one_input(random.randbytes(4000))  # type: ignore[attr-defined]
         return drawn[0]
 
     return draw
@@ -163,7 +165,7 @@ def mutate_text(random: Random, text: str, bits: Sequence[str] = ()) -> bytes:
     return mutate_bytes(random, content, 3) if random.random() < 0.25 else content
 
 
-JSON_VALUES = [
+JSON_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2, 1.5, 1e308, math.nan, math.inf, -math.inf, 2**31, 2**63, 10**30, 65536,
     10**9, "", "x",
     "\0", "a\0b", "\ud800", "../../etc/passwd", "/dev/zero", "/dev/null", ".", "..", "a" * 300,
@@ -304,11 +306,11 @@ def anything(kind: str) -> st.SearchStrategy[Any]:
         edges = [v for v in (low, high, 0, 1, 2, 3, 63, 64, 65, 255, 999_999_999, 10**9, 2**31) if low <= v <= high]
         return st.one_of(st.sampled_from(edges), st.integers(max(low, -100), min(high, 100)), st.integers(low, high))
     if kind in ("double", "float", "float64", "float32"):
-        edges = st.sampled_from(EDGE_FLOATS)
+        at_edges = st.sampled_from(EDGE_FLOATS)
         if kind in ("float", "float32"):
-            edges = edges.map(lambda v: v if not abs(v) > 3e38 or math.isinf(v) else 3e38)
-            return st.one_of(edges, st.floats(width=32))
-        return st.one_of(edges, st.floats(-3.0, 3.0), st.floats())
+            at_edges = at_edges.map(lambda v: v if not abs(v) > 3e38 or math.isinf(v) else 3e38)
+            return st.one_of(at_edges, st.floats(width=32))
+        return st.one_of(at_edges, st.floats(-3.0, 3.0), st.floats())
     if kind.startswith(("string", "wstring")):
         letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # DDS carries neither
         return st.one_of(st.sampled_from(WORDS), st.text(letters, max_size=6))
@@ -782,8 +784,8 @@ class Camera(NodeTarget):
                 data = array.array("B", encoded(".png", 64))
                 good = CompressedImage(header=good.header, format="png", data=data)
             wanted = nanoseconds(good.header.stamp) // 10**9
-            publish = lambda topic=topic, good=good: self.publishers[topic].publish(good)  # noqa: E731
-            self.until(lambda found=found, wanted=wanted: wanted in found, publish, f"a good picture on {topic}", 0.5)
+            publish = partial(self.publishers[topic].publish, good)
+            self.until(partial(operator.contains, found, wanted), publish, f"a good picture on {topic}", 0.5)
 
 
 class Planner(NodeTarget):
@@ -1136,7 +1138,7 @@ class Parameters(Target):
         finally:
             node.set_parameters([one for one in before if one.name in chosen and one.value is not None])
             if any(one.value is None for one in before if one.name in chosen):  # nothing unsets a parameter
-                self._nodes[self._nodes.index(node)] = type(node)()
+                self._nodes[self._nodes.index(node)] = type(node)()  # type: ignore[call-arg]  # each has a name of its own
                 node.destroy_node()
 
     def good(self) -> None:
@@ -1362,8 +1364,8 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     if novelty is not None:
         novelty.look(np.zeros((*bundle.model.image_size, 3), np.uint8), 0.0)
     model, names = bundle.model, bundle.actions.names
-    for backend in ("onnxruntime", "torch") if torch_too else ("onnxruntime",):
-        runtime = load_runtime(bundle, backend)
+    backends = ("onnxruntime", "torch") if torch_too else ("onnxruntime",)
+    for runtime in (load_runtime(bundle, backend) for backend in backends):
         assert max(model.latent_dim, model.history, model.block_dim) < 1000, "the graphs cannot be of that model"
         size = model.image_size
         latent = runtime.encode(np.zeros((*size, 3), np.uint8))
@@ -1647,7 +1649,7 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
 
     def rebuilt(random: Random) -> bytes:
         """Messages changed, lost, repeated, with other times, topics, types and definitions; all checksums right."""
-        messages = [list(message) for message in recorded]
+        messages: list[list[Any]] = [list(message) for message in recorded]
         definitions = dict(DEFINITIONS)
         for _ in range(random.choice((1, 1, 2, 5, 20))):
             if not messages:
@@ -1690,7 +1692,7 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
         assert str(report)
         data = load_episodes(out)
         assert len(data.lengths) == len(report.episodes)
-        assert np.isfinite(data.proprio).all()
+        assert data.proprio is not None and np.isfinite(data.proprio).all()
 
     return Reader(make, use, (DataError,), whole)
 

@@ -16,6 +16,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def write_recording(path: Path, frames: int) -> None:
         writer = Writer(stream)
         kinds = {name: writer.register_msgdef(name, text) for name, text in texts.items()}
 
-        def send(topic: str, kind: str, message: dict[str, object], at: float) -> None:
+        def send(topic: str, kind: str, message: Mapping[str, object], at: float) -> None:
             ns = round(at * 1e9)
             writer.write_message(topic, kinds[kind], message, ns, ns)
 
@@ -200,7 +201,8 @@ def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
     """Frames a second, the memory that it takes for so many and for twice as many, and rosbags' plain reading."""
     figures: Figures = {}
     peaks = []
-    for count in (frames, 2 * frames):
+    path, taken, used = folder, 0.0, 0
+    for count in (frames, 2 * frames):  # the speed is that of the longer one
         path = folder / f"{count}.mcap"
         write_recording(path, count)
         context = multiprocessing.get_context("spawn")

@@ -484,7 +484,8 @@ class Episode:
 def some_arm(rng: Generator) -> tuple[JointLimits, Workspace | None]:
     """The arm on the table in a box, or one of 1 to 7 joints without."""
     if rng.random() < 0.4:
-        urdf, names = resource("config", "arms", "tabletop.urdf"), ("shoulder", "elbow")
+        urdf = resource("config", "arms", "tabletop.urdf")
+        names: tuple[str, ...] = ("shoulder", "elbow")
         chain = Chain.from_urdf(urdf, "base", "end_effector", names)
         lower = rng.uniform([-0.7, -0.7, -0.1], [-0.3, -0.3, 0.0])
         upper = rng.uniform([0.3, 0.3, 0.15], [0.7, 0.7, 0.3])

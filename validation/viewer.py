@@ -23,14 +23,13 @@ import cv2
 import numpy as np
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
-from rich.console import Console
 from rich.table import Table
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
-from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.planning.planner import Planner
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
@@ -189,8 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"viewer.{name}_unwatched": (without, "ms, median"),
             f"viewer.{name}_watched": (with_eyes, "ms, median"),
         }
-    Console().print(table)
-    write_figures(options.out / "summary.json", figures, command)
+    report_figures(options.out, table, figures, command)
 
 
 if __name__ == "__main__":

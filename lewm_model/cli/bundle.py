@@ -56,7 +56,7 @@ def engine(
     manifest = read_manifest(folder)
     for line in (*runtime.notes, f"{', '.join(manifest.plans)} in {folder}"):
         typer.echo(line)
-    typer.echo("against the golden outputs: " + ", ".join(f"{k} {v:.6g}" for k, v in manifest.parity.items()))
+    typer.echo("against the golden outputs: " + ", ".join(f"{k} {v:.6g}" for k, v in manifest.equivalence.items()))
 
 
 @app.command()

@@ -221,14 +221,25 @@ def bench(
 @doctor.command("machine")
 def doctor_machine(
     bundle: Annotated[Path, typer.Argument(help="bundle folder that is to run here")] = Path("models/reach"),
-    image_topic: Annotated[str, typer.Option(help="the camera's topic")] = "camera/image_raw",
+    image_topic: Annotated[
+        list[str] | None, typer.Option(help="a camera's topic, once for each; default is what the bundle says")
+    ] = None,
     joint_states_topic: Annotated[str, typer.Option(help="the arm's topic")] = "joint_states",
     topics: Annotated[bool, typer.Option(help="whether to listen to them")] = True,
 ) -> None:
     """Check that this machine can run a model on a robot; what `lewm doctor` does."""
-    from lewm_model.evaluation.doctor import FAIL, examine
+    from lewm_model.bundle.bundle import BundleError, load_bundle
+    from lewm_model.evaluation.doctor import FAIL, JOINT_STATES, examine, topics_of
 
-    listen = {"camera": image_topic, "joint states": joint_states_topic} if topics else {}
+    listen: dict[str, str] = {}
+    if topics:
+        try:
+            listen = topics_of(load_bundle(bundle))
+        except BundleError:  # is a finding
+            listen = topics_of(None)
+        if image_topic:
+            listen = {f"camera {topic}" if len(image_topic) > 1 else "camera": topic for topic in image_topic}
+        listen[JOINT_STATES] = joint_states_topic
     findings = examine(bundle, listen)
     colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
     for finding in findings:

@@ -25,7 +25,9 @@ NEEDED = {  # module -> how to get it
     "cv2": "sudo apt-get install python3-opencv",
     "yaml": "sudo apt-get install python3-yaml",
     "safetensors": "pip install safetensors",  # golden outputs of the check of numerical equivalence
+    "scipy": "sudo apt-get install python3-scipy",  # the check itself
 }
+JOINT_STATES = "joint states"
 ROS_NOT_CHECKED = "ROS 2 is not in this shell"
 
 
@@ -50,12 +52,12 @@ def examine(
     """Looks at packages, board, driver, TensorRT, model, engines, camera and topics, in that order.
 
     :param folder: the bundle that is to run here.
-    :param topics: what to listen to, "camera" and "joint states" -> topic name; empty for none.
+    :param topics: what to listen to, "camera" and "joint states" -> topic name; empty for none, None for every camera
+        of the bundle.
     :param seconds: how long to listen.
     :param trt, cuda_api, target: stand-ins for `tensorrt`, `cuda.bindings.runtime` and this machine, in tests.
     """
     target = target or this_machine()
-    topics = {"camera": "camera/image_raw", "joint states": "joint_states"} if topics is None else topics
     findings = [*_packages(), _board(target)]
     findings += [_gpu(cuda_api, target), _tensorrt(trt, target)]
     model, bundle = _model(folder)
@@ -63,9 +65,18 @@ def examine(
     if bundle is not None:
         findings += _engines(bundle, trt, cuda_api, target)
     findings.append(_camera(Path("/dev")))
-    if topics:
-        findings += _topics(topics, seconds)
+    listened = topics_of(bundle) if topics is None else topics
+    if listened:
+        findings += _topics(listened, seconds)
     return findings
+
+
+def topics_of(bundle: Bundle | None) -> dict[str, str]:
+    """What a robot with this bundle listens to: its cameras and the joint states, by what they are."""
+    cameras = () if bundle is None else bundle.cameras
+    several = len(cameras) > 1
+    found = {f"camera {camera.name}" if several else "camera": camera.topic for camera in cameras}
+    return {**found, JOINT_STATES: "joint_states"}
 
 
 def _packages() -> list[Finding]:
@@ -158,7 +169,7 @@ def _engines(bundle: Bundle, trt: Any, cuda_api: Any, target: Target) -> list[Fi
         if reason:
             findings.append(Finding(f"{precision} engines", WARN, reason, f"lewm engine --rebuild {bundle.folder}"))
             continue
-        correlation = manifest.parity.get("rank_correlation", float("nan"))
+        correlation = manifest.equivalence.get("rank_correlation", float("nan"))
         found = f"{', '.join(manifest.plans)} in {folder}, cost rank correlation {correlation:.4f}"
         findings.append(Finding(f"{precision} engines", OK, found))
     if not any(finding.state == OK for finding in findings):

@@ -6,7 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Figures = dict[str, tuple[float | None, str]]  # name -> value and unit; None where there is nothing to measure
 DIGITS = 5  # significant, of what is no whole number
@@ -34,6 +37,14 @@ def write_figures(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def report_figures(out: Path, table: Table, figures: Figures, command: str, **others: Any) -> None:
+    """How every measuring program ends: shows a table and leaves `out`/summary.json."""
+    from rich.console import Console
+
+    Console().print(table)
+    write_figures(out / "summary.json", figures, command, **others)
 
 
 def _number(value: float | None) -> float | None:

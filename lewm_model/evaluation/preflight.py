@@ -248,11 +248,12 @@ def _effective_rank(latents: np.ndarray) -> float:
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's, of two (N,); ties are rare in measurements. 0 where one does not vary."""
+    """Spearman's, of two (N,); 0 where one does not vary."""
     if np.ptp(first) < 1e-9 or np.ptp(second) < 1e-9:
         return 0.0
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)
 
 
 def _of_pictures(m: _Measured) -> Check:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,13 @@ class Observation:
     def size(self) -> tuple[int, int]:
         """(height, width) of the model's picture."""
         return self.cameras[0].height, sum(camera.width for camera in self.cameras)
+
+    def enlarged(self, side: int) -> Observation:
+        """The same for people: a whole number of times larger, so that it is at least `side` pixels wide and high."""
+        times = -(-side // min(self.size))
+        return Observation(
+            tuple(replace(camera, height=times * camera.height, width=times * camera.width) for camera in self.cameras)
+        )
 
     def picture(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """The model's picture (*size, 3) uint8 from one picture (H, W, 3) uint8 of each camera, in order.

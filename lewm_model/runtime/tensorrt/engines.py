@@ -54,7 +54,7 @@ class Manifest:
     precision: str
     onnx: dict[str, str]  # graph -> SHA-256 of the ONNX file that it came from
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> graph, samples, sha256, inputs, outputs
-    parity: dict[str, float] = field(default_factory=dict)
+    equivalence: dict[str, float] = field(default_factory=dict)
     refused: str = ""  # why the check of numerical equivalence refused these engines; "" for engines that may be used
     build: dict[str, Any] = field(default_factory=dict)  # duration, driver: for people
     schema: int = SCHEMA
@@ -227,7 +227,7 @@ class Engines:
         checked: Equivalence = equivalence.measure(runtime, self.golden)
         build = {"seconds": round(time.monotonic() - begin, 1), "reason": reason, "driver": self.gpu.driver}
         manifest = Manifest(
-            **{**asdict(manifest), "parity": checked.as_dict(), "refused": checked.problem, "build": build}
+            **{**asdict(manifest), "equivalence": checked.as_dict(), "refused": checked.problem, "build": build}
         )
         _replace(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
         if checked.problem:

@@ -1,4 +1,4 @@
-"""`make parity`, short: our network beside the authors' with the same weights, and two processes beside one."""
+"""`make equivalence`, short: our network beside the authors' with the same weights, and two processes beside one."""
 
 import pytest
 import torch
