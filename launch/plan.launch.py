@@ -8,6 +8,7 @@
 """
 
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +22,14 @@ from launch.actions import (
     OpaqueFunction,
     SetEnvironmentVariable,
 )
+from launch.conditions import IfCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 BOOLEAN = ["true", "false"]
+PATHS = ("model", "goal_image", "params_file", "goal_folder", "robot")  # arguments that are paths
 RESPAWN_DELAY_S = 1.0
 MOST_DEATHS, DEATHS_WITHIN_S = 3, 60.0  # a process that dies more often than this will not come to life by itself
 
@@ -133,12 +136,17 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+    # Gazebo before the nodes: where it is not installed, nothing has been started.
+    return LaunchDescription([*ARGUMENTS, gazebo(), OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[Action]:
     """The actions that the arguments' values ask for."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    for name in PATHS:
+        values[name] = os.path.expanduser(values[name])  # a shell leaves ~ in NAME:=~/file as it is
+    if not Path(values["params_file"]).is_file():  # launch would warn, and start the nodes without it
+        raise RuntimeError(f"params_file: there is no file {values['params_file']}")
     gazebo_clock = values["use_sim_time"] == "auto" and values["sim"] == "gazebo"
     use_sim_time: dict[str, Any] = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
     model = {"model": values["model"], "backend": values["backend"], **use_sim_time}
@@ -154,8 +162,6 @@ def start(context: LaunchContext) -> list[Action]:
         planner["deadman_button"] = button(values["deadman_button"])
 
     actions = fast_dds_profiles()
-    if values["sim"] == "gazebo":  # before the nodes: where it is not installed, nothing has been started
-        actions.append(gazebo(values["namespace"]))
     names = ["camera_node", "planner_node"]
     if values["composed"] == "true":
         actions.append(process("composed", [model, sections(camera_node=camera, planner_node=planner)], values))
@@ -300,7 +306,10 @@ def button(text: str) -> int:
     return int(text)
 
 
-def gazebo(namespace: str) -> Action:
-    """Gazebo with the world, and its bridge, from their own launch file."""
-    source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "gazebo.launch.py"))
-    return IncludeLaunchDescription(source, launch_arguments={"namespace": namespace}.items())
+def gazebo() -> Action:
+    """Gazebo with the world, and its bridge, from their own launch file; its arguments are ours, too."""
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "gazebo.launch.py")),
+        launch_arguments={"namespace": LaunchConfiguration("namespace")}.items(),
+        condition=IfCondition(PythonExpression(["'", LaunchConfiguration("sim"), "' == 'gazebo'"])),
+    )

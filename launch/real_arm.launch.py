@@ -8,25 +8,23 @@ through it step by step. Not run on an arm.
 
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription
-from launch.action import Action
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
-ARMS = sorted(
-    file.stem for file in (SHARE / "config" / "arms").glob("*.yaml") if not file.stem.endswith("_controllers")
-)
+ARM_FILES = SHARE / "config" / "arms"
+ARMS = sorted(file.stem for file in ARM_FILES.glob("*.yaml") if not file.stem.endswith("_controllers"))
 
 ARGUMENTS = [
     DeclareLaunchArgument("arm", choices=ARMS, description="Which config/arms/<arm>.yaml: limits and controller."),
     DeclareLaunchArgument("model", description="Folder of the model bundle, trained on recordings of this arm."),
     DeclareLaunchArgument(
         "params_file",
-        default_value="",
-        description="Parameters of the nodes, your copy of config/arms/<arm>.yaml; empty takes that file.",
+        default_value=[f"{ARM_FILES}/", LaunchConfiguration("arm"), ".yaml"],
+        description="Parameters of the nodes, your copy of config/arms/<arm>.yaml.",
     ),
     DeclareLaunchArgument(
         "controller_manager", default_value="controller_manager", description="The driver's controller manager."
@@ -36,30 +34,27 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
-
-
-def start(context: LaunchContext) -> list[Action]:
-    """The actions that the arguments' values ask for. The other arguments of plan.launch.py are passed on to it."""
-    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    arms = SHARE / "config" / "arms"
-    controller = ["arm_controller", "--controller-manager", values["controller_manager"]]
-    return [
-        Node(
-            package="controller_manager",
-            executable="spawner",
-            namespace=values["namespace"],
-            arguments=[*controller, "--param-file", str(arms / f"{values['arm']}_controllers.yaml")],
-            output="screen",
-        ),
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py")),
-            launch_arguments={
-                "sim": "none",
-                "enable": "false",
-                "model": values["model"],
-                "namespace": values["namespace"],
-                "params_file": values["params_file"] or str(arms / f"{values['arm']}.yaml"),
-            }.items(),
-        ),
-    ]
+    """The other arguments of plan.launch.py are passed on to it, and --show-args has them, too."""
+    names = ("model", "namespace", "params_file")
+    spawner = Node(
+        package="controller_manager",
+        executable="spawner",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=[
+            "arm_controller",
+            "--controller-manager",
+            LaunchConfiguration("controller_manager"),
+            "--param-file",
+            [f"{ARM_FILES}/", LaunchConfiguration("arm"), "_controllers.yaml"],
+        ],
+        output="screen",
+    )
+    plan = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py")),
+        launch_arguments={
+            "sim": "none",
+            "enable": "false",
+            **{name: LaunchConfiguration(name) for name in names},
+        }.items(),
+    )
+    return LaunchDescription([*ARGUMENTS, spawner, plan])

@@ -9,9 +9,9 @@ real_arm.launch.py with namespace:=left and namespace:=right.
 
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription
+from launch import LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
@@ -35,16 +35,11 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
-
-
-def start(context: LaunchContext) -> list[Action]:
-    """plan.launch.py once for each arm. Its other arguments are passed on to both."""
-    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    """plan.launch.py once for each arm. Its other arguments are passed on to both, and --show-args has them, too."""
     source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py"))
 
     def plan(arm: str) -> Action:
-        own = {name.removeprefix(f"{arm}_"): value for name, value in values.items() if name.startswith(f"{arm}_")}
+        own = {name: LaunchConfiguration(f"{arm}_{name}") for name in ("model", "params_file", "goal_image")}
         return GroupAction([IncludeLaunchDescription(source, launch_arguments={**own, "namespace": arm}.items())])
 
-    return [plan(arm) for arm in ARMS]
+    return LaunchDescription([*ARGUMENTS, *(plan(arm) for arm in ARMS)])
