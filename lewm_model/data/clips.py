@@ -21,7 +21,8 @@ from lewm_model.robot.actions import KINDS, UNKNOWN
 from lewm_model.robot.observation import Camera, Observation
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
-POSES = 4000  # among which clips with alike joint positions are looked for
+# Among which clips with alike joint positions are looked for; those of some joints should differ in the others only.
+POSES, LOOSE_POSES = 4000, 40_000
 IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
 HASHED = 2**30  # bytes of frames that a recording's hash is made of; of more, rows spread evenly over all
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
@@ -317,16 +318,25 @@ class ClipSampler:
 
     With `clips_per_pose` above 1 a batch is made of groups of so many clips that begin with alike joint positions, the
     most alike of some thousand that are drawn without replacement: the arm is the same in them, and what tells their
-    pictures apart is everything else. No clip is twice in a group, unless the recording has fewer than a group needs.
+    pictures apart is everything else. With `loose_joints` they are alike in some of the joints only, chosen anew for
+    each group: what tells their pictures apart are then the other joints, the small ones as well. No clip is twice in a
+    group, unless the recording has fewer than a group needs.
 
     :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
     """
 
     def __init__(
-        self, data: Episodes, episodes: np.ndarray, clip_frames: int, frameskip: int, clips_per_pose: int, seed: int
+        self,
+        data: Episodes,
+        episodes: np.ndarray,
+        clip_frames: int,
+        frameskip: int,
+        clips_per_pose: int,
+        seed: int,
+        loose_joints: bool = False,
     ) -> None:
         self.span = (clip_frames - 1) * frameskip  # low-level steps
-        self.data, self.seed, self.clips_per_pose = data, seed, clips_per_pose
+        self.data, self.seed, self.clips_per_pose, self.loose_joints = data, seed, clips_per_pose, loose_joints
         self.episodes = episodes[data.lengths[episodes] > self.span]
         if len(self.episodes) == 0:
             longest = int(data.lengths[episodes].max())
@@ -367,13 +377,19 @@ class ClipSampler:
         assert self.data.proprio is not None
         group = min(self.clips_per_pose, count)
         there = int(self.before[-1])
-        drawn = rng.choice(there, min(max(POSES, count), there), replace=False)
+        looked_at = LOOSE_POSES if self.loose_joints else POSES
+        drawn = rng.choice(there, min(max(looked_at, count), there), replace=False)
         episode = np.searchsorted(self.before, drawn, "right")
         pool = self.data.offsets[self.episodes[episode]] + drawn - (self.before[episode] - self.starts[episode])
         poses = self.data.proprio[pool]
         poses = poses / np.maximum(poses.std(0), 1e-6)
         first = np.arange(count // group) % len(pool)
-        apart = np.square(poses[first, None] - poses).sum(-1)
+        apart = np.square(poses[first, None] - poses)  # (groups, pool, P)
+        if self.loose_joints:
+            joints = poses.shape[1]
+            alike_in = rng.integers(1, max(2, joints), (len(first), 1))  # so many of them, one at least
+            apart *= (rng.permuted(np.tile(np.arange(joints), (len(first), 1)), axis=1) < alike_in)[:, None]
+        apart = apart.sum(-1)
         most = min(group, len(pool))
         alike = np.argpartition(apart, most - 1)[:, :most]
         return pool[alike[:, np.arange(group) % most]].reshape(-1)

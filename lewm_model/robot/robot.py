@@ -93,6 +93,7 @@ class Simulation:
 
     file: str  # path, or package://PACKAGE/...
     tip: str = "end_effector"  # link or site whose place counts
+    tool_axis: tuple[float, ...] = (0.0, 0.0, 1.0)  # that the tool points along, in the tip's frame
     attach: str = ""  # another description that is mounted on the arm, a gripper; its names begin with gripper_
     attach_to: str = ""  # ... at this site
 

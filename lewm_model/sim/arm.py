@@ -59,8 +59,14 @@ class ArmSim:
         self.limits = loaded.arm.limits
         self.names = self.limits.names
         joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
+        self._held: list[tuple[int, int, float]] = []  # of joints that stay: address of the position, servo, rad
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
+        self._drives = np.array([self._model.actuator(f"{loaded.arm_name}::{name}").id for name in self.names])
+        for name, position in loaded.arm.held.items():
+            address = self._model.joint(f"{loaded.arm_name}::{name}").qposadr[0]
+            self._held.append((address, self._model.actuator(f"{loaded.arm_name}::{name}").id, position))
+            self._scratch.qpos[address] = position
         self._of_robot = self._model.body_rootid == self._model.body_rootid[joints[0].bodyid[0]]
         self._of_hand = self._hand(loaded.arm_name)
         self._tip = self._model.site(f"{loaded.arm_name}::{END_EFFECTOR}").id
@@ -115,7 +121,9 @@ class ArmSim:
                 raise ValueError(f"joint positions {position} lie outside the limits {lower} to {upper} rad")
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[self._qpos] = position
-        self._data.ctrl[:] = position
+        self._data.ctrl[self._drives] = position
+        for address, drive, held in self._held:
+            self._data.qpos[address] = self._data.ctrl[drive] = held
         self._left_over_s = 0.0
         self.controller = TrajectoryController(position, self._controller_config)
         self._command = self._wanted = position.copy()
@@ -162,7 +170,7 @@ class ArmSim:
         controls = commands + self._arm.velocity_gain / self._arm.position_gain * velocities
         model, data, ctrl = self._model, self._data, self._data.ctrl
         for control in controls:
-            ctrl[:] = control
+            ctrl[self._drives] = control
             mujoco.mj_step(model, data)
         self._command = commands[-1].copy()
         self._command_velocity = velocities[-1].copy()

@@ -8,6 +8,7 @@ worlds have, so that one simulated controller serves every arm. Meshes are reduc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class Scene:
     """What is simulated; the fields of the file."""
 
     robot: str  # name of a file in config/robots, or a path
+    held: tuple[str, ...] = ()  # joints that stay where they are at home, for tasks without them: a gripper
     rate_hz: float = 20.0  # of the cameras, and so of the control steps
     timestep_s: float = 0.002  # of the physics
     ambient: float = 0.4  # light that comes from everywhere, 0 to 1
@@ -116,7 +118,10 @@ def load_scene(path: str | Path) -> World:
     for camera in scene.cameras:
         _add_camera(spec, camera)
     model = spec.compile()
-    arm = _add_drives(spec, model, robot)
+    unknown = sorted(set(scene.held) - set(robot.names))
+    if unknown:
+        raise ConfigError(f"{path}: held is {unknown}; the joints of robot {robot.name!r} are {', '.join(robot.names)}")
+    arm = _add_drives(spec, model, robot, scene.held)
     model = spec.compile()
     topics = {each.name: each.topic for each in robot.cameras}
     cameras = tuple(
@@ -184,10 +189,17 @@ def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
     carrier = child.site(tip) or child.body(tip)
     if carrier is None:
         raise ConfigError(f"the description of robot {robot.name!r} has no link or site {tip!r}, its tip")
+    axis = np.array(robot.simulation.tool_axis, float)
+    if axis.shape != (3,) or not np.linalg.norm(axis) > 0.0:
+        raise ConfigError(f"robot {robot.name!r} has the tool_axis {axis.tolist()}; it needs x, y and z of a direction")
+    # The tip's frame is turned so that its z axis is the tool's.
+    turn, frame = np.empty(4), np.empty(4)
+    mujoco.mju_quatZ2Vec(turn, axis / np.linalg.norm(axis))
     if isinstance(carrier, mujoco.MjsSite):
-        carrier.parent.add_site(name=END_EFFECTOR, pos=carrier.pos, quat=carrier.quat)
+        mujoco.mju_mulQuat(frame, carrier.quat, turn)
+        carrier.parent.add_site(name=END_EFFECTOR, pos=carrier.pos, quat=frame)
     else:
-        carrier.add_site(name=END_EFFECTOR)
+        carrier.add_site(name=END_EFFECTOR, quat=turn)
     spec.attach(child, prefix=f"{ROBOT}::", frame=spec.worldbody.add_frame())
 
 
@@ -243,7 +255,7 @@ def _add_camera(spec: mujoco.MjSpec, each: SceneCamera) -> None:
     carrier.add_camera(name=each.name, pos=list(each.position_m), quat=quaternion, fovy=each.fov_deg)
 
 
-def _add_drives(spec: mujoco.MjSpec, model: mujoco.MjModel, robot: Robot) -> Arm:
+def _add_drives(spec: mujoco.MjSpec, model: mujoco.MjModel, robot: Robot, held: Sequence[str]) -> Arm:
     """Position servos with velocity feed-forward, as stiff as the arm's inertia allows at SERVO_HZ.
 
     The arm's weight is carried by its drives (as in every controller with gravity compensation), so that a servo at
@@ -296,4 +308,13 @@ def _add_drives(spec: mujoco.MjSpec, model: mujoco.MjModel, robot: Robot) -> Arm
             forcelimited=mujoco.mjtLimited.mjLIMITED_TRUE,
             forcerange=[-effort[i], effort[i]],
         )
-    return Arm(robot.limits, robot.home, effort, position_gain, velocity_gain)
+    moved = [i for i, name in enumerate(robot.names) if name not in held]
+    at_home = dict(zip(robot.names, robot.home, strict=True))
+    return Arm(
+        robot.limits.of([robot.names[i] for i in moved]),
+        robot.home[moved],
+        effort[moved],
+        position_gain[moved],
+        velocity_gain[moved],
+        {name: float(at_home[name]) for name in held},
+    )

@@ -18,13 +18,17 @@ END_EFFECTOR = "end_effector"  # name of the site at the arm's tip, behind the a
 
 @dataclass(frozen=True)
 class Arm:
-    """The joints that the trajectory controller moves, and its servos. Arrays are (A,) float64 in its order."""
+    """The joints that the trajectory controller moves, and its servos. Arrays are (A,) float64 in its order.
+
+    `held` are joints with a servo that keeps them where they are, and what that is, rad.
+    """
 
     limits: JointLimits
     home: np.ndarray  # rad, where it begins
     effort: np.ndarray  # N m
     position_gain: np.ndarray  # N m/rad
     velocity_gain: np.ndarray  # N m s/rad
+    held: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,9 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
     spec = action_spec(data, training, model_config.frameskip)
 
     def sampler(episodes: np.ndarray, frames: int) -> ClipSampler:
-        return ClipSampler(data, episodes, frames, model_config.frameskip, config.clips_per_pose, config.seed)
+        return ClipSampler(
+            data, episodes, frames, model_config.frameskip, config.clips_per_pose, config.seed, config.loose_joints
+        )
 
     samplers = [sampler(episodes, config.clip_frames) for episodes in (training, held_out)]
     ahead = min(OPEN_LOOP, (int(data.lengths[held_out].max()) - 1) // model_config.frameskip + 1 - model_config.history)
