@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push robust eval-seed-tasks clean
+.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push train-arm eval-arm robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -56,6 +56,14 @@ bench: setup  ## time the planner and measure its success, against the authors' 
 
 train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS
 	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals)
+
+train-arm: setup $(VENV)/.arms  ## record, train and try a model of any arm with a scene from nothing, into out/train-arm: ROBOT (so101), TASK (reach), SEED, GOALS
+	$(BIN)/python -m recipes.train_arm $(call option,ROBOT,robot) $(call option,TASK,task) $(call option,SEED,seed) \
+	    $(call option,GOALS,goals)
+
+eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside random motion, hold and the straight line, into out/eval-arm: ROBOT, TASK, GOALS, SEED, BUNDLE
+	$(BIN)/lewm eval $(or $(BUNDLE),models/$(or $(ROBOT),so101)-$(or $(TASK),reach)) \
+	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/eval-arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
 	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed)

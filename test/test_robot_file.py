@@ -71,8 +71,10 @@ def test_every_robot_that_ships_has_limits_that_an_arm_can_be_planned_with(name:
 
 
 def test_every_scene_that_ships_has_a_task_of_reaching_by_its_name() -> None:
-    for path in resource("config", "scenes").glob("*.yaml"):
-        assert suite_named(f"reach_{path.stem}").world_file == path
+    scenes = {path.stem: path for path in resource("config", "scenes").glob("*.yaml")}
+    for name, path in scenes.items():
+        own = scenes.get(f"{name}_reach", path)  # of several scenes of a robot, the one that is made for it
+        assert suite_named(f"reach_{name}").world_file == own
 
 
 def test_the_tabletop_file_says_what_its_world_says() -> None:
@@ -229,9 +231,35 @@ def test_a_tool_that_points_elsewhere_has_not_reached_its_goal(scene: Path) -> N
     assert replace(wide, angle_rad=0.5).error(bent, goal, arm) < 10.0
 
 
+def test_a_joint_that_a_scene_holds_stays_at_home_and_is_no_part_of_what_is_commanded(scene: Path) -> None:
+    (scene.parent / "mine.yaml").write_text(ROBOT.replace("effort: 2.0", "effort: 2.0, home: 0.4"))
+    scene.write_text(SCENE + "held: [finger]\n")
+    arm = ArmSim(scene, render=False)
+    assert arm.names == ("pan", "lift", "bend") and arm.limits.names == arm.names and len(arm.home) == 3
+    arm.reset(joint_positions=[0.0, -0.3, 0.0])
+    arm.set_trajectory([0.0, 0.5], [[0.0, -0.3, 0.0], [0.4, -0.5, 0.4]])
+    arm.step(1.0)
+    np.testing.assert_allclose(arm.joint_positions(), [0.4, -0.5, 0.4], atol=5e-3)
+    finger = arm.model.joint("robot::finger").qposadr[0]
+    assert arm._data.qpos[finger] == pytest.approx(0.4, abs=5e-3)
+
+
+def test_the_tool_points_along_the_axis_that_the_robot_file_tells(scene: Path) -> None:
+    (scene.parent / "mine.yaml").write_text(ROBOT.replace("tip: grip}", "tip: grip, tool_axis: [2.0, 0.0, 0.0]}", 2))
+    arm = ArmSim(scene, render=False)
+    along = arm.end_effector([0.0, 0.0, 0.0, 0.0]) - arm.model.body("robot::column").pos - [0.0, 0.0, 0.22]
+    np.testing.assert_allclose(
+        arm.tool_direction([0.0, 0.0, 0.0, 0.0]), along / np.linalg.norm(along), atol=1e-6, err_msg="along the hand"
+    )
+    (scene.parent / "mine.yaml").write_text(ROBOT.replace("tip: grip}", "tip: grip, tool_axis: [0.0, 0.0, 0.0]}", 2))
+    with pytest.raises(ConfigError, match="tool_axis"):
+        ArmSim(scene, render=False)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("robot: mine.yaml", "robot: mine.yaml\nheld: [thumb]", "thumb"),
         ("link: hand", "link: foot", "'foot', which the robot does not have"),
         ("look_at_m: [0.1, 0.0, 0.1]", "look_at_m: [0.8, 0.4, 0.6]", "looks at where it is"),
         ("name: cube,", "name: wrist,", "a name of its own"),

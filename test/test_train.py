@@ -17,6 +17,7 @@ from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model,
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
+from lewm_model.config import ConfigError
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.latents import encode_all
@@ -184,6 +185,20 @@ def test_clips_of_one_group_begin_with_alike_joint_positions(recording: Path) ->
         np.testing.assert_array_equal(blocks[0], data.actions[start : start + 5].reshape(-1))
     with pytest.raises(DataError, match="record them, or train with clips_per_pose 1"):
         ClipSampler(replace(data, proprio=None), np.arange(30), 2, 5, 4, seed=3)
+
+
+def test_clips_of_one_group_may_be_alike_in_some_joints_only_and_differ_in_the_others(recording: Path) -> None:
+    data = load_episodes(recording)
+    rng = np.random.default_rng(0)
+    data = replace(data, proprio=rng.uniform(-1.0, 1.0, (len(data.pixels), 4)).astype(np.float32))
+    sampler = ClipSampler(data, np.arange(40), 2, 5, 8, seed=3, loose_joints=True)
+    assert data.proprio is not None
+    spread = data.proprio[sampler._alike(rng, 64 * 8)].reshape(64, 8, 4).std(1)  # (groups, joints)
+    alike = spread < 0.3  # of 0.58 in all
+    assert (alike.any(1) & ~alike.all(1)).mean() > 0.9, "each group is alike in some joints, and not in all"
+    assert (alike.mean(0) > 0.2).all() and (alike.mean(0) < 0.8).all(), "each joint in some groups, and not in all"
+    with pytest.raises(ConfigError, match="loose_joints"):
+        tiny_train(clips_per_pose=1, loose_joints=True)
 
 
 @pytest.mark.parametrize("episodes", [2, 10])

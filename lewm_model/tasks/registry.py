@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from lewm_model.bundle.bundle import POLICY, Bundle
-from lewm_model.config import POLICY_PLAN, PlanConfig, resource
+from lewm_model.config import POLICY_PLAN, PlanConfig, load_yaml, resource
 from lewm_model.sim.collect import Motion
 from lewm_model.sim.random_motion import RANDOM
 from lewm_model.tasks.push import PUSH
 from lewm_model.tasks.push_script import Play
-from lewm_model.tasks.reach import ANYWHERE, NEAR, Reach
+from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Task
 
 
@@ -39,6 +40,14 @@ class Suite:
         path = Path(self.world)
         return path if path.is_absolute() else resource(*path.parts)
 
+    @property
+    def robot(self) -> str:
+        """The robot file of a scene, its name or path; "" of a world that is none."""
+        if self.world_file.suffix != ".yaml":
+            return ""
+        named = Path(load_yaml(self.world_file)["robot"])
+        return str(self.world_file.parent / named) if named.suffix else str(named)
+
 
 SUITES = {
     suite.name: suite
@@ -58,25 +67,27 @@ SUITES = {
     )
 }
 REACH_OF = "reach_"  # and the name of a scene in config/scenes: reaching in three dimensions, for any arm
-TIP_M, TOOL_RAD = 0.02, 0.26  # tolerances of that: tip, and direction of the tool (15 degrees)
-SPACE_STEPS = 240  # budget: the whole range of a joint at full speed, and time to come to rest
+TOOL_RAD = math.radians(15.0)  # tolerance of that for the tool's direction, beside that of every reach for the tip
 
 
-def reach_in(name: str, scene: str) -> Suite:
+def reach_in(name: str, scene: str, model: str = "") -> Suite:
     """Reaching with the arm of a scene file: the tip where the picture shows it, and the tool pointing as there."""
-    near = Reach("near", 50, goal_steps=25, tolerance_m=TIP_M, angle_rad=TOOL_RAD)
-    space = Reach("space", SPACE_STEPS, goal_steps=None, tolerance_m=TIP_M, angle_rad=TOOL_RAD)
-    return Suite(name, (near, space), PlanConfig(), scene, demo=f"demo_{name}")
+    near, space = replace(NEAR, angle_rad=TOOL_RAD), replace(ANYWHERE, name="space", angle_rad=TOOL_RAD)
+    return Suite(name, (near, space), PlanConfig(), scene, model=model, demo="demo_arm")
 
 
 def suite_named(name: str) -> Suite:
-    """
+    """The tasks of that name; those of an arm in a scene of its own are called TASK_SCENE. Of several scenes of a robot
+    a task takes the one that is called SCENE_TASK.
+
     :raises ValueError: there is no such task; names those that there are.
     """
     scenes = sorted(path.stem for path in resource("config", "scenes").glob("*.yaml"))
     scene = name.removeprefix(REACH_OF)
     if name.startswith(REACH_OF) and scene in scenes:
-        return reach_in(name, f"config/scenes/{scene}.yaml")
+        own, model = f"{scene}_{REACH_OF.rstrip('_')}", f"{scene}-{REACH_OF.rstrip('_')}"
+        shipped = model in (path.name for path in resource("models").iterdir())
+        return reach_in(name, f"config/scenes/{own if own in scenes else scene}.yaml", model if shipped else "")
     if name not in SUITES:
         known = ", ".join([*SUITES, *(REACH_OF + each for each in scenes)])
         raise ValueError(f"there is no task {name!r}; choose one of {known}")

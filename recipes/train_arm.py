@@ -1,0 +1,32 @@
+"""A model of any arm that has a robot file and a scene, from nothing, on random motion. `make train-arm ROBOT=so101`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recipes.recipe import Recipe, run
+
+MODEL = {"latent_dim": 32, "readout": "all", "encoder_depth": 2}
+TRAIN = {"steps": 4000, "clips_per_pose": 4, "loose_joints": True, "head_steps": 6000, "augment": {"share": 0.0}}
+
+
+def main(
+    robot: Annotated[str, typer.Option(help="its scene is ROBOT_TASK, or ROBOT, of config/scenes")] = "so101",
+    task: Annotated[str, typer.Option(help="reach")] = "reach",
+    seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
+    goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads of the training")] = 2,
+    out: Annotated[Path | None, typer.Option(help="default is out/train-arm/ROBOT-TASK")] = None,
+) -> None:
+    """Record, train and export the model of an arm from nothing, and try it on the simulated arm."""
+    recipe = Recipe(
+        "train-arm", f"{task}_{robot}", episodes=800, steps=100, vary=False, model=MODEL, train={**TRAIN, "threads": threads}
+    )
+    run(recipe, out or Path("out", "train-arm", f"{robot}-{task}"), seed, goals)
+
+
+if __name__ == "__main__":
+    typer.run(main)
