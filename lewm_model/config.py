@@ -187,8 +187,8 @@ class TrainConfig:
     # Clips in a batch that begin with alike joint positions: with some, what the arm does not move, as a block that it
     # could push, has to be in the latent; with 1, what the joints move can fill it.
     clips_per_pose: int = 1
-    # ... in some of the joints only, chosen anew for each group: with it a joint that moves a few pixels has to be in the
-    # latent too, where else those that move many can fill it.
+    # ... in some of the joints only, chosen anew for each group: with it a joint that moves a few pixels has to be in
+    # the latent too, where else those that move many can fill it.
     loose_joints: bool = False
     sigreg_weight: float = 0.09  # lambda
     sigreg_projections: int = 1024

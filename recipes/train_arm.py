@@ -22,9 +22,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="default is out/train-arm/ROBOT-TASK")] = None,
 ) -> None:
     """Record, train and export the model of an arm from nothing, and try it on the simulated arm."""
-    recipe = Recipe(
-        "train-arm", f"{task}_{robot}", episodes=800, steps=100, vary=False, model=MODEL, train={**TRAIN, "threads": threads}
-    )
+    train = {**TRAIN, "threads": threads}
+    recipe = Recipe("train-arm", f"{task}_{robot}", episodes=800, steps=100, vary=False, model=MODEL, train=train)
     run(recipe, out or Path("out", "train-arm", f"{robot}-{task}"), seed, goals)
 
 
