@@ -26,10 +26,24 @@ def novelty() -> Novelty:
 
 def test_what_was_seen_is_not_new_and_what_was_seen_elsewhere_is(novelty: Novelty) -> None:
     assert novelty.look(table((12, 12, GREEN), (2, 5, RED)), 0.0) == 0.0
-    assert novelty.look(table((2, 5, RED)), 0.1) == 9 / 2, "what was taken away"
+    assert novelty.look(table((2, 5, RED)), 0.1) == 1 / 2, "what was taken away, but for its edges"
     assert novelty.look(table((12, 12, GREEN), (7, 7, GREEN)), 0.2) == 9 / 2, "what was put down"
-    moved = novelty.new_pixels(table((12, 11, GREEN)))
-    assert moved.sum() == 6 and most_together(moved) == 6, "the column that it left and the one that it came to"
+    moved = novelty.new_pixels(table((12, 9, GREEN)))
+    assert moved.sum() == 7, "the middle that it left, and two columns that it came to"
+
+
+def test_a_picture_that_is_shifted_by_a_pixel_is_not_new(novelty: Novelty) -> None:
+    for row, column in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1)):
+        assert not novelty.new_pixels(np.roll(table((2, 5, RED), (12, 12, GREEN)), (row, column), (0, 1))).any()
+
+
+def test_a_light_that_makes_the_table_white_is_not_new_and_a_thing_that_is_put_down_in_it_is(novelty: Novelty) -> None:
+    def overexposed(*things: tuple[int, int, tuple[int, int, int]]) -> np.ndarray:
+        return np.clip(table(*things) * 3.0, 0, 255).astype(np.uint8)  # GREY is 360
+
+    known = Novelty(remember([table((12, 12, (20, 80, 20)))]), usual=2.0)
+    assert known.look(overexposed((12, 12, (20, 80, 20))), 0.0) == 0.0
+    assert known.look(overexposed((12, 12, (20, 80, 20)), (5, 5, (80, 20, 20))), 0.1) == 9 / 2
 
 
 def test_pixels_count_where_they_lie_together() -> None:

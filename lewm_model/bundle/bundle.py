@@ -265,9 +265,7 @@ def _load(folder: Path) -> Bundle:
         else:
             cameras = Observation.from_list(data["cameras"]).cameras
             known = {"cameras": cameras, "horizon": data["horizon"], "task": data["task"]}
-        bundle = Bundle(
-            folder, model, actions, heads, dict(data["training"]), evaluation, files, calibration, **known
-        )
+        bundle = Bundle(folder, model, actions, heads, dict(data["training"]), evaluation, files, calibration, **known)
     except BundleError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -4,7 +4,9 @@ A world model keeps of a picture what helped to predict its recordings. An objec
 in the latent, and may then be moved unnoticed. What each pixel ever looked like is a simpler memory that notices it.
 
 Light is no news: colours are compared as they would be in an even white light, found from the medians of the picture's
-halves, which no small thing changes. So a lamp that is dimmed, warmer or to one side makes nothing new.
+halves, which no small thing changes. So a lamp that is dimmed, warmer or to one side makes nothing new. Where so much
+is white that the light cannot be told, a colour is new only if it is in a brighter light, too. And a pixel knows what
+its neighbours had, so that nothing is new to a camera that is turned or shifted by a pixel.
 """
 
 from __future__ import annotations
@@ -24,18 +26,23 @@ WINDOW = 5  # pixels, square: new pixels count where they lie together
 COLOURS = SHADES**3
 LEVEL = 200.0  # grey level of the medians in the even light
 IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # names in the file; older bundles have the second
+WHITE, BRIGHTER = 250.0, 1.35  # grey level of a median that may as well be so many times as bright
 DARKEST = 8.0  # grey levels: what is darker than this is not brightened any more
 SAMPLED = 64  # rows and columns of a picture that its medians are taken of
 STAYS_S = 1.0  # a new colour that stays for so long is no news any more
 
 
-def evened(picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) uint8 in an even white light: divided by a plane through the medians of its four halves."""
+def evened(picture: np.ndarray, white_is: float = 1.0) -> np.ndarray:
+    """A picture (H, W, 3) uint8 in an even white light: divided by a plane through the medians of its four halves.
+
+    Medians that are white count as `white_is` times as bright.
+    """
     step = max(1, len(picture) // SAMPLED)
     some = picture[::step, ::step]
     half = len(some) // 2
     halves = (some[:, :half], some[:, half:], some[:half], some[half:])
-    left, right, top, bottom = (np.median(part.reshape(-1, 3), axis=0) for part in halves)
+    medians = np.array([np.median(part.reshape(-1, 3), axis=0) for part in halves])
+    left, right, top, bottom = np.where(medians >= WHITE, white_is * medians, medians)
     middle = (left + right + top + bottom) / 4
     across = np.linspace(-1.0, 1.0, len(picture), dtype=np.float32)[:, None]
     light = middle + ((right - left) * across)[None] + ((bottom - top) * across)[:, None]
@@ -54,13 +61,23 @@ def _colours(shades: np.ndarray) -> np.ndarray:
 
 
 def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Which colours each pixel of one or more pictures (H, W, 3) uint8 ever had, or nearly: (H * W, COLOURS) bool."""
-    colours = (_colours(_shades(evened(picture))) for picture in pictures)
-    first = next(colours)
-    pixels, seen = np.arange(len(first)), np.zeros((len(first), COLOURS), bool)
-    for seen_now in itertools.chain([first], colours):
-        seen[pixels, seen_now] = True
-    return _with_neighbours(seen)
+    """Which colours each pixel of one or more pictures (H, W, 3) uint8, or one beside it, ever had, or nearly:
+    (H * W, COLOURS) bool.
+    """
+    pictures = iter(pictures)
+    first = next(pictures)
+    height, width = first.shape[:2]
+    pixels, seen = np.arange(height * width), np.zeros((height * width, COLOURS), bool)
+    for picture in itertools.chain([first], pictures):
+        seen[pixels, _colours(_shades(evened(picture)))] = True
+    around: np.ndarray = seen.reshape(height, width, COLOURS)
+    for axis in (0, 1):
+        rows = np.moveaxis(around, axis, 0)
+        wider = rows.copy()
+        wider[1:] |= rows[:-1]
+        wider[:-1] |= rows[1:]
+        around = np.moveaxis(wider, 0, axis)
+    return _with_neighbours(around.reshape(seen.shape))
 
 
 def _with_neighbours(seen: np.ndarray) -> np.ndarray:
@@ -93,7 +110,7 @@ class Novelty:
 
     def __init__(self, seen: np.ndarray, usual: float, any_light: bool = True) -> None:
         self._recorded, self._usual = seen, usual
-        self._evened = evened if any_light else np.asarray
+        self._any_light = any_light
         self._pixels = np.arange(len(seen))
         self.forget()
 
@@ -106,15 +123,20 @@ class Novelty:
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
         """Which pixels (H, W) of a picture (H, W, 3) uint8 have a colour that they never had."""
-        return self._new(_shades(self._evened(picture))).reshape(picture.shape[:2])
+        return self._look(picture)[0].reshape(picture.shape[:2])
 
-    def _new(self, shades: np.ndarray) -> np.ndarray:
-        return ~self._seen[self._pixels, _colours(shades)]
+    def _look(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which pixels (H * W,) are new, and the shades (H * W, 3) of all."""
+        shades = _shades(evened(picture) if self._any_light else picture)
+        new = ~self._seen[self._pixels, _colours(shades)]
+        if self._any_light and new.any():
+            brighter = _colours(_shades(evened(picture, BRIGHTER)))
+            new &= ~self._seen[self._pixels, brighter]
+        return new, shades
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
         """How many times as much as usual is new in the picture (H, W, 3) uint8 of a frame with this stamp."""
-        shades = _shades(self._evened(picture))
-        new = self._new(shades)
+        new, shades = self._look(picture)
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
         stays = new & (stamp_s - since_s >= STAYS_S)

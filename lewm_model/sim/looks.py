@@ -27,7 +27,7 @@ MOST_THINGS, THING = 5, (0.02, 0.07)  # half lengths, share of what the picture 
 APART = 0.3  # least distance of the colours of table and arm: an arm that cannot be seen teaches nothing
 NEAR_FLAT = 0.04  # as a share, the brightness of a table that lies flat is told; MuJoCo draws it a little darker
 SWINGS_S = (4.0, 20.0)  # time that one swing takes, of a scene that never rests
-SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM = 0.015, 1.5, 0.015
+SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM = 0.01, 1.0, 0.01
 SWINGING_PAINT = 0.15  # of the table, red, green and blue each
 GRAIN = (0.05, 0.3)  # share of a table's brightness that its texture changes
 
