@@ -66,7 +66,8 @@ eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside r
 	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/eval-arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
-	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed)
+	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed) \
+	    --frames test/data/gazebo_frames/plain --frames test/data/gazebo_frames/shadow
 
 eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/push) --task push --out out/eval-push --seed $(or $(SEED),1) $(call option,GOALS,episodes)

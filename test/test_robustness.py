@@ -44,9 +44,17 @@ def test_a_camera_that_is_shifted_by_a_share_of_the_picture_moves_things_by_that
 
 def test_the_table_holds_the_worst_row_of_a_group_and_a_picture(tmp_path: Path) -> None:
     runtime = load_runtime(load_bundle(resource("models", "reach")))
-    rows = robustness(runtime, goals=2, only=("clean",))
+    rows = list(robustness(runtime, goals=2, only=("clean",)))
     assert [row.change.factor for row in rows] == ["none"]
     write(rows, tmp_path, "lewm robust models/reach --goals 2 --only clean")
     figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert figures["robust.reach_clean"] == rows[0].goal_clean.percent == figures["robust.row_none"]
     assert (tmp_path / "robust.png").stat().st_size > 1000
+
+
+def test_pictures_of_another_renderer_are_goals_of_their_poses() -> None:
+    folder = Path(__file__).parent / "data" / "gazebo_frames" / "plain"
+    runtime = load_runtime(load_bundle(resource("models", "reach")))
+    (row,) = robustness(runtime, goals=2, only=("none",), frames=(folder,))
+    assert row.change.severity == "plain" and row.goal_clean.trials == 2
+    assert row.off_steps < 1.0

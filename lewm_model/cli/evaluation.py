@@ -90,7 +90,10 @@ def robust(
     bundle: BundleArgument,
     goals: Annotated[int, typer.Option(help="in each row, half of them near, half anywhere")] = 50,
     only: Annotated[
-        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene; again for more")
+        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, frames; again for more")
+    ] = None,
+    frames: Annotated[
+        list[Path] | None, typer.Option(help="folder of another camera's pictures, with poses.csv; again for more")
     ] = None,
     seed: int = 0,
     world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
@@ -108,11 +111,11 @@ def robust(
     loaded.must_be_for("reach")
     runtime = load_runtime(loaded, backend)
 
-    def show(row: Any) -> None:
+    rows = []
+    for row in robustness(runtime, goals, seed, only or (), world, frames or ()):
         typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
-
-    rows = robustness(runtime, goals, seed, only or (), world, show)
-    write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")
+        rows.append(row)
+        write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")  # what is done stays if it is ended
     Console().print(table(rows))
     typer.echo(f"summary.json and robust.png: {out}")
 

@@ -3,11 +3,13 @@
 One factor at a time is changed: the light, the colours of things, what the sensor does, where the camera is, what else
 is in sight. Colours, light and the camera's pose are changed in the simulator, the rest in its picture. A row of the
 table is a factor at one severity; each row counts held goals twice: with the goal's picture taken in the world as it
-was in training ("goal clean"), and taken under the same change ("goal changed").
+was in training ("goal clean"), and taken under the same change ("goal changed"). Beside that it tells how far the arm
+seems to have moved where only the picture changed. Pictures of another renderer are given as goals.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,19 +19,25 @@ from pathlib import Path
 import cv2
 import mujoco
 import numpy as np
+import torch
 from rich.table import Table
 
+from lewm_model.bundle.bundle import load_heads, load_model
 from lewm_model.config import PlanConfig
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, held
+from lewm_model.models.graphs import RolloutGraph
+from lewm_model.models.signature import DISPLACEMENT, measuring
+from lewm_model.robot.observation import Observation
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.world import State
 from lewm_model.tasks.reach import ANYWHERE, NEAR
-from lewm_model.tasks.task import attempt, draw_trials, picture_of
+from lewm_model.tasks.task import Trial, attempt, draw_trials, picture_of, trial_of
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
 TASK_SEED = 1  # that of `recipes.train_demo`
-NAMES = {"sensor": "noise"}  # of figures, where a group's own is another
+NAMES = {"sensor": "noise", "frames": "gazebo_frames"}  # of figures, where a group's own is another
 SHADOW = 0.5  # of the light is missing on the dark side
 BLOCKS = ((0.30, 0.10), (0.12, 0.62), (0.74, 0.80), (0.55, 0.93), (0.86, 0.30))  # where distractors lie, of the picture
 PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180, 90))
@@ -39,7 +47,7 @@ PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180
 class Change:
     """One row: what is changed, how much, and how. `scene` edits the simulator's model, `lens` the picture."""
 
-    group: str  # light, colour, sensor, camera or scene
+    group: str  # light, colour, sensor, camera, scene or frames
     factor: str
     severity: str
     scene: Callable[[mujoco.MjModel], None] = lambda model: None
@@ -53,6 +61,7 @@ class Row:
     change: Change
     goal_clean: Rate
     goal_changed: Rate
+    off_steps: float  # root mean square over poses, control steps at full speed; nan where no head measures
 
 
 # ---- what can be changed ---------------------------------------------------------------------------------------------
@@ -62,6 +71,7 @@ def changes() -> list[Change]:
     """Every row of the table, the unchanged world first."""
     rows = [Change("clean", "none", "")]
     rows += [Change("light", "light.strength", f"x {k}", lens=_gain(k)) for k in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6)]
+    rows += [Change("light", "light.low", "x 0.3, noise 0.04", lens=_low_light)]
     rows += [Change("light", "light.direction", name, scene=_lamp(way)) for name, way in LAMPS.items()]
     rows += [Change("light", "light.shade", name, lens=_shade(angle)) for name, angle in (("left", 0), ("top", 90))]
     rows += [
@@ -96,6 +106,10 @@ TABLES = {"bluish": (0.70, 0.75, 0.95), "dark": (0.45, 0.45, 0.45), "brown": (0.
 
 def _gain(factor: float | tuple[float, float, float]) -> Lens:
     return lambda picture, rng: _bytes(picture * np.asarray(factor))
+
+
+def _low_light(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _noise(0.04)(_gain(0.3)(picture, rng), rng)
 
 
 def _shade(angle_deg: float) -> Lens:
@@ -289,40 +303,86 @@ def robustness(
     seed: int = 0,
     only: Sequence[str] = (),
     world: str | Path | None = None,
-    progress: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
-    """The table. Of the goals of each row one half is near, the other anywhere; all rows have the same ones.
+    frames: Sequence[Path] = (),
+) -> Iterator[Row]:
+    """The table, row by row. Of the goals of a row one half is near, the other anywhere; all rows have the same ones.
 
     :param only: groups of changes; empty is all.
+    :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
+    :raises OSError: a folder lacks its poses.csv, or a picture.
     """
-    rows = []
-    config = PlanConfig()
+    sight, config = runtime.bundle.observation, PlanConfig()
     with ArmSim(world) as sim:
         near = goals // 2
         trials = draw_trials(NEAR, near, TASK_SEED, sim) + draw_trials(ANYWHERE, goals - near, TASK_SEED, sim)
-        clean = [picture_of(trial.goal, sim, runtime.bundle.observation) for trial in trials]
+        clean = [picture_of(trial.goal, sim, sight) for trial in trials]
+
+        def tried(change: Change, trials: Sequence[Trial], pictures: Sequence[np.ndarray | None]) -> Rate:
+            outcomes = []
+            for number, (trial, picture) in enumerate(zip(trials, pictures, strict=True)):
+                with changed_world(sim, change, seed + number):
+                    outcomes.append(attempt(trial, sim, runtime, config, seed + number, picture).outcome)
+            return held(outcomes)
+
         for change in changes():
-            if only and change.group not in only:
-                continue
-            rates: list[Rate] = []
-            for goal_changed in (False, True):
-                if goal_changed and change.group == "clean":
-                    rates.append(rates[0])
-                    continue
-                outcomes = []
-                for number, trial in enumerate(trials):
-                    with changed_world(sim, change, seed + number):
-                        given = None if goal_changed else clean[number]
-                        outcomes.append(attempt(trial, sim, runtime, config, seed + number, given).outcome)
-                rates.append(held(outcomes))
-            rows.append(Row(change, *rates))
-            progress(rows[-1])
-    return rows
+            if not only or change.group in only:
+                rate = tried(change, trials, clean)
+                changed = rate if change.group == "clean" else tried(change, trials, [None] * goals)
+                yield Row(change, rate, changed, off_steps(runtime, sim, change, [trial.goal for trial in trials]))
+        for folder in frames:
+            foreign, pictures = foreign_trials(folder, sim, goals, sight)
+            change = Change("frames", "renderer", folder.name)
+            rate = tried(change, foreign, pictures)
+            states = [trial.goal for trial in foreign]
+            yield Row(
+                change, rate, rate, _apart(runtime, [picture_of(state, sim, sight) for state in states], pictures)
+            )
+
+
+def off_steps(runtime: Runtime, sim: ArmSim, change: Change, states: Sequence[State]) -> float:
+    """How far the arm seems to have moved in these states because of a change: rms, control steps at full speed."""
+    sight = runtime.bundle.observation
+    before, after = [], []
+    for number, state in enumerate(states):
+        before.append(picture_of(state, sim, sight))
+        with changed_world(sim, change, number):
+            after.append(picture_of(state, sim, sight))
+    return _apart(runtime, before, after)
+
+
+def _apart(runtime: Runtime, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+    bundle = runtime.bundle
+    if measuring(bundle.heads) != DISPLACEMENT:
+        return math.nan
+    graph = RolloutGraph(load_model(bundle), load_heads(bundle)[DISPLACEMENT])
+    first, second = (torch.from_numpy(np.stack([runtime.encode(each) for each in some])) for some in (before, after))
+    with torch.no_grad():
+        return float(graph.distance(first, second).square().mean().sqrt())
+
+
+def foreign_trials(folder: Path, sim: ArmSim, count: int, sight: Observation) -> tuple[list[Trial], list[np.ndarray]]:
+    """Trials to go from anywhere to the poses that a folder has pictures of, again and again, and these as the model sees them.
+
+    Its poses.csv has a line for each picture: `file`, and `NAME_rad` for each joint.
+    """
+    with (folder / "poses.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    starts = draw_trials(ANYWHERE, count, TASK_SEED, sim)
+    trials, pictures = [], []
+    for number, other in enumerate(starts):
+        line = lines[number % len(lines)]
+        goal = State(np.array([float(line[f"{name}_rad"]) for name in sim.names]))
+        trials.append(trial_of(ANYWHERE, other.start, goal, sim))
+        picture = cv2.imread(str(folder / line["file"]))
+        if picture is None:
+            raise OSError(f"{folder / line['file']} is no picture; {folder / 'poses.csv'} names it")
+        pictures.append(sight.goal(picture[..., ::-1]))
+    return trials, pictures
 
 
 def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row:
     """The row of a group with the fewest goals held, of a clean goal; `mild` leaves the severest degree out."""
-    beyond = ("x 0.4", "x 1.6", "5 %", "5 deg")
+    beyond = ("x 0.4", "x 1.6", "x 0.3, noise 0.04", "5 %", "5 deg")
     some = [r for r in rows if r.change.group == group and not (mild and r.change.severity in beyond)]
     return min(some, key=lambda row: row.goal_clean.percent)
 
@@ -340,16 +400,19 @@ def figures(rows: Sequence[Row]) -> Figures:
             low, high = rate.interval
             values = {"": rate.percent, "_low": low, "_high": high}
             found |= {f"robust.row_{slug}{end}{which}": (value, "%") for which, value in values.items()}
+        if row.change.group != "clean":
+            found[f"robust.row_{slug}_off"] = (row.off_steps, "control steps that the arm seems to have moved, rms")
     return found
 
 
 def table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
     found = Table(title="goals held (95 %) while the world looks otherwise")
-    for heading in ("factor", "severity", "goal clean", "goal changed"):
+    for heading in ("factor", "severity", "goal clean", "goal changed", "seems moved, steps"):
         found.add_column(heading)
     for row in rows:
-        found.add_row(row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed))
+        words = (row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed))
+        found.add_row(*words, f"{row.off_steps:.2f}")
     return found
 
 
