@@ -333,10 +333,8 @@ def robustness(
             foreign, pictures = foreign_trials(folder, sim, goals, sight)
             change = Change("frames", "renderer", folder.name)
             rate = tried(change, foreign, pictures)
-            states = [trial.goal for trial in foreign]
-            yield Row(
-                change, rate, rate, _apart(runtime, [picture_of(state, sim, sight) for state in states], pictures)
-            )
+            own = [picture_of(trial.goal, sim, sight) for trial in foreign]
+            yield Row(change, rate, rate, _apart(runtime, own, pictures))
 
 
 def off_steps(runtime: Runtime, sim: ArmSim, change: Change, states: Sequence[State]) -> float:
@@ -355,13 +353,14 @@ def _apart(runtime: Runtime, before: Sequence[np.ndarray], after: Sequence[np.nd
     if measuring(bundle.heads) != DISPLACEMENT:
         return math.nan
     graph = RolloutGraph(load_model(bundle), load_heads(bundle)[DISPLACEMENT])
-    first, second = (torch.from_numpy(np.stack([runtime.encode(each) for each in some])) for some in (before, after))
+    first, second = (torch.from_numpy(np.stack([runtime.encode(each) for each in part])) for part in (before, after))
     with torch.no_grad():
         return float(graph.distance(first, second).square().mean().sqrt())
 
 
 def foreign_trials(folder: Path, sim: ArmSim, count: int, sight: Observation) -> tuple[list[Trial], list[np.ndarray]]:
-    """Trials to go from anywhere to the poses that a folder has pictures of, again and again, and these as the model sees them.
+    """Trials to go from anywhere to the poses that a folder has pictures of, again and again; and these, as the model
+    sees them.
 
     Its poses.csv has a line for each picture: `file`, and `NAME_rad` for each joint.
     """
