@@ -23,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: data-cases help setup demo demo-push test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push train-arm eval-arm robust eval-seed-tasks clean
+.PHONY: data-cases help setup demo demo-push demo-arm test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push train-arm eval-arm robust eval-seed-tasks clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,10 @@ demo: setup  ## simulated arm, camera node and planner node reach goal pictures:
 demo-push: setup  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
 	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
 	    $(call option,MODEL,model)
+
+demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three dimensions: ROBOT, TASK, GOALS, SEED, RATE, MODEL
+	$(BIN)/python -m lewm_ros.demo --task $(or $(TASK),reach)_$(or $(ROBOT),so101) $(call option,GOALS,goals) \
+	    $(call option,SEED,seed) $(call option,RATE,rate) $(call option,MODEL,model)
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest

@@ -51,21 +51,24 @@ def process_age_s() -> float:
 class Robot:
     """The demo's side of the topics: gives starts and goals, and remembers what the nodes say."""
 
-    def __init__(self, graph: Graph, names: Sequence[str], objects: Sequence[str], settle_s: float) -> None:
+    def __init__(self, graph: Graph, sim: Any, settle_s: float) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
         from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import Image, JointState
         from trajectory_msgs.msg import JointTrajectory
 
+        from lewm_model.sim.world import side_by_side
         from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
         from lewm_ros.messages import joint_state_message, message_to_pose, nanoseconds
         from lewm_ros.sim_node import WORLD, topic_name
 
+        names, objects = sim.names, sim.objects
         self.graph, self.names, self._settle_s = graph, names, settle_s
         self.commands: list[tuple[int, Any]] = []  # received ns, message
         self.joint_states: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp ns, rad, rad/s
         self.object_poses: dict[str, list[tuple[int, np.ndarray]]] = {name: [] for name in objects}  # stamp ns, (7,)
-        self.pictures: list[Any] = []  # image messages
+        cameras = side_by_side(sim.cameras, 1).cameras
+        self.pictures: dict[str, list[Any]] = {camera.name: [] for camera in cameras}  # image messages
         self.plans: list[tuple[int, Any]] = []  # received ns, message
         self.imagined: list[tuple[int, Any]] = []  # the same
         self.status: dict[str, dict[str, str]] = {}  # newest diagnostics of each node
@@ -118,7 +121,8 @@ class Robot:
             node.create_subscription(PoseStamped, topic, partial(on_object_pose, name), 50)
         node.create_subscription(Image, "goal_latent", on_goal_latent, LATCHED)
         node.create_subscription(Image, "latent", on_latent, NEWEST_FRAME)
-        node.create_subscription(Image, "camera/image_raw", self.pictures.append, NEWEST_FRAME)
+        for camera in cameras:
+            node.create_subscription(Image, camera.topic, self.pictures[camera.name].append, NEWEST_FRAME)
         node.create_subscription(
             JointTrajectory,
             "/planner_node/plan",
@@ -185,8 +189,8 @@ class Robot:
 
     def forget(self) -> None:
         """Drops what the nodes have said until now, except the commands."""
-        said: list[list[Any]] = [self.joint_states, self.pictures, self.plans, self.imagined]
-        for kept in (*said, *self.object_poses.values()):
+        said: list[list[Any]] = [self.joint_states, self.plans, self.imagined]
+        for kept in (*said, *self.object_poses.values(), *self.pictures.values()):
             kept.clear()
 
     def show_goal(self, picture: np.ndarray) -> None:
@@ -257,7 +261,8 @@ def run(
         parameters = resource("config", suite.parameters)
         graph.start("sim_node", {"rate": rate_hz, "light": light, "world": str(suite.world_file)}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
-        graph.start("planner_node", {"model": str(model), "seed": seed}, parameters)
+        robot_file = {"robot": suite.robot} if suite.robot else {}
+        graph.start("planner_node", {"model": str(model), "seed": seed, **robot_file}, parameters)
         from lewm_model.runtime.decoder import load_decoder
         from lewm_model.sim.arm import ArmSim
         from lewm_model.sim.pinhole import Pinhole
@@ -266,7 +271,7 @@ def run(
         from lewm_ros.demo_report import Results, report
 
         with ArmSim(suite.world_file) as sim:
-            robot = Robot(graph, sim.names, sim.objects, (bundle.model.history - 1) * bundle.actions.block_s)
+            robot = Robot(graph, sim, (bundle.model.history - 1) * bundle.actions.block_s)
             trials = {task.name: draw_trials(task, goals, seed, sim) for task in suite.tasks}
             main = trials[suite.tasks[-1].name]
             sim.render()
@@ -278,7 +283,8 @@ def run(
             stopping = main[: max(1, goals // STOPPING)] if suite.stopping else []
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             still = (suite.tasks[-1].name, suite.picture_s)
-            film_of = (Pinhole.of_world(suite.world_file), sim, still, load_decoder(bundle), bundle.actions.block_s)
+            seen = (bundle.observation, load_decoder(bundle), bundle.actions.block_s)
+            film_of = (Pinhole.of_world(suite.world_file), sim, still, *seen)
             with Film(out / "demo.mp4", rate_hz, *film_of) as film, Progress(*columns, console=console) as progress:
                 bar = progress.add_task("goals", total=goals * len(suite.tasks) + len(stopping))
                 for name, number in ((name, i) for name in trials for i in range(goals)):
@@ -291,6 +297,7 @@ def run(
                     good = [e.outcome.held for e in episodes if e.outcome and e.name == name]
                     progress.update(bar, advance=1, description=f"{name} {sum(good)}/{len(good)} held")
                     episode.frames, episode.plans, episode.imagined = episode.frames[-1:], [], []
+                    episode.others = {}
                 robot.enable(False)
                 graph.spin_for(1.2)  # the last diagnostics
                 status = {name: dict(values) for name, values in robot.status.items()}
@@ -318,6 +325,7 @@ def run(
                 diameter_m=2 * sim.reach_m,
                 planner=status.get("planner_node", {}),
                 camera=status.get("camera_node", {}),
+                simulator=status.get("sim_node", {}),
                 camera_rate_hz=camera_rate_hz,
                 first_command_s=first_command_s,
                 resets=robot.resets,
@@ -375,9 +383,11 @@ def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, numbe
         episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance(sim))
     except ValueError as error:
         episode.outcome, episode.note = lost, str(error)
-    episode.frames = [
-        ((nanoseconds(message.header.stamp) - begin_ns) / 1e9, message_to_rgb(message)) for message in robot.pictures
-    ]
+    seen_by = {
+        name: [((nanoseconds(message.header.stamp) - begin_ns) / 1e9, message_to_rgb(message)) for message in messages]
+        for name, messages in robot.pictures.items()
+    }
+    episode.frames, episode.others = seen_by.pop(sim.cameras[0].name), seen_by
     episode.imagined = [((at - begin_ns) / 1e9, message_to_array(message)[..., 0]) for at, message in robot.imagined]
     episode.plans = [
         ((at - begin_ns) / 1e9, np.array([point.positions for point in message.points])) for at, message in robot.plans
@@ -418,9 +428,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     if not suite.model and options.model is None:
-        parser.error(f"no model is shipped for {suite.name}; give one with --model")
+        parser.error(f"no model is shipped for {suite.name}; give one with --model (of make: MODEL)")
     name = suite.demo.replace("_", "-")
     command = f"make {name} GOALS={options.goals} SEED={options.seed} RATE={options.rate:g}"
+    if suite.robot:
+        task, _, robot = suite.name.partition("_")
+        command += f" ROBOT={robot} TASK={task}"
+        name = f"{name}-{robot}-{task}"
     if options.light != "constant":
         command += f" LIGHT={options.light}"
         name += f"-{options.light}-light"

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from lewm_model.evaluation.statistics import Rate
+from lewm_model.robot.observation import Observation
 from lewm_model.runtime.decoder import PictureDecoder
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.pinhole import Pinhole
@@ -22,6 +23,7 @@ from lewm_ros.charts import FAINT, Chart, Colour
 from lewm_ros.commanded import GRID_S, Command, stitch
 
 PANE = 576  # pixels, square: one picture of the film
+INSET = 3  # of a pane's side, the goal that is drawn into its corner
 BAR = 64  # pixels: the line of text above
 WORDS = {"near": "short way"}  # a task in the film, where "near goal" would read as if the arm were there already
 LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
@@ -42,7 +44,8 @@ class Episode:
     commands: list[Command] = field(default_factory=list)  # that arrived
     outcome: Outcome | None = None
     note: str = ""  # what went wrong outside of planning
-    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture)
+    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture) of the first camera
+    others: dict[str, list[tuple[float, np.ndarray]]] = field(default_factory=dict)  # of each of the other cameras
     plans: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, joint path (T, A))
     imagined: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, latents (H, D))
 
@@ -58,8 +61,9 @@ class Episode:
 
 
 class Film:
-    """Writes mp4: camera with the imagined path of the end effector on the left, goal on the right, and below what the
-    model imagines that the camera will see, where the bundle has a decoder. One frame of it becomes a PNG beside it.
+    """Writes mp4: camera with the imagined path of the end effector on the left, then the goal, then what other cameras
+    see, and below what the model imagines that it will see, where the bundle has a decoder. One frame of it becomes a
+    PNG beside it.
     """
 
     def __init__(
@@ -69,17 +73,19 @@ class Film:
         camera: Pinhole,
         sim: ArmSim,
         still: tuple[str, float],
+        observation: Observation,
         decoder: PictureDecoder | None = None,
         block_s: float = 0.25,
     ) -> None:
         """`still` is the task whose picture becomes the PNG, and the moment of it, s since the first command."""
         self.path, self.frames = path, 0
+        self._parts, self._width = observation, (1 + len(sim.cameras)) * PANE
         self._still, self._camera, self._sim = still, camera, sim
         self._decoder, self._block_s = decoder, block_s
         self._still_taken = False
         self._file = av.open(str(path), "w", options={"movflags": "faststart"})  # plays while it loads
         self._stream: Any = self._file.add_stream("libx264", Fraction(rate_hz).limit_denominator(1000))
-        self._stream.width = 2 * PANE
+        self._stream.width = self._width
         self._stream.height = BAR + PANE + (STRIP + LINE if decoder is not None else 0)
         self._stream.pix_fmt = "yuv420p"  # the one that every browser plays
         self._stream.options = {"crf": "20", "preset": "veryfast"}
@@ -95,7 +101,8 @@ class Film:
 
     def add(self, episode: Episode) -> None:
         """Appends the frames of one goal."""
-        goal = _enlarged(episode.goal_picture)
+        goals = self._goals(episode.goal_picture)
+        goal = _enlarged(goals[0])
         _label(goal, "goal")
         for time_s, picture in episode.frames:
             camera = _enlarged(picture)
@@ -107,7 +114,7 @@ class Film:
             good = error <= task.tolerance(self._sim)
             title = f"{WORDS.get(task.name, task.name)}, goal {episode.number + 1}"
             text = f"{title}   {max(time_s, 0.0):4.1f} s   {task.subject} {1e3 * error:4.0f} mm from the goal"
-            bar = np.full((BAR, 2 * PANE, 3), 255, np.uint8)
+            bar = np.full((BAR, self._width, 3), 255, np.uint8)
             cv2.putText(
                 bar,
                 text,
@@ -120,7 +127,11 @@ class Film:
             )
             _label(camera, "camera, imagined path")
             camera[:, -3:] = goal[:, :3] = 255
-            frame = np.vstack([bar, np.hstack([camera, goal]), *self._strip(episode, time_s)])
+            others = [
+                _pane_of(name, frames, time_s, goals[1 + i : 2 + i])
+                for i, (name, frames) in enumerate(episode.others.items())
+            ]
+            frame = np.vstack([bar, np.hstack([camera, goal, *others]), *self._strip(episode, time_s)])
             self._file.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
             self.frames += 1
             if not self._still_taken and episode.name == self._still[0] and time_s >= self._still[1]:
@@ -128,20 +139,26 @@ class Film:
                 cv2.imwrite(str(self.path.with_suffix(".png")), cv2.cvtColor(still, cv2.COLOR_RGB2BGR))
                 self._still_taken = True
 
+    def _goals(self, picture: np.ndarray) -> list[np.ndarray]:
+        """What each camera of the model sees at the goal: a goal picture shows them side by side."""
+        widths = [camera.width for camera in self._parts.cameras]
+        return [picture] if len(widths) == 1 else np.split(picture, np.cumsum(widths)[:-1], axis=1)
+
     def _strip(self, episode: Episode, time_s: float) -> list[np.ndarray]:
-        """The imagined future (LINE + STRIP, 2 * PANE, 3) of the newest plan; nothing without a decoder."""
+        """The imagined future (LINE + STRIP, width, 3) of the newest plan; nothing without a decoder."""
         if self._decoder is None:
             return []
-        strip = np.full((LINE + STRIP, 2 * PANE, 3), 255, np.uint8)
+        strip = np.full((LINE + STRIP, self._width, 3), 255, np.uint8)
         _text(strip, "imagined: what the model expects to see", (14, LINE - 14), 0.7)
         known = [latents for at, latents in episode.imagined if at <= time_s]
-        pictures = list(self._decoder.draw(known[-1]))[: 2 * PANE // STRIP] if known else []
+        height, (high, wide) = STRIP - 4, self._parts.size
+        width = round(height * wide / high)
+        pictures = list(self._decoder.draw(known[-1]))[: self._width // width] if known else []
         for i, picture in enumerate(pictures):
-            side = STRIP - 4
-            small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
-            _text(small, f"+{(i + 1) * self._block_s:.2f} s", (10, side - 12), 0.6)
-            left = round(i * (2 * PANE - side) / max(1, len(pictures) - 1))
-            strip[LINE : LINE + side, left : left + side] = small
+            small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_CUBIC)
+            _text(small, f"+{(i + 1) * self._block_s:.2f} s", (10, height - 12), 0.6)
+            left = round(i * (self._width - width) / max(1, len(pictures) - 1))
+            strip[LINE : LINE + height, left : left + width] = small
         return [strip]
 
     def _draw_path(self, picture: np.ndarray, joint_path: np.ndarray) -> None:
@@ -159,6 +176,22 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_CUBIC)
 
 
+def _pane_of(
+    name: str, frames: Sequence[tuple[float, np.ndarray]], time_s: float, goal: Sequence[np.ndarray]
+) -> np.ndarray:
+    """What another camera saw last, with its goal in a corner where the model sees it too."""
+    known = [picture for at, picture in frames if at <= time_s]
+    pane = _enlarged(known[-1]) if known else np.full((PANE, PANE, 3), 255, np.uint8)
+    for picture in goal:
+        side = PANE // INSET
+        pane[:side, -side:] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+        cv2.rectangle(pane, (PANE - side, 0), (PANE - 1, side), (255, 255, 255), 2)
+        _text(pane, "goal", (PANE - side + 8, side - 10), 0.6)
+    _label(pane, f"{name} camera")
+    pane[:, :3] = 255
+    return pane
+
+
 def _label(picture: np.ndarray, text: str) -> None:
     _text(picture, text, (14, PANE - 14), 0.7)
 
@@ -170,9 +203,10 @@ def _text(picture: np.ndarray, text: str, at: tuple[int, int], size: float) -> N
 def save_failure(folder: Path, episode: Episode) -> Path:
     """A picture of a failed goal: the last camera frame beside the goal. Returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    last = episode.frames[-1][1] if episode.frames else np.zeros_like(episode.goal_picture)
-    picture = np.hstack([last, episode.goal_picture])
-    picture = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    goal = episode.goal_picture
+    last = episode.frames[-1][1] if episode.frames else np.zeros_like(goal)
+    last = cv2.resize(last, (round(goal.shape[0] * last.shape[1] / last.shape[0]), goal.shape[0]))
+    picture = cv2.resize(np.hstack([last, goal]), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     path = folder / f"{episode.name}_{episode.number:03d}.png"
     cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return path

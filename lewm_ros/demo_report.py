@@ -34,6 +34,7 @@ class Results:
     diameter_m: float
     planner: Mapping[str, str]  # last diagnostics of the nodes
     camera: Mapping[str, str]
+    simulator: Mapping[str, str]
     camera_rate_hz: float
     first_command_s: float
     resets: int
@@ -43,6 +44,11 @@ class Results:
     def interventions(self) -> int:
         """Of the shield."""
         return sum(int(value) for key, value in self.planner.items() if key.startswith("interventions"))
+
+    @property
+    def hurt(self) -> int:
+        """How often the simulated arm hit itself or the table, or a joint left its limits."""
+        return sum(int(self.simulator.get(name, 0)) for name in ("collisions", "beyond_limits"))
 
 
 def report(results: Results, console: Console, out: Path, command: str) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     console.print(_success_table(results, rates))
     console.print(_latency_table(results, latencies_ms))
     failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
-    figures = {f"{results.suite.demo}.{name}": (value, unit) for name, value, unit in found}
+    figures = {figure_name(results.suite, name): (value, unit) for name, value, unit in found}
     if results.light == "changing":
         every = held([_of(episode) for episode in results.episodes])
         for end, value in zip(("", "_low", "_high"), (every.percent, *every.interval), strict=True):
@@ -70,7 +76,7 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
         f"first command {results.first_command_s:.1f} s after the start; camera {results.camera_rate_hz:.1f} Hz, "
         f"{results.camera.get('frames_dropped', '?')} frames dropped; {results.interventions} interventions of the "
         f"shield; longest gap between commands {values['longest_command_gap_ms']:.0f} ms; "
-        f"{values['jerk_violations']:.0f} violations of limits"
+        f"{values['violations']:.0f} violations of limits and collisions"
         + (
             f"; {values['goals_per_minute']:.1f} goals per minute, {values['goals_per_minute_stopping']:.1f} by "
             "stopping to plan"
@@ -80,6 +86,14 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     )
     console.print(f"{len(failures)} goals were not held; see {out}/summary.json, demo.mp4, and pictures beside it")
     return summary
+
+
+def figure_name(suite: Suite, name: str) -> str:
+    """What a figure is called: success with an arm in a scene of its own has the names of task and robot in it."""
+    if not suite.robot:
+        return f"{suite.demo}.{name}"
+    task, _, robot = suite.name.partition("_")
+    return f"arm.{task}_{name}_{robot}" if name.startswith("success") else f"arm.{name}"
 
 
 Figures = list[tuple[str, float, str]]  # name, value, unit
@@ -154,6 +168,8 @@ def _motion(results: Results) -> Figures:
     smooth: Figures = [
         ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
         ("jerk_violations", violations, "commands and moments"),
+        ("collisions", int(results.simulator.get("collisions", 0)), "times"),
+        ("violations", violations + results.hurt, "of limits, and collisions with itself or the table"),
     ]
     if not results.stopped:
         return smooth

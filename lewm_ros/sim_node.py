@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
@@ -46,6 +47,7 @@ COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # A simulation that is behind runs faster until it is not, so that the arm does not jump along its trajectory; one that
 # is further behind lets go of the time that it lost.
 MOST_LAG_S = 1.0
+BEYOND_RAD = 0.01  # of a measured joint: servos swing by less
 FRAME_ID = "camera_link"
 WORLD = "world"  # the frame of the SDF file
 
@@ -135,6 +137,7 @@ class SimNode(ManagedNode):
         self._mailbox = Mailbox(depth=8)
         self._arrived: deque[tuple[float, JointTrajectory]] = deque()  # and when, monotonic, s
         self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
+        self._collisions, self._beyond, self._hurt = 0, 0, (False, False)
         self._render_ms = Milliseconds()
         self._problem = ""
         self._started = False
@@ -205,6 +208,7 @@ class SimNode(ManagedNode):
             self._attempt_input(lambda: self._follow(sim, due))
         sim.controller.speed_scaling = self._speed_scaling
         sim.step(TICK_S)
+        self._count_violations(sim)
         self._ticks += 1
         stamp_ns, elapsed_s = self._start_ns + self._elapsed_ns, self._ticks * TICK_S + 1e-9
         if self._is_clock:
@@ -228,6 +232,15 @@ class SimNode(ManagedNode):
                 self._render(sim, stamp_ns)
             else:  # behind: pictures wait, the arm must not
                 self._skipped += 1
+
+    def _count_violations(self, sim: ArmSim) -> None:
+        """Counts how often the arm begins to press against itself or the table, and to leave its joints' limits."""
+        joints = sim.joint_positions()
+        beyond = np.maximum(sim.limits.lower - joints, joints - sim.limits.upper).max() > BEYOND_RAD
+        hurt = sim.collides(), bool(beyond)
+        self._collisions += hurt[0] and not self._hurt[0]
+        self._beyond += hurt[1] and not self._hurt[1]
+        self._hurt = hurt
 
     @property
     def _elapsed_ns(self) -> int:
@@ -304,6 +317,8 @@ class SimNode(ManagedNode):
             "frames_skipped": str(self._skipped),
             "trajectories_taken": str(self._taken),
             "messages_refused": str(self._refused),
+            "collisions": str(self._collisions),
+            "beyond_limits": str(self._beyond),
             "time_lost_s": f"{self._lost_s:.2f}",
             "largest_step_rad": f"{self._sim.controller.largest_step_rad:.6f}",
             **self._render_ms.percentiles("render"),
