@@ -25,6 +25,11 @@ except ImportError:
 TOPIC = "arm_controller/controller_state"
 
 
+def controller_state_topic(command_topic: str) -> str:
+    """Where a controller that takes trajectories on a topic tells what it executes."""
+    return f"{command_topic.rpartition('/')[0]}/controller_state"
+
+
 @dataclass(frozen=True)
 class Reference:
     """What the controller demanded of the arm at a time: (A,) rad, and how fast it lets time pass on a trajectory."""

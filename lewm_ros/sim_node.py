@@ -21,8 +21,7 @@ from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_model.sim.world import side_by_side
 from lewm_ros.camera_node import NEWEST_FRAME
-from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
-from lewm_ros.controller_state import ControllerState, reference_message
+from lewm_ros.controller_state import ControllerState, controller_state_topic, reference_message
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     NANOSECONDS,
@@ -75,7 +74,8 @@ class SimNode(ManagedNode):
 
     Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, and `NAME/image_raw` of each camera of the
     world but the first. Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does,
-    and tells what it executes on `arm_controller/controller_state` where control_msgs is installed.
+    and tells what it executes on `arm_controller/controller_state` where control_msgs is installed. A gripper that
+    the robot file knows has a controller of its own, with the topic of that file.
     For experiments it tells where each object of the world lies (`~/NAME/pose`), and puts the arm and the objects at
     rest wherever `~/set_joint_state` and `~/NAME/set_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
@@ -123,10 +123,15 @@ class SimNode(ManagedNode):
             self._joint_states,
             *self._object_poses.values(),
         ]
-        self._controller_states = None
+        gripper = None if sim.robot is None else sim.robot.gripper
+        self._command_topics = ["arm_controller/joint_trajectory"]  # of each of the simulator's controllers
+        if gripper is not None and len(sim.parts) > 1:
+            self._command_topics.append(gripper.topic)
+        self._controller_states = []
         if ControllerState is not None:
-            self._controller_states = self.create_publisher(ControllerState, CONTROLLER_STATE, 10)
-            self._publishers_made.append(self._controller_states)
+            states = [controller_state_topic(topic) for topic in self._command_topics]
+            self._controller_states = [self.create_publisher(ControllerState, topic, 10) for topic in states]
+            self._publishers_made += self._controller_states
         if self._is_clock:
             self._clocks = self.create_publisher(Clock, "/clock", 10)
             self._publishers_made.append(self._clocks)
@@ -135,7 +140,8 @@ class SimNode(ManagedNode):
 
     def activate(self) -> None:
         self._mailbox = Mailbox(depth=8)
-        self._arrived: deque[tuple[float, JointTrajectory]] = deque()  # and when, monotonic, s
+        # What each controller was sent, and when, monotonic, s.
+        self._arrived: list[deque[tuple[float, JointTrajectory]]] = [deque() for _ in self._command_topics]
         self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
         self._collisions, self._beyond, self._hurt = 0, 0, (False, False)
         self._render_ms = Milliseconds()
@@ -147,11 +153,14 @@ class SimNode(ManagedNode):
             Worker("send", self._send, self._on_failure),
         ]
         self._subscriptions_made = [
-            self.create_subscription(
-                JointTrajectory,
-                "arm_controller/joint_trajectory",
-                lambda message: self._mailbox.put("trajectory", (time.monotonic(), message)),
-                COMMAND,
+            *(
+                self.create_subscription(
+                    JointTrajectory,
+                    topic,
+                    lambda message, part=part: self._mailbox.put("trajectory", (part, time.monotonic(), message)),
+                    COMMAND,
+                )
+                for part, topic in enumerate(self._command_topics)
             ),
             self.create_subscription(
                 JointState, "~/set_joint_state", lambda message: self._mailbox.put("set", message), 1
@@ -200,13 +209,15 @@ class SimNode(ManagedNode):
             self._attempt_input(
                 lambda name=name, message=message: sim.set_object_pose(name, message_to_pose(message, WORLD))
             )
-        self._arrived.extend(items.get("trajectory", ()))
-        due = None  # a simulation that is behind must not execute what has not been sent yet at its time
-        while self._arrived and self._arrived[0][0] <= self._tick_time + TICK_S:
-            due = self._arrived.popleft()[1]
-        if due is not None:
-            self._attempt_input(lambda: self._follow(sim, due))
-        sim.controller.speed_scaling = self._speed_scaling
+        for part, at_s, message in items.get("trajectory", ()):
+            self._arrived[part].append((at_s, message))
+        for part, arrived in enumerate(self._arrived):
+            due = None  # a simulation that is behind must not execute what has not been sent yet at its time
+            while arrived and arrived[0][0] <= self._tick_time + TICK_S:
+                due = arrived.popleft()[1]
+            if due is not None:
+                self._attempt_input(lambda part=part, due=due: self._follow(sim, part, due))
+            sim.controllers[part].speed_scaling = self._speed_scaling
         sim.step(TICK_S)
         self._count_violations(sim)
         self._ticks += 1
@@ -218,11 +229,11 @@ class SimNode(ManagedNode):
             self._joint_states.publish(
                 joint_state_message(sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns)
             )
-            if self._controller_states is not None:
-                self._controller_states.publish(
-                    reference_message(
-                        sim.names, sim.controller.desired, sim.joint_positions(), self._speed_scaling, stamp_ns
-                    )
+            measured = sim.joint_positions()
+            for part, publisher in enumerate(self._controller_states):
+                joints, desired = sim.parts[part], sim.controllers[part].desired
+                publisher.publish(
+                    reference_message(sim.names[joints], desired, measured[joints], self._speed_scaling, stamp_ns)
                 )
             for name, publisher in self._object_poses.items():
                 publisher.publish(pose_message(sim.object_pose(name), stamp_ns, WORLD))
@@ -269,12 +280,11 @@ class SimNode(ManagedNode):
     def _put_arm(self, sim: ArmSim, message: JointState) -> None:
         sim.reset(joint_positions=message_to_joint_positions(message, sim.names))
 
-    def _follow(self, sim: ArmSim, message: JointTrajectory) -> None:
-        points = message_to_trajectory(message, sim.names)
+    def _follow(self, sim: ArmSim, part: int, message: JointTrajectory) -> None:
+        points = message_to_trajectory(message, sim.names[sim.parts[part]])
         age_s = (self._start_ns + self._elapsed_ns - points.stamp_ns) / NANOSECONDS if points.stamp_ns else 0.0
-        sim.set_trajectory(
-            points.times_s, points.positions, points.velocities, sim.time_s - age_s, points.accelerations
-        )
+        start_s = sim.time_s - age_s
+        sim.set_trajectory(points.times_s, points.positions, points.velocities, start_s, points.accelerations, part)
         self._taken += 1
         self._problem = ""
 
@@ -320,7 +330,7 @@ class SimNode(ManagedNode):
             "collisions": str(self._collisions),
             "beyond_limits": str(self._beyond),
             "time_lost_s": f"{self._lost_s:.2f}",
-            "largest_step_rad": f"{self._sim.controller.largest_step_rad:.6f}",
+            "largest_step_rad": f"{max(each.largest_step_rad for each in self._sim.controllers):.6f}",
             **self._render_ms.percentiles("render"),
         }
         return (WARN, self._problem, values) if self._problem else (OK, "simulating", values)

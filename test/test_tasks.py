@@ -86,6 +86,8 @@ def test_tolerances_are_shares_of_the_workspace_diameter(sim):
 
 def test_every_task_is_found_by_its_name_and_an_unknown_one_is_told_which_there_are():
     assert all(suite_named(name) is suite for name, suite in SUITES.items())
+    reach = suite_named("reach_so101")
+    assert reach.robot == "so101" and reach.world_file.suffix == ".yaml" and not SUITES["reach"].robot
     with pytest.raises(ValueError, match="there is no task 'fly'; choose one of reach, push, reach_"):
         suite_named("fly")
 

@@ -58,6 +58,7 @@ class ArmSim:
         self._arm = loaded.arm
         self.limits = loaded.arm.limits
         self.names = self.limits.names
+        self.parts = self._parts()
         joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
         self._held: list[tuple[int, int, float]] = []  # of joints that stay: address of the position, servo, rad
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
@@ -125,7 +126,7 @@ class ArmSim:
         for address, drive, held in self._held:
             self._data.qpos[address] = self._data.ctrl[drive] = held
         self._left_over_s = 0.0
-        self.controller = TrajectoryController(position, self._controller_config)
+        self.controllers = tuple(TrajectoryController(position[part], self._controller_config) for part in self.parts)
         self._command = self._wanted = position.copy()
         self._command_velocity = np.zeros_like(position)
         mujoco.mj_forward(self._model, self._data)
@@ -137,6 +138,7 @@ class ArmSim:
         velocities: npt.ArrayLike | None = None,
         start_s: float | None = None,
         accelerations: npt.ArrayLike | None = None,
+        part: int | None = None,
     ) -> None:
         """Follows a new trajectory from now on, in place of the old one, as :class:`TrajectoryController` does.
 
@@ -145,10 +147,19 @@ class ArmSim:
         :param velocities: (T, A) rad/s; None interpolates linearly.
         :param start_s: simulation time that `times_s` counts from; None is now.
         :param accelerations: (T, A) rad/s^2 or None; only with velocities.
+        :param part: number of the controller in `parts` that it is for, and of whose joints; None is all of them.
         :raises ValueError: wrong shape, not finite, times not increasing, not at rest at the end, or all in the past.
         """
         start = self.time_s if start_s is None else float(start_s)
-        self.controller.take(times_s, positions, velocities, accelerations, start, self.joint_positions())
+        measured, rows = self.joint_positions(), (positions, velocities, accelerations)
+        for number, (joints, controller) in enumerate(zip(self.parts, self.controllers, strict=True)):
+            if part in (None, number):
+                everything = len(self.parts) == 1 or part is not None
+                own = [
+                    row if everything or row is None else np.asarray(row, dtype=np.float64)[..., joints] for row in rows
+                ]
+                assert own[0] is not None
+                controller.take(times_s, own[0], own[1], own[2], start, measured[joints])
 
     def step(self, duration_s: float) -> None:
         """Runs the physics for `duration_s`; what is no whole physics step is left for the next call.
@@ -163,7 +174,9 @@ class ArmSim:
         if count == 0:
             return
         times = self._data.time + dt * np.arange(1, count + 1)
-        wanted = self.controller.advance(times, self.joint_positions())
+        measured = self.joint_positions()
+        pairs = zip(self.parts, self.controllers, strict=True)
+        wanted = np.concatenate([each.advance(times, measured[joints]) for joints, each in pairs], axis=1)
         commands = self._limited(wanted, dt)
         self._wanted = np.clip(wanted[-1], self.limits.lower, self.limits.upper)
         velocities = np.diff(commands, axis=0, prepend=self._command[None]) / dt
@@ -296,6 +309,14 @@ class ArmSim:
         that is kept from the table.
         """
         return self._hits(self._data, 0.0)
+
+    def _parts(self) -> tuple[slice, ...]:
+        """The joints of each trajectory controller: the arm's, and the gripper's where it has one of its own."""
+        gripper = None if self.robot is None else self.robot.gripper
+        last = len(self.names) - 1
+        if gripper is None or last == 0 or self.names[last] != gripper.joint:
+            return (slice(None),)
+        return slice(0, last), slice(last, last + 1)
 
     def _hits(self, data: mujoco.MjData, within_m: float) -> bool:
         model, static = self._model, self._model.body_weldid == 0
