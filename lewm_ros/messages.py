@@ -212,14 +212,19 @@ def camera_info_message(width: int, height: int, focal_px: float, stamp_ns: int,
 
 
 def joint_state_message(
-    names: Sequence[str], positions: np.ndarray, velocities: np.ndarray, stamp_ns: int
+    names: Sequence[str],
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    stamp_ns: int,
+    efforts: Sequence[float] | np.ndarray = (),
 ) -> JointState:
-    """Positions (A,) rad and velocities (A,) rad/s of the named joints."""
+    """Positions (A,) rad, velocities (A,) rad/s and efforts (A,) N m, if any, of the named joints."""
     return JointState(
         header=Header(stamp=time_message(stamp_ns)),
         name=list(names),
         position=array.array("d", np.asarray(positions, float).tobytes()),
         velocity=array.array("d", np.asarray(velocities, float).tobytes()),
+        effort=array.array("d", np.asarray(efforts, float).tobytes()),
     )
 
 
@@ -238,6 +243,12 @@ def message_to_joint_positions(message: JointState, names: Sequence[str]) -> np.
     if not np.isfinite(positions).all():
         raise MessageError(f"joint_states holds positions {positions}, which are not finite")
     return positions
+
+
+def message_to_joint_efforts(message: JointState, names: Sequence[str]) -> np.ndarray:
+    """Efforts (A,) in the order of `names` and the unit of whoever publishes; NaN where the message does not say."""
+    found = dict(zip(message.name, message.effort, strict=False))
+    return np.array([found.get(name, np.nan) for name in names])
 
 
 # ---- poses -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.observation import ObservationError
 from lewm_model.runtime.decoder import load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
+from lewm_ros.arm_parameters import DOUBLES
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.debug_picture import HISTORY_S, PANE, Scene, draw
 from lewm_ros.markers import plan_markers
@@ -49,7 +50,6 @@ from lewm_ros.messages import (
 )
 from lewm_ros.node import spin, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
-from lewm_ros.planner_parameters import DOUBLES
 
 NICENESS = 10  # the planner comes first
 LOOK_S = 0.25  # how often it looks whether somebody watches

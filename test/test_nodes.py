@@ -31,7 +31,8 @@ from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.observation import Camera
-from lewm_ros import camera_node, planner_node
+from lewm_ros import arm_node, camera_node
+from lewm_ros.arm_parameters import SHIELD_FIELDS
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -44,7 +45,7 @@ from lewm_ros.messages import (
 )
 from lewm_ros.node import Milliseconds, Worker
 from lewm_ros.planner_node import PlannerNode
-from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS, SHIELD_FIELDS
+from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS
 from lewm_ros.safety import ShieldConfig, State
 from lewm_ros.sim_node import SimNode
 
@@ -288,7 +289,7 @@ def test_a_person_turns_the_speed_down_at_any_time_and_zero_holds(bench, bundle,
     def position_now():
         timeline = node._planner.timeline
         if timeline is not None:
-            at[:] = timeline.sample(np.array([node._now_s()])).positions[0]
+            at[:] = timeline.sample(np.array([node.now_s()])).positions[0]
         return at
 
     def turn(value):
@@ -785,7 +786,7 @@ def test_a_motion_begins_when_whoever_takes_the_commands_has_had_time_to_find_th
     node.trigger_configure()
     node.trigger_activate()
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
-    monkeypatch.setattr(planner_node, "SETTLE_S", 1e6)
+    monkeypatch.setattr(arm_node, "SETTLE_S", 1e6)
     commands = listen_for_commands(bench)
 
     def armed_or_moving(done):
@@ -795,7 +796,7 @@ def test_a_motion_begins_when_whoever_takes_the_commands_has_had_time_to_find_th
 
     assert bench.spin_until(lambda: armed_or_moving(lambda: node._shield.state is State.ARMED and node._listeners))
     assert not bench.spin_until(lambda: armed_or_moving(lambda: commands), 1.0)
-    monkeypatch.setattr(planner_node, "SETTLE_S", 0.1)
+    monkeypatch.setattr(arm_node, "SETTLE_S", 0.1)
     listen_for_commands(bench)  # a recorder, say
     assert bench.spin_until(lambda: armed_or_moving(lambda: commands))
 

@@ -792,7 +792,8 @@ class Planner(NodeTarget):
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from trajectory_msgs.msg import JointTrajectory
 
-        from lewm_ros.planner_node import COMMAND, PlannerNode
+        from lewm_ros.arm_node import COMMAND
+        from lewm_ros.planner_node import PlannerNode
 
         parameters = {"model": str(seeds / "bundle"), "backend": "onnxruntime", "plan.samples": 16, "plan.elites": 4}
         super().__init__(PlannerNode, {**parameters, **LIMITS, "plan.iterations": 2, "deadman_button": 0})

@@ -42,6 +42,7 @@ class Reason(Enum):
     WORKSPACE = "workspace"
     SELF_COLLISION = "self-collision"
     TRACKING = "tracking error"
+    EFFORT = "effort limit"
     DEADMAN = "dead-man's button"
     SURPRISE = "surprise"
     CLOCK = "clock"

@@ -77,6 +77,8 @@ class Shield:
         but a gripper's.
     :param self_collision: what tells whether the arm hits itself, None for nothing; its chain likewise.
     :param needs_deadman: whether the arm holds unless `deadman` keeps hearing that the button is pressed.
+    :param needs_frames: whether the arm holds unless `frame` keeps hearing of frames.
+    :param efforts: (A,) that joints may need, in the unit in which `effort` hears of them; None for any.
     """
 
     def __init__(
@@ -88,9 +90,12 @@ class Shield:
         workspace: Workspace | None = None,
         needs_deadman: bool = False,
         self_collision: SelfCollision | None = None,
+        needs_frames: bool = True,
+        efforts: np.ndarray | None = None,
     ) -> None:
         self.limits, self.config = limits, config
         self.workspace, self.self_collision, self.needs_deadman = workspace, self_collision, needs_deadman
+        self.needs_frames, self.efforts = needs_frames, efforts
         self.interventions: Counter[Reason] = Counter()
         self._clock, self._steady = clock, steady
         self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
@@ -132,6 +137,12 @@ class Shield:
                 return f"stopped: {self._stopped}; reset to go on"
             holding = "; ".join(cause.text for cause in self._holding)
             return f"holding: {holding}" if self._armed and holding else self.state.value
+
+    @property
+    def holding(self) -> tuple[Intervention, ...]:
+        """Why the arm must hold, or would have to if it were armed, when `watch` last looked."""
+        with self._lock:
+            return tuple(self._holding)
 
     # ---- arming ------------------------------------------------------------------------------------------------------
 
@@ -213,6 +224,20 @@ class Shield:
                     Reason.TRACKING,
                 )
             return True
+
+    def effort(self, efforts: np.ndarray) -> None:
+        """What the joints need, (A,); NaN where that is not known. More than is allowed latches the stop."""
+        with self._lock:
+            if self.efforts is None or not self._armed:
+                return
+            over = np.abs(efforts) / self.efforts
+            if (over > 1.0).any():
+                j = int(np.nanargmax(over))
+                self.stop(
+                    f"joint '{self.limits.names[j]}' needs an effort of {efforts[j]:.3g}, {self.efforts[j]:.3g} is "
+                    "allowed; look whether something blocks the arm",
+                    Reason.EFFORT,
+                )
 
     def refer(self, positions: np.ndarray, stamp_s: float, speed_scaling: float) -> None:
         """The controller says what it demanded (A,) rad of the arm at a time, and how fast it lets time pass.
@@ -465,7 +490,7 @@ class Shield:
             (Reason.STALE_FRAME, "camera frame", self._frame, self.config.frame_timeout_s),
             (Reason.STALE_JOINTS, "joint state", self._joints and self._joints[0], self.config.joint_timeout_s),
         )
-        for reason, what, seen, timeout in checks:
+        for reason, what, seen, timeout in checks[0 if self.needs_frames else 1 :]:
             if seen is not None and now - seen <= timeout:
                 continue
             text = f"no fresh {what} has arrived yet"

@@ -1,0 +1,325 @@
+"""What nodes that command an arm have in common: arming, dead-man's button, speed scale, joint states, the way out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import JointState, Joy
+from std_msgs.msg import Float32
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.limits import JointLimits
+from lewm_ros.arm_parameters import ArmSettings
+from lewm_ros.camera_node import LATCHED
+from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
+from lewm_ros.controller_state import ControllerState, message_to_reference
+from lewm_ros.joint_states import JointStates
+from lewm_ros.mailbox import Mailbox
+from lewm_ros.messages import (
+    NANOSECONDS,
+    MessageError,
+    message_to_joint_efforts,
+    nanoseconds,
+    trajectory_to_message,
+)
+from lewm_ros.node import ManagedNode, Worker, status_message
+from lewm_ros.safety import Shield, State
+
+WATCH_S = 0.02  # the watchdog looks at least this often
+COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
+COMMAND = QoSProfile(depth=1)
+# From when a node came up, or somebody new listens to the commands, until a motion may begin: until all who listen
+# have found this node. A controller that misses the first command would jump into the second.
+SETTLE_S = 2.0
+
+
+class ArmNode(ManagedNode):
+    """`joint_states`, `joy`, `arm_controller/controller_state` -> `arm_controller/joint_trajectory`, by the shield.
+
+    Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch.
+    `~/speed_scale` (0 to 1) is a share of full speed that a person can turn down at any time. `~/status` says at every
+    change what the node does and why not more.
+
+    A node has a worker thread, which alone sends commands; callbacks reach it through the mailbox and the shield, which
+    have locks. Its step begins with `watch`.
+    """
+
+    _worker: Worker | None = None
+    _arm_subscriptions: tuple[Any, ...] = ()
+    _values: dict[str, Any]
+    _limits: JointLimits
+    _mailbox: Mailbox
+    _start_is_over = False  # it was armed on start, or a person did not want that
+
+    # What a node implements.
+
+    def bring_to_rest(self) -> None:
+        """Ends the commanded motion with a smooth stop, if there is one; for the worker."""
+        raise NotImplementedError
+
+    def arming_refusal(self) -> str | None:
+        """Why it must not be armed, for people, besides what the shield says; None where nothing keeps it."""
+        return None
+
+    # ---- lifecycle: a node calls each in its own transition ----------------------------------------------------------
+
+    def configure_arm(self, values: Mapping[str, Any], checked: ArmSettings, limits: JointLimits) -> None:
+        """Makes publishers and services.
+
+        :param limits: of the joints that are commanded, the first ones of those that `checked` has.
+        """
+        self._values, self._limits = dict(values), limits
+        self._workspace, self._self_collision = checked.workspace, checked.self_collision
+        self._efforts = None if checked.efforts is None else checked.efforts[: len(limits.names)]
+        self._shield_config = checked.shield
+        self._epoch_ns = self.get_clock().now().nanoseconds
+        self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
+        self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
+        self._arm_services = [
+            self.create_service(SetBool, "~/enable", self._on_enable),
+            self.create_service(Trigger, "~/stop", self._on_stop),
+            self.create_service(Trigger, "~/reset", self._on_reset),
+        ]
+
+    def cleanup_arm(self) -> None:
+        """Frees them."""
+        for publisher in (self._commands, self._status):
+            self.destroy_publisher(publisher)
+        for service in self._arm_services:
+            self.destroy_service(service)
+
+    def activate_arm(self, needs_frames: bool) -> None:
+        """Makes the shield, the mailbox and what is listened to. The worker is the node's."""
+        self._shield = Shield(
+            self._limits,
+            self._shield_config,
+            self.now_s,
+            time.monotonic,
+            self._workspace,
+            self._values["deadman_button"] >= 0,
+            self._self_collision,
+            needs_frames=needs_frames,
+            efforts=self._efforts,
+        )
+        self._mailbox = Mailbox(depth=64)
+        self._joint_states = JointStates(
+            self._limits.names,
+            lambda: self._publishers_of("joint_states"),
+            self._limits.velocity,
+            self._shield_config.start_tolerance_rad,
+        )
+        self._arm_when_ready = self._values["enable_on_start"] and not self._start_is_over  # once only
+        self._complaint, self._complained_s = "", -np.inf
+        self._shown: tuple[Any, ...] = ()
+        self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
+        self._repeated: tuple[JointTrajectory, float] | None = None  # what was sent last, until when it may be again
+        self._adjust_shield()
+        heard = [
+            (JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data),
+            (Joy, "joy", self._on_joy, qos_profile_sensor_data),
+            (Float32, "~/speed_scale", self._on_speed_scale, 1),
+        ]
+        if ControllerState is not None:
+            heard.append((ControllerState, CONTROLLER_STATE, self._on_controller_state, qos_profile_sensor_data))
+        self._arm_subscriptions = tuple(self.create_subscription(*each) for each in heard)
+
+    def deactivate_arm(self) -> None:
+        """Disarms and ends the worker, whose last act should be a smooth stop; harmless when nothing runs."""
+        if self._worker is not None:
+            self._shield.disarm()
+            self._end(self._worker)
+            self._worker = None
+        for subscription in self._arm_subscriptions:
+            self.destroy_subscription(subscription)
+        self._arm_subscriptions = ()
+
+    def _adjust_shield(self) -> None:
+        """Hands the live parameters to the shield."""
+        scale, needs_deadman = self._values["speed_scale"], self._values["deadman_button"] >= 0
+        self._shield.config = self._shield_config
+        if needs_deadman and not self._shield.needs_deadman:
+            self._shield.deadman(False)  # until it is heard of
+        self._shield.needs_deadman = needs_deadman
+        self._shield.pause("speed_scale is 0; set it above 0 to go on" if scale == 0 else None)
+
+    def now_s(self) -> float:
+        """Now on the clock of the stamps, s since the node was configured: small, so that floats are precise."""
+        return (self.get_clock().now().nanoseconds - self._epoch_ns) / NANOSECONDS
+
+    def seconds(self, stamp: Any) -> float:
+        """A stamp on the same clock."""
+        return (nanoseconds(stamp) - self._epoch_ns) / NANOSECONDS
+
+    # ---- the executor's thread ---------------------------------------------------------------------------------------
+
+    def _on_joint_state(self, message: JointState) -> None:
+        try:
+            found = self._joint_states.take(message)
+        except MessageError as error:
+            self.complain(str(error))
+            return
+        if found is None:
+            return
+        if self._efforts is not None:
+            self._shield.effort(message_to_joint_efforts(message, self._limits.names))
+        stamp_s, positions = (found[0] - self._epoch_ns) / NANOSECONDS, found[1]
+        if self._shield.joints(positions, stamp_s):
+            self._mailbox.put("joints", (stamp_s, positions))
+
+    def _publishers_of(self, topic: str) -> list[str]:
+        """Full names of the nodes that publish on it."""
+        ends = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
+        return [f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in ends]
+
+    def _on_controller_state(self, message: Any) -> None:
+        try:
+            reference = message_to_reference(message, self._limits.names)
+        except MessageError as error:
+            self.complain(str(error))
+            return
+        self._shield.refer(
+            reference.positions, (reference.stamp_ns - self._epoch_ns) / NANOSECONDS, reference.speed_scaling
+        )
+
+    def _on_joy(self, message: Joy) -> None:
+        button = self._values["deadman_button"]
+        if button < 0:
+            return
+        if button >= len(message.buttons):
+            self.complain(
+                f"joy has {len(message.buttons)} buttons, deadman_button is {button}; set it to a button that there is"
+            )
+        self._shield.deadman(button < len(message.buttons) and message.buttons[button] != 0)
+
+    def _on_speed_scale(self, message: Float32) -> None:
+        if not 0.0 <= message.data <= 1.0:
+            self.complain(f"~/speed_scale says {message.data}; it must be between 0 and 1")
+        elif (scale := round(message.data, 4)) != self._values["speed_scale"]:
+            self.set_parameters([RosParameter("speed_scale", value=scale)])
+
+    def complain(self, text: str) -> None:
+        """Logs a problem with the input, once while it stays the same; diagnostics show it for a while."""
+        if text != self._complaint:
+            self.get_logger().error(text)
+        self._complaint, self._complained_s = text, time.monotonic()
+
+    @property
+    def complains(self) -> bool:
+        """Whether an input could not be used lately."""
+        return time.monotonic() - self._complained_s < COMPLAINT_S
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._worker is None:
+            response.success, response.message = False, "the node is not active; activate it first"
+        elif request.data and not self._worker.goes_on:
+            response.success, response.message = False, "the node is being deactivated, or its work has failed"
+        elif not request.data:
+            self._arm_when_ready, self._start_is_over = False, True
+            self._shield.disarm()
+            response.success, response.message = True, "disarmed"
+        else:
+            refusal = self.arming_refusal() or self._shield.arm()
+            response.success, response.message = refusal is None, refusal or self._shield.message
+        self.get_logger().info(f"enable({request.data}): {response.message}")
+        return response
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is not None:
+            self._arm_when_ready, self._start_is_over = False, True
+            self._shield.stop("~/stop was called")
+        response.success, response.message = True, "stopped" if self._worker else "not active, nothing moves"
+        self.get_logger().warning(f"stop: {response.message}")
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._worker is not None:
+            self._shield.reset()
+            self._mailbox.put("reset", True)
+        response.success, response.message = True, "disarmed; enable to go on"
+        return response
+
+    # ---- the worker's thread -----------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """The watchdog, arming on start, and whether somebody takes the commands; also sends again what may be lost."""
+        self._repeat()
+        self._count_listeners()
+        if self._arm_when_ready and self.arming_refusal() is None and self._shield.arm() is None:
+            self._arm_when_ready, self._start_is_over = False, True
+            self.get_logger().info("armed, as enable_on_start asks")
+        self._shield.watch()
+
+    def _count_listeners(self) -> None:
+        """The arm holds while nobody takes its commands."""
+        count = self._commands.get_subscription_count()
+        if count > self._listeners:
+            self._settled_s = time.monotonic() + SETTLE_S
+        self._listeners = count
+        heard = count > 0 or self._values.get("dry_run", False)
+        self._shield.unheard(None if heard else f"nobody takes the commands on {self._commands.topic_name}")
+
+    def rest_position(self) -> np.ndarray | None:
+        """Where a motion may start from rest now, (A,) rad; None while it may not."""
+        # A controller that says what it executes cannot miss a command unnoticed.
+        settled = self._shield.reference is not None or time.monotonic() >= self._settled_s
+        return self._shield.restart() if settled else None
+
+    def send(self, trajectory: Trajectory) -> None:
+        """Sends what the shield let through, and repeats it while that makes no difference: commands get lost."""
+        message = self.trajectory_message(trajectory)
+        self._commands.publish(message)
+        self._repeated = message, self._shield.parting_s
+
+    def _repeat(self) -> None:
+        if self._repeated is not None:
+            message, until_s = self._repeated
+            if self.now_s() < until_s:
+                self._commands.publish(message)
+            else:
+                self._repeated = None
+
+    def send_stop(self, stop: Trajectory | None) -> None:
+        """Sends the smooth stop that ends a commanded motion, where there is one and the arm does not rest anyway."""
+        if stop is None or self._shield.at_rest():  # a stop of an arm that rests would arrive when it has ended
+            return
+        refusal = self._shield.release(stop)
+        if refusal is None:
+            self.send(stop)
+        else:  # what the arm executes ends in a stop of its own
+            self.get_logger().warning(f"the shield held back a stop: {refusal.text}")
+
+    def trajectory_message(self, trajectory: Trajectory) -> JointTrajectory:
+        return trajectory_to_message(trajectory, self._limits.names, self._epoch_ns)
+
+    def show_state(self, *more: Any) -> None:
+        """Publishes the status where it or `more` has changed since the last call, and logs changes of the state."""
+        shown = (self._shield.state, *more)
+        if shown != self._shown:
+            self.publish_status()
+            if not self._shown or shown[0] is not self._shown[0]:
+                self._log_state(shown[0])
+        self._shown = shown
+
+    def _log_state(self, state: State) -> None:
+        """Holds, stops and what ends them are in the log, with the reason; not only in ~/status, which nobody keeps."""
+        text = self._shield.message
+        if state is State.STOPPED:
+            self.get_logger().error(text)
+        elif state is State.HOLDING:
+            self.get_logger().warning(text)
+        else:
+            self.get_logger().info(
+                f"{text}{'; dry run: nothing is sent' if self._values.get('dry_run', False) else ''}"
+            )
+
+    def publish_status(self) -> None:
+        """Says on `~/status` what `diagnose` says."""
+        self._status.publish(status_message(self, *self.diagnose()))
