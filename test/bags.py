@@ -50,6 +50,22 @@ float64[] accelerations
 float64[] effort
 builtin_interfaces/Duration time_from_start
 """,
+    "control_msgs/msg/JointTrajectoryControllerState": """std_msgs/Header header
+string[] joint_names
+trajectory_msgs/JointTrajectoryPoint reference
+trajectory_msgs/JointTrajectoryPoint feedback
+float64 speed_scaling_factor
+"""
+    + _HEADER
+    + """
+================================================================================
+MSG: trajectory_msgs/JointTrajectoryPoint
+float64[] positions
+float64[] velocities
+float64[] accelerations
+float64[] effort
+builtin_interfaces/Duration time_from_start
+""",
     "std_msgs/msg/String": "string data\n",
 }
 
@@ -123,6 +139,20 @@ class BagWriter:
         stamp = {"sec": 0, "nanosec": 0} if stamp_s is None else time(stamp_s)
         message = {"header": {"stamp": stamp, "frame_id": ""}, "joint_names": list(names), "points": points}
         self.write(topic, "trajectory_msgs/msg/JointTrajectory", message, log_s)
+
+    def reference(
+        self,
+        names: Sequence[str],
+        positions: Sequence[float],
+        stamp_s: float,
+        log_s: float,
+        topic: str = "/arm_controller/controller_state",
+    ) -> None:
+        none = {"positions": [], "velocities": [], "accelerations": [], "effort": [], "time_from_start": time(0.0)}
+        message = {"header": {"stamp": time(stamp_s), "frame_id": ""}, "joint_names": list(names)}
+        message |= {"reference": {**none, "positions": [float(q) for q in positions]}, "feedback": none}
+        message |= {"speed_scaling_factor": 1.0}
+        self.write(topic, "control_msgs/msg/JointTrajectoryControllerState", message, log_s)
 
     def marker(self, text: str, log_s: float) -> None:
         self.write("/episode", "std_msgs/msg/String", {"data": text}, log_s)

@@ -100,6 +100,65 @@ def test_frames_actions_and_positions_are_those_of_the_recorded_motion(tmp_path:
         assert file.attrs["tolerance_s"] == 0.025
 
 
+def write_references(bag: BagWriter, frame_times_s: np.ndarray, silent_s: tuple[float, float] = (9.0, 9.0)) -> None:
+    """What a controller, an arm and a camera publish while somebody moves the arm by an action or from a pendant."""
+    events = [(at, 0, i) for i, at in enumerate(frame_times_s)]
+    for at in np.arange(-0.1037, frame_times_s[-1] + 0.1, 0.01):
+        events += [(at, 1, 0)] + ([(at + 0.002, 2, 0)] if not silent_s[0] < at < silent_s[1] else [])
+    for at, what, i in sorted(events):
+        stamp_s, log_s, there = 1000.0 + at, 1000.003 + at, motion(np.array([at]))[0][0]
+        if what == 0:
+            bag.image(picture(i), stamp_s, log_s)
+        elif what == 1:
+            bag.joints(NAMES, there, stamp_s, log_s)
+        else:
+            bag.reference(NAMES[::-1], there[::-1], stamp_s, log_s)
+
+
+def check_references(data: Episodes, frame_times_s: np.ndarray) -> None:
+    for offset, length in zip(data.offsets, data.lengths, strict=True):
+        rows = slice(offset, offset + length)
+        times_s = frame_times_s[[number(pixels) for pixels in data.pixels[rows]]]
+        expected = np.diff(motion(times_s)[0], axis=0) / DT
+        # Linear interpolation of points 0.01 s apart: h^2 / 8 times the acceleration, at either end of a step.
+        np.testing.assert_allclose(data.actions[rows][:-1], expected, atol=2 * 0.01**2 / 8 * 0.6 * 2.1**2 / DT + 1e-4)
+
+
+def test_what_others_command_is_taken_from_what_the_controller_says_it_demands(tmp_path: Path) -> None:
+    """MoveIt, servo, leader arms, pendants: nothing on the topic of commands, and the joints in any order."""
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_references(bag, times_s)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(NAMES))
+    assert numbers(data) == list(range(60))
+    check_references(data, times_s)
+    assert "actions are of what the controller demanded of the arm, on /arm_controller/controller_state" in str(report)
+    _, unnamed = convert(tmp_path / "a.mcap", tmp_path / "b.h5")
+    assert unnamed.action_names == NAMES[::-1], "as the controller lists them"
+
+
+def test_a_command_that_the_controller_never_got_is_no_action(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        for log_s in (999.0, 1001.0):  # lost on the way to the controller, though not to the recorder
+            bag.command(NAMES, [0.5], np.array([[2.0, 2.0]]), None, None, log_s)
+        write_references(bag, times_s)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert data.action_names == NAMES
+    check_references(data, times_s)
+
+
+def test_where_the_controller_was_silent_the_episode_is_cut(tmp_path: Path) -> None:
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_references(bag, times_s, silent_s=(1.0, 1.3))
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(NAMES))
+    assert len(data.lengths) == 2
+    assert not set(range(21, 26)) & set(numbers(data))
+    check_references(data, times_s)
+    assert report.left_out["frames without a known command"] >= 5
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_compressed_images_convert_like_raw_ones(tmp_path: Path, suffix: str) -> None:
     times_s = DT * np.arange(30)

@@ -6,8 +6,10 @@ Frames are taken every `control_dt_s`; what the arm measured and what it was com
 those frames:
 
 - measured: `JointState` messages, positions interpolated linearly between their stamps;
-- commanded: `JointTrajectory` messages, interpolated as the trajectory controller does. A message is in force from the
-  moment it was received until the next one; what the arm was told before the first one is unknown.
+- commanded: what the trajectory controller says that it demands of the arm, whoever tells it to (its reference in
+  `controller_state`), interpolated linearly. Where that was not recorded, `JointTrajectory` messages, interpolated as
+  the controller does: a message is in force from the moment it was received until the next one; what the arm was told
+  before the first one is unknown.
 
 An action is the commanded motion between the stamps of two frames, divided by `control_dt_s`, so that actions times
 `control_dt_s` add up to exactly what was commanded between the pictures. Where a frame or a joint state is missing
@@ -44,6 +46,7 @@ from lewm_model.robot.trajectory import MOST, JointTrajectory
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 STATE, COMMAND, MARKER = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/String"
+REFERENCE = "control_msgs/msg/JointTrajectoryControllerState"
 OTHER_COMMANDS = {  # what is said of commands of other types
     "std_msgs/msg/Float64MultiArray": "numbers without joint names and without times",
     "control_msgs/action/FollowJointTrajectory": "an action, whose goal is not in a recording",
@@ -72,6 +75,12 @@ class Topics:
     joint_states: str = "joint_states"
     command: str = "arm_controller/joint_trajectory"
     episode: str = "episode"
+
+    @property
+    def reference(self) -> str:
+        """The state of the controller that takes the commands, which publishes beside them."""
+        beside = self.command.rpartition("/")[0]
+        return f"{beside}/controller_state" if beside else "controller_state"
 
 
 @dataclass
@@ -141,21 +150,31 @@ class _Era:
     frames: dict[str, list[_Frame]] = field(default_factory=lambda: defaultdict(list))  # by topic, as all of these
     joints: dict[str, list[_State]] = field(default_factory=lambda: defaultdict(list))
     commands: dict[str, list[_Command]] = field(default_factory=lambda: defaultdict(list))
+    references: dict[str, list[_State]] = field(default_factory=lambda: defaultdict(list))
     lost: list[_Command] = field(default_factory=list)
+
+
+class _Stretch(NamedTuple):
+    """What was recorded of one camera and one arm while no clock stepped back."""
+
+    frames: list[_Frame]
+    joints: list[_State]
+    commands: list[_Command]
+    references: list[_State]  # positions (A,) that the controller demanded
 
 
 @dataclass
 class _Streams:
     """Everything of a recording but the pictures themselves; a moment in it is (era, log_ns)."""
 
-    eras: list[tuple[list[_Frame], list[_State], list[_Command]]]
+    eras: list[_Stretch]
     markers: list[tuple[tuple[int, int], str]]
     image_topic: str
 
     @property
     def period_s(self) -> float:
         """From picture to picture; 0.0 of fewer than two."""
-        stamps = [np.array([frame.stamp_ns for frame in frames if frame.stamp_ns >= 0]) for frames, _, _ in self.eras]
+        stamps = [np.array([frame.stamp_ns for frame in era.frames if frame.stamp_ns >= 0]) for era in self.eras]
         intervals = np.concatenate([np.diff(some) for some in stamps]) / _NS
         return float(np.median(intervals[intervals > 0])) if (intervals > 0).any() else 0.0
 
@@ -195,8 +214,10 @@ def _what(message: TopicMessage, wanted: Sequence[str]) -> str | None:
 
 
 def _joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The joints that most commands are for, and what else on the recording's topics could be commands."""
+    """The joints that most commands are for, else the controller's, and what else on the recording's topics could be
+    commands."""
     counts: Counter[tuple[str, ...]] = Counter()
+    controlled: tuple[str, ...] = ()
     orders: dict[tuple[str, ...], tuple[str, ...]] = {}
     others: dict[str, str] = {}
     for message in messages(files):
@@ -209,7 +230,11 @@ def _joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...]
                 key = tuple(sorted(found))
                 counts[key] += 1
                 orders.setdefault(key, tuple(found))
-    return (orders[counts.most_common(1)[0][0]] if counts else ()), others
+        elif _is_reference(message, topics) and not controlled:
+            found = getattr(_decode(message), "joint_names", None)
+            if isinstance(found, list) and all(isinstance(name, str) for name in found):
+                controlled = tuple(found)
+    return (orders[counts.most_common(1)[0][0]] if counts else controlled), others
 
 
 def _decode(message: TopicMessage) -> Any:
@@ -277,20 +302,29 @@ def _scan(
                 eras[era].joints[topic].append(state)
         elif kind == COMMAND and _matches(topic, topics.command):
             eras[era].commands[topic] += _read(message, _command, columns, report.left_out)
+        elif _is_reference(message, topics):
+            eras[era].references[topic] += _read(message, _reference, columns, report.left_out)
         elif kind == MARKER and _matches(topic, topics.episode):
             markers[topic] += [
                 ((era, log_ns), text)
                 for text in _read(message, lambda decoded, log_ns, _: str(decoded.data), columns, report.left_out)
             ]
-    names = {role: {topic for one in eras for topic in getattr(one, role)} for role in ("frames", "joints", "commands")}
+    roles = ("frames", "joints", "commands", "references")
+    names = {role: {topic for one in eras for topic in getattr(one, role)} for role in roles}
     raw = [topic for topic in names["frames"] if not topic.endswith("/compressed")]  # raw pictures lost nothing
     images = [t for t in names["frames"] if t.strip("/") == topics.image.strip("/")] or raw or names["frames"]
-    for kind, name in (("frames", topics.image), ("joints", topics.joint_states), ("commands", topics.command)):
+    named = (topics.image, topics.joint_states, topics.command, topics.reference)
+    for kind, name in zip(roles, named, strict=True):
         if len(names[kind]) > 1:
             report.note(f"{name}: of {', '.join(sorted(names[kind]))} the one that is called so was taken")
     image = _only(images, topics.image, "pictures", source, seen["pictures"])
     state = _only(names["joints"], topics.joint_states, "joint states", source, seen["joint states"])
-    command = _only(names["commands"], topics.command, "commands", source, seen["commands"])
+    command = reference = ""
+    if names["references"]:
+        reference = _only(names["references"], topics.reference, "controller states", source, {})
+        report.note(f"actions are of what the controller demanded of the arm, on {reference}")
+    if names["commands"] or not reference:
+        command = _only(names["commands"], topics.command, "commands", source, seen["commands"])
     marker = _only(markers, topics.episode, "episode markers", source, {}) if markers else ""
     if not any(one.frames[image] and one.joints[state] for one in eras):  # one topic was written after the other
         merged = _Era()
@@ -298,26 +332,27 @@ def _scan(
             merged.frames[image] += one.frames[image]
             merged.joints[state] += one.joints[state]
             merged.commands[command] += one.commands[command]
+            merged.references[reference] += one.references[reference]
         eras, stepped = [merged], []
         markers[marker] = [((0, log_ns), text) for (_, log_ns), text in markers[marker]]
     report.gaps += stepped
     found = []
     for one in eras:
         commands = sorted(one.commands[command] + one.lost, key=lambda told: told.log_ns)
-        found.append(_on_one_clock(one.frames[image], one.joints[state], commands, clock, source))
+        stretch = _Stretch(one.frames[image], one.joints[state], commands, one.references[reference])
+        found.append(_on_one_clock(stretch, clock, source))
     return _Streams(found, markers[marker], image)
 
 
-def _on_one_clock(
-    frames: list[_Frame], joints: list[_State], commands: list[_Command], clock: str, source: Path
-) -> tuple[list[_Frame], list[_State], list[_Command]]:
+def _on_one_clock(stretch: _Stretch, clock: str, source: Path) -> _Stretch:
     """The same with stamps of one clock: those of the headers where they agree, or the recorder's.
 
     :raises DataError: the headers' do not agree.
     """
+    frames, joints, commands, references = stretch
     readable = [frame for frame in frames if frame.stamp_ns >= 0]
     if len(readable) < 2 or len(joints) < 2:
-        return frames, joints, commands
+        return stretch
     advice = "or convert with --clock recorder, which goes by the time of arrival"
     seen, felt = (np.array([(one.log_ns, one.log_ns - one.stamp_ns) for one in some]) for some in (readable, joints))
     without = [
@@ -327,10 +362,11 @@ def _on_one_clock(
     ]
     if clock == "recorder":
         late_ns = 0 if "joint states" in without else int(np.median(felt[:, 1]))
-        return (
+        return _Stretch(
             [frame._replace(stamp_ns=frame.log_ns) if frame.stamp_ns >= 0 else frame for frame in frames],
             [state._replace(stamp_ns=state.log_ns) for state in joints],
             [told._replace(stamp_ns=told.stamp_ns + late_ns if told.stamp_ns and late_ns else 0) for told in commands],
+            [state._replace(stamp_ns=state.log_ns) for state in references],
         )
     if without:
         raise DataError(
@@ -345,7 +381,12 @@ def _on_one_clock(
             f"{source}: the camera's stamps lie {abs(worst):.2f} s {'ahead of' if worst < 0 else 'behind'} the arm's, "
             f"judged by when both were recorded; set both machines by one clock (chrony, PTP), {advice}"
         )
-    return frames, joints, commands
+    return stretch
+
+
+def _is_reference(message: TopicMessage, topics: Topics) -> bool:
+    there = message.type == REFERENCE and message.encoding == CDR and message.decode is not None
+    return there and (_matches(message.topic, topics.reference) or _matches(message.topic, topics.command))
 
 
 def _is_image(message: TopicMessage, topics: Topics) -> bool:
@@ -375,6 +416,17 @@ def _state(decoded: Any, log_ns: int, columns: Columns) -> _State:
     if not set(names) <= set(at) or len(decoded.position) != len(at):
         raise ValueError("of other joints, or without positions")
     positions = np.array([decoded.position[at[name]] for name in names]) * columns.factors(names)
+    if not (np.abs(positions) <= MOST).all():
+        raise ValueError("positions that are not finite")
+    return _State(log_ns, decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec, positions)
+
+
+def _reference(decoded: Any, log_ns: int, columns: Columns) -> _State:
+    point = decoded.reference if hasattr(decoded, "reference") else decoded.desired  # before Iron
+    at = {name: i for i, name in enumerate(decoded.joint_names)}
+    if not set(columns.names) <= set(at) or len(point.positions) != len(at):
+        raise ValueError("of other joints, or without a reference")
+    positions = np.array([point.positions[at[name]] for name in columns.names]) * columns.factors(columns.names)
     if not (np.abs(positions) <= MOST).all():
         raise ValueError("positions that are not finite")
     return _State(log_ns, decoded.header.stamp.sec * _NS + decoded.header.stamp.nanosec, positions)
@@ -456,6 +508,27 @@ def _command_positions(
         inside = (times_s >= now) & (times_s < end_s)
         if in_force is not None and inside.any():
             positions[inside] = in_force.sample(times_s[inside])
+    return positions
+
+
+def _demanded(
+    times_s: np.ndarray, references: Sequence[_State], epoch_ns: int, longest_s: float, turning: np.ndarray
+) -> np.ndarray:
+    """Positions that the controller demanded at `times_s` (N,), (N, A) rad; NaN where it did not say so within
+    `longest_s` seconds around.
+
+    :param turning: (N, A) rad where the joints whose numbers wrap at pi were measured, NaN for others.
+    """
+    at_s = np.array([state.stamp_ns - epoch_ns for state in references]) / _NS
+    demanded = np.array([state.positions for state in references])
+    wraps = ~np.isnan(turning).all(0)
+    demanded[:, wraps] = np.unwrap(demanded[:, wraps], axis=0)
+    positions = _interpolate(times_s, at_s, demanded)
+    turn = 2.0 * np.pi
+    positions[:, wraps] += turn * np.round((turning - positions)[:, wraps] / turn)
+    before = np.searchsorted(at_s, times_s, side="right") - 1
+    apart_s = np.diff(at_s)[np.clip(before, 0, len(at_s) - 2)]
+    positions[(before < 0) | (before >= len(at_s) - 1) | (apart_s > longest_s)] = np.nan
     return positions
 
 
@@ -578,9 +651,9 @@ def _plan_episodes(
     plans: list[_Plan] = []
     actions = len(columns.names)
     held_at = _held_at(streams, actions)
-    for number, (frames, joints, commands) in enumerate(streams.eras):
+    for number, (frames, joints, commands, references) in enumerate(streams.eras):
         report.frames_recorded += len(frames)
-        frames, joints = _increasing_frames(frames, report), _increasing(joints)
+        frames, joints, references = _increasing_frames(frames, report), _increasing(joints), _increasing(references)
         if not frames:
             continue
         if len(joints) < 2:
@@ -601,7 +674,14 @@ def _plan_episodes(
             report.note(f"the numbers of {(columns.names + columns.held)[joint]} wrap at pi; its turns were counted")
         all_positions = _interpolate(times_s, joints_s, measured)
         positions, measured = all_positions[:, :actions], measured[:, :actions]
-        commanded = _command_positions(times_s, commands, received_s, epoch_ns, joints_s, measured, report.left_out)
+        if len(references) > 1:
+            turning = np.full_like(positions, np.nan)
+            turns = [joint for joint in wrapped if joint < actions]
+            turning[:, turns] = positions[:, turns]
+            longest_s = 2.0 * tolerance_s + _ROUNDING_S
+            commanded = _demanded(times_s, references, epoch_ns, longest_s, turning)
+        else:
+            commanded = _command_positions(times_s, commands, received_s, epoch_ns, joints_s, measured, report.left_out)
         before = np.searchsorted(joints_s, times_s, side="right") - 1
         between = (before >= 0) & (before < len(joints_s) - 1)
         interval_s = np.diff(joints_s)[np.clip(before, 0, len(joints_s) - 2)]
@@ -643,7 +723,7 @@ def _plan_episodes(
 
 def _held_at(streams: _Streams, actions: int) -> np.ndarray:
     """Where the joints behind the first `actions` stand most of the time, rad."""
-    states = [state.positions[actions:] for _, joints, _ in streams.eras for state in joints]
+    states = [state.positions[actions:] for era in streams.eras for state in era.joints]
     return np.median(states, axis=0) if states else np.empty(0)
 
 
