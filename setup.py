@@ -56,6 +56,7 @@ setup(
             "viewer_node = lewm_ros.viewer_node:main",
             "composed = lewm_ros.composed:main",
             "lifecycle_manager = lewm_ros.lifecycle_manager:main",
+            "explore_node = lewm_ros.explore_node:main",
             "sim_node = lewm_ros.sim_node:main",
             "send_goal = lewm_ros.send_goal:main",
             "reach_goal = lewm_ros.reach_goal:main",

@@ -20,9 +20,9 @@ import numpy as np
 from lewm_model.config import ConfigError, resource
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.planning.random_motion import BLOCK_STEPS, random_velocities
 from lewm_model.robot.robot import load_robot
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
 from lewm_model.sim.scene import read_scene
 from lewm_ros.safety import Shield, ShieldConfig
 

@@ -82,6 +82,7 @@ class ManagedNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, and that must be told
         self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics, clock=steady)
         self._clock_seen = (-1, time.monotonic())  # ns that the clock said last, and since when
+        self.is_done = False  # all that it was to do, and its process may end
         self._backend: dict[str, str] = {}  # diagnostic values: what runs the model, and why nothing before it does
         self._unconnected: list[str] = []  # who is on a topic of this node and does not reach it, as last told
         self._built_s = 0.0  # when the progress of a build was last told, steady clock
@@ -401,7 +402,11 @@ def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = No
     executor = SingleThreadedExecutor()
     for node in nodes:
         executor.add_node(node)
-    spin(executor, lambda: not ended.is_set() and all(node.state_label != "finalized" for node in nodes), nodes[0])
+
+    def goes_on() -> bool:
+        return not (ended.is_set() or any(node.is_done or node.state_label == "finalized" for node in nodes))
+
+    spin(executor, goes_on, nodes[0])
     for node in reversed(nodes):
         if rclpy.ok() and node.state_label in ("unconfigured", "inactive", "active"):
             node.trigger_shutdown()

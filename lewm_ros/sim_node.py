@@ -227,7 +227,9 @@ class SimNode(ManagedNode):
         if elapsed_s >= self._next_joints_s:
             self._next_joints_s += JOINT_STATE_S
             self._joint_states.publish(
-                joint_state_message(sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns)
+                joint_state_message(
+                    sim.names, sim.joint_positions(), sim.joint_velocities(), stamp_ns, sim.joint_efforts()
+                )
             )
             measured = sim.joint_positions()
             for part, publisher in enumerate(self._controller_states):

@@ -13,11 +13,11 @@ import trimesh
 from lewm_model.config import ConfigError, resource
 from lewm_model.data.clips import load_episodes
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.planning.random_motion import random_velocities
 from lewm_model.robot.observation import Observation
 from lewm_model.robot.robot import load_robot
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.sim.random_motion import random_velocities
 from lewm_model.sim.world import State
 from lewm_model.tasks.reach import Reach
 from lewm_model.tasks.registry import reach_in, suite_named

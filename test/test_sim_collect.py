@@ -13,9 +13,9 @@ import pytest
 
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.planning.random_motion import random_velocities
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
-from lewm_model.sim.random_motion import random_velocities
 
 FRAME = np.zeros((3, 8, 8, 3), np.uint8)
 

@@ -79,6 +79,12 @@ class KnotLimits:
         slower.velocity = share * self.velocity
         return slower
 
+    def between(self, lower: np.ndarray, upper: np.ndarray) -> KnotLimits:
+        """The same limits with other least and greatest positions, each (A,) rad."""
+        narrower = copy.copy(self)
+        narrower.lower, narrower.upper = lower, upper
+        return narrower
+
     @property
     def longest_stop_s(self) -> float:
         """Upper bound of how long `stop_from` takes from anywhere in a motion within these limits."""

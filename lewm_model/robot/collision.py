@@ -55,9 +55,12 @@ class SelfCollision:
         """The least gap between two links, (N,) m, at joint positions (N, A) rad or m; negative where they overlap."""
         return self._gaps(self.chain.positions(joint_positions)).min(1)
 
-    def find(self, joint_positions: npt.ArrayLike) -> str | None:
-        """Which two links overlap in one of the poses (N, A), for people; None where none do. NaN counts as that."""
-        return self._nearest(self._gaps(self.chain.positions(joint_positions)), 0.0)
+    def find(self, joint_positions: npt.ArrayLike, least_m: float = 0.0) -> str | None:
+        """Which two links come nearer than `least_m` in one of the poses (N, A), for people; None where none do.
+
+        NaN counts as that.
+        """
+        return self._nearest(self._gaps(self.chain.positions(joint_positions)), least_m)
 
     def find_meeting(self, origins: np.ndarray) -> str | None:
         """As `find`, on a path of links (N, L, 3) m: what overlaps at its beginning may come apart."""

@@ -255,6 +255,10 @@ class ArmSim:
         """Measured joint velocities, (A,) float64 rad/s."""
         return self._data.qvel[self._qvel]
 
+    def joint_efforts(self) -> np.ndarray:
+        """What the drives do, (A,) float64 N m; of a prismatic joint N."""
+        return self._data.qfrc_actuator[self._qvel]
+
     def commanded_positions(self) -> np.ndarray:
         """What the servo is commanded now, (A,) float64 rad."""
         return self._command.copy()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lewm_model.planning.random_motion import BLOCK_STEPS
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.random_motion import BLOCK_STEPS
 from lewm_model.sim.world import State
 from lewm_model.tasks.push_script import ScriptedPush, play
 from lewm_model.tasks.task import Outcome, Trial

@@ -17,10 +17,10 @@ import numpy as np
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import POLICY_PLAN
 from lewm_model.planning.motion import KnotLimits, Timeline
+from lewm_model.planning.random_motion import BLOCK_STEPS, random_velocities
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import drive
-from lewm_model.sim.random_motion import BLOCK_STEPS, random_velocities
 
 # Where the object is put and pushed to, in polar coordinates about the arm's base, m and rad, where the tip gets round.
 RADII, ANGLES = (0.32, 0.47), (-1.3, 1.3)

@@ -1,0 +1,122 @@
+"""Moves an arm at random and records it: an hour of data for a world model in one command.
+
+    ros2 launch lewm_ros explore.launch.py robot:=so101 minutes:=60 out:=recordings/session1.mcap deadman_button:=5
+    ros2 service call /explore_node/enable std_srvs/srv/SetBool "{data: true}"
+    ros2 launch lewm_ros explore.launch.py sim:=mujoco robot:=tabletop minutes:=5 out:=sim.mcap enable:=true
+
+A real arm's driver and camera run already; docs/real-arm.md says what they need. Not run on an arm.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
+BOOLEAN = ["true", "false"]
+
+ARGUMENTS = [
+    DeclareLaunchArgument("robot", description="Robot file, its name in config/robots or a path: limits, box, links."),
+    DeclareLaunchArgument("minutes", default_value="60", description="Minutes of episodes; then all ends."),
+    DeclareLaunchArgument("out", default_value="", description="MCAP file to write; empty names it by date."),
+    DeclareLaunchArgument("seed", default_value="0", description="Of the motion; another one for each session."),
+    DeclareLaunchArgument("speed_scale", default_value="0.3", description="Share of the joints' full speed, to 1."),
+    DeclareLaunchArgument(
+        "deadman_button", default_value="-1", description="Button on the topic joy to hold; -1 is none."
+    ),
+    DeclareLaunchArgument(
+        "params_file", default_value="", description="More parameters of explore_node: workspace.*, effort_limits, ..."
+    ),
+    DeclareLaunchArgument(
+        "sim", default_value="none", choices=["none", "mujoco"], description="Simulate the arm, or none for a real one."
+    ),
+    DeclareLaunchArgument("image_topic", default_value="camera/image_raw", description="Topic of the camera."),
+    DeclareLaunchArgument(
+        "images",
+        default_value="raw",
+        choices=["raw", "compressed"],
+        description="Record <image_topic>, which is compressed then, or <image_topic>/compressed as it is.",
+    ),
+    DeclareLaunchArgument(
+        "command_topic",
+        default_value="arm_controller/joint_trajectory",
+        description="Topic of the arm's trajectory controller; its state is looked for beside it.",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics."),
+    DeclareLaunchArgument(
+        "enable", default_value="false", choices=BOOLEAN, description="Arm once, on start. Not for a real arm."
+    ),
+]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+
+
+def start(context: LaunchContext) -> list[Action]:
+    """The actions that the arguments' values ask for."""
+    values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
+    explore: dict[str, Any] = {
+        "robot": values["robot"],
+        "minutes": float(values["minutes"]),
+        "seed": int(values["seed"]),
+        "speed_scale": float(values["speed_scale"]),
+        "deadman_button": int(values["deadman_button"]),
+    }
+    record = {"out": values["out"], "input": values["images"]}
+    names = ["explore_node"]
+    actions: list[Action] = []
+    if values["sim"] == "mujoco":
+        scene = SHARE / "config" / "scenes" / f"{Path(values['robot']).stem}.yaml"
+        actions.append(process("sim_node", [{"world": str(scene)} if scene.is_file() else {}], values))
+        names.insert(0, "sim_node")
+    files = [values["params_file"]] if values["params_file"] else []
+    enabled = {"nodes": names, "enable": "explore_node" if values["enable"] == "true" else ""}
+    return [
+        *actions,
+        process("record", [record], values, on_exit=fail("the recorder has ended; its last message says why")),
+        # Its end, after so many minutes, is the end of all, and no failure.
+        process("explore_node", [*files, explore], values, on_exit=Shutdown(reason="the exploration has ended")),
+        process("lifecycle_manager", [enabled], values, on_exit=fail("a node could not be brought up; see above")),
+    ]
+
+
+def process(executable: str, parameters: list[Any], values: dict[str, str], on_exit: Action | None = None) -> Node:
+    """One of our executables."""
+    image, command = values["image_topic"], values["command_topic"]
+    remappings = [("camera/image_raw", image), ("arm_controller/joint_trajectory", command)]
+    remappings += [
+        ("camera/image_raw/compressed", f"{image}/compressed"),
+        ("camera/camera_info", beside(image, "camera_info")),
+        ("arm_controller/controller_state", beside(command, "controller_state")),
+    ]
+    return Node(
+        package="lewm_ros",
+        executable=executable,
+        name="recorder" if executable == "record" else executable,
+        namespace=values["namespace"],
+        parameters=[*filter(None, parameters)],
+        remappings=remappings,
+        output="screen",
+        sigterm_timeout="15",  # s to bring the arm to rest, also on a busy machine
+        on_exit=on_exit or fail(f"{executable} has ended"),
+    )
+
+
+def beside(topic: str, name: str) -> str:
+    """The topic of this name in the namespace of another."""
+    return f"{topic.rpartition('/')[0]}/{name}" if "/" in topic else name
+
+
+def fail(message: str) -> Action:
+    """Ends the launch, and its exit status says so; nothing while it is ending anyway."""
+
+    def end(context: LaunchContext) -> None:
+        if not context.is_shutdown:
+            raise RuntimeError(f"{message}; the others end with it")
+
+    return OpaqueFunction(function=end)
