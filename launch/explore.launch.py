@@ -67,7 +67,7 @@ def start(context: LaunchContext) -> list[Action]:
         "speed_scale": float(values["speed_scale"]),
         "deadman_button": int(values["deadman_button"]),
     }
-    record = {"out": values["out"], "input": values["images"]}
+    record = {"out": str(Path(values["out"]).expanduser()) if values["out"] else "", "input": values["images"]}
     names = ["explore_node"]
     actions: list[Action] = []
     if values["sim"] == "mujoco":

@@ -147,6 +147,7 @@ def stand_ins() -> Iterator[None]:
             IncludeLaunchDescription,
             OpaqueFunction,
             SetEnvironmentVariable,
+            Shutdown,
         ),
         "launch.conditions": (IfCondition,),
         "launch.launch_description_sources": (PythonLaunchDescriptionSource,),
@@ -276,6 +277,12 @@ class OpaqueFunction(Action):
 
     def execute(self, context: LaunchContext) -> Any:
         return self.function(context)
+
+
+class Shutdown(Action):
+    def __init__(self, *, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class SetEnvironmentVariable(Action):

@@ -25,6 +25,7 @@ CASES: tuple[tuple[str, dict[str, str]], ...] = (
     ("two_arms.launch.py", {"left_goal_image": "left.png", "dry_run": "true"}),
     ("real_arm.launch.py", {"arm": "ur5e", "model": "m", "namespace": "left", "image_topic": "/color/image_raw"}),
     ("record.launch.py", {"namespace": "left", "output": "a b"}),
+    ("explore.launch.py", {"robot": "tabletop", "sim": "mujoco", "out": "a b.mcap", "enable": "true"}),
     ("gazebo.launch.py", {"headless": "false", "world": "/a folder/world.sdf", "namespace": "left"}),
 )
 
@@ -74,6 +75,23 @@ def test_the_stand_in_says_what_the_launch_system_of_ros_says(name: str, argumen
 
     ours, theirs = (list(map(said, launched(name, stand_in=which, **arguments))) for which in (True, False))
     assert ours == theirs
+
+
+# ---- explore.launch.py -----------------------------------------------------------------------------------------------
+
+
+def test_an_arm_that_explores_is_recorded_on_the_topics_that_it_is_commanded_on() -> None:
+    arguments = {"robot": "so101", "minutes": "2", "out": "~/a.mcap", "command_topic": "/left/arm/joint_trajectory"}
+    found = by_name(launched("explore.launch.py", image_topic="/lens/image_raw", images="compressed", **arguments))
+    assert set(found) == {"record", "explore_node", "lifecycle_manager"}, "a real arm is not simulated"
+    assert found["explore_node"].parameters()["minutes"] == 2.0
+    assert found["record"].parameters()["out"] == str(Path("~/a.mcap").expanduser())
+    assert found["lifecycle_manager"].parameters()["nodes"] == ["explore_node"]
+    assert found["lifecycle_manager"].parameters()["enable"] == "", "a real arm is enabled by hand"
+    for process in (found["record"], found["explore_node"]):
+        assert process.remappings["arm_controller/joint_trajectory"] == "/left/arm/joint_trajectory"
+        assert process.remappings["arm_controller/controller_state"] == "/left/arm/controller_state"
+        assert process.remappings["camera/image_raw/compressed"] == "/lens/image_raw/compressed"
 
 
 # ---- plan.launch.py --------------------------------------------------------------------------------------------------
