@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build description of the ROS 2 package; colcon and pip both read it."""
 
 from pathlib import Path

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is compared with others: planner, training, loading, equivalence."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast arms with meshes are simulated, a control step of physics and a picture, and how fast the shield checks
 their plans: limits, workspace and self-collision of a whole trajectory. On one core.
 

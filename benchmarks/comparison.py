@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is a model from this trainer as good as one from the authors' code? `make compare-train`.
 
 One recording of the simulated arm, one network that both have (the sizes of `small`, with patches and GELU), the same

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shape of DINO-WM's predictor (arXiv 2411.04983): what planning costs when a frame is 196 tokens and not one.
 
 Random weights: only its time is of interest. Patch features of a DINOv2 ViT-S/14 at 196 x 196 pixels, 384 numbers each,

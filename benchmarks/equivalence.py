@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is it LeWM? Our network, loss and gradients beside the authors' code with the same weights: `make equivalence`.
 
 Random weights, the zero-initialised modulations too, and BatchNorms whose running statistics are not trivial. Rollouts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a GPU gives: training steps and plans beside the authors' own, and this machine's engines. `make bench-gpu`.
 
     python -m benchmarks.gpu --parts train plan decision engines

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast clips come from a recording, beside the reference's HDF5 reader: `make bench-data`.
 
 One file for each picture size, written by the reference's own writer. The reference draws its batches as its trainer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What training on a data set larger than the memory holds in memory: `make train-memory`.
 
 Trains the same small model at 224 x 224 pixels three times for the same number of steps, each in a process of its own:

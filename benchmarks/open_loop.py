@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The LeWM paper's way to reach a goal picture, on the simulated arm: plan 25 control steps, execute all, plan again.
 
 The arm stands still and simulation time too while it plans. Actions are executed as velocities, as far as the arm's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast the planner is, and at what success: against the authors' own planner, in one run. `make bench`.
 
     python -m benchmarks.planner --goals 200 --parts exact matmul decision success dinowm curve memory int8

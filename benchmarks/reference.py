@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The authors' own code, to be put beside ours: network, loss and planner of stable-worldmodel 0.1.1.
 
 For tests and benchmarks only (requirements-reference.txt, which `make` installs). The package imports torchvision and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tasks that LeWM was published with, at a size that a CPU trains: `make eval-seed-tasks`.
 
 Two-Room and Reacher are the environments of stable-worldmodel 0.1.1, their pictures 64 pixels wide. For each:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast training steps are, beside the authors' own step: `make bench-train`.
 
 A step is what lies between a batch of uint8 clips in memory and new weights. The reference's is as its training

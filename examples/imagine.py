@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model imagines of a motion, beside what the simulated camera then sees.
 
     python examples/imagine.py

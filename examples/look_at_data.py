@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads a recording as training does: episodes of pictures, actions and joint positions.
 
     lewm collect data/some.h5 --episodes 4

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lets an arm reach one goal picture after the other, as your own program would.
 
     ros2 launch lewm_ros plan.launch.py enable:=true      # the simulated arm, in another terminal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings up Gazebo with the world, the bridge to ROS 2 and the adapter for commands: what sim_node does embedded.
 
     ros2 launch lewm_ros plan.launch.py sim:=gazebo        includes this file; the nodes then take the time from /clock

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings up camera_node and planner_node, and the simulated arm where one is asked for.
 
     ros2 launch lewm_ros plan.launch.py goal_image:=goal.png enable:=true      the simulated arm goes to the picture

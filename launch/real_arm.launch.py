@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings up the trajectory controller of a real arm, with the limits of config/arms, and the planning nodes, disarmed.
 
     ros2 launch lewm_ros real_arm.launch.py arm:=ur5e model:=models/my_ur5e image_topic:=/camera/color/image_raw

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records with `ros2 bag record` what `lewm convert` needs: pictures, joint states, commands, goals, episode markers.
 
     ros2 launch lewm_ros record.launch.py output:=session_1

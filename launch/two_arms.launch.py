@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings up two arms side by side, each with a camera, a planner and a lifecycle manager of its own, disarmed.
 
     ros2 launch lewm_ros two_arms.launch.py                                    two simulated arms

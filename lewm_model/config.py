@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Typed configuration: every size, range and unit in one place.
 
 A configuration is a frozen dataclass; `from_dict` builds one from plain YAML/JSON data and names the field, the value

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What nodes that command an arm have in common: arming, dead-man's button, speed scale, joint states, the way out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of nodes that command an arm: what its joints and links may do, who lets it move, how fast, and when
 the shield intervenes."""
 

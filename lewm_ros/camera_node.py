@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures in, latents out: encodes the newest camera frame, and every goal picture, with the model of a bundle."""
 
 from __future__ import annotations

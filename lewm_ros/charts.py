@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts drawn with OpenCV, which the demo needs anyway: lines, bars and counts in a picture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends goals and waits for what becomes of them, as an action's client would.
 
     with GoalClient() as client:

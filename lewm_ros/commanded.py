@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stream of joint trajectories told the arm to do, put together as a trajectory controller executes it."""
 
 from __future__ import annotations

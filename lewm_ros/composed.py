@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """camera_node and planner_node in one process: less memory, one CUDA context, and slower plans, as Python has one lock.
 
     ros2 launch lewm_ros plan.launch.py composed:=true

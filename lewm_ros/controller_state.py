@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a trajectory controller says that it executes: `controller_state` of ros2_control's.
 
 Its message type comes with every ROS installation that has the controller, and with no other: where it cannot be

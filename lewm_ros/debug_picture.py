@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One picture of what the robot sees, wants, imagines and feels: what `debug_image` shows. Drawing only, no ROS.
 
 +----------------------------------------------------------+

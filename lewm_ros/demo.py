@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole loop on this machine: a simulated arm and camera, camera node and planner node as three processes over DDS.
 
     python -m lewm_ros.demo --task reach --goals 10 --seed 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the demo leaves to look at: a film of some goals, a picture of it, one of every failure, and a summary."""
 
 from __future__ import annotations

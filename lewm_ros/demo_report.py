@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's tables, figures and pictures, from what happened."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moves an arm at random, so that there is something to learn from: episodes, each from the home pose on.
 
     ros2 launch lewm_ros explore.launch.py robot:=so101 minutes:=60 out:=recordings/session1.mcap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between planner and Gazebo: trajectories as Gazebo's own trajectory controller can follow them.
 
 gz-sim's JointTrajectoryController (looked up in gz-sim 8 and in main) begins every trajectory when it arrives: its

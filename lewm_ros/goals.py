@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goals: pictures in files, a folder of named ones, and which goal is which, so that one that has ended stays so."""
 
 from __future__ import annotations

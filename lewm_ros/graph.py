@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts nodes as processes and drives them: what a launch file does, for programs that also look at the outcome.
 
 Used by the demo and by tests, where ROS 2's launch system need not be installed.

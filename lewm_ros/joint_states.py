@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint positions out of `joint_states`, whoever publishes there: an arm's driver, its gripper's, and others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brings lifecycle nodes up in order, watches them, and brings one up again after its process died and was restarted.
 
     ros2 run lewm_ros lifecycle_manager --ros-args -p "nodes:=[camera_node, planner_node]"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hand-over from callbacks to a worker thread that always gets the newest, never a growing queue."""
 
 from __future__ import annotations

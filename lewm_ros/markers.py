@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the planner thinks of moving the end effector, as markers for RViz and Foxglove.
 
 Positions are in m in the frame of the arm's base link, x forward and z up as in REP 103 if the URDF is.

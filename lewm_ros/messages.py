@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ROS messages to numpy arrays and back, each checked before it is used.
 
 Whatever arrives may be wrong: a message that cannot be read raises `MessageError` with the reason, and nothing else.

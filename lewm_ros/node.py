@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the three nodes have in common: lifecycle with reasons, parameters, diagnostics at 1 Hz, and an orderly end."""
 
 from __future__ import annotations

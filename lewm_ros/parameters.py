@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node parameters from a table: one line each, with description and range, instead of one block of calls each."""
 
 from __future__ import annotations

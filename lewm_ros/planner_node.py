@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latents in, joint trajectories out: plans towards the goal picture and commands the arm, through the shield.
 
 The node starts disarmed: it listens, and moves nothing until `~/enable` (or `enable_on_start`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of planner_node: those of all nodes that command an arm, how a plan is searched, what surprises."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends goals one after the other and waits for each: `ros2 run lewm_ros reach_goal goal.png --timeout 20`.
 
     reach_goal home.png left.png home.png --dwell 2            a sequence, with two seconds at each

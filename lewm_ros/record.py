@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records what a world model learns from, to one MCAP file, without rosbag2.
 
     ros2 run lewm_ros record --ros-args -p out:=session.mcap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends a picture file as the goal image, and says whether it is accepted: `ros2 run lewm_ros send_goal goal.png`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated arm and camera behind the topics that a real arm, or Gazebo, has."""
 
 from __future__ import annotations

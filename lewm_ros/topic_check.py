@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do the topics that the planner needs carry messages? Listens for a moment and prints what it saw as JSON.
 
 `lewm doctor` runs this as a program of its own, because lewm_model does without ROS.

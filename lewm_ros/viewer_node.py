@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the robot sees, wants and imagines, for people: `debug_image` and `plan_markers`.
 
     ros2 run lewm_ros viewer_node --ros-args -p model:=models/reach -p urdf:=config/arms/tabletop.urdf

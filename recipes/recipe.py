@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all recipes do: record, train, calibrate, export, and try the model in the tasks that it is made for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model of any arm that has a robot file and a scene, from nothing, on random motion. `make train-arm ROBOT=so101`"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's model from nothing: trained on random motion, it reaches what pictures show. `make train-demo`"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The push model from nothing: a scripted policy that pushes is recorded, and the model learns to. `make train-push`"""
 
 from __future__ import annotations

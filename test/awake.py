@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bundles with random weights, whose zero-initialised modulations are not zero: candidates then differ in cost."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings for tests, written without ROS: the message definitions are those of Jazzy, shortened to what counts."""
 
 from __future__ import annotations

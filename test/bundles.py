@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small untrained bundles for tests of everything around the model."""
 
 from __future__ import annotations

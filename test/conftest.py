@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives every module of tests a ROS domain of its own: nothing on the machine talks into a test, and nothing that a
 process left behind which an earlier test has killed.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A GPU, its CUDA runtime and TensorRT, for machines without one: engines run in ONNX Runtime on the host.
 
 Both fakes are as strict as the real things where that can catch a mistake: work on a stream happens when the stream is

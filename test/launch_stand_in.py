@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """As much of ROS 2's launch system as this project's launch files use, to execute them where it is not installed.
 
 ROS 2's launch is not among its wheels. `launched("plan.launch.py", sim="none")` executes a launch file with arguments

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LeRobot folders for tests, written without the lerobot package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains one run, by itself or as one of several processes, and keeps every checkpoint: python rank_run.py DATA RUN."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A short recording in the demo's world, made in the test's own process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Action groups: what the columns of an action are, and what follows for a plan."""
 
 from __future__ import annotations

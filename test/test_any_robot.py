@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any arm's recording becomes a model that planner_node takes, and nobody states a size, a joint count or a unit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The example arms: limits within what the manufacturers publish, and controllers that command the same joints.
 
 None of this was run on an arm. What can be wrong in the files themselves is checked here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changed pictures: each frame by itself, the same again for the same seed, and heads that learn from them."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings become episodes that say what happened: right frames, right actions, and gaps that are gaps."""
 
 from __future__ import annotations

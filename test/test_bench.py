@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm bench` reports what a robot's engineer asks: encoder, rollout, plan, picture to plan, and on what machine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What counts as reached and as surprising is measured on episodes that the model was not trained on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exact planner takes the same elites to the same mean as the authors' own, fed with the same noise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of a goal: a client and `reach_goal` say so, with an exit status, and cancel what was not reached."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Self-collision: capsules along the links of an arm."""
 
 from __future__ import annotations

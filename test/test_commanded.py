@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a stream of trajectories commands, put together: gaps, pauses and broken limits are found."""
 
 from __future__ import annotations

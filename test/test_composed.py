@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """camera_node and planner_node in one process: two nodes, with their own names, parameters and lifecycles."""
 
 import signal

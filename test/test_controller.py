@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated trajectory controller, case by case against ros2_control's joint_trajectory_controller (jazzy)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data report finds what is wrong with a recording, and says nothing of one that is well."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What debug_image shows: the pixels that matter, and that it is drawn whatever is missing or odd."""
 
 import dataclasses

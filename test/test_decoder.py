@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoder draws what the latents hold, is a part of the bundle that others do not notice, and says why it fails."""
 
 from __future__ import annotations

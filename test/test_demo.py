@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make demo` from end to end with an untrained model: what it leaves, not how well it does."""
 
 import json

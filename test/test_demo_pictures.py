@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the demo draws: the path meets the tip, the film plays in a browser, charts show what they are given."""
 
 from types import SimpleNamespace

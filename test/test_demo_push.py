@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make demo-push` with the shipped push model and one goal: what it leaves, and that no command breaks a limit."""
 
 import json

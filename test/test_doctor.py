@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm doctor` finds what keeps a robot from running, and tells what to do about each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engines are built on the target, checked, remembered, built again when they do not fit, and refused when wrong.
 
 There is no GPU here: a stand-in for CUDA and TensorRT (fake_gpu.py) runs the graphs in ONNX Runtime. What NVIDIA's own

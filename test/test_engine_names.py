@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every TensorRT name in the code exists in TensorRT 10.3 (JetPack 6), 10.13 (JetPack 7) and 11.4."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make equivalence`, short: our network beside the authors' with the same weights, and two processes beside one."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seed's tasks: the criterion is the reference's, goals come from other episodes, and plans reach them or not."""
 
 from __future__ import annotations

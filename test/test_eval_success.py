@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm eval`: tasks come from episodes the model never saw, baselines are what they say, comparisons are fair."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm surprise`: its areas and rates are right, and the shipped model notices what it must."""
 
 from __future__ import annotations

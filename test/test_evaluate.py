@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make eval`, short: its figures have their names, and the spoilt bundles are spoilt in the way that they say."""
 
 from __future__ import annotations

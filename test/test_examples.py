@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs of examples/ run, and show what they say they show."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lost, late or reordered command never becomes a jump: shield and simulated controller, with a link between them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random motion for recordings, over real topics against the simulated arm: what it does, and what ends it."""
 
 from __future__ import annotations

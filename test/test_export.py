@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bundle's graphs compute what the model computes, in fp32 and in fp16, and golden outputs go with them."""
 
 import shutil

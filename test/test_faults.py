@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make faults`, short: what its judgement is worth, and each fault once."""
 
 import os

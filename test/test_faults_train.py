@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make faults-train`, short: killed in the middle, and a full disk under a checkpoint."""
 
 from pathlib import Path

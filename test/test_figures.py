@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: every number that this project tells is written in one way."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Raw camera pictures over DDS: what one process publishes, camera_node in another one receives."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that stay on disk: the same numbers as in memory, shared, and no growing process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A short run of the fuzzer over every target, and what longer ones found."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures that no arm should be sent to are refused with the reason; those of the shipped models' tasks are not."""
 
 from __future__ import annotations

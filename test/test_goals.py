@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goal pictures by name: what is in the folder, nothing outside it."""
 
 from __future__ import annotations

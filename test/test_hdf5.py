@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HDF5 both ways with the reference, compressed, without attributes, damaged and cut off."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of the house: this checkout keeps them, and each kind of break is found with its line."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every common encoding of a camera is converted right, compared with OpenCV, or refused with the reason."""
 
 from __future__ import annotations

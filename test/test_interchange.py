@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the reference code become bundles and go back; what must not be loaded is refused and never run."""
 
 import importlib

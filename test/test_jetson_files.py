@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Jetson guide, the container and the systemd unit name only commands, options and files that there are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint positions of one arm from what several nodes publish."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the links are: the same as MuJoCo says, and a chain that cannot be watched is refused."""
 
 from __future__ import annotations

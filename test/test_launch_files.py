@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each launch file would start: executed with ROS 2's launch system, or where it is missing with a stand-in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LeRobot folders of both layouts become episodes: right frames with right actions, and gaps that are gaps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every lifecycle transition of every node, exactly: what each undoes, and what an exception in one leads to."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lifecycle manager: brings nodes up in order, sees one die, brings it up again, and leaves people their way."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An SDF means what Gazebo draws: the embedded simulator's pictures beside those of gz-sim's renderer."""
 
 import csv

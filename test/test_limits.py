@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint limits from files: what is read is what the file says, and what it does not say is an error, never a guess."""
 
 from __future__ import annotations

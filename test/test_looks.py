@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenes that vary: every frame looks otherwise, what is simulated stays the same, and a recording says so."""
 
 from __future__ import annotations

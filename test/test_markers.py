@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Markers lie where forward kinematics says, in the frame of the arm's base, and their colours say how it stands."""
 
 import numpy as np

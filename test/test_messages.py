@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages to arrays and back: what is read is read right, and the rest is refused with a reason."""
 
 import array

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network is LeWM: its size, its causality, its rollout, its regulariser."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Planned motion keeps every limit by construction, and the committed past never changes."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each node by itself: what it refuses, what it says then, and that nothing it receives ends it."""
 
 import array

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is new in a picture, and for how long."""
 
 import numpy as np

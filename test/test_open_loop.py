@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's policy on the simulated arm, and the DINO-WM shape beside which LeWM is timed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No command replaces what the user cannot make again."""
 
 from __future__ import annotations

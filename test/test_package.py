@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written down twice agrees: package.xml, setup.py, requirements, launch file, params file and the nodes."""
 
 import ast
@@ -11,8 +12,10 @@ from xml.etree import ElementTree
 import pytest
 import setuptools
 import yaml
+from typer.testing import CliRunner
 
 import lewm_model
+from lewm_model.cli.main import app
 from lewm_model.config import resource
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,10 @@ def imported_modules(*folders: str) -> set[str]:
 def requirement_names(*files: str) -> set[str]:
     lines = [line.split("#")[0].strip() for file in files for line in (ROOT / file).read_text().splitlines()]
     return {re.split(r"[<>=!~;\s\[]", line)[0].lower() for line in lines if line and not line.startswith("-")}
+
+
+def test_lewm_tells_its_version():
+    assert CliRunner().invoke(app, ["--version"]).output == f"lewm {lewm_model.__version__}\n"
 
 
 def test_the_version_is_the_same_everywhere(setup_arguments):

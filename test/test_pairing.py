@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Actions that do not belong to the pictures are named, and those that do are left in peace."""
 
 from __future__ import annotations

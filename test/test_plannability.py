@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The preflight says GO for the shipped model and NO-GO, with the right reason, where something is wrong with it.
 
 Models that were trained wrongly are examined by `make eval`; here the shipped one is spoilt in ways that look the same.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The planner reaches goals, keeps what it committed to, and returns in time."""
 
 from __future__ import annotations

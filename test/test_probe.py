@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Probes find what is in a latent, do not find what is not, and are judged on episodes that they were not fitted to."""
 
 from __future__ import annotations

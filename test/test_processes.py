@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three nodes as processes over real DDS, driven through their lifecycle: what `make demo` does, small."""
 
 import time

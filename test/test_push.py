@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Play with the block, the push task, and a bundle whose policy learned from play."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quality of service over real DDS: what does not fit is logged and shown in diagnostics, with who and why."""
 
 import time

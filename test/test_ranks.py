@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several processes train one model: a run may go on with another number of them, and one of them writes."""
 
 import shutil

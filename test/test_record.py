@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recorder as a process over real DDS: what it wrote converts to what happened, even when it was killed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ours beside the authors' code with the same weights: the same numbers, and every name has its counterpart."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report is one page that needs nothing else, shows what there is and says what is missing."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Robot files and scenes: another arm is another file."""
 
 from __future__ import annotations

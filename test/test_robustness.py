@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm robust`: a change shows in the picture, the world is as it was afterwards, the table says what was held."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fast rollout imagines what the model's own rollout imagines."""
 
 from __future__ import annotations

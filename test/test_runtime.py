@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`load_runtime` finds a back end that works, and says why the ones before it do not."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shield: what goes out respects every limit and is continuous with what went out before, whatever comes in."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes out of the shield, whatever goes in: random, hostile and broken inputs in any order.
 
 The second half takes a check out of the shield and expects the driver to see that it is gone: it could fail.

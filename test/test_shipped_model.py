@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trained models that ship: half precision ranks candidates as single precision does."""
 
 from __future__ import annotations

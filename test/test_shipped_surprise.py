@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped model under way to a goal: nothing is surprising while nothing is wrong, and a wrong picture soon is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ArmSim follows trajectories like the arm, keeps limits, is deterministic, and its pictures show the arm."""
 
 from __future__ import annotations

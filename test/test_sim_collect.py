@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded episodes: the file's layout, what the actions mean, and that a recording can be repeated or killed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SDF loader: what it understands means the same as in SDF, and what it does not is an error with file and line."""
 
 from __future__ import annotations

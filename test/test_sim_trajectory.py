@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint trajectories between their points: the values ros2_control's joint_trajectory_controller would command."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make soak`, short: its numbers are sane, and it would see a leak."""
 
 import json

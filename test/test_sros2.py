@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sample SROS2 policy: it is one that sros2 accepts, nodes can work under it, and one node can move the arm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Intervals and tests of the evaluation, beside values from their definitions and from published tables."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames that do not show what was imagined slow the arm, hold it, and let it go on when the world is calm."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tasks and figures of the evaluation: the same for everyone who asks, and not easier than they say."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Actions that are velocities of the tip: joints do them, keep their limits, and slow down instead of jumping."""
 
 from __future__ import annotations

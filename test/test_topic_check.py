@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `lewm doctor` asks of ROS: which topics carry messages, at what rate, and what is in them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training: the regulariser prevents collapse, a killed run resumes exactly, bad data is refused."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two arms side by side, each with camera and nodes in a namespace of its own: they do not know of each other."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bundle that is changed is the old one or the new one, whenever the change is killed, fails or is looked at."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whoever uses the machine: a second user, no home, a home that cannot be written, no temporary folder."""
 
 import os

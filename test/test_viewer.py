@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """viewer_node over real DDS: it draws what the planner tells, only while somebody looks, and bad input does no harm."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """viewer_node as an executable, and a goal that is sent while only a viewer listens."""
 
 import signal

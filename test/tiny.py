@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recording and a model so small that a test can train them: a bright dot that its actions move."""
 
 from __future__ import annotations

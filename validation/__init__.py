@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is done to the system: faults, fuzz, soak, checks."""

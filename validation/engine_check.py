@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does NVIDIA's own library take our graphs? `make engine-check`, on a CPU.
 
 Exports the graphs of randomly initialised models, in fp32 and fp16, checks them with onnx.checker and ONNX Runtime, and

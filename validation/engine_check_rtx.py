@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The half of `make engine-check` that runs in .venv-rtx: has the product's code build with the real `tensorrt_rtx`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`make eval`: what the shipped model can do and knows, measured; writes out/eval/summary.json.
 
 Success from held-out episodes, probes, surprise, and whether the preflight tells five bundles apart. Recordings and

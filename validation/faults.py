@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does the loop survive what goes wrong around it? `make faults`, with the shipped model over real DDS.
 
     python -m validation.faults --runs 50 --seed 0 [--only kill_camera --only nan_latent]

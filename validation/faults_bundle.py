@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command that changes a bundle, killed with SIGKILL: the bundle always loads, old or new: `make faults-bundle`.
 
 A small bundle is trained, calibrated, exported, given a decoder, other heads and a verdict, again and again, each time

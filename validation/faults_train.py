@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training that is killed, or whose disk is full, goes on as if nothing had been: `make faults-train`.
 
 A small run is trained undisturbed. Then again and again, each time in a process that is killed with SIGKILL at a moment

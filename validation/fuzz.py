@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Feeds hostile inputs to every topic and every file that the package reads. `make fuzz`.
 
 Every target in fuzz_targets.py is fed in worker processes, so that a fault of a C library ends a worker and not the

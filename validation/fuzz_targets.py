@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `make fuzz` feeds: every topic of every node and every file that the package reads; see fuzz.py.
 
 A target makes its inputs from a seeded `random.Random`. Structures (messages, parameters) are drawn by hypothesis,

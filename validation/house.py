@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the code keeps the rules of the house: `make house`. Each break is told with its file and line.
 
 - Every folder of lewm_model is one subject, and imports run one way: a folder imports from those before it in FOLDERS.

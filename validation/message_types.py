@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the message type in which a trajectory controller tells what it executes, where ROS is installed as wheels.
 
     python -m validation.message_types

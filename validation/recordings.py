@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens to recordings as people have them: cases of every kind, wrong pairings of action and picture, speed.
 
     make data-cases

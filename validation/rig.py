@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole loop as processes over DDS, with a goal to go to and eyes on all it says: what faults.py and soak.py drive.
 
 `Rig` starts sim_node, camera_node and planner_node with the shipped model. It can stand between the simulated arm and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drives the shield with everything that can happen to it, in any order, and watches what it lets through.
 
 `drive(inputs, seed)` is the whole of it. An arm, two clocks, a camera, an honest planner, a hostile one and a person

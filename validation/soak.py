@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does the loop stay as it is for half an hour? `make soak`, with the shipped model over real DDS.
 
     python -m validation.soak --minutes 30 --seed 0

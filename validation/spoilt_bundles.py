@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small models of the demo's world, half-trained ones and spoilt ones: what a preflight is for.
 
 They are half as wide as the demo's and train for a few hundred steps, within a minute. Other seeds and lengths of

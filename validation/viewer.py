@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does looking cost, and what does it look like? `make viewer`, with the shipped model over real DDS.
 
     python -m validation.viewer --pairs 6 --seed 0

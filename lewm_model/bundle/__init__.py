@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder that the trainer writes and the robot loads."""

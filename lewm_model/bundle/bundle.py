@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model bundle: the folder that the trainer writes and the robot loads.
 
     model.json            schema version, architecture, image, actions, training provenance, evaluation, file hashes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which episodes of a recording a model was not trained on. Whatever is said of a model is measured on these.
 
 A bundle's provenance lists every recording that something in it was trained on (`training["data"]` in model.json), each

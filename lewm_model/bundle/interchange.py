@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the reference code (stable-worldmodel, le-wm) to bundles and back: nothing is rounded.
 
 A checkpoint there is a folder with `weights.pt`, a state dict, and `config.json`, which names the classes to build

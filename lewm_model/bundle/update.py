@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changing a bundle: the new state is prepared in a draft beside the old one, and one move switches to it.
 
 A draft is a hidden folder inside the bundle's. When it is complete, its new files are moved to

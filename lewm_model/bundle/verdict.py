@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the preflight (`lewm doctor model`) said of a bundle, and whether that still holds.
 
 A verdict is on files and on settings: other weights, heads or graphs, or plans that look farther ahead or have less

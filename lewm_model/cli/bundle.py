@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that build what a robot runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that make and look at recordings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that measure a model, and a machine that is to run it."""
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: `lewm collect`, `lewm train`, `lewm export`, …; `lewm COMMAND --help` tells the options."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from lewm_model import __version__
 from lewm_model.cli import bundle, data, evaluation, training
 
 app = typer.Typer(
@@ -17,6 +20,19 @@ app = typer.Typer(
 )
 for group in (data, training, bundle, evaluation):
     app.add_typer(group.app)  # without a name: its commands are commands of `lewm` itself
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lewm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="and end")] = False,
+) -> None:
+    """What is said before a command."""
 
 
 def main() -> None:

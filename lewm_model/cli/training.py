@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands that train, and that add what is measured or trained afterwards."""
 
 from __future__ import annotations

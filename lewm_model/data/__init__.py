@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Episodes on disk and clips in memory."""

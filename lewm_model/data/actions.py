@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the actions of a recording are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded episodes, and the clips that training draws from them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes episodes to one HDF5 file, in stable-worldmodel's layout.
 
 Rows of all episodes follow one another: `pixels` (N, H, W, 3) uint8 RGB, `action` (N, A) float32, `proprio` (N, A)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames in a file instead of in memory: mapped where they lie as they are, decoded once where they do not.
 
 A page of a mapped file that was looked at counts as the process's memory (RSS) until the system takes it back, so a

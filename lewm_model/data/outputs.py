@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a command may write over: one rule for all of them, because a recording that is lost cannot be made again.
 
 An output that is one of the inputs is refused always. So is what exists and was not written by this package, whatever

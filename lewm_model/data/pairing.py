@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the actions of a recording belong to its pictures: the strongest check that a recording has is its own data.
 
 Three things must hold. Pictures change while the arm is commanded to move, at one and the same lag. Where pictures of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lewm data report`: what a recording is like, and what in it will hurt a world model, before a day of training.
 
 Pictures are looked at in at most `EPISODES_LOOKED_AT` episodes, spread evenly, that are read one at a time.

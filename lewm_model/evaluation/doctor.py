@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is this machine ready to run a model on a robot? Checks what it needs, and says what to do for each failure."""
 
 from __future__ import annotations

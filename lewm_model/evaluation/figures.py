@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: what was measured, each with its unit and the command that measures it again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Can an arm be moved with this model? The preflight: `lewm doctor model`.
 
 A model may look well trained and still be useless for planning: what it imagines does not depend on the actions, its

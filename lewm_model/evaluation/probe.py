@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model's latents know of the world: ridge and MLP probes on the frozen encoder. `lewm probe`
 
 A probe is a regression from the latent to something that was never shown in training: joint angles, the end effector's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a model does when the world looks otherwise: `lewm robust`.
 
 One factor at a time is changed: the light, the colours of things, what the sensor does, where the camera is, what else

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often a model succeeds in trials that are drawn in simulation, beside what needs no model: `lewm eval --task`.
 
 "random" moves as the recordings of random motion do, "hold" does not move. "scripted" is told what the robot only sees

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shares of successes and comparisons of two planners, with their uncertainty."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How often a model and its planner reach goals of recordings that the model never saw: `lewm eval`.
 
 Start and goal are frames of held-out episodes, the goal is the recorded picture. Every planner and baseline gets the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that is known of a bundle on one page: `lewm report BUNDLE`, with --run, --eval and --data where given.
 
 report.html holds its pictures itself and loads nothing from elsewhere, so that it can be mailed and kept; the pictures

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does a model notice what must not happen? Violation of expectation in the simulator: `lewm surprise`.
 
 Random motions that the model never saw are played once undisturbed and once with each disturbance from some frame on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast a bundle runs on this machine: encoder, rollout, plan, and from picture to plan. `lewm bench --json`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """More than one process: what has to be computed over the whole batch, of which every rank holds a part.
 
 LeWM's loss is not a mean over clips: SIGReg and the projectors' BatchNorms look at the whole batch. Both go through

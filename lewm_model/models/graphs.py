@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The computations that a robot runs, as modules with the exact inputs and outputs of the exported graphs."""
 
 from __future__ import annotations

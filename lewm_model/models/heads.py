@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small networks on frozen latents. They never send a gradient into the world model: its loss stays what it is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LeWM (arXiv 2603.19312), the whole network in the order in which the data meets it.
 
     frames (B, T, H, W, 3) uint8 -> normalise -> Encoder (ViT, CLS token) -> projector -> latents (B, T, D)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cost that is minimised where distances to a goal are imagined.
 
 It lies here and not with the planner because the gate of a back end ranks candidates by it as well.

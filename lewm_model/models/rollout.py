@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`LeWM.rollout` without the multiply-adds and passes over memory that do not change its result.
 
 What is left out, against the definition in model.py; docs/planner.md has the counts and the times:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names, shapes and types of each graph's inputs and outputs: the contract of export, engines and back ends."""
 
 from __future__ import annotations

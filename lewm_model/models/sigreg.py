@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGReg: the one regulariser of LeWM, which pulls the latents towards an isotropic Gaussian (LeJEPA, LeWM).
 
 Random directions turn the latents into one-dimensional samples; for each direction the Epps-Pulley statistic compares

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the robot notices: surprise, novelty, vigilance."""

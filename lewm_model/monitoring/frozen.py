@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A camera that gives the very same picture again although the arm moves.
 
 What is imagined for the next moment differs little from what was seen before where the arm is slow, so a frozen

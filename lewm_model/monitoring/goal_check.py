@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is a picture one that an arm should be sent to? To a model everything is a picture: a camera's black first frame, a
 crop, swapped colours. The arm would go to some pose, and the goal would count as reached there.
 """

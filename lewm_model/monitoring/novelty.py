@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours where a recording never had them: what was moved, put down or covered.
 
 A world model keeps of a picture what helped to predict its recordings. An object that never moved in them need not be

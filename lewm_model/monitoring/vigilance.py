@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to do about frames that do not show what was imagined, or something new: slow down, hold, and go on when the
 world is calm.
 """

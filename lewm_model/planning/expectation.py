@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the camera shows what was imagined for this moment, and whether it shows the arm where it is."""
 
 from __future__ import annotations

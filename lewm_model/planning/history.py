@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the camera showed, where the joints were measured, and what was commanded, up to now."""
 
 from __future__ import annotations

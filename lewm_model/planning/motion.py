@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Feasible joint motion: velocity knots on a grid of action blocks, blended so that every limit holds by construction.
 
 Between the knots v_k and v_{k+1}, one block of `block_s` seconds apart, the velocity is v_k + (v_{k+1} - v_k) s(u) with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a plan should achieve, as a cost of what is imagined."""
 
 from __future__ import annotations

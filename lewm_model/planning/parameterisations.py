@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a search varies, and how it becomes actions to imagine and a motion to execute."""
 
 from __future__ import annotations

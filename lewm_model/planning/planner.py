@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Receding-horizon planning for one arm: latents in, committed motion out.
 
 Time is cut into action blocks. While one block executes, the next is planned from the newest frame that still leaves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a search begins: candidates that something proposes, before any is drawn at random."""
 
 from __future__ import annotations

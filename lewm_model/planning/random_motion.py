@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random motion that keeps an arm's limits: what world models are trained on, and a baseline of every task."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Minimise a cost over candidates: shooting, the cross-entropy method, iCEM, MPPI, and the paper's own search.
 
 Candidates are (S, K, A), K parts of a plan with A numbers each, of about unit size.

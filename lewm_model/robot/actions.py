@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the numbers of an action mean: groups of columns with kind, unit, normaliser, null action and range.
 
 A column of any kind that drives joints is a velocity, so that all of them are planned, limited and integrated in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the links of an arm are in space, from its URDF or MJCF, and a box that they must stay in."""
 
 from __future__ import annotations

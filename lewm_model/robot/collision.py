@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does an arm hit itself? A capsule along each piece of its chain, and how near two of them come."""
 
 from __future__ import annotations

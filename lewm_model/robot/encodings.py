@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures as cameras send them and recordings hold them, to RGB: raw in a ROS encoding, or JPEG and PNG.
 
 Whatever the bytes are, the answer is a picture or an `EncodingError` with the reason. Needs no ROS.

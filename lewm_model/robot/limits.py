@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the joints of an arm may do. The simulator, the planner and the safety shield share these numbers."""
 
 from __future__ import annotations

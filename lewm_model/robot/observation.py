@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the cameras' pictures to the model's picture, the same way at recording, training and run time.
 
 A robot has one camera or several. Each has its part of the model's picture, its own crop and size; the parts lie side

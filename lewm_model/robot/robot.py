@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The robot file: one description of an arm for simulator, recorder, converter, planner, shield, preflight and launch.
 
 A robot is a YAML file in `config/robots/`, or one of yours. What another robot needs is another file, no code.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between joint velocities and Cartesian velocities of the tip: what actions of kind `cartesian_velocity` mean.
 
 A column x, y or z is the tip's velocity in m/s, roll, pitch or yaw its rate of turn in rad/s about x, y or z, all in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint trajectories between their points, as ros2_control's joint_trajectory_controller (jazzy) interpolates them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the robot asks of a model, and the back ends that answer it."""
 
 from __future__ import annotations

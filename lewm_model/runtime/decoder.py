@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The decoder of a bundle: what draws imagined futures. A file and a graph of their own beside those that plan.
 
     decoder.safetensors   the network (`lewm_model.models.heads.Decoder`), trained on frozen latents

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does a back end compute what the exported model computes? Golden outputs in the bundle, and the gate that compares.
 
 Wrong results without an error are a known fault of TensorRT 10.3 and 10.4 with transformers: only numbers computed on

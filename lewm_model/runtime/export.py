@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bundle -> ONNX graphs in fp32 and fp16, checked before they are kept, and the golden outputs that engines must match.
 
     onnx/encoder.onnx   image (1, H, W, 3) uint8 -> latent (1, D); normalisation is inside the graph

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What machine this is: board, JetPack, power mode. Reported by `lewm doctor` and `lewm bench`."""
 
 from __future__ import annotations

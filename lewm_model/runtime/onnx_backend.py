@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime back end: the default on a CPU."""
 
 from __future__ import annotations

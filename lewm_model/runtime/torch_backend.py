@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch back end: what the exported graphs are checked against; on the GPU where there is one, else on the CPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SDF world -> MuJoCo: steps, renders and takes trajectories like the arm. Imports neither torch nor ROS.
 
 Rendering needs no display: EGL on the CPU. `LP_NUM_THREADS=0` makes small pictures about twice as fast, because

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An arm on a table, simulated: takes joint trajectories like a trajectory controller and gives camera pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Closed loop without ROS: simulated camera -> latent -> plan -> simulated arm, in simulation time.
 
 The controller is the one that the planner node runs; a plan has to fit its deadline, but takes no simulation time.

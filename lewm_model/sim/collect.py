@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records episodes in the simulator: the data a world model learns from. `lewm collect`"""
 
 from __future__ import annotations

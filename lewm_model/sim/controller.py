@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A joint trajectory controller, simulated: what ros2_control's (jazzy) makes of the trajectories that it is sent.
 
 After joint_trajectory_controller.cpp and trajectory.cpp. A new trajectory replaces the old one whole and at once, at

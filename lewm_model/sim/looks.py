@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a simulated scene looks like, drawn anew: lamps, colours of table and arm, texture, camera, things in sight.
 
 A look changes what is drawn, never what is simulated, and never the world's model: it is laid over MuJoCo's scene of

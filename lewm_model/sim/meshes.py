@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Meshes with fewer faces: a camera picture of a hundred pixels does not show the threads of a screw.
 
 Descriptions of arms come with meshes made for manufacture (SO-101: 322,000 faces, 44 ms a picture on one core). Corners

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where points of the world appear in the picture of its camera."""
 
 from __future__ import annotations

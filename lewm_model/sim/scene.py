@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scene file as a MuJoCo model: robot, table, objects, lamps and cameras, for arms whose meshes come from packages.
 
 A scene is a YAML file in `config/scenes/`. It names a robot file, whose description (MJCF or URDF, with meshes) is put

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An SDF world as a MuJoCo model.
 
 What this loader does not carry over is an error that names file and line, so that MuJoCo and Gazebo never run two

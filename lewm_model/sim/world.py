@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every loader of worlds and scenes gives to the simulated arm."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tasks: how they begin, what their goal is, when they succeeded."""

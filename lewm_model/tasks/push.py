@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pushing: bring an object to where a picture shows it.
 
 A trial is cut from what the scripted policy of the recordings does: the arm rests somewhere, the object lies somewhere

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Play with the object, as a person who moves the arm by hand would: wander, go behind the object, push it, back off.
 
 The scripted policy sees where the object is (a person does); what is recorded are pictures and actions alone. It knows

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reaching: bring the end effector to where a picture shows it, in any world.
 
 - NEAR: two frames 25 control steps apart in a random motion; budget 50 steps.

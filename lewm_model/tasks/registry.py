@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tasks by name: `lewm eval --task`, the demo and the recipes find them here. A new task is a file and an entry."""
 
 from __future__ import annotations

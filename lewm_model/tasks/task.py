@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a task is, how it is tried, and when it succeeded; `registry.py` has the tasks.
 
 A trial of a task is a state to start from at rest and a goal, of which the robot sees a picture only. Trials are drawn

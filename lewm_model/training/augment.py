@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changed pictures: the same scene in another light and from another camera, drawn anew for every frame.
 
 A world model keeps of a picture what helps to predict the next one. What lasts for a clip, as the light does, helps; so

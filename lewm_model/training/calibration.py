@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When is a goal reached, when is a frame surprising or new? Measured on episodes that the model was not trained on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checkpoint of a training, from which it goes on after a kill as if nothing had been."""
 
 from __future__ import annotations

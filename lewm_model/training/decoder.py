@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of the decoder, which draws latents (`lewm_model.runtime.decoder`), on a bundle's frozen latents."""
 
 from __future__ import annotations

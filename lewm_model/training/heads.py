@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training of the small networks on a model's frozen latents, and how they get into a bundle.
 
 Batches are drawn and gathered on the CPU, in whose memory the latents lie, and computed on the device of the training.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames and actions of recordings through a model: latents, z-scored blocks, and what the model imagines.
 
 A model computes on the device that it lies on; what is returned for many frames lies in the CPU's memory.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training did: every logged number, for TensorBoard and as JSON lines, and one page that shows them."""
 
 from __future__ import annotations

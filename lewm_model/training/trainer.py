@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training: episodes in, bundle out; on one GPU or CPU, or under torchrun on many (docs/training.md).
 
 Every step's batch and random numbers depend on (seed, step) alone, and a checkpoint holds weights, optimiser and step;

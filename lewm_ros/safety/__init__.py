@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands between a plan and the arm. Pure Python: what it protects against does not depend on ROS."""
 
 from lewm_ros.safety.limits import CUBIC_RAD as CUBIC_RAD

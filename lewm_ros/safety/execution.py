@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the trajectories that were sent the controller executes. Nothing about their delivery is assumed.
 
 Controllers take commands as they come: one that is lost on the way is not sent again, and one that is late replaces

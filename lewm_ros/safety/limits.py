@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a trajectory may be executed by itself: the limits of the arm, at its points and between them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shield between plan and arm. Pure Python: what it protects against does not depend on ROS.
 
 A plan goes to the arm only if `Shield.release` lets it: the arm is armed, nothing says hold, every limit holds, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """plan.launch.py on ROS 2's launch system: asserts on what the nodes say, not on that they started."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `ros2 launch` does when a node dies or is to run otherwise: restarted, composed, two arms."""
 
 import os

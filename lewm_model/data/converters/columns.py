@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which joints become the columns of an action, in what their positions are recorded, and whether that can be true."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every conversion into episodes shares: what it found, and where it has to cut."""
 
 from __future__ import annotations

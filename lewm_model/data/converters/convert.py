@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings of every kind to one HDF5 file of episodes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HDF5 recordings to HDF5 recordings: what can be read of a damaged or cut-off one, at another size where wanted.
 
 HDF5 refuses a file that is shorter than it was. Read through a stream that continues it with zeros, its structure is

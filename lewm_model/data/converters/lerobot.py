@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LeRobot data sets (folders of version 2.0, 2.1 and 3.0) to episodes, without the lerobot package.
 
     meta/info.json                       version, fps, features, and how the other files are named

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Episodes as a LeRobot data set of version 3.0, so that what was recorded here is of use there.
 
 The last frame of an episode is left out: nobody knows what was commanded after it, and LeRobot has an action in every

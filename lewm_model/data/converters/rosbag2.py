@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rosbag2 recordings (MCAP or SQLite) to episodes, without ROS.
 
 The stamp in an image's header is the clock of everything, as far as it agrees with the arm's, judged by when both were

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of rosbag2 recordings and the messages in them, without ROS: MCAP and SQLite, compressed or not.
 
 rosbag2 compresses whole files (`.zstd` behind their name) or single messages. Both are read as they lie there. What of

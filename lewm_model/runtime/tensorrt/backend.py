@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT back end: what runs on a Jetson. `lewm_model.runtime.tensorrt.engines` builds, checks and finds engines.
 
 All device and pinned host memory is allocated when an engine is loaded. A call copies the inputs into pinned memory,

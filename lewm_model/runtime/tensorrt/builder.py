@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX graph -> serialised TensorRT engine.
 
 The TensorRT module is an argument: `tensorrt` on the target, `tensorrt_rtx` in `make engine-check`, which parses and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The few calls of CUDA's runtime that an engine needs, over the package `cuda-python`, with errors as sentences."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT engines of a bundle: built on the target, described by a manifest, checked before they are used.
 
     <bundle>/engines/<GPU>-sm<NN>-trt<version>-<precision>/
