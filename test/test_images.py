@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lewm_model.robot.encodings import ENCODINGS, EncodingError, compressed_to_rgb, raw_to_rgb
+from lewm_model.robot.observation import to_model_image
 
 H, W = 12, 16
 RNG = np.random.default_rng(0)
@@ -315,3 +316,23 @@ def test_camera_node_encodes_compressed_pictures(tmp_path: Path) -> None:
     assert latents[0].header.stamp.sec == 7
     expected = load_runtime(bundle).encode(to_model_image(PICTURE, size))
     np.testing.assert_allclose(np.frombuffer(latents[0].data, np.float32), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shape"), [(480, 640, (240, 320)), (1080, 1920, (270, 480)), (300, 400, (300, 400))]
+)
+def test_a_large_jpeg_is_decoded_smaller_and_makes_the_same_picture_of_the_model(
+    height: int, width: int, shape: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    rgb = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), np.uint8), (0, 0), 4)
+    rgb = cv2.normalize(rgb, None, 0, 255, cv2.NORM_MINMAX)
+    cv2.line(rgb, (20, 30), (width - 50, height - 40), (250, 20, 60), 20)
+    jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    quick, whole = compressed_to_rgb(jpeg, enough=(96, 96)), compressed_to_rgb(jpeg)
+    assert quick.shape[:2] == shape
+    assert whole.shape == rgb.shape
+    apart = np.abs(to_model_image(quick, 96).astype(int) - to_model_image(whole, 96))
+    assert apart.mean() < 1.0 and np.percentile(apart, 99) <= 4
+    png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(compressed_to_rgb(png, enough=(8, 8)), rgb)

@@ -41,6 +41,11 @@ _YUV422 = {  # two pixels share their colour; Jazzy calls them uyvy and yuyv
 }
 ENCODINGS: dict[str, tuple[int, int, int | None]] = {**_PLAIN, **_BAYER, **_YUV422}
 MOST_PIXELS = 1 << 26  # of a compressed picture: a few bytes can claim gigabytes
+REDUCED = (  # so many times as large as is needed, and how OpenCV decodes it then
+    (16, cv2.IMREAD_REDUCED_COLOR_8),
+    (8, cv2.IMREAD_REDUCED_COLOR_4),
+    (4, cv2.IMREAD_REDUCED_COLOR_2),
+)
 
 
 class EncodingError(ValueError):
@@ -96,26 +101,36 @@ def raw_to_rgb(
     return _to_8_bits(rgb) if rgb.dtype == np.uint16 else rgb
 
 
-def compressed_to_rgb(data: bytes | bytearray | memoryview | np.ndarray, description: str = "") -> np.ndarray:
+def compressed_to_rgb(
+    data: bytes | bytearray | memoryview | np.ndarray, description: str = "", enough: tuple[int, int] | None = None
+) -> np.ndarray:
     """The picture of a sensor_msgs/CompressedImage, (H, W, 3) uint8 RGB.
 
     :param description: the message's `format`; depth pictures are refused, otherwise the bytes say what they are.
+    :param enough: (height, width) in pixels of what will be made of it. A JPEG that is at least four times as large is
+        decoded at a half, a quarter or an eighth of its size, and is then still at least twice as large: its own
+        blocks are averaged, which is quicker than to decode every pixel and average them later.
     :raises EncodingError: no JPEG or PNG, a damaged one, or one of more than MOST_PIXELS.
     """
     if "compressedDepth" in description:
         raise EncodingError(f"a compressed image of format {description!r} is a depth picture; send a colour picture")
     buffer = np.frombuffer(data, np.uint8)
-    pixels = _declared_pixels(buffer.tobytes())
-    if pixels is None:
+    size = _declared_size(buffer.tobytes())
+    if size is None:
         raise EncodingError(
             f"a compressed image of {len(buffer)} bytes and format {description!r} cannot be decoded: no JPEG or PNG"
         )
-    if pixels > MOST_PIXELS:
+    if (pixels := size[0] * size[1]) > MOST_PIXELS:
         raise EncodingError(f"a compressed image of {len(buffer)} bytes claims {pixels} pixels, {MOST_PIXELS} are read")
-    if bytes(buffer[:2]) == b"\xff\xd8" and b"\xff\xd9" not in bytes(buffer[-256:]):
+    is_jpeg = bytes(buffer[:2]) == b"\xff\xd8"
+    if is_jpeg and b"\xff\xd9" not in bytes(buffer[-256:]):
         raise EncodingError(f"a JPEG of {len(buffer)} bytes is cut off")  # OpenCV would fill the rest with grey
+    flag = cv2.IMREAD_COLOR
+    if is_jpeg and enough is not None:
+        larger = min(size[0] // enough[0], size[1] // enough[1])  # times as large as is needed
+        flag = next((reduced for least, reduced in REDUCED if larger >= least), flag)
     try:
-        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(buffer) else None
+        bgr = cv2.imdecode(buffer, flag | cv2.IMREAD_IGNORE_ORIENTATION) if len(buffer) else None
     except cv2.error as error:  # among others: absurd sizes in a damaged header
         raise EncodingError(f"a compressed image of {len(buffer)} bytes cannot be decoded: {error}") from error
     if bgr is None:
@@ -123,27 +138,27 @@ def compressed_to_rgb(data: bytes | bytearray | memoryview | np.ndarray, descrip
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def _declared_pixels(data: bytes) -> int | None:
-    """Width x height in the header of a JPEG or PNG, 0 where a JPEG ends before it says; None for anything else.
+def _declared_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width in the header of a JPEG or PNG, 0 where a JPEG ends before it says; None for anything else.
 
     OpenCV makes room for what the header says before it decodes anything.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     if data[:2] != b"\xff\xd8":
         return None
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 9 <= len(data):
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         if marker == 0xDA:  # start of scan, without a frame
             break
         if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # without a length
             at += 1
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0
+    return 0, 0
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:

@@ -934,17 +934,17 @@ def _write(
 
 
 def _model_picture(message: TopicMessage, size: int) -> np.ndarray:
-    return to_model_image(_picture(message), size)
+    return to_model_image(_picture(message, size), size)
 
 
-def _picture(message: TopicMessage) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
+def _picture(message: TopicMessage, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; one that is much larger than `size` may come reduced."""
     decoded = _decode(message)
     if decoded is None:
         raise EncodingError(f"a message on {message.topic} is not a {message.type}")
     try:
         if message.type == COMPRESSED:
-            return compressed_to_rgb(decoded.data, decoded.format)
+            return compressed_to_rgb(decoded.data, decoded.format, enough=(size, size))
         return raw_to_rgb(
             decoded.encoding, decoded.width, decoded.height, decoded.step, bool(decoded.is_bigendian), decoded.data
         )
