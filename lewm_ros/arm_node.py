@@ -37,8 +37,9 @@ from lewm_ros.safety import Shield, State
 WATCH_S = 0.02  # the watchdog looks at least this often
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
 COMMAND = QoSProfile(depth=1)
-# From when a node came up, or somebody new listens to the commands, until a motion may begin: until all who listen
-# have found this node. A controller that misses the first command would jump into the second.
+# From when a node came up, or somebody new listens to the commands, until a motion may begin, where the controller does
+# not say what it executes: until all who listen have found this node. A controller that misses the first command would
+# jump into the second, and the joints tell that too late.
 SETTLE_S = 2.0
 
 
@@ -287,15 +288,18 @@ class ArmNode(ManagedNode):
             else:
                 self._repeated = None
 
-    def send_stop(self, stop: Trajectory | None) -> None:
-        """Sends the smooth stop that ends a commanded motion, where there is one and the arm does not rest anyway."""
-        if stop is None or self._shield.at_rest():  # a stop of an arm that rests would arrive when it has ended
-            return
+    def send_stop(self, stop: Trajectory) -> bool:
+        """Sends the smooth stop that ends a commanded motion; whether it was sent. It is not where the arm rests anyway
+        or the shield refuses it: then the arm goes on to the end of what it has, which is a stop, too.
+        """
+        if self._shield.at_rest():  # a stop of an arm that rests would arrive when it has ended
+            return False
         refusal = self._shield.release(stop)
         if refusal is None:
             self.send(stop)
-        else:  # what the arm executes ends in a stop of its own
+        else:
             self.get_logger().warning(f"the shield held back a stop: {refusal.text}")
+        return refusal is None
 
     def trajectory_message(self, trajectory: Trajectory) -> JointTrajectory:
         return trajectory_to_message(trajectory, self._limits.names, self._epoch_ns)

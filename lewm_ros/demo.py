@@ -259,6 +259,7 @@ def run(
     set_environment()
     with Graph(suite.demo, out / "logs") as graph, reserved:
         # The nodes start first: they load while this process imports, draws trials and makes its first picture.
+        nodes_started_s = process_age_s()
         parameters = resource("config", suite.parameters)
         graph.start("sim_node", {"rate": rate_hz, "light": light, "world": str(suite.world_file)}, parameters)
         graph.start("camera_node", {"model": str(model)}, parameters)
@@ -329,6 +330,7 @@ def run(
                 simulator=status.get("sim_node", {}),
                 camera_rate_hz=camera_rate_hz,
                 first_command_s=first_command_s,
+                nodes_started_s=nodes_started_s,
                 resets=robot.resets,
             )
     return report(results, console, out, command)

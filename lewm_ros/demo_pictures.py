@@ -52,8 +52,11 @@ class Episode:
 
     @property
     def latencies_ms(self) -> np.ndarray:
-        """From camera frame to command, of each command, ms."""
-        return np.array([1e3 * (command.received_s - command.trajectory.times_s[0]) for command in self.commands])
+        """From camera frame to command, of each command when it arrived first, ms: commands are repeated."""
+        first: dict[float, float] = {}  # by the frame's stamp, s
+        for command in self.commands:
+            first.setdefault(float(command.trajectory.times_s[0]), command.received_s)
+        return np.array([1e3 * (received_s - stamp_s) for stamp_s, received_s in first.items()])
 
     @property
     def name(self) -> str:

@@ -6,10 +6,12 @@ Used by the demo and by tests, where ROS 2's launch system need not be installed
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
 import random
+import runpy
 import shutil
 import signal
 import socket
@@ -98,8 +100,10 @@ def free_shared_memory() -> None:
     Each leaves several MB, and a port at which its successor stays deaf for seconds.
     """
     tool = shutil.which("fastdds", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    if tool:
-        subprocess.run([tool, "shm", "clean"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    clean = Path(tool).parent.parent / "tools" / "fastdds" / "shm" / "clean.py" if tool else None
+    if clean is not None and clean.is_file():  # `fastdds shm clean` itself, without half a second to start it
+        with contextlib.redirect_stdout(None):
+            runpy.run_path(str(clean))["Clean"]().run()
 
 
 class Graph:

@@ -417,7 +417,9 @@ class PlannerNode(ArmNode):
 
     def bring_to_rest(self) -> None:
         """Ends the commanded motion with a smooth stop, if there is one."""
-        self.send_stop(self._planner.stop())
+        stop = self._planner.stop()
+        if stop is not None and not self.send_stop(stop) and (executed := self._shield.newest) is not None:
+            self._planner.goes_on_with(executed)  # which ends in a stop of its own
 
     def _on_failure(self, trace: str) -> None:
         self._shield.stop("planning failed; deactivate and activate the node to start it again")

@@ -47,7 +47,7 @@ from lewm_ros.messages import (
 from lewm_ros.node import Milliseconds, Worker
 from lewm_ros.planner_node import PlannerNode
 from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS
-from lewm_ros.safety import ShieldConfig, State
+from lewm_ros.safety import Intervention, Reason, ShieldConfig, State
 from lewm_ros.sim_node import SimNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -802,6 +802,28 @@ def test_a_motion_begins_when_whoever_takes_the_commands_has_had_time_to_find_th
     assert bench.spin_until(lambda: armed_or_moving(lambda: commands))
 
 
+def test_after_a_stop_that_the_shield_refuses_the_arm_is_imagined_to_go_on_with_what_it_was_sent(bench, bundle, capfd):
+    node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})
+    node.trigger_configure()
+    node.trigger_activate()
+    node._end(node._worker)  # this test is the planning thread
+    feed(node)
+    feed(node)
+    node._shield.unheard(None)
+    assert node._shield.arm() is None
+    start = node._shield.restart()
+    node._planner.start(start)
+    now_s = node.now_s()
+    times_s = now_s - 0.05 + 0.05 * np.arange(25)
+    way = np.outer(np.clip(times_s - now_s, 0, 1) ** 2 * 0.02, np.ones(2))
+    sent = Trajectory(times_s, start + way, np.gradient(way, 0.05, axis=0))
+    node._shield._execution.add(sent, now_s)
+    node._shield._refusal = lambda *_: Intervention(Reason.JUMP, "it would jump")
+    node.bring_to_rest()
+    assert "the shield held back a stop: it would jump" in capfd.readouterr().err
+    assert node._planner.history.commanded._motions[-1][1] is sent
+
+
 def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(bench, bundle):
     node = planner(bench, bundle, **{"shield.tracking_tolerance_rad": 3.0})  # the arm of this test stays where it is
     node.trigger_configure()
@@ -1126,9 +1148,9 @@ def test_a_simulation_that_is_behind_executes_no_command_before_it_was_sent(benc
     sim, ahead_s, stalls = node._sim, [], [0.6]
     follow, render = sim.set_trajectory, sim.render
 
-    def noted(times_s, positions, velocities, start_s, accelerations):
+    def noted(times_s, positions, velocities, start_s, *more):
         ahead_s.append(start_s - sim.time_s)
-        follow(times_s, positions, velocities, start_s, accelerations)
+        follow(times_s, positions, velocities, start_s, *more)
 
     def slow_render():
         if stalls:

@@ -80,8 +80,10 @@ class Watch:
         self.state = state
 
     def _on_command(self, command: Command) -> None:
-        latency_s = command.received_s - float(command.trajectory.times_s[0])
-        if latency_s > EARLY_S:
+        stamp_s = float(command.trajectory.times_s[0])
+        latency_s = command.received_s - stamp_s
+        again = self._last is not None and float(self._last.trajectory.times_s[0]) == stamp_s  # commands are repeated
+        if latency_s > EARLY_S and not again:
             self._latencies_ms.append(1e3 * latency_s)
         if self._last is not None:
             if parting_time_s(self._last.trajectory, command.trajectory, command.received_s) < command.received_s:

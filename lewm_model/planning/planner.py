@@ -135,6 +135,10 @@ class Planner:
         self.timeline = None
         return stop
 
+    def goes_on_with(self, motion: Trajectory) -> None:
+        """The stop was not sent: what the arm was sent before is what it is imagined to do."""
+        self.history.commanded.begin(self.clock(), motion)
+
     def preview(self, joint_positions: np.ndarray) -> Decision | None:
         """The plan that an arm at rest at `joint_positions` (A,) rad would begin with. It stays disarmed."""
         self._lay_timeline(self.clock(), joint_positions)

@@ -265,6 +265,12 @@ class Shield:
             return self._reference[1]
 
     @property
+    def newest(self) -> Trajectory | None:
+        """What was sent last, or where the arm rests; None before a first motion."""
+        with self._lock:
+            return self._execution.newest
+
+    @property
     def delay_s(self) -> float:
         """That commands took lately until the controller executed them, as far as they were seen to be late, s."""
         with self._lock:
