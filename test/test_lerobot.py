@@ -15,7 +15,7 @@ import pytest
 av = pytest.importorskip("av")
 pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq
-from lerobots import CAMERA, FPS, LENGTHS, arm_folder, folder, motion, video
+from lerobots import CAMERA, FPS, LENGTHS, arm_folder, folder, frames, motion, video
 from test_bag import number, picture
 from tiny import dot_recording
 from typer.testing import CliRunner
@@ -56,6 +56,31 @@ def test_both_layouts_with_videos_and_with_pictures_convert(tmp_path: Path, vers
     assert data.control_dt_s == 1 / FPS and data.action_names == ("shoulder", "elbow")
     assert set(data.action_kinds) == {"recorded"} and "planner_node does not command" in str(report)
     assert "'push the block': 30 frames" in report.episodes[0]
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_several_cameras_lie_side_by_side_as_they_were_named(tmp_path: Path, image: bool) -> None:
+    """The second one shows the first one's pictures upside down; what it lacks is missing of both."""
+    root = folder(tmp_path / "set", "v2.1", image)
+    meta, wrist = root / "meta/info.json", "observation.images.wrist"
+    info = json.loads(meta.read_text())
+    info["features"][wrist] = {"dtype": "video", "shape": [48, 64, 3]}
+    meta.write_text(json.dumps(info))
+    for e in range(len(LENGTHS)):
+        turned = [rgb[::-1, ::-1] for rgb in frames(e)]
+        video(root / f"videos/chunk-000/{wrist}/episode_{e:06d}.mp4", turned, skip=(40, 41) if e == 1 else ())
+    with pytest.raises(DataError, match=r"wrist; say which to take with --camera, several with commas"):
+        convert_lerobot(root, tmp_path / "a.h5")
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32, camera=f"{CAMERA}, {wrist}")
+    data = load_episodes(tmp_path / "a.h5")
+    assert data.pixels.shape[1:] == (32, 64, 3)
+    assert [camera.name for camera in data.cameras] == ["front", "wrist"]
+    assert [camera.topic for camera in data.cameras] == ["camera/image_raw", "wrist/image_raw"]
+    left, right = data.pixels[:, :, :32], data.pixels[:, ::-1, 32:][:, :, ::-1]
+    assert [number(one) for one in left] == [number(one) for one in right]
+    assert len(left) == 98 and "episode 1: 2 of 45 frames are not in the video" in str(report)
+    one = convert_lerobot(root, tmp_path / "b.h5", image_size=32, camera=wrist)
+    assert one.frames_used == 98 and load_episodes(tmp_path / "b.h5").pixels.shape[1:] == (32, 32, 3)
 
 
 def test_positions_become_velocities_and_the_command_line_repeats_itself(tmp_path: Path) -> None:

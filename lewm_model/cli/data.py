@@ -110,7 +110,10 @@ def convert(
     clock: Annotated[
         str | None, typer.Option(help="ROS: header (of the messages), or recorder where those do not agree")
     ] = None,
-    camera: Annotated[str | None, typer.Option(help="LeRobot: key of the camera, where there are several")] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(help="LeRobot: key of the camera, where there are several; some, with commas, lie side by side"),
+    ] = None,
     action: Annotated[str | None, typer.Option(help="LeRobot: key of the action; default is action")] = None,
     actions_are: Annotated[
         str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")

@@ -30,7 +30,7 @@ from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Camera, to_model_image
 
 STATE = "observation.state"
 # Robots whose joints LeRobot records as -100 to 100 unless it was told `use_degrees`.
@@ -61,7 +61,8 @@ def convert_lerobot(
 ) -> Conversion:
     """Writes the episodes of a LeRobot data set to one HDF5 file that `lewm train` reads; `control_dt_s` is 1 / fps.
 
-    :param camera: key of the camera, such as observation.images.front; may be left out where there is one.
+    :param camera: key of the camera, such as observation.images.front; may be left out where there is one. Several,
+        with commas, lie side by side in the model's picture, from left to right.
     :param action: key of the action.
     :param actions_are: a key of `ACTIONS`. Positions become the velocities between them, in rad/s, which is what
         `planner_node` commands; a frame is lost for that. "recorded" keeps the numbers, whatever they are.
@@ -75,9 +76,13 @@ def convert_lerobot(
     cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
     if not cameras:
         raise DataError(f"{folder} has no camera: none of its features is a video or an image")
-    if (not camera and len(cameras) > 1) or (camera and camera not in cameras):
-        raise DataError(f"{folder} has the cameras {', '.join(cameras)}; say which to take with --camera")
-    camera = camera or cameras[0]
+    seen = [key.strip() for key in camera.split(",") if key.strip()] or cameras
+    if (not camera and len(cameras) > 1) or not set(seen) <= set(cameras) or len(set(seen)) < len(seen):
+        raise DataError(
+            f"{folder} has the cameras {', '.join(cameras)}; say which to take with --camera, several with commas: "
+            "they lie side by side, from left to right"
+        )
+    camera = ",".join(seen)
     if features.get(action, {}).get("dtype") not in ("float32", "float64") or actions_are not in ACTIONS:
         numeric = [key for key, feature in features.items() if str(feature.get("dtype")).startswith("float")]
         raise DataError(
@@ -92,7 +97,7 @@ def convert_lerobot(
     measured = len(chosen.at) if alike else measured
     dt = 1.0 / info["fps"]
     report = Conversion()
-    report.notes.append(f"camera {camera}; an action every {dt:.4g} s: {', '.join(chosen.names)}")
+    report.notes.append(f"camera {', '.join(seen)}; an action every {dt:.4g} s: {', '.join(chosen.names)}")
     if chosen.factors is None:
         report.notes.append(
             "actions are kept as they were recorded, which planner_node does not command; where they are joint "
@@ -114,12 +119,19 @@ def convert_lerobot(
         "actions_are": actions_are,
         "command": command,
     }
-    with EpisodeWriter(out, image_size, names, dt, kind, {"command": command}, measured, recorded) as writer:
+    short = [key.rpartition(".")[2] for key in seen]
+    short = short if len(set(short)) == len(short) else seen
+    topics = ["camera/image_raw", *(f"{name}/image_raw" for name in short[1:])]
+    parts = [Camera(name, image_size, image_size, topic) for name, topic in zip(short, topics, strict=True)]
+    size, views = (image_size, len(seen) * image_size), parts if len(seen) > 1 else ()
+    attributes: dict[str, str | int | float] = {"command": command}
+    with EpisodeWriter(out, size, names, dt, kind, attributes, measured, recorded, cameras=views) as writer:
         known = _episodes(folder, info)
-        for number, table in _tables(folder, camera, action, measured > 0, features[camera]["dtype"], report):
+        drawn = [key for key in seen if features[key]["dtype"] == "image"]
+        for number, table in _tables(folder, drawn, action, measured > 0, report):
             if alike and chosen.factors is not None:  # measured as it is commanded
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
-            _convert_episode(writer, folder, info, camera, chosen, number, table, known.get(number, {}), report)
+            _convert_episode(writer, folder, info, seen, chosen, number, table, known.get(number, {}), report)
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
     return report
@@ -239,12 +251,15 @@ def _episodes(folder: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def _tables(
-    folder: Path, camera: str, action: str, with_state: bool, dtype: str, report: Conversion
+    folder: Path, drawn: Sequence[str], action: str, with_state: bool, report: Conversion
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Episodes' numbers and columns, in the order of the files; a file that cannot be read is named and left out."""
+    """Episodes' numbers and columns, in the order of the files; a file that cannot be read is named and left out.
+
+    :param drawn: cameras whose pictures lie in the tables.
+    """
     parquet = _pyarrow()
     columns = ["episode_index", "timestamp", action]
-    columns += ([STATE] if with_state else []) + ([camera] if dtype == "image" else [])
+    columns += [*([STATE] if with_state else []), *drawn]
     files = sorted((folder / "data").rglob("*.parquet"))
     if not files:
         raise DataError(f"{folder / 'data'} holds no parquet file; was the data set downloaded whole?")
@@ -258,7 +273,7 @@ def _tables(
                 for name, key in (("action", action), ("state", STATE))
                 if key in columns
             }
-            pictures = table.column(camera) if camera in columns else None
+            pictures = {key: table.column(key) for key in drawn}
         except Exception as error:  # pyarrow's, and of columns that are missing or ragged
             report.problems.append(f"{path} cannot be read and is left out: {error}")
             continue
@@ -267,7 +282,7 @@ def _tables(
             if end > begin:
                 rows = slice(begin, end)
                 found: dict[str, Any] = {name: values[rows] for name, values in vectors.items()}
-                found |= {"stamps": stamps[rows], "pictures": pictures and pictures[rows]}
+                found |= {"stamps": stamps[rows], "pictures": {key: some[rows] for key, some in pictures.items()}}
                 yield int(numbers[begin]), found
 
 
@@ -275,7 +290,7 @@ def _convert_episode(
     writer: EpisodeWriter,
     folder: Path,
     info: dict[str, Any],
-    camera: str,
+    cameras: Sequence[str],
     chosen: _Chosen,
     number: int,
     table: dict[str, Any],
@@ -293,17 +308,19 @@ def _convert_episode(
     good &= (np.abs(state) <= MOST).all(1)
     if not good.all():
         report.left_out["frames with numbers that are not finite"] += int((~good).sum())
-    pictures: list[np.ndarray | None] = []
-    size = writer.image_size
+    views: list[list[np.ndarray | None]] = []  # of each camera
+    size = (writer.image_size[0], writer.image_size[1] // len(cameras))
     try:
-        if table["pictures"] is not None:
-            pictures = [_image(folder, value, size) for value in table["pictures"].to_pylist()]
-        else:
-            path, begin_s = _video_place(folder, info, camera, number, known)
-            pictures = list(_video(path, begin_s + stamps_s, 0.5 * dt, size))
+        for camera in cameras:
+            if camera in table["pictures"]:
+                views.append([_image(folder, value, size) for value in table["pictures"][camera].to_pylist()])
+            else:
+                path, begin_s = _video_place(folder, info, camera, number, known)
+                views.append(list(_video(path, begin_s + stamps_s, 0.5 * dt, size)))
     except DataError as error:
         report.problems.append(f"{title}: {error}")
         return
+    pictures = [_side_by_side(parts) for parts in zip(*views, strict=True)]
     there = np.array([picture is not None for picture in pictures], bool)
     if not there.all():
         report.gaps.append(f"{title}: {int((~there).sum())} of {frames} frames are not in the video, or unreadable")
@@ -342,6 +359,12 @@ def _convert_episode(
             tasks = known.get("tasks") or []
             task = f" {str(tasks[0])!r}" if isinstance(tasks, list) and tasks else ""
             report.episodes.append(f"{title}{task}: {len(rows)} frames from {stamps_s[rows[0]]:.2f} s on")
+
+
+def _side_by_side(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """One picture of those of all cameras; None where one is missing."""
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there, axis=1) if len(there) == len(parts) else None
 
 
 def _positions(
