@@ -122,6 +122,11 @@ ARGUMENTS = [
         "one. Empty is as in params_file.",
     ),
     DeclareLaunchArgument(
+        "enclave",
+        default_value="",
+        description="SROS2: the enclaves are <enclave>/<executable>, as in config/sros2/policy.xml; empty is none.",
+    ),
+    DeclareLaunchArgument(
         "dry_run",
         default_value="false",
         choices=BOOLEAN,
@@ -185,7 +190,7 @@ def start(context: LaunchContext) -> list[Action]:
                 package="lewm_ros",
                 executable="send_goal",
                 namespace=values["namespace"],
-                arguments=[values["goal_image"]],
+                arguments=[values["goal_image"], *enclave("send_goal", values)],
                 output="screen",
             )
         )
@@ -218,6 +223,7 @@ def process(executable: str, parameters: list[Any], values: dict[str, str]) -> N
         name=None if executable == "composed" else executable,
         namespace=values["namespace"],
         parameters=[values["params_file"], *filter(None, parameters)],
+        arguments=enclave(executable, values),
         remappings=[
             ("camera/image_raw", values["image_topic"]),
             ("arm_controller/joint_trajectory", values["command_topic"]),
@@ -230,6 +236,11 @@ def process(executable: str, parameters: list[Any], values: dict[str, str]) -> N
     )
 
 
+def enclave(executable: str, values: dict[str, str]) -> list[str]:
+    """Arguments that give a process its enclave."""
+    return ["--ros-args", "--enclave", f"{values['enclave']}/{executable}"] if values["enclave"] else []
+
+
 def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
     """Only looks, and nothing ends with it. The simulated arm's URDF is known; a params file says a real one's."""
     arm = {"urdf": str(SHARE / "config" / "arms" / "tabletop.urdf"), "workspace.base": "base"}
@@ -240,6 +251,7 @@ def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
         name="viewer_node",
         namespace=values["namespace"],
         parameters=[simulated, values["params_file"], {"model": values["model"], **use_sim_time}],
+        arguments=enclave("viewer_node", values),
         remappings=[("camera/image_raw", values["image_topic"])],
         output="screen",
         sigterm_timeout="15",  # s to end, also on a busy machine: it has the lowest priority
@@ -266,6 +278,7 @@ def lifecycle_manager(names: list[str], values: dict[str, str]) -> Node:
         executable="lifecycle_manager",
         name="lifecycle_manager",
         namespace=values["namespace"],
+        arguments=enclave("lifecycle_manager", values),
         parameters=[{"nodes": names, "enable": "planner_node" if values["enable"] == "true" else ""}],
         output="screen",
         sigterm_timeout="15",

@@ -67,7 +67,7 @@ def test_the_bridge_can_convert_every_pair_of_types() -> None:
 def test_the_bridge_serves_the_topics_of_the_nodes_in_any_namespace() -> None:
     names = {entry["ros_topic_name"] for entry in BRIDGE}
     assert names == {
-        "/clock",
+        "/gazebo/clock",
         "camera/image_raw",
         "camera/camera_info",
         "joint_states",

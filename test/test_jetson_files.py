@@ -49,6 +49,9 @@ def test_the_unit_never_arms_stops_smoothly_and_caches_where_it_says() -> None:
     parser.read(ROOT / "config/lewm_ros.service")
     service = dict(parser["Service"])
     assert "enable" not in service["ExecStart"] and service["KillSignal"] == "SIGINT"
+    graces_s = re.findall(r'sigterm_timeout="(\d+)"', (ROOT / "launch/plan.launch.py").read_text())
+    sigkill_s = 5  # launch's default, after SIGTERM
+    assert int(service["TimeoutStopSec"]) > max(map(int, graces_s)) + sigkill_s
     assert service["Environment"] == f"XDG_CACHE_HOME=/var/cache/{service['CacheDirectory']}"
 
 

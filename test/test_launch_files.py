@@ -102,7 +102,8 @@ def test_an_arm_that_explores_is_recorded_on_the_topics_that_it_is_commanded_on(
 def test_nodes_know_the_model_their_topics_and_whose_time_it_is(sim: str) -> None:
     given = {"namespace": "cell", "image_topic": "/color/image_raw", "command_topic": "jtc/joint_trajectory"}
     found = by_name(launched("plan.launch.py", sim=sim, model="/models/mine", **given))
-    simulator = {"mujoco": {"sim_node"}, "gazebo": {"gz", "parameter_bridge", "gazebo_commands"}, "none": set()}[sim]
+    gazebo = {"gz", "parameter_bridge", "throttle", "gazebo_commands"}
+    simulator = {"mujoco": {"sim_node"}, "gazebo": gazebo, "none": set()}[sim]
     assert found.keys() == {"camera_node", "planner_node", "lifecycle_manager"} | simulator
     for name in ("camera_node", "planner_node"):
         assert found[name].parameters()["model"] == "/models/mine"
@@ -261,6 +262,11 @@ def test_gazebo_gets_the_world_and_the_bridge_its_file(headless: str, flags: str
     assert found["parameter_bridge"].package == "ros_gz_bridge"
     for name in ("parameter_bridge", "gazebo_commands"):
         assert found[name].remappings["__ns"] == "/left"
+    # Gazebo's clock is bridged to where it is throttled, and only from there to all nodes.
+    (bridge,) = (read_yaml(file) for file in found["parameter_bridge"].after("--params-file"))
+    bridged = yaml.safe_load(Path(next(iter(bridge.values()))["ros__parameters"]["config_file"]).read_text())
+    (clock,) = (entry for entry in bridged if entry["gz_topic_name"] == "/clock")
+    assert found["throttle"].command[1:5] == ["messages", clock["ros_topic_name"], "100.0", "/clock"]
 
 
 # ---- and really started ----------------------------------------------------------------------------------------------

@@ -94,6 +94,18 @@ def test_package_xml_names_every_ros_package_that_the_code_imports():
     assert ros <= depends
 
 
+def test_package_xml_names_every_package_that_the_launch_files_start():
+    from launch_stand_in import launched
+    from test_launch_files import CASES
+
+    depends = {element.text for element in MANIFEST if element.tag.endswith("depend")}
+    cases = [(name, arguments) for name, arguments in CASES if "gazebo" not in name]
+    started = {process.package for name, arguments in cases for process in launched(name, **arguments)}
+    assert {"rviz2", "controller_manager"} <= started
+    by_name = {"ros_gz_sim", "ros_gz_bridge", "topic_tools", "ros2bag", "rosbag2_storage_mcap"}  # only there can it run
+    assert (started | by_name) - {"", "lewm_ros"} <= depends
+
+
 def test_the_model_side_imports_no_ros_and_only_what_requirements_txt_lists():
     modules = imported_modules("lewm_model")
     assert "rclpy" not in modules

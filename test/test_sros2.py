@@ -18,7 +18,7 @@ COMMAND = "/arm_controller/joint_trajectory"
 
 def allowed(profile: ElementTree.Element) -> dict[str, set[str]]:
     """Full names by right: publish, subscribe, reply, request."""
-    rights: dict[str, set[str]] = {right: set() for right in ("publish", "subscribe", "reply", "request")}
+    rights: dict[str, set[str]] = {right: set() for right in ("publish", "subscribe", "reply", "request", "execute")}
     for rule in profile:
         for right, verdict in rule.attrib.items():
             assert verdict == "ALLOW"
@@ -41,8 +41,9 @@ def test_the_policy_has_the_structure_that_sros2_wants() -> None:
     assert (POLICY.tag, POLICY.attrib) == ("policy", {"version": "0.2.0"})
     (enclaves,) = POLICY
     paths = [enclave.attrib["path"] for enclave in enclaves]
-    assert len(paths) == len(set(paths)) == len(PROFILES) > 3
-    rights = {"topics": {"publish", "subscribe"}, "services": {"reply", "request"}}
+    assert len(paths) == len(set(paths)) > 3
+    assert len(PROFILES) == len(list(POLICY.iter("profile")))
+    rights = {"topics": {"publish", "subscribe"}, "services": {"reply", "request"}, "actions": {"call", "execute"}}
     for enclave in enclaves:
         (profiles,) = enclave
         for profile in profiles:
@@ -56,14 +57,14 @@ def test_the_policy_has_the_structure_that_sros2_wants() -> None:
 
 def test_only_the_planner_may_command_the_arm() -> None:
     assert [node for node, rights in PROFILES.items() if COMMAND in rights["publish"]] == ["planner_node"]
-    assert COMMAND in PROFILES["controller_manager"]["subscribe"]
+    assert COMMAND in PROFILES["arm_controller"]["subscribe"]
 
 
 def test_only_the_operator_may_enable_and_everything_needed_for_it_is_answered() -> None:
     asked = [f"planner_node/{service}" for service in ("enable", "stop", "reset", "cancel")]
     for service in (*asked, "camera_node/capture_goal"):
-        askers = [node for node, rights in PROFILES.items() if f"/{service}" in rights["request"]]
-        assert askers == ["operator"]
+        askers = {node for node, rights in PROFILES.items() if f"/{service}" in rights["request"]}
+        assert askers == {"operator"} | ({"send_goal", "reach_goal"} if service.endswith("cancel") else set())
         assert f"/{service}" in PROFILES[service.partition("/")[0]]["reply"]
 
 
@@ -74,7 +75,8 @@ def test_a_service_that_one_may_ask_for_another_answers() -> None:
 
 
 def test_the_lifecycle_manager_may_bring_up_every_lifecycle_node_and_nothing_else() -> None:
-    lifecycle = {name for rights in PROFILES.values() for name in rights["reply"] if name.endswith("/change_state")}
+    ours = ("camera_node", "planner_node")
+    lifecycle = {name for node in ours for name in PROFILES[node]["reply"] if name.endswith("/change_state")}
     states = {name.replace("change_state", "get_state") for name in lifecycle}
     assert PROFILES["lifecycle_manager"]["request"] == lifecycle | states
     assert len(lifecycle) == 2
@@ -113,3 +115,15 @@ def test_what_the_planner_tells_of_how_it_plans_the_viewer_may_hear() -> None:
     told = {f"/planner_node/{name}" for name in (*THOUGHTS, "plan", "status")}
     assert told <= PROFILES["planner_node"]["publish"]
     assert told <= PROFILES["viewer_node"]["subscribe"]
+
+
+def test_every_process_of_the_launch_files_has_an_enclave_of_its_own() -> None:
+    from launch_stand_in import launched
+
+    paths = {enclave.attrib["path"] for enclave in POLICY.iter("enclave")}
+    given = {"enclave": "/lewm", "goal_image": "goal.png", "viewer": "true"}
+    for process in launched("real_arm.launch.py", arm="ur5e", model="m", **given):
+        if process.package == "lewm_ros":
+            assert process.after("--enclave") == [f"/lewm/{process.executable}"]
+        assert f"/lewm/{process.executable}" in paths
+    assert not any(process.after("--enclave") for process in launched("plan.launch.py"))
