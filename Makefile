@@ -1,4 +1,5 @@
-# Every target first brings .venv up to date: `make demo` and `make test` work in a fresh clone.
+# Every target first brings .venv up to date: `make demo` and `make test` work in a fresh clone. For the shell:
+# `. .venv/bin/activate` puts `lewm` and the nodes on the PATH.
 #
 #   make demo GOALS=10 SEED=0 RATE=20    variables are passed on where given; the program has the defaults
 
@@ -23,18 +24,23 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: data-cases help setup demo demo-push demo-arm test lint engine-check train-demo bench house faults soak fuzz bench-data train-memory viewer eval picture equivalence bench-train bench-gpu bench-arm faults-train faults-bundle compare-train train-push eval-push train-arm eval-arm robust eval-seed-tasks clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' Makefile)
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
 
-setup: $(VENV)/.package  ## create or update .venv (the other targets do it by themselves)
+setup: $(VENV)/.everything  ## everything of a checkout in .venv, about 2.5 GB (targets do it by themselves): TORCH, PYTHON
 
-demo: setup  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz), LIGHT=changing
+run: $(VENV)/.run  ## what the demo and the nodes need, about 0.7 GB: no torch
+
+setup-size:  ## makes the demo's environment anew and measures its size and time, into out/setup
+	@$(if $(PYTHON),,$(error $(no_python)))$(PYTHON) environment.py size
+
+demo: run  ## simulated arm, camera node and planner node reach goal pictures: GOALS of each kind, SEED, RATE (Hz), MODEL, LIGHT=changing
 	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
-	    $(call option,LIGHT,light)
+	    $(call option,MODEL,model) $(call option,LIGHT,light)
 
-demo-push: setup  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
+demo-push: run  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
 	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
 	    $(call option,MODEL,model)
 
@@ -140,58 +146,35 @@ clean:  ## remove .venv and what builds, tests and demos left behind
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
+# environment.py checks what is needed before anything is downloaded, and says what to do. One .venv: `make demo` and
+# what else only runs need a fourth of it; what trains or tests adds the rest.
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
-	$$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null \
-	&& echo $$python && break; done)
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null && echo $$python && break; done)
 
 define no_python
-No Python 3.10, 3.11 or 3.12 with the venv module was found (the ROS 2 and torch wheels need one).
-On Debian or Ubuntu: apt-get install python3-venv, or name one: make setup PYTHON=/path/to/python3.11
+No Python 3.10, 3.11 or 3.12 was found (the ROS 2 and torch wheels need one).
+On Debian or Ubuntu: sudo apt-get install python3 python3-venv, or name one: make PYTHON=/path/to/python3.11
 endef
 
-# MuJoCo draws through EGL, on a GPU or with Mesa on the CPU: the proof is one picture.
-EGL_PACKAGES := libegl1 libopengl0 libgl1-mesa-dri
-DRAW := import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>"), 8, 8).render()
+OF_PACKAGE := environment.py package.xml setup.py setup.cfg validation/message_types.py constraints.txt
 
-$(VENV)/.dependencies: constraints.txt requirements.txt requirements-ros.txt requirements-dev.txt requirements-reference.txt
-	$(if $(PYTHON),,$(error $(no_python)))
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-reference.txt
-	@$(BIN)/python -c '$(DRAW)' 2> /dev/null || { \
-	    if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
-	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $(EGL_PACKAGES); \
-	        $(BIN)/python -c '$(DRAW)'; \
-	    else \
-	        echo 'MuJoCo cannot draw here. Install the EGL libraries, then run make again:' >&2; \
-	        echo '    sudo apt-get install $(EGL_PACKAGES)' >&2; \
-	        exit 1; \
-	    fi; }
+$(VENV)/.run: requirements-run.txt requirements-ros.txt $(OF_PACKAGE)
+	@$(if $(PYTHON),,$(error $(no_python)))$(PYTHON) environment.py demo
 	@touch $@
 
-# Editable, so that a change in the checkout needs no new set-up. The links make .venv a ROS prefix as well, as
-# `colcon build --symlink-install` would: the ament index, lib/lewm_ros with the executables, share/lewm_ros.
-ENTRY_POINTS := $(shell sed -nE 's/^ *"([a-z_]+) = lewm_[a-z_.]+:main",$$/\1/p' setup.py)
+$(VENV)/.everything: requirements-run.txt requirements-ros.txt requirements.txt requirements-dev.txt requirements-reference.txt $(OF_PACKAGE)
+	@$(if $(PYTHON),,$(error $(no_python)))TORCH=$(TORCH) $(PYTHON) environment.py all
+	@touch $(VENV)/.run $@
 
-$(VENV)/.package: $(VENV)/.dependencies package.xml setup.py setup.cfg validation/message_types.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@mkdir -p $(VENV)/lib/lewm_ros $(VENV)/share/ament_index/resource_index/packages
-	@ln -sfn $(ENTRY_POINTS:%=$(BIN)/%) $(VENV)/lib/lewm_ros/
-	@ln -sfn $(CURDIR) $(VENV)/share/lewm_ros
-	@ln -sfn $(CURDIR)/resource/lewm_ros $(VENV)/share/ament_index/resource_index/packages/lewm_ros
-	@$(BIN)/python -m validation.message_types > /dev/null || \
-	    echo 'control_msgs could not be built (it needs gcc and g++): what a controller executes is then read from the joints'
-	@touch $@
-
-$(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.dependencies
+$(RTX)/.dependencies: requirements-rtx.txt | $(VENV)/.everything
 	test -x $(RTX)/bin/python || $(BIN)/python -m venv $(RTX)
 	$(RTX)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-rtx.txt
 	@touch $@
 
-$(VENV)/.arms: requirements-arms.txt | $(VENV)/.dependencies
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-arms.txt
+$(VENV)/.arms: requirements-arms.txt | $(VENV)/.everything
+	@$(PYTHON) environment.py add requirements-arms.txt
 	@touch $@
 
-$(VENV)/.tasks: requirements-tasks.txt | $(VENV)/.dependencies
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-tasks.txt
+$(VENV)/.tasks: requirements-tasks.txt | $(VENV)/.everything
+	@$(PYTHON) environment.py add requirements-tasks.txt
 	@touch $@

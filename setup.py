@@ -40,6 +40,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
+        ("bin", ["resource/bin/lewm"]),
         *data_files("launch"),
         *data_files("config"),
         *data_files("worlds"),

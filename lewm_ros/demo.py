@@ -10,17 +10,20 @@ A goal is held when the error stays within the task's tolerance in the last 0.5 
 goals are then given to an arm that holds still and to one that moves randomly, in the same simulator without ROS; when
 reaching, some are given once more to a planner that looks and plans only while the arm rests.
 
-Leaves summary.json, summary.png, velocity.png, demo.mp4, demo.png, failures/ and the nodes' logs in --out.
+Leaves summary.json, summary.png, velocity.png, demo.mp4, demo.png, failures/ and the nodes' logs in --out, or in a new
+folder out/demo-DATE-TIME that out/demo leads to as soon as the run is complete: runs at the same time do not mix, and
+one that is broken off changes nothing of an older one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,14 @@ from typing import Any
 import numpy as np
 
 from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.bundle.verdict import verdict
 from lewm_model.config import resource
 from lewm_model.robot.observation import Observation
 from lewm_model.tasks.registry import Suite, suite_named
 from lewm_model.tasks.task import Trial
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
+LEAVES = ("summary.json", "summary.png", "velocity.png", "demo.mp4", "demo.png", "failures", "logs")
 FILMED = 4  # goals of each kind that the film shows
 STOPPING = 5  # one in so many goals is also tried by an arm that stops to plan
 REST_S = 0.1  # that the arm stays where it was put before its start counts
@@ -246,15 +251,17 @@ def run(
     :param goals: of each task of the suite.
     :param light: "changing": the simulated light, table and camera never rest; goal pictures show the world as it was.
     :raises GraphError: a node fails.
-    :raises BundleError: the model cannot be loaded, or was trained for another task.
+    :raises BundleError: the model cannot be loaded, was trained for another task, or is a NO-GO.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bundle = load_bundle(model)
     bundle.must_be_for(suite.name)
+    judged = verdict(bundle, suite.plan)
+    if judged.no_go is not None:
+        raise BundleError(f"{judged.no_go}. Train it on, or try another one")
     console = Console()
-    out.mkdir(parents=True, exist_ok=True)
     reserved = reserve_domain()
     set_environment()
     with Graph(suite.demo, out / "logs") as graph, reserved:
@@ -333,7 +340,10 @@ def run(
                 nodes_started_s=nodes_started_s,
                 resets=robot.resets,
             )
-    return report(results, console, out, command)
+    summary = report(results, console, out, command)
+    if not any(episode.commands for episode in episodes):
+        raise GraphError(f"the arm was never commanded: {episodes[0].note}")
+    return summary
 
 
 def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, number: int) -> Any:
@@ -398,6 +408,37 @@ def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, numbe
     return episode
 
 
+def new_folder(shared: Path) -> Path:
+    """A folder beside `shared` for the results of one run: its name with date and time."""
+    stamped = f"{shared.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for name in (stamped, *(f"{stamped}-{i}" for i in range(2, 100))):
+        with suppress(FileExistsError):
+            (shared.parent / name).mkdir(parents=True)
+            return shared.parent / name
+    raise FileExistsError(f"{shared.parent} has 99 runs of this second; start again")
+
+
+def emptied(out: Path) -> Path:
+    """A folder without what an earlier run left there; whatever else it holds stays."""
+    for name in LEAVES:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def lead_to(shared: Path, folder: Path) -> None:
+    """Makes `shared` a link to the folder of a complete run, in one move."""
+    if shared.is_dir() and not shared.is_symlink():  # of a version that wrote there
+        shared.rename(new_folder(shared))
+    link = folder.with_name(f"{folder.name}.link")
+    link.symlink_to(folder.name)
+    link.replace(shared)
+
+
 @contextmanager
 def ending_in_a_sentence() -> Iterator[None]:
     """Ends the program with the reason where a node fails or the model cannot be loaded."""
@@ -422,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--light", choices=("constant", "changing"), default="constant", help="changing: table and camera, too"
     )
     parser.add_argument("--model", type=Path, help="model bundle (default: the shipped one of the task)")
-    parser.add_argument("--out", type=Path, help="folder for what it leaves (default out/demo, out/demo-TASK)")
+    parser.add_argument("--out", type=Path, help="folder for what it leaves (default: a new one)")
     options = parser.parse_args(arguments)
     if options.goals < 1 or options.rate <= 0:
         parser.error("--goals must be 1 or more and --rate above 0")
@@ -448,8 +489,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     with ending_in_a_sentence():
         model = options.model or resource("models", suite.model)
-        out = options.out or Path("out") / name
-        run(suite, options.goals, options.seed, options.rate, model.resolve(), out, command, options.light)
+        shared = Path("out") / name
+        folder = emptied(options.out) if options.out else new_folder(shared)
+        run(suite, options.goals, options.seed, options.rate, model.resolve(), folder, command, options.light)
+        if not options.out:
+            lead_to(shared, folder)
 
 
 if __name__ == "__main__":

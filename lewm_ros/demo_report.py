@@ -87,7 +87,8 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
             else ""
         )
     )
-    console.print(f"{len(failures)} goals were not held; see {out}/summary.json, demo.mp4, and pictures beside it")
+    missed = f"{len(failures)} of {len(results.episodes)} goals were not held" if failures else "every goal was held"
+    console.print(f"{missed}; the figures are in {out}/summary.json, a film of it in {out}/demo.mp4", soft_wrap=True)
     return summary
 
 

@@ -84,7 +84,7 @@ def test_package_xml_is_one_that_ros_tools_accept():
 
 def test_package_xml_names_every_ros_package_that_the_code_imports():
     depends = {element.text for element in MANIFEST if element.tag.endswith("depend")}
-    python_packages = requirement_names("requirements.txt")
+    python_packages = requirement_names("requirements.txt", "requirements-run.txt")
     ros = {
         ROS_PACKAGES_OF_OTHERS.get(module, module)
         for module in imported_modules("lewm_ros", "launch")
@@ -110,12 +110,12 @@ def test_the_model_side_imports_no_ros_and_only_what_requirements_txt_lists():
     modules = imported_modules("lewm_model")
     assert "rclpy" not in modules
     packages = {PYTHON_PACKAGES.get(module, module) for module in modules} - OPTIONAL
-    assert packages <= requirement_names("requirements.txt")
+    assert packages <= requirement_names("requirements.txt", "requirements-run.txt")
 
 
 def test_constraints_pin_every_requirement():
     pinned = requirement_names("constraints.txt")
-    assert requirement_names("requirements.txt", "requirements-ros.txt", "requirements-dev.txt") <= pinned
+    assert requirement_names(*(f"requirements{kind}.txt" for kind in ("", "-run", "-ros", "-dev"))) <= pinned
 
 
 def test_every_program_of_lewm_ros_is_an_executable_and_every_executable_can_be_imported(setup_arguments):
@@ -138,7 +138,7 @@ def test_every_file_that_a_user_needs_is_installed(setup_arguments):
         if file.is_file() and not {"__pycache__", "engines"} & set(file.parts)
     }
     assert {"launch/plan.launch.py", "config/plan.yaml", "config/fastdds.xml", "worlds/tabletop.sdf"} <= needed
-    assert installed == needed | {"package.xml", "resource/lewm_ros"}
+    assert installed == needed | {"package.xml", "resource/lewm_ros", "resource/bin/lewm"}
     places = {f"{folder}/{Path(file).name}" for folder, files in setup_arguments["data_files"] for file in files}
     assert "share/lewm_ros/worlds/tabletop.sdf" in places
     assert "share/ament_index/resource_index/packages/lewm_ros" in places

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -121,10 +122,13 @@ def _switch(folder: Path, draft: Path, files: Mapping[str, str], kept: Iterable[
     """
     before = _files(_description(folder))
     _settle(folder, before)
+    # As any file of this user (umask): safetensors writes files that only he can read, and robots have other users.
+    readable = stat.S_IMODE((draft / "model.json").stat().st_mode)
     for name, digest in files.items():
         if name not in kept:
             staged = folder / STAGED / digest / name
             staged.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(draft / name, readable)
             _to_disk(draft / name)
             os.replace(draft / name, staged)
             _to_disk(staged.parent)

@@ -24,7 +24,9 @@ def export(
     from lewm_model.runtime.export import export_onnx, sample_frames
 
     loaded = load_bundle(bundle)
-    export_onnx(loaded, frames=sample_frames(load_episodes(data), loaded.model) if data else None)
+    made = export_onnx(loaded, frames=sample_frames(load_episodes(data), loaded.model) if data else None)
+    graphs = sorted(Path(name).stem for name in made.files if name.endswith(".onnx"))
+    typer.echo(f"the graphs {', '.join(graphs)} are in {bundle / 'onnx'} and compute what PyTorch does")
 
 
 @app.command()
@@ -75,7 +77,11 @@ def bundle(
 
     loaded = load_bundle(bundle)
     actions = ", ".join(loaded.actions.names)
-    typer.echo(f"{bundle}: {len(loaded.files)} files match their hashes; {loaded.model}")
+    high, wide = loaded.model.image_size
+    typer.echo(
+        f"{bundle}: {len(loaded.files)} files match their hashes; pictures of {high} x {wide} pixels become "
+        f"{loaded.model.latent_dim} numbers, {loaded.model.history} frames of context"
+    )
     typer.echo(f"actions {actions} every {loaded.actions.control_dt_s} s; heads {', '.join(loaded.heads) or 'none'}")
     if to_swm is not None:
         check_output(to_swm, [bundle], overwrite)

@@ -55,6 +55,8 @@ def collect(
     check_output(out, [world] if world else [], overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     record(out, episodes, steps, seed, world or suite.world_file, image_size, workers, motion, vary)
+    size_mb = out.stat().st_size / 1e6
+    typer.echo(f"{episodes} episodes of {steps} actions are in {out} ({size_mb:.0f} MB); next: lewm data report {out}")
 
 
 @app.command()
@@ -150,6 +152,7 @@ def convert(
     step, size = control_dt_s, image_size
     said = (step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are, accept_doubts)
     typer.echo(run(recordings, out, *said))
+    typer.echo(f"written to {out}; next: lewm data report {out}")
 
 
 @data_app.command("report")

@@ -176,7 +176,7 @@ def surprise(
 @app.command()
 def report(
     bundle: BundleArgument,
-    run: Annotated[Path | None, typer.Option(help="folder of the training's logs, for its curves")] = None,
+    run: Annotated[Path | None, typer.Option(help="folder of the training's logs; default is runs/NAME")] = None,
     evaluation: Annotated[Path | None, typer.Option("--eval", help="folder that an evaluation left")] = None,
     data: Annotated[Path | None, typer.Option(help="recording (HDF5), whose held-out episodes are drawn")] = None,
     out: Annotated[Path, typer.Option(help="folder for report.html and its pictures")] = Path("out/report"),
@@ -187,6 +187,8 @@ def report(
     from lewm_model.data.outputs import check_output
     from lewm_model.evaluation.summary import write_report
 
+    usual = Path("runs") / bundle.resolve().name  # where `lewm train` put it
+    run = run or (usual if usual.is_dir() else None)
     check_output(out, [path for path in (bundle, run, evaluation, data) if path], overwrite=True)  # is written anew
     episodes = load_episodes(data) if data else None
     typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")

@@ -65,15 +65,17 @@ def train(
 
         def make(draft: Path) -> Bundle:
             made = run_training(episodes, draft, run, model_config, train_config, task)
+            typer.echo("measuring what is usual in episodes that it was not trained on ...")
             try:
                 made = run_calibration(made, episodes)
             except DataError as error:
                 typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
+            typer.echo("writing the ONNX graphs and checking that they compute the same ...")
             made = export_onnx(made, frames=sample_frames(episodes, model_config))
             return add_decoder(made, episodes, DECODER_STEPS) if decoder else made
 
         bundle = create(out, make)
-    typer.echo(f"bundle written to {out}")
+    typer.echo(f"bundle written to {out}; next: lewm doctor model {out}, or make demo MODEL={out}")
     try:
         for note in load_runtime(bundle, "tensorrt").notes:
             typer.echo(note)

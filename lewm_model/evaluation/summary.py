@@ -23,7 +23,7 @@ from lewm_model.models.signature import measuring
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.decoder import load_decoder
-from lewm_model.training.report import draw, read_metrics
+from lewm_model.training.report import draw, plain_name, plain_value, read_metrics
 
 BLUE, AMBER, GREEN, RED, GREY = "#1b6ca8", "#c98a1b", "#148c3c", "#c0392b", "#888888"
 EPISODES = 3  # of the held-out ones, whose rollouts are drawn
@@ -245,7 +245,7 @@ def _figures(path: Path) -> str:
         raise DataError(f"{path} holds no figures ({error!r}); run the evaluation again") from error
     head = "<tr><th>figure<th>value<th>unit<th>command</tr>"
     cells = [
-        f"<tr><td>{html.escape(str(n))}<td>{html.escape(_number(v))}<td>{html.escape(str(u))}"
+        f"<tr><td>{html.escape(str(n))}<td>{html.escape(plain_value(v, 6))}<td>{html.escape(str(u))}"
         f"<td><code>{html.escape(str(c))}</code></tr>"
         for n, v, u, c in rows
     ]
@@ -283,20 +283,19 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as rows of dotted names and escaped values."""
+    """Nested mappings as rows of names in words and escaped values."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
+        words = f"{prefix}{plain_name(name)}"
+        if name == "judged":  # which files and settings a verdict is of: for programs
+            continue
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += _flat(value, f"{words}, ")
         elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
-            rows += _flat({str(number): each for number, each in enumerate(value, 1)}, f"{prefix}{name}.")
+            rows += _flat({str(number): each for number, each in enumerate(value, 1)}, f"{words} ")
         else:
-            rows.append((f"{prefix}{name}", f"<code>{html.escape(_number(value))}</code>"))
+            rows.append((words, html.escape(plain_value(value, 6))))
     return rows
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _pyplot() -> Any:

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lewm_model.bundle.bundle import POLICY, Bundle
 from lewm_model.config import POLICY_PLAN, PlanConfig, load_yaml, resource
-from lewm_model.sim.collect import Motion
 from lewm_model.sim.random_motion import RANDOM
 from lewm_model.tasks.push import PUSH
 from lewm_model.tasks.push_script import Play
 from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Task
+
+if TYPE_CHECKING:  # what records needs more than what runs
+    from lewm_model.sim.collect import Motion
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lewm_model.bundle.bundle import HEADS, ActionSpec, Bundle, load_heads, load_model
 from lewm_model.bundle.held_out import not_trained_on, trained_on
@@ -170,7 +171,7 @@ def train_displacement(
     error = torch.zeros(BATCH, c.action_dim)
     guessed = torch.zeros(BATCH, dtype=torch.bool)
     views = torch.cat([encoded, imagined])
-    for _ in range(steps):
+    for _ in _bar(steps, "distance"):
         episode = torch.randint(len(offsets), (BATCH,))
         here, there = (offsets[episode] + (torch.rand(BATCH) * lengths[episode]).long() for _ in range(2))
         first_view, view = torch.randint(len(encoded), (BATCH,)), torch.randint(len(views), (BATCH,))
@@ -227,7 +228,7 @@ def train_cloned_policy(
         done = actions[here[:, None] + within].flatten(1)
         return F.smooth_l1_loss(policy(latent, goal, (known * ahead.float()).to(device)), done.to(device))
 
-    loss = _fit(policy, steps, draw)
+    loss = _fit(policy, steps, draw, "policy")
     return policy.cpu().eval(), {"loss": loss}
 
 
@@ -257,16 +258,21 @@ def train_temporal_distance(
         error = (ahead / TIME_SCALE).sqrt().to(device) - head.roots(latent, goal)
         return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
 
-    loss = _fit(head, steps, draw)
+    loss = _fit(head, steps, draw, "time to go")
     return head.cpu().eval(), {"loss": loss}
 
 
-def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor]) -> float:
+def _bar(steps: int, what: str) -> Any:
+    """Numbers of optimiser steps, counted on a terminal."""
+    return tqdm(range(steps), what, unit="step", mininterval=2, disable=None)
+
+
+def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor], what: str) -> float:
     """Trains `head` by `steps` losses that `draw` computes of a new batch each; their mean over the last tenth."""
     optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     mean, counted = torch.zeros(()), max(1, steps // 10)
-    for step in range(steps):
+    for step in _bar(steps, what):
         loss = draw()
         optimiser.zero_grad()
         loss.backward()

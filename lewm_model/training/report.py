@@ -106,11 +106,24 @@ def _healthy(evaluation: dict[str, Any]) -> str:
     return "At the end the latent is not collapsed, and the actions have an effect."
 
 
-def _table(values: dict[str, Any]) -> str:
-    def shown(value: Any) -> str:
-        return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+def plain_name(key: str) -> str:
+    """A key of a description as words."""
+    return key.replace("_", " ").strip()
 
-    rows = (f"<tr><td>{html.escape(name)}<td>{shown(value)}" for name, value in values.items())
+
+def plain_value(value: Any, digits: int = 4) -> str:
+    """A value of a description as a reader would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain_value(each, digits) for each in value) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = (f"<tr><td>{html.escape(plain_name(k))}<td>{html.escape(plain_value(v))}" for k, v in values.items())
     return f"<table>{''.join(rows)}</table>"
 
 
