@@ -37,6 +37,7 @@ setup(
     maintainer=maintainer.text,
     maintainer_email=maintainer.attrib["email"],
     packages=find_packages(include=["lewm_ros", "lewm_ros.*", "lewm_model", "lewm_model.*"]),
+    package_data={"lewm_ros": ["panel/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -56,6 +57,7 @@ setup(
             "camera_node = lewm_ros.camera_node:main",
             "planner_node = lewm_ros.planner_node:main",
             "viewer_node = lewm_ros.viewer_node:main",
+            "panel_node = lewm_ros.panel_node:main",
             "composed = lewm_ros.composed:main",
             "lifecycle_manager = lewm_ros.lifecycle_manager:main",
             "explore_node = lewm_ros.explore_node:main",

@@ -218,12 +218,16 @@ class PlannerNode(ArmNode):
         """Takes new values of live parameters, also while the arm moves."""
         assert self._runtime is not None
         changed = {**self._values, **values}
+        armed = self._worker is not None and self._shield.state is not State.DISARMED
+        if armed and changed["dry_run"] != self._dry_run:
+            raise ParameterError("dry_run changes what an armed planner does; disarm it first")
         checked = settings(changed, self._runtime.bundle)
         try:
             Planner(self._runtime, self._limits, checked.plan, self.now_s, self._seed, self._monitor)
         except ValueError as error:
             raise ParameterError(str(error)) from error
         self._values, self._plan_config, self._shield_config = changed, checked.plan, checked.arm.shield
+        self._dry_run = changed["dry_run"]
         if self._worker is not None:
             self._adjust_shield()
             self._tell_planner()

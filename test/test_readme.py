@@ -13,7 +13,7 @@ from lewm_model.cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = {
-    "collect": "--episodes 12 --steps 40 --workers 1",
+    "collect": "--episodes 16 --steps 40 --workers 1 --image-size 32",
     "train": "--config short.yaml",
     "eval": "--episodes 2 --planner proposal",
     "decoder": "--steps 3",

@@ -1,0 +1,220 @@
+// The page of panel_node: it shows what comes over the web socket, and sends commands with the token.
+"use strict";
+const at = (id) => document.getElementById(id);
+const PICTURES = { c: "camera", g: "goal", i: "imagined", d: "difference" };
+const HISTORY_S = 60, HEARTBEAT_MS = 100;
+
+let token = new URLSearchParams(location.hash.slice(1)).get("token");
+if (token) {
+  sessionStorage.setItem("token", token); // not into the history, nor into anybody's log
+  history.replaceState(null, "", location.pathname);
+} else {
+  token = sessionStorage.getItem("token") || "";
+}
+let me = "", socket = null, held = false, said = null, lastEvent = 0;
+const distances = [], events = [];
+
+// ---- commands
+
+async function send(command, options = {}) {
+  const headers = { Authorization: `Bearer ${token}`, "X-Panel": me };
+  try {
+    const answer = await fetch(`api/${command}`, { method: "POST", headers, ...options });
+    const body = await answer.json();
+    notice(body.error || "");
+    return answer.ok ? body.said : null;
+  } catch (error) {
+    notice(`the panel does not answer: ${error.message}`);
+    return null;
+  }
+}
+
+const sendJson = (command, value) => send(command, { body: JSON.stringify(value) });
+
+function notice(text) {
+  at("notice").textContent = text;
+  at("notice").hidden = !text;
+}
+
+const stop = () => send("stop");
+at("stop").addEventListener("click", stop);
+document.addEventListener("keydown", (event) => {
+  // The space bar stops from wherever one is, but where it writes a space.
+  if (event.code !== "Space" || event.target.type === "search" || event.repeat) return;
+  event.preventDefault();
+  stop();
+});
+document.addEventListener("keyup", (event) => {
+  if (event.code === "Space" && event.target.type !== "search") event.preventDefault(); // would press a button
+});
+for (const button of document.querySelectorAll("[data-command]")) {
+  button.addEventListener("click", async () => {
+    await send(button.dataset.command);
+    if (button.dataset.command === "capture") setTimeout(gallery, 500);
+  });
+}
+at("take").addEventListener("click", () => send("take"));
+at("give").addEventListener("click", () => send("give"));
+at("speed").addEventListener("input", () => { at("speed-said").textContent = `${at("speed").value} %`; });
+at("speed").addEventListener("change", () => sendJson("speed", { share: at("speed").value / 100 }));
+at("dry-run").addEventListener("change", () => sendJson("dry_run", { on: at("dry-run").checked }));
+at("upload").addEventListener("change", async () => {
+  const file = at("upload").files[0];
+  if (file) await send("upload", { body: file });
+  at("upload").value = "";
+  gallery();
+});
+
+// The dead-man's button: held by finger, mouse or the Enter key, let go by everything else.
+const deadman = at("deadman");
+function hold(on) {
+  held = on;
+  deadman.classList.toggle("held", on);
+  if (socket && socket.readyState === WebSocket.OPEN) socket.send(on ? "held" : "free");
+}
+deadman.addEventListener("pointerdown", (event) => { deadman.setPointerCapture(event.pointerId); hold(true); });
+for (const kind of ["pointerup", "pointercancel", "lostpointercapture", "blur"]) {
+  deadman.addEventListener(kind, () => hold(false));
+}
+deadman.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.repeat) hold(true); });
+deadman.addEventListener("keyup", (event) => { if (event.key === "Enter") hold(false); });
+document.addEventListener("visibilitychange", () => { if (document.hidden) hold(false); });
+setInterval(() => { if (held) hold(true); }, HEARTBEAT_MS);
+
+// ---- what is shown
+
+function connect() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
+  socket.binaryType = "arraybuffer";
+  socket.addEventListener("message", (event) => {
+    if (typeof event.data !== "string") return picture(event.data);
+    const data = JSON.parse(event.data);
+    if (data.you) { me = data.you; lastEvent = 0; events.length = 0; } else show(data);
+  });
+  socket.addEventListener("close", () => {
+    me = "";
+    hold(false);
+    heading("not connected", "the panel's process is gone, or out of reach; what is below is old", "lost");
+    at("controls").disabled = true;
+    setTimeout(connect, 1000);
+  });
+}
+
+function picture(data) {
+  const image = at(PICTURES[String.fromCharCode(new Uint8Array(data)[0])]);
+  if (image.src.startsWith("blob:")) URL.revokeObjectURL(image.src);
+  if (data.byteLength > 1) image.src = URL.createObjectURL(new Blob([data.slice(1)], { type: "image/jpeg" }));
+  else image.removeAttribute("src");
+}
+
+function heading(state, reason, kind) {
+  if (at("state").textContent !== state) at("state").textContent = state;
+  if (at("reason").textContent !== reason) at("reason").textContent = reason;
+  document.querySelector("header").className = kind;
+}
+
+const number = (value, digits = 1) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+
+function gauge(id, value, limit) {
+  at(id).max = 2 * limit; at(id).high = limit; at(id).low = limit - 1e-3;
+  at(id).value = value === null ? 0 : Math.min(value, 2 * limit);
+  at(`${id}-said`).textContent = value === null ? "not known" : `${number(value, 2)}, the limit is ${number(limit)}`;
+}
+
+function show(state) {
+  said = state;
+  heading(state.reached && state.state === "armed" ? "goal reached" : state.state, state.reason, state.state.split(" ")[0]);
+  at("goal-said").textContent = state.goal ? `(${state.goal})` : "";
+  at("blocks").textContent = `, a picture every ${number(state.block_s, 2)} s`;
+  gauge("surprise", state.surprise, state.surprise_limit);
+  gauge("novelty", state.novelty, state.surprise_limit);
+  const now = Date.now() / 1000;
+  if (state.distance !== null) distances.push([now, state.distance]);
+  while (distances.length && distances[0][0] < now - HISTORY_S) distances.shift();
+  at("distance-said").textContent = `${number(state.distance)} ${state.unit}`;
+  curve(now, state.distance_limit);
+  const slow = Object.entries(state.interventions).map(([why, times]) => `${why} ${times}`).join(", ");
+  rows("latency", [
+    ["a plan", `${number(state.latency.plan_p50)} ms, 95 % within ${number(state.latency.plan_p95)} ms`],
+    ["camera frame to command", `${number(state.latency.frame_to_command_p50)} ms, 95 % within ${number(state.latency.frame_to_command_p95)} ms`],
+    ["plans, late ones", `${number(state.plans, 0)}, ${number(state.late, 0)}`],
+    ["at the joints' limits", state.saturation === null ? "–" : `${number(100 * state.saturation, 0)} % of the plan`],
+    ["cost of the plan", number(state.cost, 2)],
+    ["the shield held back", slow || "nothing"],
+  ]);
+  const mine = state.commander === me;
+  at("who").textContent = mine ? "(you command)" : state.commander ? "(somebody else commands)" : "(nobody commands)";
+  at("take").hidden = mine; at("give").hidden = !mine;
+  at("take").disabled = state.commander !== null || !token;
+  at("take").title = token ? "" : "open the address with the token that panel_node printed";
+  at("controls").disabled = !mine;
+  at("deadman").hidden = !state.deadman;
+  if (document.activeElement !== at("speed") && state.speed !== null) {
+    at("speed").value = Math.round(100 * state.speed);
+    at("speed-said").textContent = `${Math.round(100 * state.speed)} %`;
+  }
+  document.querySelector("[data-command=hold]").setAttribute("aria-pressed", state.speed === 0);
+  document.querySelector("[data-command=hold]").textContent = state.speed === 0 ? "Go on" : "Hold";
+  at("dry-run").checked = state.dry_run;
+  rows("nodes", Object.entries(state.nodes).map(([name, node]) => [name, node.message, node.level]));
+  for (const event of state.events) if (event.number > lastEvent) { lastEvent = event.number; events.unshift(event); }
+  if (lastEvent !== Number(at("events").dataset.shown)) listEvents();
+}
+
+function rows(id, values) {
+  const body = at(id), texts = JSON.stringify(values);
+  if (body.dataset.texts === texts) return;
+  body.dataset.texts = texts;
+  body.replaceChildren(...values.map(([name, text, level]) => {
+    const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
+    head.scope = "row"; head.textContent = name; cell.textContent = text; cell.className = level || "";
+    row.append(head, cell);
+    return row;
+  }));
+}
+
+function listEvents() {
+  const wanted = at("search").value.toLowerCase();
+  at("events").dataset.shown = lastEvent;
+  const found = events.filter((event) => `${event.who} ${event.text}`.toLowerCase().includes(wanted)).slice(0, 200);
+  at("events").replaceChildren(...found.map((event) => {
+    const item = document.createElement("li");
+    item.className = event.level;
+    item.textContent = `${new Date(1000 * event.at).toLocaleTimeString()} ${event.who}: ${event.text}`;
+    return item;
+  }));
+}
+at("search").addEventListener("input", listEvents);
+
+function curve(now, limit) {
+  const canvas = at("distance"), pen = canvas.getContext("2d"), style = getComputedStyle(document.body);
+  const most = 1.1 * Math.max(limit || 0, 1e-6, ...distances.map((point) => point[1]));
+  const place = ([when, value]) => [canvas.width * (1 - (now - when) / HISTORY_S), canvas.height * (1 - value / most)];
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  if (limit) {
+    pen.strokeStyle = style.getPropertyValue("--good"); pen.setLineDash([6, 5]); pen.beginPath();
+    const y = place([now, limit])[1]; pen.moveTo(0, y); pen.lineTo(canvas.width, y); pen.stroke(); pen.setLineDash([]);
+  }
+  pen.strokeStyle = style.getPropertyValue("--accent"); pen.lineWidth = 2; pen.beginPath();
+  distances.forEach((point, i) => (i ? pen.lineTo(...place(point)) : pen.moveTo(...place(point))));
+  pen.stroke();
+}
+
+async function gallery() {
+  const { goals } = await (await fetch("api/goals")).json();
+  at("gallery").replaceChildren(...goals.map((name) => {
+    const button = document.createElement("button"), image = document.createElement("img");
+    image.src = `api/goals/${encodeURIComponent(name)}.jpg`; image.alt = "";
+    button.append(image, name); button.type = "button";
+    button.addEventListener("click", () => sendJson("goal", { name }));
+    return button;
+  }));
+}
+
+async function model() {
+  const found = await (await fetch("api/bundle")).json();
+  at("model").textContent = `${found.name}: ${found.preflight}${found.reason ? `, ${found.reason}` : ""}`;
+  rows("checks", found.checks.map((check) => [check.name, check.found, check.good ? "ok" : "error"]));
+}
+
+connect(); gallery(); model();
