@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the environment that `make` runs in, `.venv`: checks what it needs, then installs, with one line of progress.
 
     python3 environment.py demo     what it takes to run the demo and the nodes: no torch

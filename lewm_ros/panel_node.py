@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The panel: one web page that shows what the robot sees, wants, imagines and doubts, and lets one person command it.
 
     ros2 run lewm_ros panel_node --ros-args -p model:=models/reach

@@ -51,15 +51,7 @@ PARAMETERS = (
     *MODEL_PARAMETERS,
     Parameter("seed", 0, "Of the random candidates.", 0, 2**31 - 1),
     Parameter("allow_no_go", False, "Arm although the model's preflight (`lewm doctor model`) says NO-GO."),
-<<<<<<< HEAD
-    Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm."),
-=======
-    Parameter(
-        "deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63, live=True
-    ),
     Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm.", live=True),
-    Parameter("speed_scale", 1.0, "Share of full speed; 0 holds. Also the topic ~/speed_scale.", 0.0, 1.0, live=True),
->>>>>>> fe1adbe (A panel: one page on localhost shows camera, goal, imagined future, doubt, latency and state; one person with the token commands, everybody may stop, and a lost browser lets go)
     Parameter("goal_tolerance", 1.0, "Times the calibrated distance at which a goal is reached.", 0.1, 10.0, live=True),
     *ARM_PARAMETERS,
     Parameter(

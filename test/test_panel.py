@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The panel beside simulator, camera node and planner node: who may watch, command and stop, and what the page gets."""
 
 from __future__ import annotations

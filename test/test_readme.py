@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands of README work as they stand there; those that take minutes are given options that make them short."""
 
 import re
