@@ -9,7 +9,8 @@ import pytest
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import resource
-from lewm_model.evaluation.robustness import Change, changed_world, changes, goal_picture, robustness, write
+from lewm_model.evaluation.robustness import Change, Row, changed_world, changes, goal_picture, robustness, write
+from lewm_model.evaluation.statistics import Rate
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
 
@@ -59,3 +60,12 @@ def test_pictures_of_another_renderer_are_goals_of_their_poses() -> None:
     (row,) = robustness(runtime, goals=2, only=("none",), frames=(folder,))
     assert row.change.severity == "plain" and row.goal_clean.trials == 2
     assert row.off_steps < 1.0
+
+
+def test_what_was_measured_is_written_row_by_row_and_a_group_of_severe_changes_has_no_worst_mild_one(
+    tmp_path: Path,
+) -> None:
+    severe = next(change for change in changes() if change.severity == "x 0.4")
+    write([Row(severe, Rate(3, 4), None, 0.5)], tmp_path, "lewm robust models/reach")
+    figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
+    assert figures["robust.row_light_strength_x_0_4"] == 75.0 and "robust.reach_light" not in figures

@@ -93,6 +93,7 @@ def robust(
     only: Annotated[
         list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, frames; again for more")
     ] = None,
+    goal_changed: Annotated[bool, typer.Option(help="count with the goal's picture under the same change, too")] = True,
     frames: Annotated[
         list[Path] | None, typer.Option(help="folder of another camera's pictures, with poses.csv; again for more")
     ] = None,
@@ -113,7 +114,7 @@ def robust(
     runtime = load_runtime(loaded, backend)
 
     rows = []
-    for row in robustness(runtime, goals, seed, only or (), world, frames or ()):
+    for row in robustness(runtime, goals, seed, only or (), world, frames or (), goal_changed):
         typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
         rows.append(row)
         write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")  # what is done stays if it is ended

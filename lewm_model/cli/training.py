@@ -84,6 +84,37 @@ def train(
 
 
 @app.command()
+def adapt(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Argument(help="recording (HDF5) of the new scene; five minutes are enough")],
+    out: Annotated[Path, typer.Argument(help="bundle folder to write")],
+    replay: Annotated[
+        Path | None, typer.Option(help="recording (HDF5) of the old scene, so that it is not forgotten")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="optimiser steps of the world model")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make a bundle that fits another scene: another table, another lamp, a camera a little elsewhere."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.data.outputs import check_output
+    from lewm_model.training.adapt import STEPS
+    from lewm_model.training.adapt import adapt as run_adaptation
+
+    check_output(out, [path for path in (bundle, data, replay) if path], overwrite)
+    old = load_episodes(replay) if replay else None
+    run = run or Path("runs") / out.name
+    found = run_adaptation(load_bundle(bundle), load_episodes(data), out, run, old, steps or STEPS).calibration
+    assert found is not None
+    typer.echo(f"bundle written to {out}; a goal of it counts as reached up to {found.reached:.3g}")
+    if old is None:
+        typer.echo("without --replay it may have forgotten the old scene")
+
+
+@app.command()
 def calibrate(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Argument(help="recording (HDF5); of the robot's own camera, where there is one")],

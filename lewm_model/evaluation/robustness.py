@@ -61,7 +61,7 @@ class Row:
 
     change: Change
     goal_clean: Rate
-    goal_changed: Rate
+    goal_changed: Rate | None  # None: was left out
     off_steps: float  # root mean square over poses, control steps at full speed; nan where no head measures
 
 
@@ -305,10 +305,12 @@ def robustness(
     only: Sequence[str] = (),
     world: str | Path | None = None,
     frames: Sequence[Path] = (),
+    goal_changed: bool = True,
 ) -> Iterator[Row]:
     """The table, row by row. Of the goals of a row one half is near, the other anywhere; all rows have the same ones.
 
     :param only: groups of changes; empty is all.
+    :param goal_changed: False leaves the second count out, which takes half of the time.
     :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
     :raises OSError: a folder lacks its poses.csv, or a picture.
     """
@@ -328,7 +330,9 @@ def robustness(
         for change in changes():
             if not only or change.group in only:
                 rate = tried(change, trials, clean)
-                changed = rate if change.group == "clean" else tried(change, trials, [None] * goals)
+                changed = rate if change.group == "clean" else None
+                if changed is None and goal_changed:
+                    changed = tried(change, trials, [None] * goals)
                 yield Row(change, rate, changed, off_steps(runtime, sim, change, [trial.goal for trial in trials]))
         for folder in frames:
             foreign, pictures = foreign_trials(folder, sim, goals, sight)
@@ -380,11 +384,14 @@ def foreign_trials(folder: Path, sim: ArmSim, count: int, sight: Observation) ->
     return trials, pictures
 
 
-def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row:
-    """The row of a group with the fewest goals held, of a clean goal; `mild` leaves the severest degree out."""
+def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row | None:
+    """The row of a group with the fewest goals held, of a clean goal; None where there is none.
+
+    `mild` leaves the severest degree out.
+    """
     beyond = ("x 0.4", "x 1.6", "x 0.3, noise 0.04", "5 %", "5 deg")
     some = [r for r in rows if r.change.group == group and not (mild and r.change.severity in beyond)]
-    return min(some, key=lambda row: row.goal_clean.percent)
+    return min(some, key=lambda row: row.goal_clean.percent, default=None)
 
 
 def figures(rows: Sequence[Row]) -> Figures:
@@ -392,11 +399,14 @@ def figures(rows: Sequence[Row]) -> Figures:
     found: Figures = {}
     for group in dict.fromkeys(row.change.group for row in rows):
         name = f"robust.reach_{NAMES.get(group, group)}"
-        found[name] = (worst(rows, group).goal_clean.percent, "%")
+        if (row := worst(rows, group)) is not None:
+            found[name] = (row.goal_clean.percent, f"%, the worst: {row.change.factor} {row.change.severity}")
     for row in rows:
         words = f"{row.change.factor} {row.change.severity}".lower()
         slug = "_".join("".join(letter if letter.isalnum() else " " for letter in words).split())
         for end, rate in (("", row.goal_clean), ("_goal_changed", row.goal_changed)):
+            if rate is None:
+                continue
             low, high = rate.interval
             values = {"": rate.percent, "_low": low, "_high": high}
             found |= {f"robust.row_{slug}{end}{which}": (value, "%") for which, value in values.items()}
@@ -411,7 +421,7 @@ def table(rows: Sequence[Row]) -> Table:
     for heading in ("factor", "severity", "goal clean", "goal changed", "seems moved, steps"):
         found.add_column(heading)
     for row in rows:
-        words = (row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed))
+        words = (row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed or "-"))
         found.add_row(*words, f"{row.off_steps:.2f}")
     return found
 
@@ -420,14 +430,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """The heat map: a line a row, a column for each kind of goal."""
     from matplotlib.figure import Figure
 
-    values = np.array([[row.goal_clean.percent, row.goal_changed.percent] for row in rows])
+    rates = [(row.goal_clean, row.goal_changed) for row in rows]
+    values = np.array([[math.nan if rate is None else rate.percent for rate in pair] for pair in rates])
     figure = Figure(figsize=(5.5, 0.26 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks([0, 1], ["goal clean", "goal changed"])
     axes.set_yticks(range(len(rows)), [f"{row.change.factor} {row.change.severity}" for row in rows])
     for (i, j), value in np.ndenumerate(values):
-        axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8)
+        axes.text(j, i, "-" if math.isnan(value) else f"{value:.0f}", ha="center", va="center", fontsize=8)
     figure.colorbar(image, label="goals held, %")
     figure.savefig(path, dpi=120)
 

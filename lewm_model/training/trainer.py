@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lewm_model.bundle.bundle import WEIGHTS, Bundle
+from lewm_model.bundle.bundle import WEIGHTS, Bundle, load_model
 from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
 from lewm_model.config import (
@@ -196,12 +196,12 @@ def train(
     Resumes when `run` holds a checkpoint of the same data and settings. Raises DataError for data that does not fit.
     With several processes the others call `fit`, and this one, rank 0, writes.
     """
-    commit = _commit()  # of the code as it is now, not when the training ends
+    commit = commit_of()  # of the code as it is now, not when the training ends
     fitted = fit(data, run, model_config, config)
     heads, metrics = train_heads(fitted.model, data, fitted.training, fitted.spec, config)
     model = fitted.model.cpu()
     provenance = {
-        "command": " ".join(["lewm", *sys.argv[1:]]),
+        "command": command_line(),
         "commit": commit,
         "config": asdict(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -221,8 +221,13 @@ def train(
     return bundle
 
 
-def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfig) -> Fitted:
-    """Trains the world model, together with the other ranks. Raises DataError for data that does not fit."""
+def fit(
+    data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfig, begin: Bundle | None = None
+) -> Fitted:
+    """Trains the world model, together with the other ranks. Raises DataError for data that does not fit.
+
+    :param begin: bundle whose weights it begins with, and whose statistics of the actions it keeps.
+    """
     if data.image_size != model_config.image_size:
         raise DataError(
             f"{data.source}: frames are {' x '.join(map(str, data.image_size))} pixels, the model is set to "
@@ -237,7 +242,7 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
         raise DataError(f"a batch of {config.batch} clips cannot be shared by {ranks()} processes; change train.batch")
     torch.set_num_threads(config.threads)
     training, held_out = data.split(config.validation_fraction, config.seed)
-    spec = action_spec(data, training, model_config.frameskip)
+    spec = action_spec(data, training, model_config.frameskip) if begin is None else begin.actions
 
     def sampler(episodes: np.ndarray, frames: int) -> ClipSampler:
         return ClipSampler(
@@ -249,7 +254,10 @@ def fit(data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfi
     if ahead >= 1:
         samplers.append(sampler(held_out, model_config.history + ahead))
     torch.manual_seed(config.seed)
-    model = LeWM(model_config).to(device_of(config))
+    model = LeWM(model_config)
+    if begin is not None:
+        model.load_state_dict(load_model(begin).state_dict())
+    model.to(device_of(config))
     optimiser = optimiser_of(model, config)
     run.mkdir(parents=True, exist_ok=True)
     what = {name: value for name, value in asdict(config).items() if name not in ("device", "compile", "threads")}
@@ -365,7 +373,13 @@ def _optimise(
         log.close()
 
 
-def _commit() -> str:
+def command_line() -> str:
+    """What was called: `lewm ...`, or `python -m ...`."""
+    called = sys.orig_argv[1:]
+    return " ".join(["python", *called] if called[:1] == ["-m"] else ["lewm", *sys.argv[1:]])
+
+
+def commit_of() -> str:
     """The commit of the code that trains, with '+' when the tree has uncommitted changes; '' outside a checkout."""
     folder = Path(__file__).parent
 

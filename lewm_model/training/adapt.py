@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle for another scene, from some minutes recorded in it: `lewm adapt`.
+
+The world model goes on learning, gently, with the loss that it was trained with. Only of the new scene it would forget
+the old one, and the more its pictures differ, the sooner; so where an old recording is at hand, as much of that is
+learned from as of the new one. Heads are trained anew on what it then makes of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+
+from lewm_model.bundle.bundle import WEIGHTS, Bundle
+from lewm_model.bundle.held_out import held_out_episodes, trained_on
+from lewm_model.bundle.update import create
+from lewm_model.config import TRAIN_SIZES, TrainConfig, from_dict
+from lewm_model.data.clips import Episodes
+from lewm_model.runtime.export import export_onnx, sample_frames
+from lewm_model.training.calibration import calibrate
+from lewm_model.training.heads import train_heads, with_heads
+from lewm_model.training.trainer import command_line, commit_of, fit
+
+STEPS = 600  # optimiser steps; each of 10,000 frames is seen a dozen times
+GENTLY = 0.15  # of the learning rate that the bundle was trained with
+HELD_OUT = 0.15  # of the episodes, to know what is usual in the new scene
+
+
+def adapt(
+    bundle: Bundle, data: Episodes, out: Path, run: Path, replay: Episodes | None = None, steps: int = STEPS
+) -> Bundle:
+    """Writes the bundle that fits the scene of `data` to `out`, and logs and checkpoints to `run`.
+
+    :param replay: recording of the old scene, the one that the bundle was trained on for example; None: only the new
+        scene is learned from, and the old one may be forgotten.
+    :raises DataError: a recording does not fit the bundle, or is too short.
+    """
+    held_out_episodes(bundle, data)  # says what does not fit
+    config = _gentle(bundle, steps)
+    recordings = [data] if replay is None else [data, _some(replay, len(data.pixels))]
+    mixed = _joined(recordings)
+    fitted = fit(mixed, run, bundle.model, config, begin=bundle)
+    heads, metrics = train_heads(fitted.model, mixed, fitted.training, fitted.spec, config)
+    model = fitted.model.cpu()
+    provenance = {
+        **bundle.training,
+        "adapted": {"command": command_line(), "commit": commit_of(), "config": asdict(config), "from": bundle.files},
+    }
+    first = 0
+    for each in recordings:
+        numbers = fitted.held_out - first
+        own = numbers[(numbers >= 0) & (numbers < len(each.lengths))]
+        provenance, first = trained_on(provenance, each, own), first + len(each.lengths)
+
+    def weights(draft: Path) -> Bundle:
+        save_file(model.state_dict(), draft / WEIGHTS)
+        evaluation = {"validation": fitted.validation, "warnings": fitted.warnings}
+        made = Bundle(draft, bundle.model, fitted.spec, (), provenance, evaluation)
+        made = replace(made, cameras=bundle.cameras, horizon=bundle.horizon, task=bundle.task)
+        return with_heads(made, heads, metrics)
+
+    def make(draft: Path) -> Bundle:
+        return export_onnx(calibrate(create(draft, weights), data), frames=sample_frames(data, bundle.model))
+
+    return create(out, make)
+
+
+def _gentle(bundle: Bundle, steps: int) -> TrainConfig:
+    """The settings that the bundle was trained with, but for how long and how fast it learns."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    before = {name: value for name, value in bundle.training.get("config", {}).items() if name in known}
+    config = from_dict(TrainConfig, before, TRAIN_SIZES["small"])
+    gently = GENTLY * config.learning_rate
+    return replace(config, steps=steps, learning_rate=gently, validation_fraction=HELD_OUT, warmup_fraction=0.1)
+
+
+def _some(data: Episodes, frames: int) -> Episodes:
+    """The first episodes of a recording, `frames` of them or a few more."""
+    count = int(np.searchsorted(np.cumsum(data.lengths), frames)) + 1
+    rows = slice(0, int((data.offsets + data.lengths)[:count].max()))
+    return replace(
+        data,
+        pixels=data.pixels[np.arange(rows.stop)],
+        actions=data.actions[rows],
+        proprio=None,
+        stamps_s=None,
+        offsets=data.offsets[:count],
+        lengths=data.lengths[:count],
+    )
+
+
+def _joined(recordings: Sequence[Episodes]) -> Episodes:
+    """All episodes as one recording, in memory."""
+    first = recordings[0]
+    begins = np.cumsum([0, *(len(each.pixels) for each in recordings[:-1])])
+    return replace(
+        first,
+        pixels=np.concatenate([each.pixels[np.arange(len(each.pixels))] for each in recordings]),
+        actions=np.concatenate([each.actions for each in recordings]),
+        proprio=None,
+        stamps_s=None,
+        offsets=np.concatenate([each.offsets + begin for each, begin in zip(recordings, begins, strict=True)]),
+        lengths=np.concatenate([each.lengths for each in recordings]),
+        sha256=hashlib.sha256("".join(each.sha256 for each in recordings).encode()).hexdigest(),
+        path=" and ".join(each.path for each in recordings),
+    )
