@@ -236,10 +236,20 @@ class Recorder(Node):
                 if kind in kinds and other != name and self.count_publishers(other)
             ]
             there = f"there is {', '.join(others)}" if others else "nobody publishes that type"
+            if what == "pictures" and not others and (instead := self._pictures_of_the_other_kind(kind)):
+                there += f"; {instead}"
             sent = "nothing comes" if self.count_publishers(name) else "nobody publishes"
             self.get_logger().warning(
                 f"no {what}: {sent} on {name}; of the type {kind} {there}. Remap it: --ros-args -r {topic}:=..."
             )
+
+    def _pictures_of_the_other_kind(self, kind: str) -> str:
+        """What to do where pictures come as they are not expected: raw or compressed."""
+        other, value = ("CompressedImage", "compressed") if kind.endswith("/Image") else ("Image", "raw")
+        wanted = f"sensor_msgs/msg/{other}"
+        topics = [topic for topic, kinds in self.get_topic_names_and_types() if wanted in kinds]
+        there = [topic for topic in topics if self.count_publishers(topic)]
+        return f"{other} comes on {', '.join(there)}: -p input:={value} records that" if there else ""
 
     def _attempt(self, act: Callable[[McapFile], None]) -> None:
         """Writes; a full disk ends the recording, and what is on it stays readable."""

@@ -27,6 +27,7 @@ from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.rosbag2 import BagReport, Topics, convert_bag
 from lewm_model.data.converters.rosbag2_files import LOST, bag_files, read_messages
+from lewm_model.robot.limits import JointLimits
 
 NAMES = ("shoulder", "elbow")
 DT = 0.05
@@ -99,6 +100,42 @@ def test_frames_actions_and_positions_are_those_of_the_recorded_motion(tmp_path:
     with h5py.File(tmp_path / "a.h5") as file:
         assert file.attrs["command"].startswith("lewm convert")
         assert file.attrs["tolerance_s"] == 0.025
+
+
+@pytest.mark.parametrize(
+    ("reach", "speed", "said"),
+    [
+        (3.0, 0.3, r"shoulder goes from .* the robot file allows 0.3 rad/s; its unit or its clock is wrong"),
+        (0.3, 3.0, r"the robot file allows -0.3 to 0.3; its unit or its zero is another"),
+    ],
+)
+def test_what_the_robot_s_own_file_does_not_allow_is_refused(
+    tmp_path: Path, reach: float, speed: float, said: str
+) -> None:
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(60), picture)
+    every = np.ones(2)
+    limits = JointLimits(NAMES, -reach * every, reach * every, speed * every, 9.0 * every, 150.0 * every)
+    with pytest.raises(DataError, match=said):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(limits=limits))
+    wide = JointLimits(NAMES, -every, every, 1.5 * every, 9.0 * every, 150.0 * every)
+    assert list(convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(limits=wide))[1].lengths) == [60]
+    others = JointLimits(("a", "b"), -every, every, every, every, every)
+    with pytest.raises(DataError, match="has the joints shoulder, elbow, the robot file a, b"):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(limits=others))
+
+
+def test_lewm_record_looks_for_state_and_calibration_beside_the_topics_it_is_given(monkeypatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr("os.execv", lambda _, words: started.extend(words))
+    monkeypatch.setattr("lewm_model.cli.data.find_spec", lambda _: True)
+    arguments = ["--image-topic", "/camera/camera/color/image_raw", "--command-topic", "scaled/joint_trajectory"]
+    result = CliRunner().invoke(app, ["record", "session.mcap", *arguments, "--compressed"])
+    assert result.exit_code == 0, result.output
+    assert "camera/image_raw/compressed:=/camera/camera/color/image_raw/compressed" in started
+    assert "camera/camera_info:=/camera/camera/color/camera_info" in started
+    assert "arm_controller/controller_state:=scaled/controller_state" in started
+    assert "input:=compressed" in started
 
 
 def write_references(bag: BagWriter, frame_times_s: np.ndarray, silent_s: tuple[float, float] = (9.0, 9.0)) -> None:

@@ -179,6 +179,7 @@ def test_compressed_pictures_are_stored_byte_for_byte(graph, tmp_path):
 def test_a_recorder_that_hears_no_commands_says_so_within_seconds_and_which_there_are(graph, tmp_path):
     elsewhere = graph.node.create_publisher(JointTrajectory, "scaled_controller/joint_trajectory", 1)
     assert elsewhere.topic_name == "/scaled_controller/joint_trajectory"
+    pressed = graph.node.create_publisher(CompressedImage, "lens/image_raw/compressed", 1)
     graph.start("record", {"out": str(tmp_path / "session.mcap")})
     graph.spin_until(lambda: "no commands" in graph.log("record"), 15, "the warning")
     log = graph.log("record")
@@ -189,6 +190,7 @@ def test_a_recorder_that_hears_no_commands_says_so_within_seconds_and_which_ther
     assert warned - started < 5.0
     assert "nobody publishes on /arm_controller/joint_trajectory" in log
     assert "there is /scaled_controller/joint_trajectory" in log
+    assert f"CompressedImage comes on {pressed.topic_name}: -p input:=compressed records that" in log
 
 
 def test_a_recording_is_never_overwritten(graph, tmp_path):

@@ -68,6 +68,10 @@ def record(
     ] = "arm_controller/joint_trajectory",
     namespace: Annotated[str, typer.Option(help="namespace of the arm's topics")] = "/",
     image_format: Annotated[str, typer.Option(help="jpeg or png, which loses nothing")] = "jpeg",
+    compressed: Annotated[
+        bool,
+        typer.Option("--compressed", help="the camera's CompressedImage topic, <image topic>/compressed, as it is"),
+    ] = False,
 ) -> None:
     """Record pictures, joint states and commands of a running arm, until Ctrl-C; needs ROS 2."""
     from lewm_model.data.outputs import check_output
@@ -75,9 +79,22 @@ def record(
     check_output(out)
     if find_spec("rclpy") is None:
         raise RuntimeError("recording needs ROS 2: source its setup.bash, or `make setup` in a checkout")
-    remap = ["-r", f"camera/image_raw:={image_topic}", "-r", f"arm_controller/joint_trajectory:={command_topic}"]
+
+    def beside(topic: str, name: str) -> str:
+        return f"{topic.rpartition('/')[0]}/{name}" if "/" in topic else name
+
+    renamed = {
+        "__ns": f"/{namespace.strip('/')}",
+        "camera/image_raw": image_topic,
+        "camera/image_raw/compressed": f"{image_topic}/compressed",
+        "camera/camera_info": beside(image_topic, "camera_info"),
+        "arm_controller/joint_trajectory": command_topic,
+        "arm_controller/controller_state": beside(command_topic, "controller_state"),
+    }
+    remap = [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
     parameters = ["-p", f"out:={out}", "-p", f"image_format:={image_format}"]
-    ros = ["--ros-args", "-r", f"__ns:=/{namespace.strip('/')}", *remap, *parameters]
+    parameters += ["-p", f"input:={'compressed' if compressed else 'raw'}"]
+    ros = ["--ros-args", *remap, *parameters]
     os.execv(sys.executable, [sys.executable, "-m", "lewm_ros.record", *ros])
 
 
@@ -106,6 +123,9 @@ def convert(
     units: Annotated[
         str, typer.Option(help="of positions: rad, deg, percent or a factor, for all or as name=unit, with commas")
     ] = "",
+    robot: Annotated[
+        str, typer.Option(help="robot file, or its name in config/robots: its speeds and ranges are what an arm can do")
+    ] = "",
     image_topic: Annotated[str | None, typer.Option(help="ROS: topic of the pictures")] = None,
     joint_states_topic: Annotated[str | None, typer.Option(help="ROS: topic of the joint states")] = None,
     command_topic: Annotated[str | None, typer.Option(help="ROS: topic of the commands")] = None,
@@ -132,6 +152,7 @@ def convert(
     from lewm_model.data.converters.lerobot_write import write_lerobot
     from lewm_model.data.converters.rosbag2 import Topics
     from lewm_model.data.outputs import check_output
+    from lewm_model.robot.robot import load_robot
 
     def listed(text: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -147,7 +168,8 @@ def convert(
     topics = Topics(
         image_topic or usual.image, joint_states_topic or usual.joint_states, command_topic or usual.command
     )
-    columns = Columns(listed(joints), listed(hold), listed(gripper), units)
+    limits = load_robot(robot).limits if robot else None
+    columns = Columns(listed(joints), listed(hold), listed(gripper), units, limits)
     chosen = topics if any(given) else None
     step, size = control_dt_s, image_size
     said = (step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are, accept_doubts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_model.data.errors import DataError
+from lewm_model.robot.limits import JointLimits
 
 UNITS = {"rad": 1.0, "deg": math.pi / 180.0, "percent": 0.01}
 HELD_RAD = 0.02  # farther than this from where it is held, a joint has moved
@@ -19,6 +20,10 @@ TURN = 2.0 * math.pi
 MOST_SPEED = 20.0
 MOST_TURNS = 2.0  # a joint's numbers beyond as many turns, without turning through them, are no radians
 HURRIED = 6.0  # rad/s: more than a tenth of the time, it is no arm that moves so
+OVER_SPEED, OVER_RANGE = (
+    1.5,
+    0.1,
+)  # of what a robot file allows: times its speed, and share of its range beyond either end
 SINGLE = 0.02  # share of the steps up to which something happened at single moments
 
 
@@ -30,6 +35,7 @@ class Columns:
     held: tuple[str, ...] = ()  # no columns, and frames in which they moved are left out
     grippers: tuple[str, ...] = ()  # columns that open and close a gripper
     units: str = ""  # of positions: one for all columns, or name=unit with commas
+    limits: JointLimits | None = None  # of the robot that was recorded, where that is said
 
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -77,18 +83,21 @@ class Columns:
         )
 
 
-def looks_wrong(name: str, positions: Sequence[np.ndarray], dt_s: float) -> str:
+def looks_wrong(
+    name: str, positions: Sequence[np.ndarray], dt_s: float, allowed: tuple[float, float, float] | None = None
+) -> str:
     """What the numbers of a joint look like if they cannot be rad; empty where they can.
 
     :param name: of the joint.
     :param positions: stretches (n,) of its positions every `dt_s`, as they are to be used, rad.
+    :param allowed: its least and greatest position, rad, and its speed, rad/s, where the robot is known.
     """
     if not sum(map(len, positions)):
         return ""
     every = np.concatenate(positions)
     steps = np.concatenate([np.diff(stretch) for stretch in positions])
     speeds = np.abs(steps) / dt_s
-    fast = speeds > MOST_SPEED
+    fast = speeds > (MOST_SPEED if allowed is None else OVER_SPEED * allowed[2])
     low, high = float(every.min()), float(every.max())
     far = max(-low, high)
     said = f"{name} goes from {low:.4g} to {high:.4g} and at up to {speeds.max(initial=0.0):.4g} rad/s"
@@ -105,13 +114,37 @@ def looks_wrong(name: str, positions: Sequence[np.ndarray], dt_s: float) -> str:
     if fast.any() and fast.mean() <= SINGLE:
         return f"{said}, {int(fast.sum())} times: that looks like a simulation that was reset, or lost messages"
     if fast.any():
-        return f"{said}: no arm moves so; its unit or its clock is wrong"
+        who = "no arm moves so" if allowed is None else f"the robot file allows {allowed[2]:.4g} rad/s"
+        return f"{said}: {who}; its unit or its clock is wrong"
+    if allowed is not None:
+        room = OVER_RANGE * (allowed[1] - allowed[0])
+        if ((every < allowed[0] - room) | (every > allowed[1] + room)).mean() > SINGLE:
+            return (
+                f"{said}: the robot file allows {allowed[0]:.4g} to {allowed[1]:.4g}; its unit or its zero is another"
+            )
     return ""
 
 
-def refuse_wrong(names: Sequence[str], positions: Sequence[np.ndarray], dt_s: float, source: str) -> None:
-    """Raises DataError where positions (n, A) of stretches of a recording cannot be those of an arm, rad."""
-    wrong = [said for i, name in enumerate(names) if (said := looks_wrong(name, [p[:, i] for p in positions], dt_s))]
+def refuse_wrong(
+    names: Sequence[str], positions: Sequence[np.ndarray], dt_s: float, source: str, limits: JointLimits | None = None
+) -> None:
+    """Raises DataError where positions (n, A) of stretches of a recording cannot be those of an arm, rad: of any, or of
+    the one with these limits.
+    """
+    allowed = {}
+    if limits is not None:
+        rows = zip(limits.names, limits.lower, limits.upper, limits.velocity, strict=True)
+        allowed = {name: (float(low), float(high), float(speed)) for name, low, high, speed in rows}
+        if not set(names) & set(allowed):
+            raise DataError(
+                f"{source} has the joints {', '.join(names)}, the robot file {', '.join(allowed)}; give that of this "
+                "robot"
+            )
+    wrong = [
+        said
+        for i, name in enumerate(names)
+        if (said := looks_wrong(name, [p[:, i] for p in positions], dt_s, allowed.get(name)))
+    ]
     if wrong:
         raise DataError(
             f"{source}: " + "; ".join(wrong) + ". Say the unit with --units (for all, or name=unit), leave a joint out "

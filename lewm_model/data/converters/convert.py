@@ -99,7 +99,8 @@ def _convert(
         size, kind = image_size or RECORDED_SIDE, actions_are or "recorded"
         return convert_lerobot(single, out, size, camera or "", action or "action", kind, columns)
     if single is not None and single.suffix in HDF5:
-        _refuse(single, "an HDF5 recording", {**ros, **lerobot, "--units": columns.units or None})
+        positions = {"--units": columns.units or None, "--robot": columns.limits}
+        _refuse(single, "an HDF5 recording", {**ros, **lerobot, **positions})
         if not single.is_file():
             raise DataError(f"there is no recording at {single}")
         return salvage_hdf5(single, out, image_size, control_dt_s, columns)

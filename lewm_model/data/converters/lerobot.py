@@ -30,6 +30,7 @@ from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
+from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera, to_model_image
 
 STATE = "observation.state"
@@ -146,6 +147,7 @@ class _Chosen:
     held: list[int]
     factors: np.ndarray | None  # (len(at),)
     turns: np.ndarray  # (len(at),) bool: an angle, that may wrap
+    limits: JointLimits | None  # of the robot, where that is said
 
 
 def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are: str) -> _Chosen:
@@ -161,7 +163,11 @@ def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are:
     at, held = [every.index(name) for name in names], [every.index(name) for name in columns.held]
     factor = ACTIONS[actions_are]
     if factor is None:
-        return _Chosen(names, at, held, None, np.zeros(len(at), bool))
+        if columns.limits is not None:
+            raise DataError(
+                "--robot checks positions; say --actions-are joint-positions-rad or joint-positions-deg, too"
+            )
+        return _Chosen(names, at, held, None, np.zeros(len(at), bool), None)
     said = {part.rpartition("=")[0].strip() for part in columns.units.split(",") if part}
     for name in names:
         if "grip" in name.lower() and not ({name, ""} & said or name in columns.grippers):
@@ -172,7 +178,7 @@ def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are:
     usual = {name: UNITS["percent"] if name in columns.grippers else factor for name in every}
     factors = columns.factors(every, usual)
     turns = np.array([name not in columns.grippers for name in names])
-    return _Chosen(names, at, held, factors[at], turns)
+    return _Chosen(names, at, held, factors[at], turns, columns.limits)
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -398,7 +404,7 @@ def _positions(
             report.note(f"the numbers of {name} wrap at pi; its turns were counted")
         positions[finite] = np.where(wraps, np.unwrap(positions[finite], axis=0), positions[finite])
     if finite.any():
-        refuse_wrong(chosen.names, [positions[finite]], dt, source)
+        refuse_wrong(chosen.names, [positions[finite]], dt, source, chosen.limits)
     return positions
 
 

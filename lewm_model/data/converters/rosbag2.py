@@ -805,8 +805,8 @@ def convert_bag(
             _check_times(control_dt_s, tolerance)
             report.tolerance_s = tolerance
             plans = _plan_episodes(streams, columns, control_dt_s, tolerance, report)
-            refuse_wrong(names, [plan.proprio for plan in plans], control_dt_s, str(source))
-            refuse_wrong(names, [plan.commanded for plan in plans], control_dt_s, str(source))
+            refuse_wrong(names, [plan.proprio for plan in plans], control_dt_s, str(source), columns.limits)
+            refuse_wrong(names, [plan.commanded for plan in plans], control_dt_s, str(source), columns.limits)
             if writer is None:
                 command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out)]
                 command += _said(columns, topics, clock) + ["--control-dt-s", str(control_dt_s)]
