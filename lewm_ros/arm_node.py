@@ -31,7 +31,7 @@ from lewm_ros.messages import (
     nanoseconds,
     trajectory_to_message,
 )
-from lewm_ros.node import ManagedNode, Worker, status_message
+from lewm_ros.node import QOS_OVERRIDES, ManagedNode, Worker, status_message
 from lewm_ros.safety import Shield, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often
@@ -83,7 +83,9 @@ class ArmNode(ManagedNode):
         self._efforts = None if checked.efforts is None else checked.efforts[: len(limits.names)]
         self._shield_config = checked.shield
         self._epoch_ns = self.get_clock().now().nanoseconds
-        self._commands = self.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", COMMAND)
+        self._commands = self.create_publisher(
+            JointTrajectory, "arm_controller/joint_trajectory", COMMAND, qos_overriding_options=QOS_OVERRIDES
+        )
         self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self._arm_services = [
             self.create_service(SetBool, "~/enable", self._on_enable),
@@ -131,7 +133,9 @@ class ArmNode(ManagedNode):
         ]
         if ControllerState is not None:
             heard.append((ControllerState, CONTROLLER_STATE, self._on_controller_state, qos_profile_sensor_data))
-        self._arm_subscriptions = tuple(self.create_subscription(*each) for each in heard)
+        self._arm_subscriptions = tuple(
+            self.create_subscription(*each, qos_overriding_options=QOS_OVERRIDES) for each in heard
+        )
 
     def deactivate_arm(self) -> None:
         """Disarms and ends the worker, whose last act should be a smooth stop; harmless when nothing runs."""

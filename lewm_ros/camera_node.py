@@ -26,7 +26,19 @@ from lewm_model.runtime import Runtime
 from lewm_ros.goals import GoalError, GoalLibrary, goal_identity, picture_hash
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import NANOSECONDS, ImageError, latent_to_message, message_to_rgb, nanoseconds, rgb_to_message
-from lewm_ros.node import ERROR, OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run, status_message
+from lewm_ros.node import (
+    ERROR,
+    OK,
+    QOS_OVERRIDES,
+    WARN,
+    ManagedNode,
+    Milliseconds,
+    Refusal,
+    Worker,
+    compressed_topic,
+    run,
+    status_message,
+)
 from lewm_ros.parameters import Parameter
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -42,7 +54,7 @@ MODEL_PARAMETERS = (
 )
 PARAMETERS = (
     *MODEL_PARAMETERS,
-    Parameter("compressed", False, "Whether the cameras send CompressedImage messages (JPEG, PNG) and not Image."),
+    Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
     Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty has none."),
 )
@@ -83,6 +95,8 @@ class CameraNode(ManagedNode):
                 f"cameras of the bundle {bundle.folder} have one topic, {', '.join(self._topics)}; record anew with a "
                 "topic for each"
             )
+        if values["compressed"]:
+            self._topics = [compressed_topic(self, topic) for topic in self._topics]
         self._apart_ns = 0.5 * bundle.actions.control_dt_s * NANOSECONDS
         self._frame_timeout_s = values["frame_timeout"]
         self._frame_type = CompressedImage if values["compressed"] else Image
@@ -121,7 +135,13 @@ class CameraNode(ManagedNode):
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
             *(
-                self.create_subscription(self._frame_type, topic, partial(self._on_image, camera=i), NEWEST_FRAME)
+                self.create_subscription(
+                    self._frame_type,
+                    topic,
+                    partial(self._on_image, camera=i),
+                    NEWEST_FRAME,
+                    qos_overriding_options=QOS_OVERRIDES,
+                )
                 for i, topic in enumerate(self._topics)
             ),
             self.create_subscription(Image, "goal_image", self._on_goal, LATCHED),

@@ -25,6 +25,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSCompatibility, qos_check_compatible
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from lewm_model.bundle.bundle import Bundle, BundleError
@@ -37,6 +38,9 @@ HARDWARE_ID = platform.node()  # of diagnostics: the computer that the node runs
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
+# Of the topics that others offer or take: a params file may state history, depth and reliability of each, as
+# qos_overrides./joint_states.subscription.reliability; it is read when the node is first configured.
+QOS_OVERRIDES = QoSOverridingOptions.with_default_policies()
 STOP_S = 5.0  # that a thread which was told to end is waited for
 STANDSTILL_S = 2.0  # that simulated time may stand still before diagnostics say so
 
@@ -278,6 +282,11 @@ class ManagedNode(LifecycleNode):
         self._diagnostics.publish(diagnostics_message(self, level, message, values))
 
 
+def compressed_topic(node: Node, topic: str) -> str:
+    """Where the same pictures are compressed, as image_transport names it: below what `topic` was remapped to."""
+    return f"{node.resolve_topic_name(topic).removesuffix('/compressed')}/compressed"
+
+
 def status_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
     """A status under the node's full name."""
     return DiagnosticStatus(
@@ -366,11 +375,26 @@ class Worker:
         return not self._thread.is_alive()
 
 
-def told_to_end() -> threading.Event:
+class Told:
+    """Whether the process was told to end. No lock: one signal may come while another one is handled."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self, *_: Any) -> None:
+        """A signal handler."""
+        self._told = True
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self._told
+
+
+def told_to_end() -> Told:
     """Is set from now on by SIGINT and SIGTERM, instead of what they would do otherwise."""
-    told = threading.Event()
+    told = Told()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, told.tell)
     return told
 
 

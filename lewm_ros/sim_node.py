@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ from geometry_msgs.msg import PoseStamped
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lewm_model.robot.robot import Robot, load_robot
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.controller import ControllerConfig
 from lewm_model.sim.looks import SwingingLooks, wear
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_model.sim.world import side_by_side
-from lewm_ros.camera_node import NEWEST_FRAME
+from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.controller_state import ControllerState, controller_state_topic, reference_message
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -36,7 +39,7 @@ from lewm_ros.messages import (
     rgb_to_message,
     time_message,
 )
-from lewm_ros.node import OK, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
+from lewm_ros.node import OK, QOS_OVERRIDES, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
 from lewm_ros.parameters import Parameter
 
 TICK_S = 0.01  # physics advances and commands are taken in steps of this
@@ -48,8 +51,9 @@ COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # is further behind lets go of the time that it lost.
 MOST_LAG_S = 1.0
 BEYOND_RAD = 0.01  # of a measured joint: servos swing by less
-FRAME_ID = "camera_link"
+FRAME_ID = "camera_link_optical"  # z into the picture, x to its right (REP 103)
 WORLD = "world"  # the frame of the SDF file
+DEFAULT_WORLD = "tabletop"  # the packaged world, whose arm has a robot file of that name
 
 PARAMETERS = (
     Parameter("world", "", "SDF or scene file; empty is the packaged worlds/tabletop.sdf."),
@@ -70,13 +74,25 @@ PARAMETERS = (
 )
 
 
+def urdf_of(robot: Robot | None, world: str | None) -> Path | None:
+    """The arm's URDF, of the robot file that a scene names or that goes by the name of the world; None without."""
+    if robot is None:
+        try:
+            robot = load_robot(Path(world).stem if world else DEFAULT_WORLD)
+        except (FileNotFoundError, ValueError):
+            return None
+    file = None if robot.kinematics is None else robot.path(robot.kinematics.file)
+    return file if file is not None and file.suffix == ".urdf" else None
+
+
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
     Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, and `NAME/image_raw` of each camera of the
-    world but the first. Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does,
-    and tells what it executes on `arm_controller/controller_state` where control_msgs is installed. A gripper that
-    the robot file knows has a controller of its own, with the topic of that file.
+    world but the first; and, where the arm has a URDF, `robot_description`.
+    Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does, and tells what it
+    executes on `arm_controller/controller_state` where control_msgs is installed. A gripper that the robot file knows
+    has a controller of its own, with the topic of that file.
     For experiments it tells where each object of the world lies (`~/NAME/pose`), and puts the arm and the objects at
     rest wherever `~/set_joint_state` and `~/NAME/set_pose` say. With `use_sim_time` it is the clock.
     One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
@@ -109,9 +125,13 @@ class SimNode(ManagedNode):
             raise Refusal(f"cannot simulate {world or 'the packaged world'}: {error}") from error
         self._frame_s, self._speed_scaling = 1.0 / values["rate"], values["speed_scaling"]
         self._is_clock = self.get_parameter("use_sim_time").value
-        self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
-        self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
-        self._joint_states = self.create_publisher(JointState, "joint_states", 10)
+        offered = {"qos_overriding_options": QOS_OVERRIDES}
+        self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME, **offered)
+        self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME, **offered)
+        self._joint_states = self.create_publisher(JointState, "joint_states", 10, **offered)
+        self._descriptions = self.create_publisher(String, "robot_description", LATCHED)
+        if (urdf := urdf_of(sim.robot, world)) is not None:
+            self._descriptions.publish(String(data=urdf.read_text()))
         self._object_poses = {
             name: self.create_publisher(PoseStamped, f"~/{topic_name(name)}/pose", 10) for name in sim.objects
         }
@@ -122,6 +142,7 @@ class SimNode(ManagedNode):
             self._pictures,
             self._camera_infos,
             self._joint_states,
+            self._descriptions,
             *self._object_poses.values(),
         ]
         gripper = None if sim.robot is None else sim.robot.gripper
@@ -294,7 +315,7 @@ class SimNode(ManagedNode):
     def _render(self, sim: ArmSim, stamp_ns: int) -> None:
         begin = time.monotonic()
         picture = sim.render()
-        others = [(name, rgb_to_message(sim.render(name), stamp_ns, name)) for name in self._others]
+        others = [(name, rgb_to_message(sim.render(name), stamp_ns, f"{name}_optical")) for name in self._others]
         self._render_ms.add(time.monotonic() - begin)
         camera = self._camera
         frame = (

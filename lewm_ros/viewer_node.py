@@ -49,7 +49,7 @@ from lewm_ros.messages import (
     nanoseconds,
     rgb_to_message,
 )
-from lewm_ros.node import spin, told_to_end
+from lewm_ros.node import compressed_topic, spin, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 NICENESS = 10  # the planner comes first
@@ -59,7 +59,7 @@ MOST_BLOCKS, MOST_ELITES = 64, 50  # that are drawn of a plan; 64 is the most th
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
-    Parameter("compressed", False, "Whether the cameras send CompressedImage messages (JPEG, PNG) and not Image."),
+    Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
     Parameter("rate", 10.0, "Pictures and markers per second, at most.", 0.1, 60.0),
     Parameter("threads", 1, "CPU threads that decode what is imagined.", 1, 64),
     Parameter("urdf", "", "URDF file of the arm, expanded; empty publishes no markers."),
@@ -129,7 +129,7 @@ class ViewerNode(Node):
         if watched and not self._inputs:
             planner, camera = self._values["planner"], CompressedImage if self._values["compressed"] else Image
             self._inputs = [
-                *(self._subscribe(camera, each.topic, NEWEST_FRAME, each.topic) for each in self._cameras.cameras),
+                *(self._subscribe(camera, topic, NEWEST_FRAME, name) for name, topic in self._camera_topics().items()),
                 self._subscribe(JointState, "joint_states", NEWEST_FRAME),
                 self._subscribe(Float32, "surprise", NEWEST_FRAME),
                 self._subscribe(Float32, "novelty", NEWEST_FRAME),
@@ -145,6 +145,11 @@ class ViewerNode(Node):
             self._inputs = []
             self._known = {name: known for name, known in self._known.items() if name.startswith("goal_")}
             self._history.clear()
+
+    def _camera_topics(self) -> dict[str, str]:
+        """Where the pictures of each camera come from, by the topic that the bundle has for it."""
+        topics = [each.topic for each in self._cameras.cameras]
+        return {topic: compressed_topic(self, topic) if self._values["compressed"] else topic for topic in topics}
 
     def _newest(self, name: str, newer_than_s: float = np.inf) -> Any:
         """The newest message of an input; None where there is none, or only an older one."""

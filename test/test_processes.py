@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three nodes as processes over real DDS, driven through their lifecycle: what `make demo` does, small."""
 
+import signal
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -245,3 +248,62 @@ def test_with_simulated_time_the_simulator_is_the_clock_and_the_loop_runs_on_it(
     for _, message in watcher.trajectories:
         assert 0 < nanoseconds(message.header.stamp) <= clocks[-1] < 600e9
         assert find_violation(as_trajectory(message), limits) is None
+
+
+def test_a_params_file_may_override_the_quality_of_service_and_the_topics_are_named_as_image_transport_does(
+    graph, bundle, limits
+):
+    def reliability(ends):
+        return {end.node_name: end.qos_profile.reliability.name for end in ends}
+
+    override = "qos_overrides.{}.{}.reliability".format
+    camera = {"compressed": True, override("/color/image_raw/compressed", "subscription"): "reliable"}
+    arm = {override("/joint_states", "subscription"): "reliable"}
+    arm |= {override("/arm_controller/joint_trajectory", "publisher"): "best_effort"}
+    model = {"model": str(bundle.folder)}
+    graph.start("camera_node", {**model, **camera}, remappings={"camera/image_raw": "/color/image_raw"})
+    graph.start("planner_node", {**model, **limit_parameters(limits), **arm})
+    graph.bring_up("camera_node", "planner_node")
+    node = graph.node
+    seen = {
+        "/color/image_raw/compressed": node.get_subscriptions_info_by_topic,
+        "/joint_states": node.get_subscriptions_info_by_topic,
+        "/arm_controller/joint_trajectory": node.get_publishers_info_by_topic,
+    }
+    graph.spin_until(lambda: all(ends(topic) for topic, ends in seen.items()), 10, "the topics")
+    assert [reliability(ends(topic)) for topic, ends in seen.items()] == [
+        {"camera_node": "RELIABLE"},
+        {"planner_node": "RELIABLE"},
+        {"planner_node": "BEST_EFFORT"},
+    ]
+
+
+def test_a_camera_node_that_waits_to_capture_a_goal_ends_when_it_is_told_to(graph, bundle):
+    graph.start("camera_node", {"model": str(bundle.folder)})
+    graph.bring_up("camera_node")
+    pictures = graph.node.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    graph.spin_until(pictures.get_subscription_count, 10, "the node's subscription")
+    client = graph.node.create_client(Trigger, "/camera_node/capture_goal")
+    graph.spin_until(client.service_is_ready, 10, "its service")
+    for _ in range(5):  # of which it cannot tell yet whether the exposure is steady
+        pictures.publish(rgb_to_message(picture, time.time_ns()))
+        graph.spin_for(0.05)
+    answer = client.call_async(Trigger.Request())
+    graph.spin_for(0.5)
+    assert not answer.done()
+    graph.process("camera_node").send_signal(signal.SIGINT)
+    assert graph.process("camera_node").wait(5) == 0
+    graph.forget("camera_node")
+
+
+def test_the_simulator_describes_its_arm_and_its_pictures_lie_in_an_optical_frame(graph):
+    told, pictures = [], []
+    graph.node.create_subscription(String, "robot_description", told.append, LATCHED)
+    graph.node.create_subscription(Image, "camera/image_raw", pictures.append, NEWEST_FRAME)
+    graph.start("sim_node", {})
+    graph.bring_up("sim_node")
+    graph.spin_until(lambda: told and pictures, 15, "a description and a picture")
+    joints = {joint.get("name") for joint in ElementTree.fromstring(told[0].data).iter("joint")}
+    assert set(JOINTS) <= joints
+    assert pictures[0].header.frame_id == "camera_link_optical"
