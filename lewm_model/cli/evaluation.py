@@ -91,7 +91,7 @@ def robust(
     bundle: BundleArgument,
     goals: Annotated[int, typer.Option(help="in each row, half of them near, half anywhere")] = 50,
     only: Annotated[
-        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, frames; again for more")
+        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, or a factor; again for more")
     ] = None,
     goal_changed: Annotated[bool, typer.Option(help="count with the goal's picture under the same change, too")] = True,
     frames: Annotated[

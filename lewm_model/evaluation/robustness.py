@@ -309,7 +309,7 @@ def robustness(
 ) -> Iterator[Row]:
     """The table, row by row. Of the goals of a row one half is near, the other anywhere; all rows have the same ones.
 
-    :param only: groups of changes; empty is all.
+    :param only: groups or factors of changes; empty is all.
     :param goal_changed: False leaves the second count out, which takes half of the time.
     :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
     :raises OSError: a folder lacks its poses.csv, or a picture.
@@ -328,7 +328,7 @@ def robustness(
             return held(outcomes)
 
         for change in changes():
-            if not only or change.group in only:
+            if not only or change.group in only or change.factor in only:
                 rate = tried(change, trials, clean)
                 changed = rate if change.group == "clean" else None
                 if changed is None and goal_changed:
