@@ -19,6 +19,7 @@ from std_msgs.msg import String
 
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.planning.random_motion import RandomKnots
+from lewm_model.robot.limits import JointLimits
 from lewm_ros.arm_node import WATCH_S, ArmNode
 from lewm_ros.arm_parameters import ARM_PARAMETERS, DOUBLES, ArmSettings, arm_settings
 from lewm_ros.node import ERROR, OK, WARN, Refusal, Worker, run
@@ -41,6 +42,7 @@ PARAMETERS = (
     Parameter("pause_s", 1.0, "Seconds at rest before and after each episode.", 0.1, 60.0),
     Parameter("block_s", 0.25, "Seconds from one random speed to the next, as in the model's action blocks.", 0.1, 2.0),
     Parameter("home", DOUBLES, "Where episodes begin, rad; by default the robot file's home, else 0.", needed=False),
+    Parameter("gripper", False, "Move the robot file's gripper at random, too."),
     Parameter("seed", 0, "Of the motion; another one for each session.", 0, 2**31 - 1),
 )
 
@@ -74,17 +76,20 @@ class ExploreNode(ArmNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         checked = arm_settings(values)
+        limits = checked.limits
+        if checked.robot is not None and not values["gripper"]:
+            limits = limits.of(checked.robot.arm)
         try:
-            self._knot_limits = KnotLimits(checked.limits, values["block_s"])
+            self._knot_limits = KnotLimits(limits, values["block_s"])
         except ValueError as error:
             raise Refusal(str(error)) from error
         self._checked = checked
-        self._home = self._home_of(values, checked)
+        self._home = self._home_of(values, checked, limits)
         if problem := self._too_near(self._home[None]):
             raise Refusal(f"the arm cannot begin at home: {problem}; give another home, or a larger box")
         self._rng = np.random.default_rng(values["seed"])
         self._marks = self.create_publisher(String, "episode", MARKS)
-        self.configure_arm(values, checked, checked.limits)
+        self.configure_arm(values, checked, limits)
         self._episodes, self._explored_s = 0, 0.0
         self._configured = True
         self.get_logger().info(f"{values['minutes']:g} minutes of random motion, from home on; disarmed until ~/enable")
@@ -113,11 +118,12 @@ class ExploreNode(ArmNode):
         if self._worker is not None:
             self._adjust_shield()
 
-    def _home_of(self, values: Mapping[str, Any], checked: ArmSettings) -> np.ndarray:
-        limits = checked.limits
-        home = np.zeros(len(limits.names)) if checked.robot is None else checked.robot.home
+    def _home_of(self, values: Mapping[str, Any], checked: ArmSettings, limits: JointLimits) -> np.ndarray:
         if not values["home"]:
-            return np.clip(home, limits.lower, limits.upper)
+            rest: np.ndarray = np.zeros(len(limits.names))
+            if checked.robot is not None:
+                rest = checked.robot.home[: len(limits.names)]  # the gripper is the last joint
+            return np.clip(rest, limits.lower, limits.upper)
         home = np.array(values["home"], float)
         if home.shape != limits.lower.shape or not ((home >= limits.lower) & (home <= limits.upper)).all():
             raise ParameterError(

@@ -215,6 +215,19 @@ def test_an_arm_that_runs_into_something_stops_until_it_is_reset_and_the_episode
     r.until(lambda: r.moves)
 
 
+@pytest.mark.parametrize(("gripper", "moved"), [(False, ("a", "b")), (True, ("a", "b", "jaw"))])
+def test_a_gripper_is_left_alone_unless_it_is_asked_for(rig, tmp_path, gripper, moved):
+    row = "{lower: -1.0, upper: 1.0, velocity: 1.0, acceleration: 9.0, jerk: 150.0, home: 0.2}"
+    file = tmp_path / "gripping.yaml"
+    joints = "".join(f"  {name}: {row}\n" for name in ("a", "b", "jaw"))
+    file.write_text(f"joints:\n{joints}gripper: {{joint: jaw, open: 1.0, closed: -1.0}}\n")
+    r = rig(gripper=gripper)
+    r.set(r.explorer, robot=str(file))
+    assert r.explorer.trigger_configure() == SUCCESS
+    assert r.explorer._limits.names == moved
+    np.testing.assert_array_equal(r.explorer._home, [0.2] * len(moved))
+
+
 def test_a_home_that_is_outside_the_box_is_refused_before_anything_moves(rig, capfd):
     r = rig(workspace__lower=[-0.6, -0.6, -0.2], workspace__upper=[0.3, 0.6, 1.0])
     assert r.explorer.trigger_configure() == FAILURE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from lewm_model.bundle.bundle import ActionSpec
 from lewm_model.config import AugmentConfig
@@ -24,9 +25,17 @@ def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256, augment: Augme
 
 
 def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once."""
+    """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once.
+
+    What takes longer than some seconds shows its progress.
+    """
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
-    latents[rows] = torch.cat([encode_all(model, frames, augment=augment) for frames in data.batches(rows)])
+    found = []
+    with tqdm(total=len(rows), desc="encoding", unit="frame", disable=None, delay=5) as bar:
+        for frames in data.batches(rows):
+            found.append(encode_all(model, frames, augment=augment))
+            bar.update(len(frames))
+    latents[rows] = torch.cat(found)
     return latents
 
 
