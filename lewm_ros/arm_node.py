@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
@@ -20,8 +20,9 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_ros.arm_parameters import ArmSettings
 from lewm_ros.camera_node import LATCHED
+from lewm_ros.command_topics import CommandTopics
 from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
-from lewm_ros.controller_state import ControllerState, message_to_reference
+from lewm_ros.controller_state import ControllerState, controller_state_topic, message_to_reference
 from lewm_ros.joint_states import JointStates
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -36,7 +37,6 @@ from lewm_ros.safety import Shield, State
 
 WATCH_S = 0.02  # the watchdog looks at least this often
 COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
-COMMAND = QoSProfile(depth=1)
 # From when a node came up, or somebody new listens to the commands, until a motion may begin, where the controller does
 # not say what it executes: until all who listen have found this node. A controller that misses the first command would
 # jump into the second, and the joints tell that too late.
@@ -83,9 +83,8 @@ class ArmNode(ManagedNode):
         self._efforts = None if checked.efforts is None else checked.efforts[: len(limits.names)]
         self._shield_config = checked.shield
         self._epoch_ns = self.get_clock().now().nanoseconds
-        self._commands = self.create_publisher(
-            JointTrajectory, "arm_controller/joint_trajectory", COMMAND, qos_overriding_options=QOS_OVERRIDES
-        )
+        gripper = None if checked.robot is None else checked.robot.gripper
+        self._commands = CommandTopics(self, limits.names, gripper)
         self._status = self.create_publisher(DiagnosticStatus, "~/status", LATCHED)
         self._arm_services = [
             self.create_service(SetBool, "~/enable", self._on_enable),
@@ -95,8 +94,8 @@ class ArmNode(ManagedNode):
 
     def cleanup_arm(self) -> None:
         """Frees them."""
-        for publisher in (self._commands, self._status):
-            self.destroy_publisher(publisher)
+        self._commands.destroy()
+        self.destroy_publisher(self._status)
         for service in self._arm_services:
             self.destroy_service(service)
 
@@ -112,6 +111,7 @@ class ArmNode(ManagedNode):
             self._self_collision,
             needs_frames=needs_frames,
             efforts=self._efforts,
+            grips=~np.isin(self._limits.names, self._commands.arm),
         )
         self._mailbox = Mailbox(depth=64)
         self._joint_states = JointStates(
@@ -131,8 +131,12 @@ class ArmNode(ManagedNode):
             (Joy, "joy", self._on_joy, qos_profile_sensor_data),
             (Float32, "~/speed_scale", self._on_speed_scale, 1),
         ]
+        self._gripper_reference: tuple[float, float] | None = None  # steady s, and rad
         if ControllerState is not None:
             heard.append((ControllerState, CONTROLLER_STATE, self._on_controller_state, qos_profile_sensor_data))
+            if (gripper := self._commands.gripper) is not None and not gripper.action:
+                topic = controller_state_topic(gripper.topic)
+                heard.append((ControllerState, topic, self._on_gripper_state, qos_profile_sensor_data))
         self._arm_subscriptions = tuple(
             self.create_subscription(*each, qos_overriding_options=QOS_OVERRIDES) for each in heard
         )
@@ -187,13 +191,25 @@ class ArmNode(ManagedNode):
 
     def _on_controller_state(self, message: Any) -> None:
         try:
-            reference = message_to_reference(message, self._limits.names)
+            reference = message_to_reference(message, self._commands.arm)
         except MessageError as error:
             self.complain(str(error))
             return
-        self._shield.refer(
-            reference.positions, (reference.stamp_ns - self._epoch_ns) / NANOSECONDS, reference.speed_scaling
-        )
+        positions = reference.positions
+        if self._commands.gripper is not None:
+            known = self._gripper_reference
+            fresh = known is not None and time.monotonic() - known[0] <= self._shield_config.joint_timeout_s
+            positions = np.append(positions, known[1] if known is not None and fresh else np.nan)
+        self._shield.refer(positions, (reference.stamp_ns - self._epoch_ns) / NANOSECONDS, reference.speed_scaling)
+
+    def _on_gripper_state(self, message: Any) -> None:
+        assert self._commands.gripper is not None
+        try:
+            reference = message_to_reference(message, (self._commands.gripper.joint,))
+        except MessageError as error:
+            self.complain(str(error))
+            return
+        self._gripper_reference = time.monotonic(), float(reference.positions[0])
 
     def _on_joy(self, message: Joy) -> None:
         button = self._values["deadman_button"]
@@ -265,12 +281,11 @@ class ArmNode(ManagedNode):
 
     def _count_listeners(self) -> None:
         """The arm holds while nobody takes its commands."""
-        count = self._commands.get_subscription_count()
+        count = self._commands.listeners
         if count > self._listeners:
             self._settled_s = time.monotonic() + SETTLE_S
         self._listeners = count
-        heard = count > 0 or self._values.get("dry_run", False)
-        self._shield.unheard(None if heard else f"nobody takes the commands on {self._commands.topic_name}")
+        self._shield.unheard(None if self._values.get("dry_run", False) else self._commands.missing())
 
     def rest_position(self) -> np.ndarray | None:
         """Where a motion may start from rest now, (A,) rad; None while it may not."""
@@ -281,14 +296,14 @@ class ArmNode(ManagedNode):
     def send(self, trajectory: Trajectory) -> None:
         """Sends what the shield let through, and repeats it while that makes no difference: commands get lost."""
         message = self.trajectory_message(trajectory)
-        self._commands.publish(message)
+        self._commands.send(message)
         self._repeated = message, self._shield.parting_s
 
     def _repeat(self) -> None:
         if self._repeated is not None:
             message, until_s = self._repeated
             if self.now_s() < until_s:
-                self._commands.publish(message)
+                self._commands.send(message)
             else:
                 self._repeated = None
 

@@ -88,6 +88,7 @@ class ArmSettings:
     """What the parameters say, checked."""
 
     robot: Robot | None
+    chain: Chain | None  # of the robot, where its file says where the links are
     limits: JointLimits
     efforts: np.ndarray | None  # (A,) in the unit of joint_states
     workspace: Workspace | None
@@ -106,6 +107,7 @@ def arm_settings(values: Mapping[str, Any]) -> ArmSettings:
         chain = None if robot is None or robot.kinematics is None else robot.chain()
         return ArmSettings(
             robot,
+            chain,
             limits,
             _efforts(values["effort_limits"], limits.names),
             _workspace(values, limits.names, robot, chain),

@@ -65,6 +65,7 @@ class Robot:
 
         from lewm_model.sim.world import side_by_side
         from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+        from lewm_ros.command_topics import ARM, joined
         from lewm_ros.messages import joint_state_message, message_to_pose, nanoseconds
         from lewm_ros.sim_node import WORLD, topic_name
 
@@ -99,6 +100,16 @@ class Robot:
                 )
             )
 
+        halves: dict[int, dict[str, Any]] = {}  # by stamp, what of arm and gripper has arrived, by topic
+
+        def on_command(topic: str, message: Any) -> None:
+            stamp_ns = nanoseconds(message.header.stamp)
+            parts = halves.setdefault(stamp_ns, {})
+            parts[topic] = message
+            if len(parts) == len(topics):
+                self.commands.append((time.time_ns(), joined([parts[each] for each in topics])))
+                del halves[stamp_ns]
+
         def on_object_pose(name: str, message: Any) -> None:
             self.object_poses[name].append((nanoseconds(message.header.stamp), message_to_pose(message, WORLD)))
 
@@ -115,12 +126,9 @@ class Robot:
                 if "frames_encoded" in values:
                     self.frames_encoded.append((time.monotonic(), int(values["frames_encoded"])))
 
-        node.create_subscription(
-            JointTrajectory,
-            "arm_controller/joint_trajectory",
-            lambda message: self.commands.append((time.time_ns(), message)),
-            10,
-        )
+        topics = [ARM] if len(sim.parts) == 1 else [ARM, sim.robot.gripper.topic]
+        for topic in topics:
+            node.create_subscription(JointTrajectory, topic, partial(on_command, topic), 10)
         node.create_subscription(JointState, "joint_states", on_joint_state, 50)
         for name in objects:
             topic = f"/sim_node/{topic_name(name)}/pose"

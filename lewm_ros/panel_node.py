@@ -130,9 +130,7 @@ class PanelNode(Node):
         self._goals = self.create_publisher(Image, "goal_image", LATCHED)
         self._speed = self.create_publisher(Float32, f"{planner}/speed_scale", 1)
         self._joy = self.create_publisher(Joy, "joy", QoSProfile(depth=1))
-        self.triggers = {
-            name: self.create_client(Trigger, f"{planner}/{name}") for name in ("stop", "reset", "cancel")
-        }
+        self.triggers = {name: self.create_client(Trigger, f"{planner}/{name}") for name in ("stop", "reset", "cancel")}
         self.triggers["capture"] = self.create_client(Trigger, f"{values['camera']}/capture_goal")
         self.enabling = self.create_client(SetBool, f"{planner}/enable")
         self.setting = self.create_client(SetParameters, f"{planner}/set_parameters")

@@ -27,6 +27,7 @@ from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.proposals import proposals_of
+from lewm_model.robot.actions import UNKNOWN
 from lewm_model.runtime import Runtime
 from lewm_ros.arm_node import WATCH_S, ArmNode
 from lewm_ros.camera_node import LATCHED
@@ -135,7 +136,11 @@ class PlannerNode(ArmNode):
         bundle = load_bundle(values["model"])
         checked = settings(values, bundle)
         self._plan_config, self._monitor = checked.plan, checked.monitor
-        names, limits = bundle.actions.names, checked.arm.limits
+        names, limits, robot = bundle.actions.names, checked.arm.limits, checked.arm.robot
+        self._chain = checked.arm.chain
+        if not bundle.actions.drives_joints and robot is not None and self._chain is not None:
+            # Velocities of the tip: all joints of the arm, and those that the model names.
+            names = tuple(name for name in limits.names if name in robot.arm or name in names)
         if values["robot"] and limits.names[: len(names)] == names:
             limits = limits.of(names)  # a model need not move the gripper of the robot file
         if limits.names != names:
@@ -143,10 +148,9 @@ class PlannerNode(ArmNode):
                 f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
                 f"{', '.join(limits.names)}; use the arm's own bundle, or list its joints in the bundle's order"
             )
-        if not bundle.actions.drives_joints:
-            kinds = ", ".join(dict.fromkeys(bundle.actions.kinds))
+        if UNKNOWN in bundle.actions.kinds:
             raise Refusal(
-                f"the actions of the model in {bundle.folder} are {kinds!r}, not joint velocities, and must not be "
+                f"the actions of the model in {bundle.folder} are {UNKNOWN!r}, not joint velocities, and must not be "
                 "executed as such; `lewm convert --actions-are` makes velocities of positions"
             )
         self._seed, self._dry_run = values["seed"], values["dry_run"]
@@ -156,7 +160,7 @@ class PlannerNode(ArmNode):
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
         _rehearse(runtime, bundle, self._plan_config)
         try:
-            Planner(runtime, limits, self._plan_config, self.now_s, self._seed, self._monitor)
+            Planner(runtime, limits, self._plan_config, self.now_s, self._seed, self._monitor, self._chain)
         except ValueError as error:
             raise Refusal(str(error)) from error
         self.configure_arm(values, checked.arm, limits)
@@ -210,7 +214,7 @@ class PlannerNode(ArmNode):
             self.destroy_service(self._cancel)
 
     def _new_planner(self, runtime: Runtime) -> Planner:
-        planner = Planner(runtime, self._limits, self._plan_config, self.now_s, self._seed, self._monitor)
+        planner = Planner(runtime, self._limits, self._plan_config, self.now_s, self._seed, self._monitor, self._chain)
         planner.speed_scale = self._values["speed_scale"] or 1.0  # at 0 the shield holds
         return planner
 
@@ -223,7 +227,7 @@ class PlannerNode(ArmNode):
             raise ParameterError("dry_run changes what an armed planner does; disarm it first")
         checked = settings(changed, self._runtime.bundle)
         try:
-            Planner(self._runtime, self._limits, checked.plan, self.now_s, self._seed, self._monitor)
+            Planner(self._runtime, self._limits, checked.plan, self.now_s, self._seed, self._monitor, self._chain)
         except ValueError as error:
             raise ParameterError(str(error)) from error
         self._values, self._plan_config, self._shield_config = changed, checked.plan, checked.arm.shield

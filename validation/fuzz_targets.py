@@ -793,7 +793,7 @@ class Planner(NodeTarget):
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from trajectory_msgs.msg import JointTrajectory
 
-        from lewm_ros.arm_node import COMMAND
+        from lewm_ros.command_topics import COMMAND
         from lewm_ros.planner_node import PlannerNode
 
         parameters = {"model": str(seeds / "bundle"), "backend": "onnxruntime", "plan.samples": 16, "plan.elites": 4}

@@ -35,9 +35,13 @@ class Sent:
 
 
 class Execution:
-    """What the controller may be executing. Times are seconds on the clock of the stamps."""
+    """What the controller may be executing. Times are seconds on the clock of the stamps.
 
-    def __init__(self) -> None:
+    :param seen: columns of the joints that tell; None is all. A gripper's does not, it may be kept from moving.
+    """
+
+    def __init__(self, seen: np.ndarray | None = None) -> None:
+        self._seen: np.ndarray | slice = slice(None) if seen is None else seen
         self._sent: deque[Sent] = deque(maxlen=16)  # the newest last
         self._possible: list[Sent] = []  # those that may be executed, the newest last
         self._behind: Sent | None = None  # what was executed, when last seen, although a newer one had been sent
@@ -112,12 +116,13 @@ class Execution:
         for other in self._suspects()[:-1]:
             for time_s in (now_s, now_s + within_s):
                 ways = [state_at(sent.trajectory, time_s)[0] for sent in (other, self._possible[-1])]
-                if (apart := float(np.abs(ways[1] - ways[0]).max())) > UNSURE_RAD:
+                if (apart := float(np.abs(ways[1] - ways[0])[self._seen].max())) > UNSURE_RAD:
                     return f"the last command is not seen to be executed; the one before it is {apart:.4f} rad away"
         return None
 
     def error(self, stamp_s: float, position: np.ndarray) -> np.ndarray:
-        """How far (A,) rad the arm was from where it was told to be: from the nearest of what may have been executed.
+        """How far (A,) rad the arm was from where it was told to be: from the nearest of what may have been executed;
+        0 for joints that do not tell.
 
         Where only the joints are seen, that is the newest of then: an arm that stays behind may as well be blocked.
         """
@@ -125,7 +130,11 @@ class Execution:
         if self._refers:
             told += self._possible
         ways = [state_at(sent.trajectory, stamp_s)[0] for sent in told]
-        return min((np.abs(way - position) for way in ways), key=lambda error: float(error.max()))
+        off = np.zeros_like(position)
+        off[self._seen] = min(
+            (np.abs(way - position)[self._seen] for way in ways), key=lambda error: float(error.max())
+        )
+        return off
 
     def refer(self, stamp_s: float, position: np.ndarray) -> None:
         """The controller says that it demanded `position` (A,) rad at a time."""
@@ -149,8 +158,8 @@ class Execution:
         judged = [sent for sent in self._possible if sent.sent_s <= stamp_s]
         if not judged:
             return
-        ways = np.stack([state_at(sent.trajectory, stamp_s)[0] for sent in judged])
-        off = np.abs(ways - position).max(1)
+        ways = np.stack([state_at(sent.trajectory, stamp_s)[0][self._seen] for sent in judged])
+        off = np.abs(ways - position[self._seen]).max(1)
         nearest = int(off.argmin())
         apart = np.abs(ways - ways[nearest]).max(1)
         told = (apart > told_rad) & (off - off[nearest] > 0.5 * apart)
@@ -165,10 +174,10 @@ class Execution:
 
     def _look_at_lag(self, sent: Sent, stamp_s: float, position: np.ndarray) -> None:
         """By how much a moving arm is late on its way, on average."""
-        way, velocity = state_at(sent.trajectory, stamp_s)
+        way, velocity = (values[self._seen] for values in state_at(sent.trajectory, stamp_s))
         speed2 = float(velocity @ velocity)
         if sent.sent_s <= stamp_s and speed2 > MOVES_RAD_S**2:
             self._looks += 1
-            seen_s = float(velocity @ (way - position)) / speed2
+            seen_s = float(velocity @ (way - position[self._seen])) / speed2
             seen_s = float(np.clip(seen_s, 0.0, LONGEST_LAG_S))
             self._lag_s += (seen_s - self._lag_s) / min(self._looks, 2 * ENOUGH)

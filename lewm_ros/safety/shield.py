@@ -80,6 +80,8 @@ class Shield:
     :param needs_deadman: whether the arm holds unless `deadman` keeps hearing that the button is pressed.
     :param needs_frames: whether the arm holds unless `frame` keeps hearing of frames.
     :param efforts: (A,) that joints may need, in the unit in which `effort` hears of them; None for any.
+    :param grips: (A,) bool, which joints are a gripper's: what it holds keeps it from where it is commanded, so it is
+        not expected there. All limits are for it, too.
     """
 
     def __init__(
@@ -93,10 +95,12 @@ class Shield:
         self_collision: SelfCollision | None = None,
         needs_frames: bool = True,
         efforts: np.ndarray | None = None,
+        grips: np.ndarray | None = None,
     ) -> None:
         self.limits, self.config = limits, config
         self.workspace, self.self_collision, self.needs_deadman = workspace, self_collision, needs_deadman
         self.needs_frames, self.efforts = needs_frames, efforts
+        self._grips = np.zeros(len(limits.names), bool) if grips is None else grips
         self.interventions: Counter[Reason] = Counter()
         self._clock, self._steady = clock, steady
         self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
@@ -104,7 +108,9 @@ class Shield:
         self._armed = False
         self._stopped: str | None = None  # why the stop is latched
         self._holding: list[Intervention] = []  # what held when `watch` last looked
-        self._execution = Execution()  # of what was sent since it was armed
+        self._execution = Execution(
+            np.flatnonzero(~self._grips) if self._grips.any() else None
+        )  # of what was sent since it was armed
         self._reference: tuple[float, np.ndarray] | None = None  # what the controller said last: when, steady, and (A,)
         self._reference_rests = True  # whether it said the same before
         self._scaling = 1.0  # how fast the controller lets time pass on a trajectory
@@ -241,13 +247,18 @@ class Shield:
                 )
 
     def refer(self, positions: np.ndarray, stamp_s: float, speed_scaling: float) -> None:
-        """The controller says what it demanded (A,) rad of the arm at a time, and how fast it lets time pass.
+        """The controller says what it demanded (A,) rad of the arm at a time, and how fast it lets time pass. NaN is a
+        gripper's whose controller does not say it: it counts as where it was commanded, or else measured.
 
         From the first time on, a trajectory counts as executed only when it is seen there.
         """
         with self._lock:
             if not self._is_recent("controller state", stamp_s, self.config.joint_timeout_s):
                 return
+            if self._joints is None and np.isnan(positions).any():
+                return
+            if self._joints is not None:
+                positions = np.where(np.isnan(positions), self._followed(self._joints[1], stamp_s), positions)
             before = self._reference
             self._reference_rests = before is None or bool(
                 np.abs(positions - before[1]).max() <= self.config.jump_tolerance_rad
@@ -350,7 +361,7 @@ class Shield:
                 return None
             if self.reference is not None and not self._reference_rests:
                 return None
-            rests = self._joints[1] if self.reference is None else self.reference
+            rests = self._followed(self._joints[1], now) if self.reference is None else self.reference
             start = np.clip(rests, self.limits.lower, self.limits.upper)
             self._plan_end_s, self._off = now, 0.0
             self._execution.begin(start, now)
@@ -396,7 +407,7 @@ class Shield:
                 Reason.TIMES, f"the motion begins in {wait_s:.3g} s; what the arm does until then is open"
             )
         if self.at_rest():
-            gap = float(np.abs(state_at(trajectory, now)[0] - self._joints[1]).max())
+            gap = float(np.abs(state_at(trajectory, now)[0] - self._followed(self._joints[1], now)).max())
             if gap > self.config.start_tolerance_rad:
                 return Intervention(Reason.JUMP, f"the motion starts {gap:.3f} rad from where the arm is")
         if doubt := self._execution.doubt(now, TRANSPORT_S):
@@ -516,6 +527,13 @@ class Shield:
             return True
         self._age[what] = age
         return False
+
+    def _followed(self, positions: np.ndarray, time_s: float) -> np.ndarray:
+        """Measured positions (A,) rad, with a gripper where it was commanded to be at a time, if it was."""
+        newest = self._execution.newest
+        if newest is None or not self._grips.any():
+            return positions
+        return np.where(self._grips, state_at(newest, time_s)[0], positions)
 
     def _outside(self, positions: np.ndarray) -> str | None:
         room = self.config.start_tolerance_rad
