@@ -44,9 +44,9 @@ demo-push: run  ## the same nodes push an object to where goal pictures show it:
 	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
 	    $(call option,MODEL,model)
 
-demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three dimensions: ROBOT, TASK, GOALS, SEED, RATE, MODEL
+demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three dimensions: ROBOT, TASK, GOALS, SEED, RATE, MODEL, SCENE (yours)
 	$(BIN)/python -m lewm_ros.demo --task $(or $(TASK),reach)_$(or $(ROBOT),so101) $(call option,GOALS,goals) \
-	    $(call option,SEED,seed) $(call option,RATE,rate) $(call option,MODEL,model)
+	    $(call option,SEED,seed) $(call option,RATE,rate) $(call option,MODEL,model) $(call option,SCENE,scene)
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest

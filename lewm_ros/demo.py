@@ -34,7 +34,7 @@ from lewm_model.bundle.bundle import BundleError, load_bundle
 from lewm_model.bundle.verdict import verdict
 from lewm_model.config import resource
 from lewm_model.robot.observation import Observation
-from lewm_model.tasks.registry import Suite, suite_named
+from lewm_model.tasks.registry import Suite, reach_in, suite_named
 from lewm_model.tasks.task import Trial
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 
@@ -464,6 +464,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m lewm_ros.demo", description="A simulated arm does what goal pictures show, over real ROS 2."
     )
     parser.add_argument("--task", default="reach", help="reach, push or reach_SCENE (default reach)")
+    parser.add_argument(
+        "--scene", type=Path, help="scene file of yours, which a model of that --task reaches in (needs --model)"
+    )
     parser.add_argument("--goals", type=int, default=10, help="goals of each kind of the task (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the goals and of the planner (default 0)")
     parser.add_argument("--rate", type=float, default=20.0, help="camera pictures per second (default 20)")
@@ -476,7 +479,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.goals < 1 or options.rate <= 0:
         parser.error("--goals must be 1 or more and --rate above 0")
     try:
-        suite = suite_named(options.task)
+        suite = (
+            suite_named(options.task) if options.scene is None else reach_in(options.task, str(options.scene.resolve()))
+        )
     except ValueError as error:
         parser.error(str(error))
     if not suite.model and options.model is None:
@@ -493,7 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.model:
         command = (
             f"python -m lewm_ros.demo --task {suite.name} --goals {options.goals} --seed {options.seed} "
-            f"--light {options.light} --model {options.model}"
+            f"--light {options.light} --model {options.model}{f' --scene {options.scene}' if options.scene else ''}"
         )
     with ending_in_a_sentence():
         model = options.model or resource("models", suite.model)

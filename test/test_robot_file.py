@@ -190,6 +190,7 @@ def test_an_arm_of_another_kind_is_recorded_without_a_setting_of_sizes(scene: Pa
     collect(tmp_path / "episodes.h5", episodes=2, steps=20, world=scene, image_size=32, workers=1)
     episodes = load_episodes(tmp_path / "episodes.h5")
     assert episodes.action_names == load_robot("mine.yaml", tmp_path).names
+    assert episodes.action_kinds == ("joint_velocity",) * 3 + ("gripper",)
     assert np.ptp(episodes.pixels[np.arange(42)], axis=0).max() > 50, "the arm is seen to move"
     front, wrist = episodes.cameras
     assert (front.name, front.width, front.topic) == ("front", 43, "camera/image_raw"), "48 x 64, 32 pixels high"

@@ -177,6 +177,21 @@ def convert(
     typer.echo(f"written to {out}; next: lewm data report {out}")
 
 
+@app.command("export-world")
+def export_world(
+    scene: Annotated[Path, typer.Argument(help="scene file, of config/scenes or yours")],
+    out: Annotated[Path, typer.Argument(help="SDF file to write; meshes go into a folder beside it")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a scene with its robot as an SDF world for Gazebo, with the trajectory controllers' gains."""
+    from lewm_model.data.outputs import check_output
+    from lewm_model.sim.export_sdf import export_sdf
+
+    check_output(out, [scene], overwrite)
+    export_sdf(scene, out)
+    typer.echo(f"{out} written; it was not run in Gazebo (docs/gazebo.md)")
+
+
 @data_app.command("report")
 def data_report(
     recording: Annotated[Path, typer.Argument(help="HDF5 file, recording of ROS 2, or LeRobot folder")],

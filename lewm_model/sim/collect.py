@@ -124,6 +124,8 @@ def collect(
     path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
     with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
         names, dt, seen = sim.names, sim.control_dt_s, side_by_side(sim.cameras, image_size)
+        arm = names[sim.parts[0]]  # what is not the arm's is a gripper's
+        kinds = ["joint_velocity" if name in arm else "gripper" for name in names]
     several = len(seen.cameras) > 1
     observation = seen if several else Observation.of_one((image_size, image_size))
     command = shlex.join(
@@ -147,7 +149,16 @@ def collect(
     context = multiprocessing.get_context("spawn")
     arguments = (str(path), motion, seed, steps, observation, vary)
     with (
-        EpisodeWriter(out, size, names, dt, "joint_velocity", attributes, recorded=recorded, cameras=cameras) as writer,
+        EpisodeWriter(
+            out,
+            size,
+            names,
+            dt,
+            kinds[0] if len(set(kinds)) == 1 else kinds,
+            attributes,
+            recorded=recorded,
+            cameras=cameras,
+        ) as writer,
         context.Pool(min(workers, episodes), _start_worker, arguments) as pool,
     ):
         made: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]] = pool.imap(_record, range(episodes))

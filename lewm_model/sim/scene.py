@@ -24,6 +24,7 @@ from lewm_model.sim.world import END_EFFECTOR, Arm, Camera, World
 
 ATTACHED = "gripper_"  # prefix of what a description names that is mounted on the arm
 ROBOT = "robot"  # prefix of what the robot's description names, so that objects may be called as its links are
+TABLE = "table"  # what it is called
 CLEARANCE_M = 0.01  # that motion keeps from the table
 SERVO_HZ = 6.0  # bandwidth of the drives' servos
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
@@ -150,7 +151,7 @@ def _empty(scene: Scene) -> mujoco.MjSpec:
     length, width = scene.table.size_m
     thick = 0.02
     spec.worldbody.add_geom(
-        name="table",
+        name=TABLE,
         type=mujoco.mjtGeom.mjGEOM_BOX,
         size=[length / 2, width / 2, thick / 2],
         pos=[0.0, 0.0, -thick / 2],

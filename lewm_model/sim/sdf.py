@@ -2,17 +2,17 @@
 """An SDF world as a MuJoCo model.
 
 What this loader does not carry over is an error that names file and line, so that MuJoCo and Gazebo never run two
-different worlds out of one file. It knows the part of SDF 1.9 that rigid arms of primitive shapes need: models of
-links, fixed and revolute joints in a tree, frames and `relative_to`, boxes, cylinders and spheres, directional lights
-and cameras. Gazebo's own system plugins are accepted by name; the joint trajectory controller's also says which model
-is the arm, which joints it moves and how stiff the servo is. A frame named `end_effector` in that model is its tip.
+different worlds out of one file. It knows the part of SDF 1.9 that rigid arms need: models of links, fixed and revolute
+joints in a tree, frames and `relative_to`, boxes, cylinders, capsules, spheres and mesh files, directional lights and
+cameras. Gazebo's own system plugins are accepted by name; the joint trajectory controller's also says which model is
+the arm, which joints it moves and how stiff the servo is. A frame named `end_effector` in that model is its tip.
 """
 
 from __future__ import annotations
 
 import math
 import xml.parsers.expat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mujoco
@@ -28,7 +28,10 @@ _PLUGINS = {
     "gz::sim::systems::UserCommands": ("gz-sim-user-commands-system", ""),
     "gz::sim::systems::SceneBroadcaster": ("gz-sim-scene-broadcaster-system", ""),
     "gz::sim::systems::Sensors": ("gz-sim-sensors-system", "render_engine"),
-    _JTC: ("gz-sim-joint-trajectory-controller-system", "topic joint_name position_p_gain velocity_p_gain"),
+    _JTC: (
+        "gz-sim-joint-trajectory-controller-system",
+        "topic joint_name initial_position position_p_gain velocity_p_gain",
+    ),
     "gz::sim::systems::JointStatePublisher": ("gz-sim-joint-state-publisher-system", "topic joint_name update_rate"),
 }
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
@@ -270,9 +273,9 @@ class _Frames:
 # ---- one link ----------------------------------------------------------------------------------------------------
 
 
-def _geometry(element: Element) -> dict[str, object]:
+def _geometry(spec: mujoco.MjSpec, element: Element) -> dict[str, object]:
     geometry = element.need("geometry")
-    geometry.allow("box cylinder sphere")
+    geometry.allow("box cylinder capsule sphere mesh")
     if len(geometry.children) != 1:
         raise geometry.error("<geometry> needs exactly one shape")
     shape = geometry.children[0]
@@ -282,15 +285,29 @@ def _geometry(element: Element) -> dict[str, object]:
         if (size <= 0.0).any():
             raise shape.need("size").error("the three sizes of a <box> must be above 0")
         kind = mujoco.mjtGeom.mjGEOM_BOX
-    elif shape.tag == "cylinder":
+    elif shape.tag in ("cylinder", "capsule"):
         shape.allow("radius length")
         size = np.array([shape.number("radius", positive=True), shape.number("length", positive=True) / 2.0, 0.0])
-        kind = mujoco.mjtGeom.mjGEOM_CYLINDER
+        kind = mujoco.mjtGeom.mjGEOM_CYLINDER if shape.tag == "cylinder" else mujoco.mjtGeom.mjGEOM_CAPSULE
+    elif shape.tag == "mesh":
+        return {"type": mujoco.mjtGeom.mjGEOM_MESH, "meshname": _mesh(spec, shape)}
     else:
         shape.allow("radius")
         size = np.array([shape.number("radius", positive=True), 0.0, 0.0])
         kind = mujoco.mjtGeom.mjGEOM_SPHERE
     return {"type": kind, "size": size}
+
+
+def _mesh(spec: mujoco.MjSpec, shape: Element) -> str:
+    """The name of a mesh file, which is read once."""
+    shape.allow("uri")
+    uri = shape.need("uri")
+    path = (Path(shape.file).parent / uri.string()).resolve()
+    if not path.is_file():
+        raise uri.error(f"there is no mesh file {path}; paths are relative to the SDF file")
+    if spec.mesh(str(path)) is None:
+        spec.add_mesh(name=str(path), file=str(path))
+    return str(path)
 
 
 def _friction(collision: Element) -> list[float]:
@@ -332,7 +349,7 @@ def _add_shapes(
     for element in link.children:
         if element.tag not in ("collision", "visual"):
             continue
-        geom = body.add_geom(name=f"{body.name}::{element.attribute('name')}", **_geometry(element))
+        geom = body.add_geom(name=f"{body.name}::{element.attribute('name')}", **_geometry(spec, element))
         pose = frames.within(link_name, element)
         geom.pos, geom.quat = pose[:3, 3], _quaternion(pose)
         if element.tag == "collision":
@@ -521,7 +538,7 @@ class _Loader:
             link = links[link_name]
             if link_name in open_links:
                 raise link.error(f"link '{link_name}' hangs from itself: {' -> '.join([*open_links, link_name])}")
-            link.allow("pose inertial collision visual sensor", "name")
+            link.allow("pose gravity inertial collision visual sensor", "name")
             joint = to_link.get(link_name)
             pose = frames.pose(link_name, link)
             if joint is None or joint.parent == "world":
@@ -531,6 +548,7 @@ class _Loader:
                 pose = np.linalg.inv(frames.pose(joint.parent, link)) @ pose
             body = parent.add_body(name=f"{name}::{link_name}", pos=pose[:3, 3], quat=_quaternion(pose))
             bodies[link_name] = body
+            body.gravcomp = 0.0 if link.flag("gravity", True) else 1.0
             if joint is not None and joint.kind == "revolute":
                 limits[joint.name] = _add_revolute(body, joint, f"{name}::{joint.name}", frames)
             elif joint is None and not static:
@@ -541,6 +559,8 @@ class _Loader:
             elif not static:
                 raise link.error(f"link '{link_name}' moves and needs an <inertial>")
             _add_shapes(self.spec, body, link, frames, self.exposure)
+            if len(self.cameras) + len(link.all("sensor")) > 1:
+                raise link.all("sensor")[-1].error("the world has more than one camera; exactly one is supported")
             self.cameras += _add_camera(body, link, frames)
             return body
 
@@ -559,14 +579,17 @@ class _Loader:
                 self.spec.add_exclude(bodyname1=bodies[first].name, bodyname2=bodies[second].name)
         for plugin in model.all("plugin"):
             _check_plugin(plugin)
-            if plugin.attribute("name") == _JTC:
-                self._controller(model, plugin, limits, frames)
+        controllers = [plugin for plugin in model.all("plugin") if plugin.attribute("name") == _JTC]
+        if controllers:
+            self._controller(model, controllers, limits)
 
-    def _controller(
-        self, model: Element, plugin: Element, limits: dict[str, dict[str, float]], frames: _Frames
-    ) -> None:
-        """Actuators from the joint trajectory controller: Gazebo's law, torque = kp (q* - q) + kv (v* - v)."""
+    def _controller(self, model: Element, plugins: list[Element], limits: dict[str, dict[str, float]]) -> None:
+        """Actuators from joint trajectory controllers, the arm's and a gripper's: Gazebo's law, torque = kp (q* - q) +
+        kv (v* - v).
+        """
         name = model.attribute("name")
+        # As if they were one.
+        plugin = replace(plugins[0], children=[child for each in plugins for child in each.children])
         if self.arm is not None:
             raise plugin.error(f"model '{self.arm[0]}' has a joint trajectory controller already; one arm per world")
         joints = tuple(element.string() for element in plugin.all("joint_name"))
@@ -585,6 +608,9 @@ class _Loader:
                 if element.floats(1)[0] <= 0.0:
                     raise element.error(f"<{tag}> must be above 0, or the joint is not driven")
             gains[tag] = np.array([element.floats(1)[0] for element in elements])
+        home = np.array([element.floats(1)[0] for element in plugin.all("initial_position")] or np.zeros(len(joints)))
+        if len(home) != len(joints):
+            raise plugin.error(f"{len(joints)} joints need {len(joints)} <initial_position>, or none")
         if END_EFFECTOR not in [frame.attribute("name") for frame in model.all("frame")]:
             raise model.error(f'arm \'{name}\' needs <frame name="{END_EFFECTOR}" attached_to="..."> at its tip')
         columns = {
@@ -600,7 +626,7 @@ class _Loader:
                 acceleration=ACCELERATION_RAD_S2 * count,
                 jerk=JERK_RAD_S3 * count,
             ),
-            np.zeros(len(joints)),
+            home,
             columns["effort"],
             gains["position_p_gain"],
             gains["velocity_p_gain"],
@@ -663,7 +689,13 @@ class _Loader:
         ambient: np.ndarray = np.zeros(3)
         scene = world.get("scene")
         if scene is not None:
-            scene.allow("ambient shadows")
+            scene.allow("ambient background shadows")
+            if scene.get("background") is not None:
+                sky = self.spec.add_texture(
+                    name="background", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=8, height=8
+                )
+                sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_FLAT
+                sky.rgb1 = sky.rgb2 = _srgb(scene.need("background").floats(4)[:3])
             if scene.flag("shadows", True):
                 raise scene.error("shadows are not rendered; set <shadows>false</shadows>")
             ambient = scene.need("ambient").floats(4)[:3]
