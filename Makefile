@@ -88,8 +88,8 @@ house: setup  ## the rules of the house: which folder may import which, no circl
 faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
 	$(BIN)/python -m validation.faults $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
-soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED
-	$(BIN)/python -m validation.soak $(call option,MINUTES,minutes) $(call option,SEED,seed)
+soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED, LOSS (% of commands)
+	$(BIN)/python -m validation.soak $(call option,MINUTES,minutes) $(call option,SEED,seed) $(call option,LOSS,loss)
 
 fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
 	$(BIN)/python -m validation.fuzz $(call option,INPUTS,inputs) $(call option,SEED,seed)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does the loop stay as it is for half an hour? `make soak`, with the shipped model over real DDS.
 
-    python -m validation.soak --minutes 30 --seed 0
+    python -m validation.soak --minutes 30 --seed 0 --loss 1
 
-Simulated arm, camera node and planner node run as three processes; the goal picture changes every 4 s. Every 10 s (more
+Simulated arm, camera node and planner node run as three processes; the goal picture changes every 4 s; of
+the commands --loss percent never reach the arm. Every 10 s (more
 often in a run of less than two minutes) it is written down what each process holds in memory (VmRSS), how long the
 commands of that window took from the stamp of their frame to their arrival, how many frames were dropped, and how many
 command periods were missed: a command that came after the moment from which it differs from the one before, or none at
@@ -140,9 +141,11 @@ class Soak:
     samples: list[Sample]
     holds: list[tuple[float, str]]  # (s since the goals began, message)
     violations: list[str]
+    largest_step_rad: float = 0.0  # between two demands of the controller, over all
+    time_lost_s: float = 0.0  # by a simulation that could not keep up, whose arm then jumps along its trajectory
 
 
-def measure(minutes: float, seed: int, out: Path, console: Console) -> Soak:
+def measure(minutes: float, seed: int, out: Path, console: Console, loss: float = 0.0) -> Soak:
     """Lets the loop run and samples it.
 
     :raises GraphError: a node fails.
@@ -154,7 +157,9 @@ def measure(minutes: float, seed: int, out: Path, console: Console) -> Soak:
     with ArmSim(render=False) as sim:
         inset = 0.1 * (sim.limits.upper - sim.limits.lower)
         poses = rng.uniform(sim.limits.lower + inset, sim.limits.upper - inset, (GOALS, len(sim.names)))
-    with start_rig("soak", out / "logs", poses, seed, relayed=False) as rig:
+    with start_rig("soak", out / "logs", poses, seed, relayed=loss > 0) as rig:
+        if rig.relay is not None:
+            rig.relay.command_delays_s = lambda: [0.0] if rng.random() >= loss else []
         rig.show_goal(0)
         rig.arm()
         watch, begin_s, shown_s = Watch(rig), rig.now_s, rig.now_s
@@ -169,7 +174,7 @@ def measure(minutes: float, seed: int, out: Path, console: Console) -> Soak:
                     rig.arm()
                 rig.graph.spin_for(min(0.2, max(0.0, end_s - rig.now_s)))
             samples.append(watch.sample(rig.now_s - begin_s))
-    return Soak(samples, watch.holds, rig.violations)
+    return Soak(samples, watch.holds, rig.violations, rig.largest_step_rad, rig.time_lost_s)
 
 
 def summarise(soak: Soak, minutes: float, path: Path, command: str) -> dict[str, Any]:
@@ -193,6 +198,8 @@ def summarise(soak: Soak, minutes: float, path: Path, command: str) -> dict[str,
         ("frames_dropped", sum(sample.frames_dropped for sample in samples), "frames"),
         ("holds", len(soak.holds), "holds and stops"),
         ("limit_violations", len(soak.violations), "violations"),
+        ("time_lost_s", soak.time_lost_s, "s that the simulation fell behind for good"),
+        ("largest_step_rad", soak.largest_step_rad, "rad that the controller demanded at once"),
     )
     figures = {f"soak.{name}": (value, unit) for name, value, unit in values}
     return write_figures(path, figures, command, **asdict(soak))
@@ -249,18 +256,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the goals and the planner (default 0)")
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of the commands that are lost (default 0)")
     parser.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for what it leaves")
     options = parser.parse_args(arguments)
     if options.minutes < 0.5:
         parser.error("--minutes must be 0.5 or more; a shorter run has no windows to compare")
+    if not 0.0 <= options.loss < 100.0:
+        parser.error("--loss must be 0 or more and below 100, percent")
     console = Console(width=None if sys.stdout.isatty() else 130)
     try:
-        soak = measure(options.minutes, options.seed, options.out, console)
+        soak = measure(options.minutes, options.seed, options.out, console, options.loss / 100)
     except GraphError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    command = f"make soak MINUTES={options.minutes:g} SEED={options.seed}"
+    lost = f" LOSS={options.loss:g}" if options.loss else ""
+    command = f"make soak MINUTES={options.minutes:g} SEED={options.seed}{lost}"
     summary = summarise(soak, options.minutes, options.out / "summary.json", command)
     report(console, soak, summary)
     plot(options.out / "soak.png", soak.samples)
