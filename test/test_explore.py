@@ -177,7 +177,7 @@ def test_letting_go_of_the_dead_mans_button_ends_it_until_somebody_enables_it_ag
     r.until(lambda: r.marks and r.moves)
     pressed[0] = 0
     r.until(lambda: r.shield.state is State.DISARMED)
-    r.until(lambda: not r.moves, 2.0)
+    r.until(lambda: not r.moves, 5.0)
     assert r.marks[-1] == "end"
     pressed[0] = 1
     r.spin(0.5)
@@ -200,9 +200,10 @@ def test_an_arm_that_runs_into_something_stops_until_it_is_reset_and_the_episode
     r.start()
     r.until(lambda: r.shield.state is State.STOPPED)
     assert said in r.shield.message and r.shield.interventions[reason] == 1
-    r.until(lambda: not r.moves, 2.0)
+    r.until(lambda: not r.moves, 5.0)
     assert r.marks[-1] == "discard" or r.shield.interventions[Reason.LOST], "unless a busy machine had ended it before"
     assert "reset first" in r.enable().message
+    r.spin(0.5)
     where = np.array(r.states[-1].position)
     r.spin(0.5)
     np.testing.assert_allclose(r.states[-1].position, where, atol=0.01)
