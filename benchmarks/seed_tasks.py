@@ -10,7 +10,8 @@ Two-Room and Reacher are the environments of stable-worldmodel 0.1.1, their pict
 - Goals are cut from episodes that nobody was trained on: a frame, and the picture 25 control steps later. A start
   that already counts as success is drawn again. The budget is 50 steps.
 
-"success" is their criterion, "reached" after any step of the budget. "held" is strict: after each of the last 10.
+"success" is their criterion, "reached" after any step of the budget. "held" is strict: after each of the last 10. The
+tasks are tasks of `lewm_model.tasks`, whose trials can be drawn without a recording as well.
 The rows differ by who trained the model and who plans; for 25 steps the reference's search tries 3000 candidates,
 ours at most 1920:
 
@@ -37,7 +38,7 @@ import io
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -56,13 +57,15 @@ from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig,
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.evaluation.figures import Figures, write_figures
-from lewm_model.evaluation.statistics import Rate
+from lewm_model.evaluation.statistics import first_hit, held
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.robot.observation import to_model_image
+from lewm_model.sim.world import State
+from lewm_model.tasks.task import Outcome, Trial, trial_of
 from lewm_model.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,11 +75,16 @@ GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: to the goal,
 HEAD_STEPS = 2000  # of the steps-to-go head, on frozen latents
 ITERATIONS = 10  # of the reference's search, whose default of 30 takes three times as long
 GOAL_SEED = 1000  # of the recording that goals are cut from
+SPRING, DAMPER = 4.0, 1.0  # of the arm whose policy is told the goal, per rad and per rad/s
 NOT_RUN = {"push_t": "config/tasks/pusht.yaml", "ogb_cube": "config/tasks/ogb_cube.yaml"}
 
 
 class Environment(Protocol):
-    """A task of the reference. States are (S,) float64; actions (A,) in [-1, 1]."""
+    """A simulated world of the reference. It takes actions (A,) in [-1, 1] one by one, and no trajectories of joint
+    positions: so the nodes, and the closed loop of `lewm eval`, cannot drive it, and `attempt` below does.
+
+    A state's `joints` (S,) float64 are all numbers that it starts from.
+    """
 
     action_names: tuple[str, ...]
     control_dt_s: float
@@ -87,13 +95,16 @@ class Environment(Protocol):
     def act(self) -> np.ndarray:
         """What the policy that records does now."""
 
-    def place(self, start: np.ndarray, goal: np.ndarray) -> None:
+    def place(self, start: State, goal: State) -> None:
         """A new attempt at a goal."""
 
     def step(self, action: np.ndarray) -> bool:
         """One control step; whether the reference counts the goal as reached."""
 
-    def state(self) -> np.ndarray: ...
+    def state(self) -> State: ...
+
+    def towards(self, goal: State) -> np.ndarray:
+        """What somebody does now who is told the goal and needs no picture of it."""
 
     def picture(self) -> np.ndarray:
         """(64, 64, 3) uint8 RGB."""
@@ -137,20 +148,23 @@ class TwoRoom:
     def act(self) -> np.ndarray:
         if self.random:
             return self.random()
-        now, target = self.state(), self.env.target_position.numpy()
+        now, target = self.state().joints, self.env.target_position.numpy()
         if np.linalg.norm(now - target) < 16.0:  # there: somewhere else
             self.env.target_position = torch.from_numpy(self.rng.uniform(21.0, 203.0, 2).astype(np.float32))
-        info = {"state": now, "goal_state": self.env.target_position.numpy()}
+        return self.towards(State(self.env.target_position.numpy()))
+
+    def towards(self, goal: State) -> np.ndarray:
+        info = {"state": self.state().joints, "goal_state": goal.joints.astype(np.float32)}
         return self.policy.get_action(info).astype(np.float64)
 
-    def place(self, start: np.ndarray, goal: np.ndarray) -> None:
-        self.env.reset(seed=0, options={"state": start, "target_state": goal})
+    def place(self, start: State, goal: State) -> None:
+        self.env.reset(seed=0, options={"state": start.joints, "target_state": goal.joints})
 
     def step(self, action: np.ndarray) -> bool:
         return bool(self.env.step(action)[2])
 
-    def state(self) -> np.ndarray:
-        return self.env.agent_position.numpy().astype(np.float64)
+    def state(self) -> State:
+        return State(self.env.agent_position.numpy().astype(np.float64))
 
     def picture(self) -> np.ndarray:
         return to_model_image(self.env.render(), IMAGE_SIZE)
@@ -181,9 +195,14 @@ class Reacher:
     def act(self) -> np.ndarray:
         return self.random()
 
-    def place(self, start: np.ndarray, goal: np.ndarray) -> None:
-        self.env.reset(seed=0, options={"state": start})
-        self.goal = goal[:2]
+    def towards(self, goal: State) -> np.ndarray:
+        """A spring with a damper."""
+        angles, rates = np.split(self.state().joints, 2)
+        return np.clip(SPRING * (goal.joints[:2] - angles) - DAMPER * rates, -1.0, 1.0)
+
+    def place(self, start: State, goal: State) -> None:
+        self.env.reset(seed=0, options={"state": start.joints})
+        self.goal = goal.joints[:2]
 
     def step(self, action: np.ndarray) -> bool:
         reached = False
@@ -195,26 +214,77 @@ class Reacher:
             self.task.target_qpos = None
         return reached
 
-    def state(self) -> np.ndarray:
-        return np.concatenate([self.physics.data.qpos, self.physics.data.qvel])
+    def state(self) -> State:
+        return State(np.concatenate([self.physics.data.qpos, self.physics.data.qvel]))
 
     def picture(self) -> np.ndarray:
         return self.env.render(IMAGE_SIZE, IMAGE_SIZE)
 
 
 @dataclass(frozen=True)
-class Task:
-    """An environment, and the values of `model` and `train` in which it differs from `small`."""
+class SeedTask:
+    """A task of :class:`lewm_model.tasks.task.Task` in an environment of the reference.
 
+    :param compared: how many numbers of a state count.
+    :param within: the greatest error, in `unit`, of the norm of the difference.
+    :param model, train: values in which the configurations differ from `small`.
+    """
+
+    name: str
+    subject: str
+    unit: str
     environment: Callable[[], Environment]
+    compared: int
+    norm: float
+    within: float
     model: dict[str, Any]
     train: dict[str, Any]
+    objects: tuple[str, ...] = ()
+    budget_steps: int = BUDGET_STEPS
+    seed: int = 0x53454544
+
+    def tolerance(self, sim: Environment) -> float:
+        return self.within
+
+    def error(self, state: State, goal: State, sim: Environment) -> float:
+        return float(np.linalg.norm((state.joints - goal.joints)[: self.compared], self.norm))
+
+    def draw(self, rng: np.random.Generator, sim: Environment) -> tuple[State, State] | None:
+        """Two states GOAL_STEPS apart of an episode that nobody recorded."""
+        sim.begin(int(rng.integers(2**31)))
+        states = [sim.state()]
+        for _ in range(int(rng.integers(EPISODE_STEPS - GOAL_STEPS)) + GOAL_STEPS):
+            sim.step(sim.act())
+            states.append(sim.state())
+        start, goal = states[-1 - GOAL_STEPS], states[-1]
+        return None if _is_solved(sim, start, goal) else (start, goal)
+
+    def scripted(self, trial: Trial, sim: Environment, rng: np.random.Generator) -> Outcome:
+        sim.begin(0)
+        sim.place(trial.start, trial.goal)
+        return _outcome(trial, sim, [sim.step(sim.towards(trial.goal)) for _ in range(self.budget_steps)])
 
 
 TASKS = {
-    "two_room": Task(TwoRoom, {}, {"batch": 64}),
-    "reacher": Task(Reacher, {"history": 2}, {"batch": 64, "clip_frames": 3}),
+    task.name: task
+    for task in (
+        SeedTask("two_room", "dot", "px", TwoRoom, 2, 2, 16.0, {}, {"batch": 64}),
+        SeedTask("reacher", "arm", "rad", Reacher, 2, np.inf, 0.05, {"history": 2}, {"batch": 64, "clip_frames": 3}),
+    )
 }
+
+
+def _is_solved(env: Environment, start: State, goal: State) -> bool:
+    env.place(start, goal)
+    return env.step(np.zeros(len(env.action_names)))
+
+
+def _outcome(trial: Trial, env: Environment, reached: Sequence[bool]) -> Outcome:
+    """Judged by the reference's criterion after each control step, which it asks in between, too; held is HELD_STEPS
+    of them, whatever they last.
+    """
+    held, error = all(reached[-HELD_STEPS:]), trial.task.error(env.state(), trial.goal, env)
+    return Outcome(held, any(reached), error)
 
 
 def record(env: Environment, path: Path, episodes: int, seed: int) -> Episodes:
@@ -222,31 +292,30 @@ def record(env: Environment, path: Path, episodes: int, seed: int) -> Episodes:
     env.begin(seed)
     attributes: dict[str, str | int | float] = {"seed": seed}
     with EpisodeWriter(
-        path, IMAGE_SIZE, env.action_names, env.control_dt_s, "recorded", attributes, len(env.state())
+        path, IMAGE_SIZE, env.action_names, env.control_dt_s, "recorded", attributes, len(env.state().joints)
     ) as writer:
         for episode in tqdm(range(episodes), desc=path.stem, mininterval=5):
             env.begin(seed + episode)
-            frames, actions, states = [env.picture()], [], [env.state()]
+            frames, actions, states = [env.picture()], [], [env.state().joints]
             for _ in range(EPISODE_STEPS):
                 actions.append(env.act())
                 env.step(actions[-1])
                 frames.append(env.picture())
-                states.append(env.state())
+                states.append(env.state().joints)
             writer.append(np.stack(frames), np.stack(actions), np.stack(states))
     return load_episodes(path)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Reach what `picture` shows, (64, 64, 3) uint8; `actions` (25, A) led there in the recording."""
+    """A trial cut from a recording: `picture` (64, 64, 3) uint8 shows its goal, and `actions` (25, A) led there."""
 
-    start: np.ndarray
-    end: np.ndarray  # states, (S,)
+    trial: Trial
     picture: np.ndarray
     actions: np.ndarray
 
 
-def draw_goals(env: Environment, data: Episodes, seed: int) -> list[Goal]:
+def cut_goals(task: SeedTask, env: Environment, data: Episodes, seed: int) -> list[Goal]:
     """One goal from each episode of `data`."""
     assert data.proprio is not None
     goals = []
@@ -255,10 +324,10 @@ def draw_goals(env: Environment, data: Episodes, seed: int) -> list[Goal]:
         for _ in range(1000):
             first = int(data.offsets[episode] + rng.integers(data.lengths[episode] - GOAL_STEPS))
             last = first + GOAL_STEPS
-            start, end = (data.proprio[row].astype(np.float64) for row in (first, last))
-            env.place(start, end)
-            if not env.step(np.zeros(len(env.action_names))):
-                goals.append(Goal(start, end, data.pixels[last], data.actions[first:last]))
+            start, end = (State(data.proprio[row].astype(np.float64)) for row in (first, last))
+            if not _is_solved(env, start, end):
+                trial = trial_of(task, start, end, env)
+                goals.append(Goal(trial, data.pixels[last], data.actions[first:last]))
                 break
     return goals
 
@@ -267,17 +336,19 @@ def draw_goals(env: Environment, data: Episodes, seed: int) -> list[Goal]:
 Planner = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
 
 
-def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> np.ndarray:
-    """Whether the reference counts the goal as reached, after each control step of the budget, (BUDGET_STEPS,) bool."""
-    env.place(goal.start, goal.end)
+def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> Outcome:
+    """What a planner reaches of a goal."""
+    budget = goal.trial.task.budget_steps
+    env.place(goal.trial.start, goal.trial.goal)
     frames, blocks, reached = [env.picture()], list[np.ndarray](), list[bool]()
-    while len(reached) < BUDGET_STEPS:
+    while len(reached) < budget:
         for block in plan(frames, blocks):
             actions = block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)
-            reached += [env.step(action) for action in np.clip(actions, -1.0, 1.0)]
+            actions = np.clip(actions, -1.0, 1.0)[: budget - len(reached)]
+            reached += [env.step(action) for action in actions]
             frames.append(env.picture())
             blocks.append(block)
-    return np.array(reached[:BUDGET_STEPS])
+    return _outcome(goal.trial, env, reached)
 
 
 class Ours:
@@ -386,7 +457,7 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
     task = TASKS[name]
     env = task.environment()
     data = record(env, folder / "episodes.h5", arguments.episodes, arguments.seed)
-    goals = draw_goals(env, record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED), arguments.seed)
+    goals = cut_goals(task, env, record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED), arguments.seed)
     c = from_dict(ModelConfig, {**PATCHES, **task.model}, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": HEAD_STEPS, "threads": 1, **task.train}
     values["augment"] = {"share": 0.0}  # the authors' code changes no pictures
@@ -414,10 +485,9 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
     for key, taken in seconds.items():
         add(f"training_{key}", taken, "s, heads included, one thread")
     for key, planner in planners.items():
-        reached = [attempt(env, goal, planner(goal), spec) for goal in tqdm(goals, desc=f"{name} {key}", mininterval=5)]
-        success = Rate(sum(bool(each.any()) for each in reached), len(goals))
-        held = Rate(sum(bool(each[-HELD_STEPS:].all()) for each in reached), len(goals))
-        for what, rate in (("success", success), ("success_held", held)):
+        bar = tqdm(goals, desc=f"{name} {key}", mininterval=5)
+        outcomes = [attempt(env, goal, planner(goal), spec) for goal in bar]
+        for what, rate in (("success", first_hit(outcomes)), ("success_held", held(outcomes))):
             low, high = rate.interval
             for end, value in (("", rate.percent), ("_low", low), ("_high", high)):
                 add(what + ("" if key == "ours" else f"_{key}") + end, value, "%")

@@ -12,17 +12,20 @@ import torch
 from benchmarks import seed_tasks as seed_tasks
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml, resource
 from lewm_model.data.actions import action_spec
+from lewm_model.sim.world import State
+from lewm_model.tasks.task import draw_trials, run_scripted, trial_of
 
 
-def recorded(env, path, episodes=2):
+def recorded(task, env, path, episodes=2):
     data = seed_tasks.record(env, path / "few.h5", episodes, seed=0)
-    return data, action_spec(data, np.arange(episodes), 5), seed_tasks.draw_goals(env, data, seed=0)
+    return data, action_spec(data, np.arange(episodes), 5), seed_tasks.cut_goals(task, env, data, seed=0)
 
 
 @pytest.fixture(scope="module")
 def two_room(tmp_path_factory):
-    env = seed_tasks.TwoRoom()
-    return env, *recorded(env, tmp_path_factory.mktemp("two_room"))
+    task = seed_tasks.TASKS["two_room"]
+    env = task.environment()
+    return env, *recorded(task, env, tmp_path_factory.mktemp("two_room"))
 
 
 def test_recordings_are_those_of_the_scripted_policy_and_of_random_actions(two_room):
@@ -40,12 +43,12 @@ def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fa
     env, _, spec, goals = two_room
     for goal in goals:
         for name, planner in seed_tasks.baselines(spec, seed=0).items():
-            reached = seed_tasks.attempt(env, goal, planner(goal), spec)
-            assert reached.shape == (seed_tasks.BUDGET_STEPS,)
+            outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
             if name == "replay":
-                assert reached[seed_tasks.GOAL_STEPS - 1 :].all()
+                assert outcome.held and outcome.first_hit
             if name == "hold":
-                assert not reached.any()
+                assert not outcome.first_hit
+                assert outcome.final_error == goal.trial.before > goal.trial.task.tolerance(env)
 
 
 def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
@@ -74,27 +77,41 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
         return context + 5.0 / scale * steps.sum(2).cumsum(1)
 
     planners.rollout = rollout
-    goal = seed_tasks.Goal(np.array([40.0, 150.0]), np.array([80.0, 180.0]), None, None)
-    env.place(goal.end, goal.end)
-    goal = seed_tasks.Goal(goal.start, goal.end, env.picture(), None)
+    start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
+    env.place(end, end)
+    goal = seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
     for planner in (planners.planner, planners.their_planner):
-        reached = seed_tasks.attempt(env, goal, planner(goal), spec)
-        assert reached.any() and reached[-1], planner
+        outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
+        assert outcome.first_hit and outcome.final_error <= 16.0, planner
+
+
+@pytest.mark.parametrize("name", seed_tasks.TASKS)
+def test_trials_of_the_seed_s_tasks_are_drawn_and_won_by_who_is_told_the_goal_as_those_of_others(name):
+    if name == "reacher":
+        pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
+    task = seed_tasks.TASKS[name]
+    env = task.environment()
+    trials, again = (draw_trials(task, 3, 0, env) for _ in range(2))
+    assert [t.start.joints.tolist() for t in trials] == [t.start.joints.tolist() for t in again]
+    outcomes = [run_scripted(trial, env, 0, number) for number, trial in enumerate(trials)]
+    assert all(trial.before > task.tolerance(env) for trial in trials)
+    assert sum(outcome.held for outcome in outcomes) >= 2
 
 
 def test_reacher_is_judged_by_the_reference_without_ending_the_attempt(tmp_path):
     pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
     env = seed_tasks.Reacher()
     env.begin(0)
-    start = env.state()
+    start = env.state().joints
     assert env.picture().shape == (64, 64, 3)
     still = np.zeros(2)
-    env.place(np.array([0.5, 1.0, 0.0, 0.0]), np.array([0.5, 1.0, 0.0, 0.0]))
+    at = State(np.array([0.5, 1.0, 0.0, 0.0]))
+    env.place(at, at)
     assert all(env.step(still) for _ in range(30)), "at rest at the goal it stays reached, and the episode goes on"
-    env.place(np.array([0.5, 1.0, 0.0, 0.0]), np.array([0.5, 1.06, 0.0, 0.0]))
+    env.place(at, State(np.array([0.5, 1.06, 0.0, 0.0])))
     assert not env.step(still), "0.06 rad beside it it is not reached"
     env.begin(0)
-    np.testing.assert_array_equal(env.state(), start)
+    np.testing.assert_array_equal(env.state().joints, start)
 
 
 @pytest.mark.parametrize("name", ["pusht", "ogb_cube"])

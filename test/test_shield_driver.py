@@ -27,7 +27,6 @@ def test_what_goes_out_keeps_every_limit_and_is_continuous_whatever_comes_in() -
         Reason.CLOCK.value,
         Reason.STOP.value,
         Reason.LOST.value,  # test_execution.py
-        Reason.PAUSED.value,  # test_nodes.py: a person turns the speed to 0
         Reason.SELF_COLLISION.value,  # test_collision.py: the driver's arm is too short to reach itself
         Reason.SCALING.value,
     }
@@ -82,6 +81,7 @@ def test_the_driver_sees_that_a_limit_is_not_checked(
         ("deadman", "the button is released"),
         ("surprise", "it is surprised"),
         ("unheard", "nobody takes the commands"),
+        ("pause", "the speed is 0"),
         ("disarm", "it is not armed"),
         ("stop", "armed although stopped|and goes on|goes on after the clock jumped|it is stopped"),
     ],

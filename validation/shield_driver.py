@@ -124,7 +124,7 @@ class Episode:
         self.timeline: Timeline | None = None  # the honest planner's
         # Who watches: when what was fresh last, on the steady clock, what people said, and what the arm was told.
         self.frame = self.joint_state = self.pressed = -np.inf
-        self.surprised = self.unheard = self.armed = self.stopped = False
+        self.surprised = self.unheard = self.paused = self.armed = self.stopped = False
         self.started = False  # whether the shield has said where a motion may start
         self.plan_end = -np.inf
         self.measured = self.really = self.position  # as the last joint state says, and as it was then
@@ -146,6 +146,7 @@ class Episode:
             self.person_and_button: 1.0,
             self.surprise: 0.5,
             self.controller_leaves: 0.2,
+            self.person_sets_the_speed: 0.4,
             self.clock_jumps: 0.2,
             self.hand_moves_the_arm: 0.5,
         }
@@ -228,6 +229,8 @@ class Episode:
             self.say_surprise(False)
         if self.unheard and self.rng.random() < 0.9:
             self.say_unheard(False)
+        if self.paused and self.rng.random() < 0.9:
+            self.say_paused(False)
         self.planner_looks()
         if self.timeline is None:
             self.begin()
@@ -370,6 +373,15 @@ class Episode:
         self.shield.unheard("nobody takes the commands" if unheard else None)
         self.unheard = unheard
 
+    def person_sets_the_speed(self) -> None:
+        """To 0, which holds the arm, or above it again."""
+        self.say_paused(bool(self.rng.random() < 0.7))
+
+    def say_paused(self, paused: bool) -> None:
+        self.counts["inputs"] += 1
+        self.shield.pause("the speed is 0" if paused else None)
+        self.paused = paused
+
     def clock_jumps(self) -> None:
         """As far as a time daemon steps a clock (less it slews), or a simulation that begins again."""
         if self.slowness > 1.0:
@@ -450,6 +462,7 @@ class Episode:
             "it is not armed": not self.armed,
             "it is surprised": self.surprised,
             "nobody takes the commands": self.unheard,
+            "the speed is 0": self.paused,
             "no frame is fresh": steady - self.frame > config.frame_timeout_s,
             "no joint state is fresh": steady - self.joint_state > config.joint_timeout_s,
             "the button is released": self.needs_deadman and steady - self.pressed > config.deadman_timeout_s,

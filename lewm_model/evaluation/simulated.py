@@ -38,7 +38,7 @@ from lewm_model.tasks.task import (
 class Tried:
     """What became of the trials of one task, by who tried: "model", "random", "hold" and "scripted"."""
 
-    task: Task
+    task: Task[ArmSim]
     trials: list[Trial]
     tolerance: float
     outcomes: dict[str, list[Outcome]]

@@ -70,6 +70,7 @@ class Push:
 
     def scripted(self, trial: Trial, sim: ArmSim, rng: np.random.Generator) -> Outcome:
         """The policy of the recordings, which sees the object and is told where it is to be; it stops when it is."""
+        sim.put(trial.start)
         policy = ScriptedPush(sim, rng, self.object, roam=False)
         policy.target = trial.goal.objects[self.object][:2].copy()
         errors: list[float] = []

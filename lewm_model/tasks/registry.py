@@ -27,7 +27,7 @@ class Suite:
     """Tasks that one model is made for, and how it is tried in them."""
 
     name: str
-    tasks: tuple[Task, ...]  # the last one is what is told first
+    tasks: tuple[Task[ArmSim], ...]  # the last one is what is told first
     plan: PlanConfig
     world: str = "worlds/tabletop.sdf"  # SDF or scene file, below the package's folder or elsewhere
     motion: Motion = RANDOM  # what moves the arm in recordings that a model learns from

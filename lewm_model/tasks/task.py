@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,10 @@ HELD_S = 0.5  # the end of the budget, throughout which the error must be within
 MOST_GAP_S, MOST_LATE_GAP_S = 0.5, 0.1  # between the samples of the error, before and in the last HELD_S
 
 
-class Task(Protocol):
+SimT = TypeVar("SimT", contravariant=True)  # ArmSim, or another simulated world that has states
+
+
+class Task(Protocol[SimT]):
     """Something to do again and again from other starts to other goals."""
 
     @property
@@ -55,16 +58,16 @@ class Task(Protocol):
     def seed(self) -> int:
         """Trials are drawn from the seeds (this, seed, number, attempt); recordings have seeds (seed, episode)."""
 
-    def tolerance(self, sim: ArmSim) -> float:
+    def tolerance(self, sim: SimT) -> float:
         """The greatest error of a goal that is reached."""
 
-    def draw(self, rng: np.random.Generator, sim: ArmSim) -> tuple[State, State] | None:
+    def draw(self, rng: np.random.Generator, sim: SimT) -> tuple[State, State] | None:
         """A start and a goal; None where the draw is no good (too easy, for one) and must be repeated."""
 
-    def error(self, state: State, goal: State, sim: ArmSim) -> float:
+    def error(self, state: State, goal: State, sim: SimT) -> float:
         """How far `state` is from the goal."""
 
-    def scripted(self, trial: Trial, sim: ArmSim, rng: np.random.Generator) -> Outcome:
+    def scripted(self, trial: Trial, sim: SimT, rng: np.random.Generator) -> Outcome:
         """What a policy does that is told what the robot only sees: a bound, no baseline."""
 
 
@@ -72,7 +75,7 @@ class Task(Protocol):
 class Trial:
     """Bring the world from `start` to `goal` within `budget_s`; `before` is the error at the start."""
 
-    task: Task
+    task: Task[Any]
     start: State
     goal: State
     budget_s: float
@@ -88,12 +91,12 @@ class Outcome:
     final_error: float  # in the unit of the task, at the end of the budget
 
 
-def trial_of(task: Task, start: State, goal: State, sim: ArmSim) -> Trial:
+def trial_of(task: Task[Any], start: State, goal: State, sim: Any) -> Trial:
     """A trial with the task's budget."""
     return Trial(task, start, goal, task.budget_steps * sim.control_dt_s, task.error(start, goal, sim))
 
 
-def draw_trials(task: Task, count: int, seed: int, sim: ArmSim) -> list[Trial]:
+def draw_trials(task: Task[Any], count: int, seed: int, sim: Any) -> list[Trial]:
     """The first `count` trials of a task; the same seed gives the same ones."""
     trials = []
     for number in range(count):
@@ -203,10 +206,9 @@ def follow(trial: Trial, sim: ArmSim, times_s: np.ndarray, positions: np.ndarray
     return _watch(trial, sim)
 
 
-def run_scripted(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
+def run_scripted(trial: Trial, sim: Any, seed: int, number: int) -> Outcome:
     """What the task's scripted policy reaches; depends on (seed, number) only."""
     rng = np.random.default_rng(np.random.SeedSequence((trial.task.seed, seed, number, 0, 2)))
-    sim.put(trial.start)
     return trial.task.scripted(trial, sim, rng)
 
 
