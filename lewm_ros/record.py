@@ -37,7 +37,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lewm_model.config import ConfigError
 from lewm_model.robot.encodings import EncodingError, raw_to_rgb
+from lewm_model.robot.robot import load_robot
 from lewm_ros.controller_state import ControllerState
 from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
@@ -60,6 +62,7 @@ PARAMETERS = (
         "Whether the camera's topic has Image or CompressedImage messages.",
         choices=("raw", "compressed"),
     ),
+    Parameter("robot", "", "Name or path of a robot file, whose cameras are recorded; empty: camera/image_raw."),
     Parameter("image_format", "jpeg", "How raw pictures are stored; png loses nothing.", choices=("jpeg", "png")),
     Parameter("jpeg_quality", 95, "Of jpeg, 1 to 100.", 1, 100),
 )
@@ -145,16 +148,23 @@ class Recorder(Node):
         self.counts: Counter[str] = Counter()
         self.failure = ""
         self._problem = ""
-        self._last = dict.fromkeys(("pictures", "joint states"), time.monotonic())
         self._complain_once = self.create_timer(MISSING_S, self._tell_missing)
         self._suffix, self._settings = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
         if values["image_format"] == "jpeg":
             self._suffix, self._settings = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, values["jpeg_quality"]]
-        if values["input"] == "raw":
-            subscription = self.create_subscription(Image, "camera/image_raw", self._on_image, STREAM)
-            self._image_topic = f"{subscription.topic_name}/compressed"
-        else:
-            self._keep("pictures", CompressedImage, "camera/image_raw/compressed", STREAM)
+        try:
+            topics = [camera.topic for camera in load_robot(values["robot"]).cameras] if values["robot"] else []
+        except ConfigError as error:
+            raise RecordError(f"robot {values['robot']!r} cannot be used: {error}") from error
+        topics = topics or ["camera/image_raw"]
+        # Every camera has to be heard: a recording of some of them cannot be used.
+        roles = ["pictures"] if len(topics) == 1 else [f"pictures on {topic}" for topic in topics]
+        self._last = dict.fromkeys((*roles, "joint states"), time.monotonic())
+        for what, topic in zip(roles, topics, strict=True):
+            if values["input"] == "raw":
+                self._compress(what, topic)
+            else:
+                self._keep(what, CompressedImage, f"{topic}/compressed", STREAM)
         self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
         self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
@@ -163,9 +173,9 @@ class Recorder(Node):
         self._keep("goals", Image, "goal_image", LATCHED)
         self._keep("markers", String, "episode", EVENTS)
         kind = "Image" if values["input"] == "raw" else "CompressedImage"
-        pictures = "camera/image_raw" if values["input"] == "raw" else "camera/image_raw/compressed"
+        suffix = "" if values["input"] == "raw" else "/compressed"
         self._wanted = {
-            "pictures": (pictures, f"sensor_msgs/msg/{kind}"),
+            **{what: (topic + suffix, f"sensor_msgs/msg/{kind}") for what, topic in zip(roles, topics, strict=True)},
             "joint states": ("joint_states", "sensor_msgs/msg/JointState"),
             "commands": ("arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory"),
         }
@@ -194,7 +204,16 @@ class Recorder(Node):
 
         name = self.create_subscription(message_type, topic, store, qos, raw=True).topic_name
 
-    def _on_image(self, message: Image) -> None:
+    def _compress(self, what: str, topic: str) -> None:
+        """Records a topic of pictures, compressed."""
+        name = ""
+
+        def store(message: Image) -> None:
+            self._on_image(what, f"{name}/compressed", message)
+
+        name = self.create_subscription(Image, topic, store, STREAM).topic_name
+
+    def _on_image(self, what: str, topic: str, message: Image) -> None:
         try:
             rgb = raw_to_rgb(
                 message.encoding, message.width, message.height, message.step, bool(message.is_bigendian), message.data
@@ -208,7 +227,7 @@ class Recorder(Node):
             return
         picture = CompressedImage(header=message.header, data=array.array("B", data.tobytes()))
         picture.format = f"rgb8; {'png' if self._suffix == '.png' else 'jpeg'} compressed bgr8"
-        self._write("pictures", self._image_topic, CompressedImage, serialize_message(picture))
+        self._write(what, topic, CompressedImage, serialize_message(picture))
 
     def _write(self, what: str, topic: str, message_type: type[Any], data: bytes) -> None:
         self._attempt(lambda file: file.write(topic, message_type, data, time.time_ns()))

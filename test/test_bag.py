@@ -27,7 +27,9 @@ from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.rosbag2 import BagReport, Topics, convert_bag
 from lewm_model.data.converters.rosbag2_files import LOST, bag_files, read_messages
+from lewm_model.data.converters.view import View
 from lewm_model.robot.limits import JointLimits
+from lewm_model.robot.observation import Camera
 
 NAMES = ("shoulder", "elbow")
 DT = 0.05
@@ -221,6 +223,65 @@ def test_padded_bgr_images_convert_like_plain_ones(tmp_path: Path) -> None:
     _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", topics=Topics(image="wrist/image_raw"))
     assert (data.pixels[..., 0] == 200).all()
     assert (data.pixels[..., 1:] == 0).all()
+
+
+CAMERAS = (Camera("front", 32, 32), Camera("wrist", 32, 16, "wrist/image_raw", crop=(0, 0, 20, 10)))
+
+
+def two_cameras(path: Path, late_s: float = 0.01, frames: int = 30) -> np.ndarray:
+    """The motion with a wrist camera whose pictures are red above row 20 and left of column 10, else blue."""
+    times_s = DT * np.arange(frames)
+    wrist = np.zeros((40, 60, 3), np.uint8)
+    wrist[..., 2] = 200
+    wrist[:20, :10] = (200, 0, 0)
+    with BagWriter(path) as bag:
+
+        def seen(i: int) -> np.ndarray:
+            stamp_s = 1000 + times_s[i] + late_s
+            if i != 12:
+                bag.image(wrist, stamp_s, stamp_s + 0.002, topic="/wrist/image_raw")
+            return picture(i)
+
+        write_motion(bag, motion, times_s, seen)
+    return times_s
+
+
+def test_pictures_of_two_cameras_lie_side_by_side_each_with_its_crop(tmp_path: Path) -> None:
+    times_s = two_cameras(tmp_path / "a.mcap")
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", view=View(CAMERAS, ("--robot", "mine.yaml")))
+    assert data.image_size == (32, 48) and data.cameras == CAMERAS
+    assert list(data.lengths) == [12, 17], "where one camera has no picture the episode ends"
+    assert report.left_out["frames that not every camera has a picture of"] == 1
+    assert numbers(data) == [i for i in range(30) if i != 12]
+    assert (data.pixels[:, :, 32:] == (200, 0, 0)).all(), "the part of the picture that the robot file names"
+    check_truth(data, times_s)
+
+
+def test_a_camera_that_lags_by_more_than_half_a_step_is_no_part_of_a_frame(tmp_path: Path) -> None:
+    two_cameras(tmp_path / "a.mcap", late_s=0.02, frames=20)
+    with pytest.raises(DataError, match="no episode of 2 frames or more is left"):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5", view=View(CAMERAS), tolerance_s=0.01)
+    assert not list(tmp_path.glob("*.h5*"))
+
+
+def test_the_command_takes_cameras_and_crop_from_the_robot_file_and_says_so(tmp_path: Path) -> None:
+    two_cameras(tmp_path / "a.mcap")
+    robot = tmp_path / "mine.yaml"
+    robot.write_text(
+        "joints: {one: {lower: -1, upper: 1, velocity: 1, acceleration: 1, jerk: 1}}\n"
+        "cameras:\n  front: {height: 32, width: 32}\n"
+        "  wrist: {height: 32, width: 16, topic: wrist/image_raw, crop: [0, 0, 20, 10]}\n"
+    )
+    line = ["convert", str(tmp_path / "a.mcap"), "--robot", str(robot), "--control-dt-s", str(DT), "--accept-doubts"]
+    CliRunner().invoke(app, [*line, "--cameras", "all", "--out", str(tmp_path / "both.h5")], catch_exceptions=False)
+    both = load_episodes(tmp_path / "both.h5")
+    assert both.cameras == CAMERAS and f"--robot {robot}" in both.recorded["command"]
+    CliRunner().invoke(app, [*line, "--cameras", "wrist", "--out", str(tmp_path / "w.h5")], catch_exceptions=False)
+    assert load_episodes(tmp_path / "w.h5").cameras == CAMERAS[1:]
+    wrong = {"--cameras top": "no camera 'top'; its file has front, wrist", "--cameras all --image-size 9": "leave --image-size or"}
+    for more, said in wrong.items():
+        failed = CliRunner().invoke(app, [*line, *more.split(), "--out", str(tmp_path / "no.h5")])
+        assert said in str(failed.exception)
 
 
 def test_a_faster_camera_is_thinned_out_to_the_control_rate(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.lerobot import _video, convert_lerobot
+from lewm_model.data.converters.view import View
+from lewm_model.robot.observation import Camera
 
 
 def check(data: Episodes, first: int = 0, radians: bool = False) -> None:
@@ -42,6 +44,24 @@ def check(data: Episodes, first: int = 0, radians: bool = False) -> None:
         assert data.proprio is not None and data.stamps_s is not None
         np.testing.assert_allclose(data.proprio[rows], np.radians(measured[at]) if radians else measured[at], atol=1e-5)
         np.testing.assert_allclose(data.stamps_s[rows], stamps[at], atol=1e-5)
+
+
+def test_several_cameras_of_a_data_set_lie_side_by_side_and_one_that_it_lacks_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v3.0", image=True)
+    second = CAMERA.replace("front", "wrist")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][second] = info["features"][CAMERA]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column(second, table.column(CAMERA)), path)
+    front, wrist = Camera("front", 32, 32), Camera("wrist", 32, 16, crop=(0, 0, 48, 24))
+    convert_lerobot(root, tmp_path / "a.h5", view=View((front, wrist)))
+    data = load_episodes(tmp_path / "a.h5")
+    assert data.cameras == (front, wrist) and data.image_size == (32, 48)
+    np.testing.assert_array_equal(data.pixels[:, :, 33:36], data.pixels[:, :, 2:5])
+    with pytest.raises(DataError, match="has no camera 'top'; it has"):
+        convert_lerobot(root, tmp_path / "b.h5", view=View((Camera("top", 32, 32),)))
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -234,7 +254,7 @@ def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) 
     path = tmp_path / "fast.mp4"
     frames = [picture(i) for i in range(60)]
     video(path, frames, rate=3 * FPS)
-    shown = list(_video(path, np.arange(20) / FPS + 0.004, 0.5 / FPS, 32))
+    shown = list(_video(path, np.arange(20) / FPS + 0.004, 0.5 / FPS, Camera("camera", 32, 32)))
     assert [number(pixels) for pixels in shown] == list(range(0, 60, 3))
 
 

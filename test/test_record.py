@@ -161,19 +161,27 @@ def test_every_topic_is_recorded_as_it_came_and_the_file_is_closed_in_order(grap
     assert summary.statistics.message_count == 4
 
 
-def test_compressed_pictures_are_stored_byte_for_byte(graph, tmp_path):
+def test_compressed_pictures_of_every_camera_of_a_robot_are_stored_byte_for_byte(graph, tmp_path):
     recording = tmp_path / "session.mcap"
-    images = graph.node.create_publisher(CompressedImage, "camera/image_raw/compressed", qos_profile_sensor_data)
-    graph.start("record", {"out": str(recording), "input": "compressed"})
-    wait_for_subscribers(graph, images)
+    topics = "camera/image_raw/compressed", "wrist/image_raw/compressed"
+    images = [graph.node.create_publisher(CompressedImage, topic, qos_profile_sensor_data) for topic in topics]
+    robot = tmp_path / "mine.yaml"
+    robot.write_text(
+        "joints: {one: {lower: -1, upper: 1, velocity: 1, acceleration: 1, jerk: 1}}\n"
+        "cameras: {front: {height: 8, width: 8}, wrist: {height: 8, width: 8, topic: wrist/image_raw}}\n"
+    )
+    graph.start("record", {"out": str(recording), "input": "compressed", "robot": str(robot)})
+    wait_for_subscribers(graph, *images)
     data = bytes(range(256)) * 3
-    images.publish(CompressedImage(format="jpeg", data=data))
+    for publisher in images:
+        publisher.publish(CompressedImage(format="jpeg", data=data))
     graph.spin_for(0.5)
     graph.process("record").send_signal(signal.SIGTERM)
     assert graph.process("record").wait(10) == 0
     graph.forget("record")
-    (message,) = read_messages(recording)
-    assert message.decode(message.data).data == data
+    messages = list(read_messages(recording))
+    assert {message.topic for message in messages} == {f"/{topic}" for topic in topics} and len(messages) == 2
+    assert all(message.decode(message.data).data == data for message in messages)
 
 
 def test_a_recorder_that_hears_no_commands_says_so_within_seconds_and_which_there_are(graph, tmp_path):

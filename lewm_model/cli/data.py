@@ -72,6 +72,9 @@ def record(
         bool,
         typer.Option("--compressed", help="the camera's CompressedImage topic, <image topic>/compressed, as it is"),
     ] = False,
+    robot: Annotated[
+        str, typer.Option(help="name or path of a robot file: the topics of all its cameras are recorded")
+    ] = "",
 ) -> None:
     """Record pictures, joint states and commands of a running arm, until Ctrl-C; needs ROS 2."""
     from lewm_model.data.outputs import check_output
@@ -94,6 +97,7 @@ def record(
     remap = [part for old, new in renamed.items() for part in ("-r", f"{old}:={new}")]
     parameters = ["-p", f"out:={out}", "-p", f"image_format:={image_format}"]
     parameters += ["-p", f"input:={'compressed' if compressed else 'raw'}"]
+    parameters += ["-p", f"robot:={robot}"] if robot else []
     ros = ["--ros-args", *remap, *parameters]
     os.execv(sys.executable, [sys.executable, "-m", "lewm_ros.record", *ros])
 
@@ -140,6 +144,10 @@ def convert(
     actions_are: Annotated[
         str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")
     ] = None,
+    robot: Annotated[
+        str, typer.Option(help="name or path of a robot file, whose cameras (topic, crop, size) are used side by side")
+    ] = "",
+    cameras: Annotated[str, typer.Option(help="with --robot: which of its cameras, with commas; default: all")] = "",
     accept_doubts: Annotated[
         bool, typer.Option("--accept-doubts", help="write it although actions and pictures do not seem to fit")
     ] = False,
@@ -151,6 +159,7 @@ def convert(
     from lewm_model.data.converters.convert import convert as run
     from lewm_model.data.converters.lerobot_write import write_lerobot
     from lewm_model.data.converters.rosbag2 import Topics
+    from lewm_model.data.converters.view import view_of
     from lewm_model.data.outputs import check_output
     from lewm_model.robot.robot import load_robot
 
@@ -172,7 +181,10 @@ def convert(
     columns = Columns(listed(joints), listed(hold), listed(gripper), units, limits)
     chosen = topics if any(given) else None
     step, size = control_dt_s, image_size
-    said = (step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are, accept_doubts)
+    if cameras and not robot:
+        raise DataError("--cameras names cameras of a robot file; give it with --robot, too")
+    view = view_of(robot, listed(cameras)) if cameras else None
+    said = (step, tolerance_s, size, columns, chosen, clock, camera, action, actions_are, accept_doubts, view)
     typer.echo(run(recordings, out, *said))
     typer.echo(f"written to {out}; next: lewm data report {out}")
 

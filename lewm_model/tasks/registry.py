@@ -19,6 +19,7 @@ from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Task
 
 if TYPE_CHECKING:  # what records needs more than what runs
+    from lewm_model.sim.arm import ArmSim
     from lewm_model.sim.collect import Motion
 
 

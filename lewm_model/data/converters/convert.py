@@ -15,8 +15,10 @@ from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.converters.hdf5 import salvage_hdf5
 from lewm_model.data.converters.lerobot import convert_lerobot, is_lerobot
 from lewm_model.data.converters.rosbag2 import CLOCKS, Topics, convert_bag
+from lewm_model.data.converters.view import View
 from lewm_model.data.errors import DataError
 from lewm_model.data.pairing import pair_file
+from lewm_model.robot.observation import ObservationError
 
 HDF5 = (".h5", ".hdf5")
 
@@ -34,6 +36,7 @@ def convert(
     action: str | None = None,
     actions_are: str | None = None,
     accept_doubts: bool = False,
+    view: View | None = None,
 ) -> Conversion:
     """Writes recordings of ROS 2 (any number), one LeRobot data set, or one HDF5 recording, damaged or not, to `out`.
 
@@ -44,69 +47,66 @@ def convert(
     """
     if any(out.exists() and path.exists() and out.samefile(path) for path in paths):
         raise DataError(f"{out} cannot be written over itself; give another --out")
-    unchecked = out.with_name(out.name + ".unchecked")
-    options = (control_dt_s, tolerance_s, image_size, columns, topics, clock, camera, action, actions_are)
-    try:
-        report = _convert(paths, unchecked, *options)
-        pairing = pair_file(unchecked)
-        if pairing.wrong and not accept_doubts:
-            raise DataError(
-                "actions and pictures do not fit: "
-                + "; ".join(pairing.wrong)
-                + f". Nothing was written; where you know better, --accept-doubts writes it\n{report}"
-            )
-        report.problems += pairing.wrong + pairing.doubts
-        if pairing.lag_steps is not None:
-            report.note(
-                f"pictures show what is commanded {pairing.lag_steps:+.1f} steps later, correlation "
-                f"{pairing.correlation:.2f}"
-            )
-        with h5py.File(unchecked, "r+") as file:  # what says how the file came about names it as it is called
-            for name, value in file.attrs.items():
-                if isinstance(value, str) and str(unchecked) in value:
-                    file.attrs[name] = value.replace(str(unchecked), str(out))
-        os.replace(unchecked, out)
-    finally:
-        unchecked.unlink(missing_ok=True)
-    return report
-
-
-def _convert(
-    paths: Sequence[Path],
-    out: Path,
-    control_dt_s: float | None = None,
-    tolerance_s: float | None = None,
-    image_size: int | None = None,
-    columns: Columns | None = None,
-    topics: Topics | None = None,
-    clock: str | None = None,
-    camera: str | None = None,
-    action: str | None = None,
-    actions_are: str | None = None,
-) -> Conversion:
-    """As `convert`, without looking at whether actions and pictures fit."""
     single, columns = paths[0] if len(paths) == 1 else None, columns or Columns()
     for path in paths:
         other = "a LeRobot data set" if is_lerobot(path) else "an HDF5 recording" if path.suffix in HDF5 else ""
         if other and single is None:
             raise DataError(f"{path} is {other}, of which one at a time is converted; recordings of ROS can be several")
+    if view is not None and image_size is not None:
+        raise DataError("the robot file says how large each camera's picture is; leave --image-size or --cameras out")
     ros = {"the topics": topics, "--clock": clock, "--tolerance-s": tolerance_s}
     lerobot = {"--camera": camera, "--action": action, "--actions-are": actions_are}
-    if single is not None and is_lerobot(single):
-        _refuse(single, "a LeRobot data set", ros)
-        if control_dt_s is not None:
-            raise DataError(f"{single} says its own rate; leave --control-dt-s out and choose a frameskip for training")
-        size, kind = image_size or RECORDED_SIDE, actions_are or "recorded"
-        return convert_lerobot(single, out, size, camera or "", action or "action", kind, columns)
-    if single is not None and single.suffix in HDF5:
-        positions = {"--units": columns.units or None, "--robot": columns.limits}
-        _refuse(single, "an HDF5 recording", {**ros, **lerobot, **positions})
-        if not single.is_file():
-            raise DataError(f"there is no recording at {single}")
-        return salvage_hdf5(single, out, image_size, control_dt_s, columns)
-    _refuse(paths[0] if paths else Path(), "a recording of ROS (its unit is said with --units)", lerobot)
-    size, clock = image_size or RECORDED_SIDE, clock or CLOCKS[0]
-    return convert_bag(paths, out, control_dt_s, tolerance_s, size, columns, topics, clock)
+    size = image_size or RECORDED_SIDE
+    unchecked = out.with_name(out.name + ".unchecked")
+    report: Conversion
+    try:
+        if single is not None and is_lerobot(single):
+            _refuse(single, "a LeRobot data set", ros)
+            if control_dt_s is not None:
+                raise DataError(
+                    f"{single} says its own rate; leave --control-dt-s out and choose a frameskip for training"
+                )
+            kind = actions_are or "recorded"
+            report = convert_lerobot(single, unchecked, size, camera or "", action or "action", kind, columns, view)
+        elif single is not None and single.suffix in HDF5:
+            others = {**ros, **lerobot, "--units": columns.units or None, "--robot": columns.limits or view}
+            _refuse(single, "an HDF5 recording", others)
+            if not single.is_file():
+                raise DataError(f"there is no recording at {single}")
+            report = salvage_hdf5(single, unchecked, image_size, control_dt_s, columns)
+        else:
+            first = paths[0] if paths else Path()
+            _refuse(first, "a recording of ROS (its unit is said with --units)", lerobot)
+            clock, seen = clock or CLOCKS[0], view or View()
+            report = convert_bag(paths, unchecked, control_dt_s, tolerance_s, size, columns, topics, clock, seen)
+        _check_pairing(report, unchecked, accept_doubts)
+        with h5py.File(unchecked, "r+") as file:  # what says how the file came about names it as it is called
+            for name, value in file.attrs.items():
+                if isinstance(value, str) and str(unchecked) in value:
+                    file.attrs[name] = value.replace(str(unchecked), str(out))
+        os.replace(unchecked, out)
+    except ObservationError as error:  # a crop that lies outside the pictures
+        raise DataError(str(error)) from error
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return report
+
+
+def _check_pairing(report: Conversion, path: Path, accept_doubts: bool) -> None:
+    """Notes whether actions and pictures fit; raises DataError where they do not and nobody knows better."""
+    pairing = pair_file(path)
+    if pairing.wrong and not accept_doubts:
+        raise DataError(
+            "actions and pictures do not fit: "
+            + "; ".join(pairing.wrong)
+            + f". Nothing was written; where you know better, --accept-doubts writes it\n{report}"
+        )
+    report.problems += pairing.wrong + pairing.doubts
+    if pairing.lag_steps is not None:
+        report.note(
+            f"pictures show what is commanded {pairing.lag_steps:+.1f} steps later, correlation "
+            f"{pairing.correlation:.2f}"
+        )
 
 
 def _refuse(path: Path, kind: str, options: Mapping[str, object]) -> None:

@@ -27,11 +27,12 @@ import numpy as np
 from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import TURN, UNITS, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import Conversion, stretches
+from lewm_model.data.converters.view import View
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_model.robot.limits import JointLimits
-from lewm_model.robot.observation import Camera, to_model_image
+from lewm_model.robot.observation import Camera, Observation
 
 STATE = "observation.state"
 # Robots whose joints LeRobot records as -100 to 100 unless it was told `use_degrees`.
@@ -59,6 +60,7 @@ def convert_lerobot(
     action: str = "action",
     actions_are: str = "recorded",
     columns: Columns | None = None,
+    view: View | None = None,
 ) -> Conversion:
     """Writes the episodes of a LeRobot data set to one HDF5 file that `lewm train` reads; `control_dt_s` is 1 / fps.
 
@@ -68,6 +70,8 @@ def convert_lerobot(
     :param actions_are: a key of `ACTIONS`. Positions become the velocities between them, in rad/s, which is what
         `planner_node` commands; a frame is lost for that. "recorded" keeps the numbers, whatever they are.
     :param columns: which columns of the action, in what unit they are recorded, and which is a gripper's.
+    :param view: cameras of a robot file, each with its crop and size, instead of `camera` and `image_size`; their
+        names end the keys of the data set's.
     :raises DataError: the folder is no such data set, a key is missing or ambiguous, numbers cannot be positions of
         joints in that unit, or nothing is left.
     """
@@ -77,6 +81,8 @@ def convert_lerobot(
     cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
     if not cameras:
         raise DataError(f"{folder} has no camera: none of its features is a video or an image")
+    if view is not None:
+        camera = ",".join(_keys(folder, view, cameras))
     seen = [key.strip() for key in camera.split(",") if key.strip()] or cameras
     if (not camera and len(cameras) > 1) or not set(seen) <= set(cameras) or len(set(seen)) < len(seen):
         raise DataError(
@@ -104,7 +110,8 @@ def convert_lerobot(
             "actions are kept as they were recorded, which planner_node does not command; where they are joint "
             "positions, convert again with --actions-are joint-positions-deg or joint-positions-rad"
         )
-    options = ["--image-size", str(image_size), "--camera", camera, "--action", action, "--actions-are", actions_are]
+    options = list(view.options) if view else ["--image-size", str(image_size), "--camera", camera]
+    options += ["--action", action, "--actions-are", actions_are]
     more = {"--joints": columns.names, "--hold": columns.held, "--gripper": columns.grippers}
     options += [part for option, some in more.items() if some for part in (option, ",".join(some))]
     options += ["--units", columns.units] if columns.units else []
@@ -124,7 +131,10 @@ def convert_lerobot(
     short = short if len(set(short)) == len(short) else seen
     topics = ["camera/image_raw", *(f"{name}/image_raw" for name in short[1:])]
     parts = [Camera(name, image_size, image_size, topic) for name, topic in zip(short, topics, strict=True)]
-    size, views = (image_size, len(seen) * image_size), parts if len(seen) > 1 else ()
+    if view is not None:
+        parts = list(view.cameras)
+    size, views = Observation(tuple(parts)).size, parts if view is not None or len(seen) > 1 else ()
+    lenses = dict(zip(seen, parts, strict=True))
     attributes: dict[str, str | int | float] = {"command": command}
     with EpisodeWriter(out, size, names, dt, kind, attributes, measured, recorded, cameras=views) as writer:
         known = _episodes(folder, info)
@@ -132,7 +142,7 @@ def convert_lerobot(
         for number, table in _tables(folder, drawn, action, measured > 0, report):
             if alike and chosen.factors is not None:  # measured as it is commanded
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
-            _convert_episode(writer, folder, info, seen, chosen, number, table, known.get(number, {}), report)
+            _convert_episode(writer, folder, info, lenses, chosen, number, table, known.get(number, {}), report)
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
     return report
@@ -296,7 +306,7 @@ def _convert_episode(
     writer: EpisodeWriter,
     folder: Path,
     info: dict[str, Any],
-    cameras: Sequence[str],
+    lenses: dict[str, Camera],
     chosen: _Chosen,
     number: int,
     table: dict[str, Any],
@@ -315,14 +325,13 @@ def _convert_episode(
     if not good.all():
         report.left_out["frames with numbers that are not finite"] += int((~good).sum())
     views: list[list[np.ndarray | None]] = []  # of each camera
-    size = (writer.image_size[0], writer.image_size[1] // len(cameras))
     try:
-        for camera in cameras:
+        for camera, lens in lenses.items():
             if camera in table["pictures"]:
-                views.append([_image(folder, value, size) for value in table["pictures"][camera].to_pylist()])
+                views.append([_image(folder, value, lens) for value in table["pictures"][camera].to_pylist()])
             else:
                 path, begin_s = _video_place(folder, info, camera, number, known)
-                views.append(list(_video(path, begin_s + stamps_s, 0.5 * dt, size)))
+                views.append(list(_video(path, begin_s + stamps_s, 0.5 * dt, lens)))
     except DataError as error:
         report.problems.append(f"{title}: {error}")
         return
@@ -367,6 +376,18 @@ def _convert_episode(
             report.episodes.append(f"{title}{task}: {len(rows)} frames from {stamps_s[rows[0]]:.2f} s on")
 
 
+def _keys(folder: Path, view: View, keys: Sequence[str]) -> list[str]:
+    """The data set's key of each camera. Raises DataError where one has none."""
+    of_name = {key.rpartition(".")[2]: key for key in keys}
+    missing = [camera.name for camera in view.cameras if camera.name not in of_name]
+    if missing:
+        raise DataError(
+            f"{folder} has no camera {missing[0]!r}; it has {', '.join(keys)}, so call them so in the robot file, or "
+            "choose others with --cameras"
+        )
+    return [of_name[camera.name] for camera in view.cameras]
+
+
 def _side_by_side(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """One picture of those of all cameras; None where one is missing."""
     there = [part for part in parts if part is not None]
@@ -408,11 +429,11 @@ def _positions(
     return positions
 
 
-def _image(folder: Path, value: Any, size: tuple[int, int]) -> np.ndarray | None:
+def _image(folder: Path, value: Any, lens: Camera) -> np.ndarray | None:
     """The model's picture of a cell {bytes, path}; None where it cannot be read."""
     try:
         content = value["bytes"] or _inside(folder, value["path"]).read_bytes()
-        return to_model_image(compressed_to_rgb(content), size)
+        return lens.picture(compressed_to_rgb(content))
     except (EncodingError, OSError, TypeError, KeyError):
         return None
 
@@ -436,7 +457,7 @@ def _video_place(
 
 
 def _video(
-    path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, size: tuple[int, int]
+    path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, lens: Camera
 ) -> Iterator[Any]:
     """The model's picture at each of these increasing times, None where no frame lies within the tolerance.
 
@@ -465,7 +486,7 @@ def _video(
             if frame is None or abs(frame.time - wanted_s) > tolerance_s:
                 yield None
             else:
-                yield to_model_image(frame.to_ndarray(format="rgb24"), size)
+                yield lens.picture(frame.to_ndarray(format="rgb24"))
                 frame, following = following, next(frames, None)
 
 

@@ -3,7 +3,8 @@
 
 The stamp in an image's header is the clock of everything, as far as it agrees with the arm's, judged by when both were
 recorded. Where a clock steps back, in the order of recording, an episode ends and nothing of it reaches the next one.
-Frames are taken every `control_dt_s`; what the arm measured and what it was commanded is looked up at the stamps of
+Of several cameras the pictures that were taken nearest to one of the first are one frame with it, side by side. Frames
+are taken every `control_dt_s`; what the arm measured and what it was commanded is looked up at the stamps of
 those frames:
 
 - measured: `JointState` messages, positions interpolated linearly between their stamps;
@@ -39,10 +40,11 @@ from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import HELD_RAD, Columns, refuse_wrong
 from lewm_model.data.converters.conversion import LONGEST_EPISODE, Conversion, stretches
 from lewm_model.data.converters.rosbag2_files import CDR, LOST, TopicMessage, bag_files, messages
+from lewm_model.data.converters.view import View
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
-from lewm_model.robot.observation import to_model_image
+from lewm_model.robot.observation import Camera, Observation, ObservationError
 from lewm_model.robot.trajectory import MOST, JointTrajectory
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -61,6 +63,7 @@ AHEAD_S, BEHIND_S = 0.1, 0.5  # of a camera's stamps against the arm's: pictures
 USUAL_STEP_S = 0.05  # the step is the multiple of the camera's period next to it
 READ_AHEAD = 64  # pictures that wait to be decoded
 CLOCKS = ("header", "recorder")
+ONE = View()
 _NS = 1_000_000_000
 _ROUNDING_S = 1e-9
 
@@ -168,9 +171,10 @@ class _Stretch(NamedTuple):
 class _Streams:
     """Everything of a recording but the pictures themselves; a moment in it is (era, log_ns)."""
 
-    eras: list[_Stretch]
+    eras: list[_Stretch]  # frames of the first camera
+    others: list[list[list[_Frame]]]  # of each era those of each other camera
     markers: list[tuple[tuple[int, int], str]]
-    image_topic: str
+    image_topics: list[str]  # of each camera
 
     @property
     def period_s(self) -> float:
@@ -247,9 +251,17 @@ def _decode(message: TopicMessage) -> Any:
 
 
 def _scan(
-    source: Path, files: Sequence[Path], topics: Topics, columns: Columns, clock: str, report: BagReport
+    source: Path,
+    files: Sequence[Path],
+    topics: Topics,
+    images: Sequence[str],
+    columns: Columns,
+    clock: str,
+    report: BagReport,
 ) -> _Streams:
     """Reads everything once; of the pictures only the stamps.
+
+    :param images: topic of each camera.
 
     :raises DataError: a topic is missing or ambiguous, or clocks do not agree.
     """
@@ -287,7 +299,7 @@ def _scan(
             eras[era].lost.append(lost._replace(log_ns=min(log_ns, FOREVER_NS)))
         elif message.encoding != CDR:
             continue
-        elif _is_image(message, topics):
+        elif any(_is_image(message, image) for image in images):
             try:
                 if not there:
                     raise ValueError("no time of this age of the world")
@@ -312,13 +324,12 @@ def _scan(
             ]
     roles = ("frames", "joints", "commands", "references")
     names = {role: {topic for one in eras for topic in getattr(one, role)} for role in roles}
-    raw = [topic for topic in names["frames"] if not topic.endswith("/compressed")]  # raw pictures lost nothing
-    images = [t for t in names["frames"] if t.strip("/") == topics.image.strip("/")] or raw or names["frames"]
-    named = (topics.image, topics.joint_states, topics.command, topics.reference)
-    for kind, name in zip(roles, named, strict=True):
+    image_topics = [_image_topic(names["frames"], wanted, source, seen["pictures"], report) for wanted in images]
+    image, *other_images = image_topics
+    named = (topics.joint_states, topics.command, topics.reference)
+    for kind, name in zip(roles[1:], named, strict=True):
         if len(names[kind]) > 1:
             report.note(f"{name}: of {', '.join(sorted(names[kind]))} the one that is called so was taken")
-    image = _only(images, topics.image, "pictures", source, seen["pictures"])
     state = _only(names["joints"], topics.joint_states, "joint states", source, seen["joint states"])
     command = reference = ""
     if names["references"]:
@@ -327,22 +338,37 @@ def _scan(
     if names["commands"] or not reference:
         command = _only(names["commands"], topics.command, "commands", source, seen["commands"])
     marker = _only(markers, topics.episode, "episode markers", source, {}) if markers else ""
-    if not any(one.frames[image] and one.joints[state] for one in eras):  # one topic was written after the other
+    # One topic may have been written after the other.
+    if not any(all(one.frames[topic] for topic in image_topics) and one.joints[state] for one in eras):
         merged = _Era()
         for one in eras:
-            merged.frames[image] += one.frames[image]
+            for topic in image_topics:
+                merged.frames[topic] += one.frames[topic]
             merged.joints[state] += one.joints[state]
             merged.commands[command] += one.commands[command]
             merged.references[reference] += one.references[reference]
         eras, stepped = [merged], []
         markers[marker] = [((0, log_ns), text) for (_, log_ns), text in markers[marker]]
     report.gaps += stepped
-    found = []
+    found, others = [], []
     for one in eras:
         commands = sorted(one.commands[command] + one.lost, key=lambda told: told.log_ns)
         stretch = _Stretch(one.frames[image], one.joints[state], commands, one.references[reference])
         found.append(_on_one_clock(stretch, clock, source))
-    return _Streams(found, markers[marker], image)
+        others.append(
+            [_on_one_clock(stretch._replace(frames=one.frames[topic]), clock, source).frames for topic in other_images]
+        )
+    return _Streams(found, others, markers[marker], image_topics)
+
+
+def _image_topic(found: set[str], wanted: str, source: Path, others: dict[str, str], report: BagReport) -> str:
+    """The topic that a camera's pictures are on."""
+    fitting = [topic for topic in found if _matches(topic, wanted) or _matches(topic, f"{wanted}/compressed")]
+    raw = [topic for topic in fitting if not topic.endswith("/compressed")]  # raw pictures lost nothing
+    if len(fitting) > 1:
+        report.note(f"{wanted}: of {', '.join(sorted(fitting))} the one that is called so was taken")
+    exact = [topic for topic in fitting if topic.strip("/") == wanted.strip("/")]
+    return _only(exact or raw or fitting, wanted, "pictures", source, others)
 
 
 def _on_one_clock(stretch: _Stretch, clock: str, source: Path) -> _Stretch:
@@ -390,10 +416,10 @@ def _is_reference(message: TopicMessage, topics: Topics) -> bool:
     return there and (_matches(message.topic, topics.reference) or _matches(message.topic, topics.command))
 
 
-def _is_image(message: TopicMessage, topics: Topics) -> bool:
-    if message.type == COMPRESSED and _matches(message.topic, topics.image + "/compressed"):
+def _is_image(message: TopicMessage, wanted: str) -> bool:
+    if message.type == COMPRESSED and _matches(message.topic, f"{wanted}/compressed"):
         return True
-    return message.type in (IMAGE, COMPRESSED) and _matches(message.topic, topics.image)
+    return message.type in (IMAGE, COMPRESSED) and _matches(message.topic, wanted)
 
 
 def _read(message: TopicMessage, convert: Callable[..., Any], columns: Columns, left_out: Counter[str]) -> list[Any]:
@@ -596,10 +622,10 @@ def _grid_runs(stamps_s: np.ndarray, control_dt_s: float, tolerance_s: float) ->
 
 @dataclass
 class _Plan:
-    """One episode before its pictures are read: numbers of its frames, commanded and measured positions (n, A) rad,
-    and the stamps of the frames (n,), s from the first frame on this clock."""
+    """One episode before its pictures are read: for each frame the number of each camera's picture, commanded and
+    measured positions (n, A) rad, and the stamps of the frames (n,), s from the first frame on this clock."""
 
-    frames: list[int]
+    frames: list[tuple[int, ...]]
     commanded: np.ndarray
     proprio: np.ndarray
     name: str
@@ -655,6 +681,12 @@ def _plan_episodes(
     for number, (frames, joints, commands, references) in enumerate(streams.eras):
         report.frames_recorded += len(frames)
         frames, joints, references = _increasing_frames(frames, report), _increasing(joints), _increasing(references)
+        beside = [_nearest(frames, _increasing_frames(other, report), tolerance_s) for other in streams.others[number]]
+        whole = [all(partners[i] >= 0 for partners in beside) for i in range(len(frames))]
+        if not all(whole):
+            report.left_out["frames that not every camera has a picture of"] += whole.count(False)
+        pictures = [(frame.number, *(partners[i] for partners in beside)) for i, frame in enumerate(frames) if whole[i]]
+        frames = [frame for frame, good in zip(frames, whole, strict=True) if good]
         if not frames:
             continue
         if len(joints) < 2:
@@ -715,11 +747,26 @@ def _plan_episodes(
                     report.offset_s = max(report.offset_s, float(beside_s.max()))
                     error = float(np.abs(commanded[kept] - positions[kept]).max())
                     report.tracking_rad = max(report.tracking_rad, error)
-                    numbers = [frames[row].number for row in kept]
+                    numbers = [pictures[row] for row in kept]
                     plans.append(_Plan(numbers, commanded[kept], positions[kept], name, times_s[kept]))
     for held, at in zip(columns.held, held_at, strict=True):
         report.note(f"{held} is held at {at:.3f} rad")
     return plans
+
+
+def _nearest(frames: Sequence[_Frame], others: Sequence[_Frame], tolerance_s: float) -> list[int]:
+    """The number of the other camera's picture that was taken nearest to each frame; -1 beyond the tolerance."""
+    if not others or not frames:
+        return [-1] * len(frames)
+    stamps_ns = np.array([other.stamp_ns for other in others])
+    found = []
+    for frame in frames:
+        right = int(np.searchsorted(stamps_ns, frame.stamp_ns))
+        near = [j for j in (right - 1, right) if 0 <= j < len(others)]
+        best = min(near, key=lambda j: abs(int(stamps_ns[j]) - frame.stamp_ns))
+        good = abs(int(stamps_ns[best]) - frame.stamp_ns) <= tolerance_s * _NS
+        found.append(others[best].number if good else -1)
+    return found
 
 
 def _held_at(streams: _Streams, actions: int) -> np.ndarray:
@@ -755,6 +802,7 @@ def convert_bag(
     columns: Columns | None = None,
     topics: Topics | None = None,
     clock: str = "header",
+    view: View = ONE,
 ) -> BagReport:
     """Writes the episodes of recordings to one HDF5 file that `lewm train` reads.
 
@@ -766,6 +814,8 @@ def convert_bag(
     :param image_size: pixels, pictures are cropped to a square and scaled.
     :param columns: joints in the order of the action's columns; by default those that most commands are for.
     :param clock: "header", or "recorder" where the headers' stamps are of several clocks, or of none.
+    :param view: the cameras whose pictures lie side by side in the model's; without any there is one, with the topic
+        of `topics` and `image_size`.
     :return: what was found, used and left out, for people.
     :raises DataError: a file is no recording, a topic is missing, clocks or numbers cannot be right, or nothing is
         left.
@@ -796,10 +846,12 @@ def convert_bag(
     columns = replace(columns, names=names)
     columns.factors(names)
     kinds = columns.kinds(names)
+    observation = Observation(view.cameras or (Camera("camera", image_size, image_size, topics.image),))
+    images = [camera.topic for camera in observation.cameras]
     writer: EpisodeWriter | None = None
     try:
         for source, files in sources:
-            streams = _scan(source, files, topics, columns, clock, report)
+            streams = _scan(source, files, topics, images, columns, clock, report)
             control_dt_s = _fitting_step_s(source, streams.period_s, control_dt_s, report)
             tolerance = 0.5 * control_dt_s if tolerance_s is None else tolerance_s
             _check_times(control_dt_s, tolerance)
@@ -810,7 +862,7 @@ def convert_bag(
             if writer is None:
                 command = ["lewm", "convert", *(str(path) for path in paths), "--out", str(out)]
                 command += _said(columns, topics, clock) + ["--control-dt-s", str(control_dt_s)]
-                command += ["--tolerance-s", str(tolerance), "--image-size", str(image_size)]
+                command += ["--tolerance-s", str(tolerance), *(view.options or ("--image-size", str(image_size)))]
                 attributes: dict[str, str | int | float] = {"command": shlex.join(command), "tolerance_s": tolerance}
                 recorded = {
                     "recorder": "lewm convert",
@@ -820,8 +872,17 @@ def convert_bag(
                     "tolerance_s": tolerance,
                     "command": shlex.join(command),
                 }
-                writer = EpisodeWriter(out, image_size, names, control_dt_s, kinds, attributes, recorded=recorded)
-            _write(writer, source, files, streams.image_topic, plans, image_size, control_dt_s, report)
+                writer = EpisodeWriter(
+                    out,
+                    observation.size,
+                    names,
+                    control_dt_s,
+                    kinds,
+                    attributes,
+                    recorded=recorded,
+                    cameras=view.cameras,
+                )
+            _write(writer, source, files, streams.image_topics, plans, observation, control_dt_s, report)
         if writer is None or not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report.finish()}")
     except BaseException:
@@ -882,69 +943,98 @@ def _write(
     writer: EpisodeWriter,
     source: Path,
     files: Sequence[Path],
-    image_topic: str,
+    image_topics: Sequence[str],
     plans: Sequence[_Plan],
-    image_size: int,
+    observation: Observation,
     control_dt_s: float,
     report: BagReport,
 ) -> None:
     """Reads the pictures that the plans need and writes each episode when it is whole; they are decoded in threads."""
-    places: dict[int, tuple[_Plan, int]] = {n: (plan, row) for plan in plans for row, n in enumerate(plan.frames)}
-    waiting: dict[int, Future[np.ndarray]] = {}
-    pictures: dict[int, np.ndarray] = {}
+    # By camera and number: where a picture belongs, its plan and row. One of a slow camera may belong to two frames.
+    places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for i, plan in enumerate(plans):
+        for row, numbers in enumerate(plan.frames):
+            for camera, n in enumerate(numbers):
+                places[camera, n].append((i, row))
+    left = [len(observation.cameras) * len(plan.frames) for plan in plans]
+    waiting: dict[tuple[int, int, int], Future[np.ndarray]] = {}  # by plan, row and camera
+    parts: dict[tuple[int, int, int], np.ndarray] = {}
 
-    def finish(row: int) -> None:
+    def finish(place: tuple[int, int, int]) -> None:
         try:
-            pictures[row] = waiting.pop(row).result()
+            parts[place] = waiting.pop(place).result()
         except EncodingError as error:
             report.left_out["images that cannot be read"] += 1
             if f"{source}: {error}" not in report.gaps:
                 report.gaps.append(f"{source}: {error}")
 
-    n = -1
+    seen = Counter[int]()
     bar = tqdm(total=len(places), desc=f"converting {source.name}", unit="frame", disable=None, delay=2)
     with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for message in messages(files):
-            if message.topic != image_topic or message.type not in (IMAGE, COMPRESSED):
+            if message.topic not in image_topics or message.type not in (IMAGE, COMPRESSED):
                 continue
-            n += 1
-            if n not in places:
+            camera = image_topics.index(message.topic)
+            belongs = places.get((camera, seen[camera]), [])
+            seen[camera] += 1
+            if not belongs:
                 continue
-            plan, row = places[n]
-            waiting[row] = pool.submit(_model_picture, message, image_size)
+            part = pool.submit(_part, message, observation.cameras[camera])
             bar.update()
-            if len(waiting) > READ_AHEAD:
+            for i, row in belongs:
+                waiting[i, row, camera] = part
+                left[i] -= 1
+            while len(waiting) > READ_AHEAD:
                 finish(next(iter(waiting)))
-            if n != plan.frames[-1]:
-                continue
-            for other in list(waiting):
-                finish(other)
-            for piece in stretches(np.array([row in pictures for row in range(len(plan.frames))]), LONGEST_EPISODE):
-                begin, end = piece[0], piece[-1] + 1
-                writer.append(
-                    np.stack([pictures[row] for row in piece]),
-                    (np.diff(plan.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
-                    plan.proprio[begin:end].astype(np.float32),
-                    plan.stamps_s[begin:end],
-                )
-                report.frames_used += len(piece)
-                title = f" {plan.name!r}" if plan.name else ""
-                report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.stamps_s[begin]:.2f} s on")
-            pictures.clear()
+            for i in [i for i, _ in belongs if not left[i]]:
+                plan = plans[i]
+                for place in [place for place in waiting if place[0] == i]:
+                    finish(place)
+                count = len(observation.cameras)
+                rows = [[parts.pop((i, row, k), None) for k in range(count)] for row in range(len(plan.frames))]
+                whole = np.array([all(part is not None for part in row) for row in rows])
+                _append(writer, source, plan, rows, whole, control_dt_s, report)
 
 
-def _model_picture(message: TopicMessage, size: int) -> np.ndarray:
-    return to_model_image(_picture(message, size), size)
+def _append(
+    writer: EpisodeWriter,
+    source: Path,
+    plan: _Plan,
+    rows: Sequence[Sequence[np.ndarray | None]],
+    whole: np.ndarray,
+    control_dt_s: float,
+    report: BagReport,
+) -> None:
+    """Writes the stretches of a plan whose pictures, of each row the parts of all cameras, could be read."""
+    for piece in stretches(whole, LONGEST_EPISODE):
+        begin, end = piece[0], piece[-1] + 1
+        writer.append(
+            np.stack([np.concatenate([p for p in rows[row] if p is not None], axis=1) for row in piece]),
+            (np.diff(plan.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
+            plan.proprio[begin:end].astype(np.float32),
+            plan.stamps_s[begin:end],
+        )
+        report.frames_used += len(piece)
+        title = f" {plan.name!r}" if plan.name else ""
+        report.episodes.append(f"{source}{title}: {len(piece)} frames from {plan.stamps_s[begin]:.2f} s on")
 
 
-def _picture(message: TopicMessage, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; one that is much larger than `size` may come reduced."""
+def _part(message: TopicMessage, camera: Camera) -> np.ndarray:
+    """The camera's part of the model's picture."""
+    try:
+        return camera.picture(_picture(message, camera))
+    except ObservationError as error:
+        raise DataError(str(error)) from error
+
+
+def _picture(message: TopicMessage, camera: Camera) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; one that is much larger than the camera's part may come reduced, unless it is cropped."""
     decoded = _decode(message)
     if decoded is None:
         raise EncodingError(f"a message on {message.topic} is not a {message.type}")
     try:
         if message.type == COMPRESSED:
-            return compressed_to_rgb(decoded.data, decoded.format, enough=(size, size))
+            return compressed_to_rgb(decoded.data, decoded.format, enough=None if camera.crop else (camera.height, camera.width))
         return raw_to_rgb(
             decoded.encoding, decoded.width, decoded.height, decoded.step, bool(decoded.is_bigendian), decoded.data
         )
