@@ -1028,13 +1028,14 @@ def _part(message: TopicMessage, camera: Camera) -> np.ndarray:
 
 
 def _picture(message: TopicMessage, camera: Camera) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; one that is much larger than the camera's part may come reduced, unless it is cropped."""
+    """(H, W, 3) uint8 RGB; one much larger than the camera's part may come reduced, unless it is cropped."""
     decoded = _decode(message)
     if decoded is None:
         raise EncodingError(f"a message on {message.topic} is not a {message.type}")
     try:
         if message.type == COMPRESSED:
-            return compressed_to_rgb(decoded.data, decoded.format, enough=None if camera.crop else (camera.height, camera.width))
+            enough = None if camera.crop else (camera.height, camera.width)
+            return compressed_to_rgb(decoded.data, decoded.format, enough=enough)
         return raw_to_rgb(
             decoded.encoding, decoded.width, decoded.height, decoded.step, bool(decoded.is_bigendian), decoded.data
         )
