@@ -268,7 +268,8 @@ def test_the_command_takes_cameras_and_crop_from_the_robot_file_and_says_so(tmp_
     two_cameras(tmp_path / "a.mcap")
     robot = tmp_path / "mine.yaml"
     robot.write_text(
-        "joints: {one: {lower: -1, upper: 1, velocity: 1, acceleration: 1, jerk: 1}}\n"
+        "joints:\n  shoulder: {lower: -3, upper: 3, velocity: 9, acceleration: 9, jerk: 99}\n"
+        "  elbow: {lower: -3, upper: 3, velocity: 9, acceleration: 9, jerk: 99}\n"
         "cameras:\n  front: {height: 32, width: 32}\n"
         "  wrist: {height: 32, width: 16, topic: wrist/image_raw, crop: [0, 0, 20, 10]}\n"
     )

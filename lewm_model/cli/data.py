@@ -144,10 +144,10 @@ def convert(
     actions_are: Annotated[
         str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")
     ] = None,
-    robot: Annotated[
-        str, typer.Option(help="name or path of a robot file, whose cameras (topic, crop, size) are used side by side")
+    cameras: Annotated[
+        str,
+        typer.Option(help="cameras of the robot file, with commas, or all: their topic, crop and size; side by side"),
     ] = "",
-    cameras: Annotated[str, typer.Option(help="with --robot: which of its cameras, with commas; default: all")] = "",
     accept_doubts: Annotated[
         bool, typer.Option("--accept-doubts", help="write it although actions and pictures do not seem to fit")
     ] = False,
