@@ -279,7 +279,10 @@ def test_the_command_takes_cameras_and_crop_from_the_robot_file_and_says_so(tmp_
     assert both.cameras == CAMERAS and f"--robot {robot}" in both.recorded["command"]
     CliRunner().invoke(app, [*line, "--cameras", "wrist", "--out", str(tmp_path / "w.h5")], catch_exceptions=False)
     assert load_episodes(tmp_path / "w.h5").cameras == CAMERAS[1:]
-    wrong = {"--cameras top": "no camera 'top'; its file has front, wrist", "--cameras all --image-size 9": "leave --image-size or"}
+    wrong = {
+        "--cameras top": "no camera 'top'; its file has front, wrist",
+        "--cameras all --image-size 9": "leave --image-size or",
+    }
     for more, said in wrong.items():
         failed = CliRunner().invoke(app, [*line, *more.split(), "--out", str(tmp_path / "no.h5")])
         assert said in str(failed.exception)
