@@ -24,7 +24,7 @@ export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 export MUJOCO_GL ?= egl
 
-.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' Makefile)
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' Makefile) adapt-demo
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -74,6 +74,9 @@ train-arm: setup $(VENV)/.arms  ## record, train and try a model of any arm with
 eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside random motion, hold and the straight line, into out/eval-arm: ROBOT, TASK, GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/$(or $(ROBOT),so101)-$(or $(TASK),reach)) \
 	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/eval-arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
+
+adapt-demo: setup  ## another scene: the shipped model, adapted ones and one from nothing, into out/adapt-demo: GOALS
+	$(BIN)/python -m recipes.adapt_demo $(call option,GOALS,goals)
 
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
 	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed) \
