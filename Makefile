@@ -64,8 +64,8 @@ train-demo: setup  ## record, train and try the demo's model from nothing, into 
 bench: setup  ## time the planner and measure its success, against the authors' own: PARTS, GOALS
 	$(BIN)/python -m benchmarks.planner $(call option,PARTS,parts) $(call option,GOALS,goals)
 
-train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS
-	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals)
+train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS, VARY=1
+	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals) $(if $(VARY),--vary)
 
 train-arm: setup $(VENV)/.arms  ## record, train and try a model of any arm with a scene from nothing, into out/train-arm: ROBOT (so101), TASK (reach), SEED, GOALS
 	$(BIN)/python -m recipes.train_arm $(call option,ROBOT,robot) $(call option,TASK,task) $(call option,SEED,seed) \
