@@ -17,8 +17,12 @@ from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.training.trainer import train
 
 
-def test_a_bundle_goes_on_learning_in_a_new_scene_and_keeps_what_its_actions_mean(tmp_path: Path) -> None:
-    old, new = dot_recording(tmp_path / "old.h5"), dot_recording(tmp_path / "new.h5", episodes=140, seed=5)
+def test_a_bundle_goes_on_learning_in_a_new_scene_and_keeps_what_its_actions_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The graphs take seconds, and have tests of their own.
+    monkeypatch.setattr("lewm_model.training.adapt.export_onnx", lambda bundle, **_: bundle)
+    old, new = dot_recording(tmp_path / "old.h5"), dot_recording(tmp_path / "new.h5", episodes=110, seed=5)
     before = train(load_episodes(old), tmp_path / "old", tmp_path / "run", tiny_model(), tiny_train(steps=4, threads=1))
     arguments = ["adapt", str(before.folder), str(new), str(tmp_path / "out"), "--replay", str(old), "--steps", "2"]
     said = CliRunner().invoke(app, [*arguments, "--run", str(tmp_path / "adapting")], catch_exceptions=False)
