@@ -16,7 +16,7 @@ from validation import evaluate, spoilt_bundles
 
 def test_the_figures_of_a_part_have_names_values_units_and_the_command(tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"figures": [{"name": "eval.reach_probe_r2", "value": 0.5}]}))
-    evaluate.main(["--only", "surprise", "--episodes", "2", "--out", str(tmp_path)])
+    evaluate.main(["--only", "surprise", "--episodes", "2", "--hours", "0.01", "--out", str(tmp_path)])
     figures = {each["name"]: each for each in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert figures["eval.reach_probe_r2"]["value"] == 0.5, "other parts' figures stay"
     for name in ("eval.surprise_auroc_teleport", "eval.surprise_auroc_colour"):
@@ -24,6 +24,8 @@ def test_the_figures_of_a_part_have_names_values_units_and_the_command(tmp_path)
         assert figures[name]["command"] == "make eval EPISODES=2 SEED=0"
     assert "eval.surprise_auroc_teleported_arm_imagination" in figures
     assert figures["eval.surprise_false_per_hour_combined"]["value"] == 0.0
+    assert figures["eval.surprise_auroc_in_changing_light"]["value"] > 0.8
+    assert figures["eval.false_alarms_per_hour_high"]["value"] > figures["eval.false_alarms_per_hour"]["value"] == 0.0
 
 
 def test_shuffled_actions_are_the_same_ones_in_another_order(tmp_path):
