@@ -38,7 +38,7 @@ class Recipe:
     rounds: int = 0  # of recording what the scripted policy does where the model's own policy got to
     corrections: int = 0  # episodes in such a round
     vary: bool = True  # whether every recorded frame has a look of its own (lewm_model.sim.looks)
-    usual_episodes: int = 100  # of the scene as it is, to know what is usual in it
+    usual_episodes: int = 400  # of the scene as it is, to know what is usual in it; with 100 a rare pose looks new
     model: dict[str, Any] = field(default_factory=dict)  # what differs from the size `small`
     train: dict[str, Any] = field(default_factory=dict)
 
