@@ -109,6 +109,9 @@ train-memory: setup  ## what training on a sparse data set of GB gigabytes holds
 viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of turns, and pictures of it: SEED
 	$(BIN)/python -m validation.viewer $(call option,PAIRS,pairs) $(call option,SEED,seed)
 
+panel-check: setup  ## the panel beside the nodes: time from STOP to the command that ends the motion, screenshots: STOPS, SEED
+	$(BIN)/python -m validation.panel $(call option,STOPS,stops) $(call option,SEED,seed)
+
 eval: setup  ## what the shipped model can do, knows and notices, and whether the preflight tells good from bad: EPISODES, SEED
 	$(BIN)/python -m validation.evaluate --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
 

@@ -294,6 +294,8 @@ def run(
             sim.render()
             graph.bring_up("sim_node", "camera_node", "planner_node")
             graph.spin_until(lambda: robot.joint_states and robot.latent_ns, 30.0, "joint states and latents")
+            graph.start("panel_node", {"model": str(model), "port": 0})  # looks on, when the others are up
+            panel = panel_addresses(graph)
 
             first_command_s = 0.0
             episodes = []
@@ -306,6 +308,8 @@ def run(
                 bar = progress.add_task("goals", total=goals * len(suite.tasks) + len(stopping))
                 for name, number in ((name, i) for name in trials for i in range(goals)):
                     episode = pursue(robot, sim, bundle.observation, trials[name][number], number)
+                    if address := next(panel, None):
+                        progress.console.print(f"watch it in a browser while it runs: {address}", soft_wrap=True)
                     if not first_command_s and robot.commands:
                         first_command_s = process_age_s() - (time.time_ns() - robot.commands[0][0]) / 1e9
                     if number < FILMED:
@@ -352,6 +356,14 @@ def run(
     if not any(episode.commands for episode in episodes):
         raise GraphError(f"the arm was never commanded: {episodes[0].note}")
     return summary
+
+
+def panel_addresses(graph: Graph) -> Iterator[str | None]:
+    """The address of the panel, once, as soon as it is known."""
+    told = "the panel is at "
+    while told not in (said := graph.log("panel_node")):
+        yield None
+    yield said.split(told)[1].split()[0]
 
 
 def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, number: int) -> Any:

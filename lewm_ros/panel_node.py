@@ -58,11 +58,13 @@ NICENESS = 10  # the planner comes first
 PAGE = Path(__file__).parent / "panel"
 FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
 STATE_HZ = 10.0  # how often the page is told what is new
+LOOK_S = 0.25  # how often the node looks whether somebody watches
 STALE_S = 1.5  # after which a surprise or an imagined future is no longer shown
 HEARTBEAT_S = 0.5  # without a word from the commanding browser, its button counts as released
 ANSWER_S = 3.0  # that a node may take to answer
 MOST_EVENTS, MOST_BYTES = 500, 10_000_000  # that are kept of the log; of a picture that is sent
 SIDE = 192  # pixels, of each picture of the imagined future
+LOG_WARN, LOG_ERROR = 30, 40  # rcl_interfaces/Log; rclpy has them as bytes or as numbers
 LIFELESS = "default-src 'self'; img-src 'self' blob:; style-src 'self'; frame-ancestors 'none'"
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
@@ -134,19 +136,33 @@ class PanelNode(Node):
         self.triggers["capture"] = self.create_client(Trigger, f"{values['camera']}/capture_goal")
         self.enabling = self.create_client(SetBool, f"{planner}/enable")
         self.setting = self.create_client(SetParameters, f"{planner}/set_parameters")
-        self._subscribe(CompressedImage if values["compressed"] else Image, "camera/image_raw", NEWEST_FRAME)
-        self._subscribe(Image, "goal_image", LATCHED)
+        self.watched = False  # whether a page is open; pictures are listened to only then
+        self._inputs: list[Any] = []
+        self.create_timer(LOOK_S, self._look)
+        self._subscribe(Image, "goal_image", LATCHED)  # is sent once, perhaps long before somebody looks
         self._subscribe(DiagnosticStatus, "goal_status", LATCHED)
-        self._subscribe(Float32, "surprise", NEWEST_FRAME)
-        self._subscribe(Float32, "novelty", NEWEST_FRAME)
-        self._subscribe(Image, f"{planner}/imagined", NEWEST_FRAME)
         self.create_subscription(DiagnosticStatus, f"{planner}/status", self._on_status, LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.create_subscription(Log, "/rosout", self._on_log, 50)
 
-    def _subscribe(self, kind: Any, topic: str, quality: Any) -> None:
+    def _subscribe(self, kind: Any, topic: str, quality: Any) -> Any:
         name = topic.rpartition("/")[2]
-        self.create_subscription(kind, topic, lambda message: self.known.take(name, message), quality)
+        return self.create_subscription(kind, topic, lambda message: self.known.take(name, message), quality)
+
+    def _look(self) -> None:
+        """Listens to pictures while somebody watches: the planner tells how it plans only to who asks."""
+        if self.watched and not self._inputs:
+            camera = CompressedImage if self.values["compressed"] else Image
+            self._inputs = [
+                self._subscribe(camera, "camera/image_raw", NEWEST_FRAME),
+                self._subscribe(Float32, "surprise", NEWEST_FRAME),
+                self._subscribe(Float32, "novelty", NEWEST_FRAME),
+                self._subscribe(Image, f"{self.values['planner']}/imagined", NEWEST_FRAME),
+            ]
+        elif not self.watched and self._inputs:
+            for subscription in self._inputs:
+                self.destroy_subscription(subscription)
+            self._inputs = []
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.known.take("status", message)
@@ -159,8 +175,8 @@ class PanelNode(Node):
                 self.known.nodes[status.name] = {**said, "message": status.message, "level": _level(status.level)}
 
     def _on_log(self, message: Log) -> None:
-        if message.level >= int.from_bytes(Log.WARN, "little") and message.name != self.get_name():
-            level = "error" if message.level >= int.from_bytes(Log.ERROR, "little") else "warn"
+        if message.level >= LOG_WARN and message.name != self.get_name():
+            level = "error" if message.level >= LOG_ERROR else "warn"
             self.known.note(message.name, level, message.msg)
 
     # ---- commands; any thread may call them --------------------------------------------------------------------------
@@ -316,7 +332,7 @@ class Panel:
 
     async def _watch(self, request: web.Request) -> web.WebSocketResponse:
         """A page: it is told the state and gets pictures, and says whether its button is held."""
-        socket = web.WebSocketResponse(heartbeat=2.0)
+        socket = web.WebSocketResponse(heartbeat=10.0)  # the button has a shorter one of its own
         await socket.prepare(request)
         name = secrets.token_urlsafe(8)
         self._watching[name] = socket
@@ -339,6 +355,7 @@ class Panel:
         period_s, next_picture_s = 1.0 / STATE_HZ, 0.0
         while True:
             await asyncio.sleep(period_s)
+            self._node.watched = bool(self._watching)
             if not self._watching:
                 continue
             state = json.dumps(self.state(), allow_nan=False)

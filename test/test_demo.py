@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -117,3 +118,9 @@ def test_each_run_has_a_folder_of_its_own_and_the_shared_name_leads_to_the_newes
         (given / name).touch()
     demo.emptied(given)
     assert [path.name for path in given.iterdir()] == ["mine.txt"]
+
+
+def test_the_demo_tells_the_address_of_its_panel_once_and_waits_for_nothing():
+    said = [" ", "[INFO] the panel is at http://127.0.0.1:4/#token=t (without the token it only shows)\n"]
+    told = demo.panel_addresses(SimpleNamespace(log=lambda name: said.pop(0)))
+    assert [next(told, None) for _ in range(4)] == [None, "http://127.0.0.1:4/#token=t", None, None]

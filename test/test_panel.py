@@ -18,7 +18,6 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
 import aiohttp
-from bundles import tiny_bundle
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import resource
@@ -31,7 +30,7 @@ TOKEN = "only-for-tests"
 def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """The nodes and a panel: its address, its folder of goals, and the commands that the arm gets."""
     folder = tmp_path_factory.mktemp("panel")
-    model = str(tiny_bundle(folder / "tiny").folder)
+    model = str(resource("models", "reach"))
     (folder / "goals").mkdir()
     cv2.imwrite(str(folder / "goals" / "left.png"), np.full((64, 64, 3), 90, np.uint8))
     with Graph("panel_test", folder / "logs") as graph:
@@ -164,7 +163,9 @@ def test_goals_come_from_the_gallery_the_camera_and_uploads_and_the_future_is_sh
             await page.until(lambda s: page.pictures["g"] != before)
             assert len(list(panel.goals.glob("captured-*.png"))) == 1
             assert (await page.post("capture"))[0] == 200
-            await page.until(lambda s: s["distance"] is not None or s["goal"])
+            await page.until(lambda s: {"i", "d"} <= set(page.pictures) and page.pictures["i"], 30.0)
+            strip = cv2.imdecode(np.frombuffer(page.pictures["i"], np.uint8), cv2.IMREAD_COLOR)
+            assert strip.shape[1] > 3 * strip.shape[0]  # what is imagined, one block beside the other
 
     asyncio.run(scenario())
 
