@@ -8,6 +8,7 @@
 `ros2 launch lewm_ros plan.launch.py --show-args` describes every argument.
 """
 
+import contextlib
 import json
 import os
 import tempfile
@@ -30,7 +31,7 @@ from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 BOOLEAN = ["true", "false"]
-PATHS = ("model", "goal_image", "params_file", "goal_folder", "robot")  # arguments that are paths
+PATHS = ("model", "goal_image", "params_file", "goal_folder", "robot", "scene")  # arguments that are paths
 RESPAWN_DELAY_S = 1.0
 MOST_DEATHS, DEATHS_WITHIN_S = 3, 60.0  # a process that dies more often than this will not come to life by itself
 
@@ -122,6 +123,12 @@ ARGUMENTS = [
         "one. Empty is as in params_file.",
     ),
     DeclareLaunchArgument(
+        "scene",
+        default_value="",
+        description="Scene or SDF file that sim:=mujoco simulates; empty is the robot's of config/scenes, for the "
+        "model's task where that has one of its own.",
+    ),
+    DeclareLaunchArgument(
         "enclave",
         default_value="",
         description="SROS2: the enclaves are <enclave>/<executable>, as in config/sros2/policy.xml; empty is none.",
@@ -174,9 +181,7 @@ def start(context: LaunchContext) -> list[Action]:
     else:
         actions += [process("camera_node", [model, camera], values), process("planner_node", [model, planner], values)]
     if values["sim"] == "mujoco":
-        scene = SHARE / "config" / "scenes" / f"{Path(values['robot']).stem}.yaml"
-        world = {"world": str(scene)} if values["robot"] and scene.is_file() else {}
-        actions.append(process("sim_node", [world, use_sim_time], values))
+        actions.append(process("sim_node", [scene(values), use_sim_time], values))
         names.insert(0, "sim_node")
     if values["autostart"] == "true":
         actions.append(lifecycle_manager(names, values))
@@ -195,6 +200,21 @@ def start(context: LaunchContext) -> list[Action]:
             )
         )
     return actions
+
+
+def scene(values: dict[str, str]) -> dict[str, str]:
+    """The simulator's parameter `world`; nothing where it is the demo's."""
+    if values["scene"]:
+        return {"world": values["scene"]}
+    if not values["robot"]:
+        return {}
+    names = [robot := Path(values["robot"]).stem]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the nodes say what is wrong with a model
+        task = str(json.loads((Path(values["model"]) / "model.json").read_text())["task"])
+        if task.endswith(f"_{robot}"):
+            names.insert(0, f"{robot}_{task.removesuffix(f'_{robot}')}")
+    files = (SHARE / "config" / "scenes" / f"{name}.yaml" for name in names)
+    return next(({"world": str(file)} for file in files if file.is_file()), {})
 
 
 def fast_dds_profiles() -> list[Action]:

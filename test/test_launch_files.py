@@ -131,6 +131,16 @@ def test_arguments_that_are_paths_may_begin_with_a_tilde_and_have_spaces(
     assert f"{tmp_path}/my goal.png" in found["send_goal"].command
 
 
+def test_a_robot_is_simulated_in_the_scene_of_the_models_task_or_in_its_own_or_in_yours(tmp_path: Path) -> None:
+    def world(**arguments: str) -> str:
+        return by_name(launched("plan.launch.py", **arguments))["sim_node"].parameters().get("world", "")
+
+    (tmp_path / "model.json").write_text('{"task": "reach_so101"}')
+    assert world(robot="so101", model=str(tmp_path)).endswith("config/scenes/so101_reach.yaml")
+    assert world(robot="so101").endswith("config/scenes/so101.yaml") and world() == ""
+    assert world(robot="so101", scene="/my/scene.yaml") == "/my/scene.yaml"
+
+
 def test_a_params_file_that_is_not_there_starts_nothing() -> None:
     with pytest.raises(RuntimeError, match=r"params_file: there is no file /nowhere\.yaml"):
         launched("plan.launch.py", params_file="/nowhere.yaml")
