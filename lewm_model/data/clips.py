@@ -23,7 +23,8 @@ from lewm_model.robot.observation import Camera, Observation
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
 # Among which clips with alike joint positions are looked for; those of some joints should differ in the others only.
-POSES, LOOSE_POSES = 4000, 40_000
+POSES, LOOSE_POSES = 4000, 20_000
+NEAREST = 16  # times as many as a group needs are looked at for clips of different episodes
 IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
 HASHED = 2**30  # bytes of frames that a recording's hash is made of; of more, rows spread evenly over all
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
@@ -385,12 +386,20 @@ class ClipSampler:
         poses = self.data.proprio[pool]
         poses = poses / np.maximum(poses.std(0), 1e-6)
         first = np.arange(count // group) % len(pool)
-        apart = np.square(poses[first, None] - poses)  # (groups, pool, P)
+        joints = poses.shape[1]
+        weights = np.ones((len(first), joints), np.float32)
         if self.loose_joints:
-            joints = poses.shape[1]
             alike_in = rng.integers(1, max(2, joints), (len(first), 1))  # so many of them, one at least
-            apart *= (rng.permuted(np.tile(np.arange(joints), (len(first), 1)), axis=1) < alike_in)[:, None]
-        apart = apart.sum(-1)
+            weights[rng.permuted(np.tile(np.arange(joints), (len(first), 1)), axis=1) >= alike_in] = 0.0
+        # Squared distances (groups, pool), less what is the same for all of a group.
+        apart = weights @ np.square(poses).T - 2.0 * (weights * poses[first]) @ poses.T
         most = min(group, len(pool))
-        alike = np.argpartition(apart, most - 1)[:, :most]
+        near = min(NEAREST * group, len(pool)) if self.loose_joints else most
+        alike = np.argpartition(apart, near - 1)[:, :near]
+        if self.loose_joints:
+            # The nearest clip of each episode comes first: those beside it there are alike in all joints.
+            for row, distances in zip(alike, apart, strict=True):
+                row[:] = row[np.argsort(distances[row])]
+                ones = np.sort(np.unique(episode[row], return_index=True)[1])
+                row[:] = np.concatenate([row[ones], np.delete(row, ones)])
         return pool[alike[:, np.arange(group) % most]].reshape(-1)
