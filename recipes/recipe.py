@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from lewm_model.bundle.bundle import Bundle
-from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
+from lewm_model.config import TRAIN_SIZES, TrainConfig, from_dict
 from lewm_model.data.clips import load_episodes
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.simulated import try_suite
@@ -21,7 +21,7 @@ from lewm_model.sim.collect import collect
 from lewm_model.tasks.registry import suite_named
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import retrain_policy_heads
-from lewm_model.training.trainer import train
+from lewm_model.training.trainer import model_config_for, train
 
 USUAL_SEED = 10**6  # of the first recording that is not trained on
 TASK_SEED = 1  # starts and goals are the same for every training seed
@@ -54,9 +54,9 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
     as_it_is = folder / "usual.h5"
     if not as_it_is.is_file():
         collect(as_it_is, recipe.usual_episodes, recipe.steps, USUAL_SEED + seed, world, motion=suite.motion)
-    model = from_dict(ModelConfig, recipe.model, MODEL_SIZES["small"])
-    config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     data, horizon = load_episodes(recording), suite.plan.horizon
+    model = model_config_for(data, "small", recipe.model)
+    config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     bundle = train(data, folder / "bundle", folder / "run", model, config, recipe.suite)
     recordings, frames = [data], sample_frames(data, model)
     for number in range(1, recipe.rounds + 1):
