@@ -188,9 +188,9 @@ class TrainConfig:
     # Clips in a batch that begin with alike joint positions: with some, what the arm does not move, as a block that it
     # could push, has to be in the latent; with 1, what the joints move can fill it.
     clips_per_pose: int = 1
-    # ... in some of the joints only, chosen anew for each group: with it a joint that moves a few pixels has to be in
-    # the latent too, where else those that move many can fill it.
-    loose_joints: bool = False
+    # Clips in a batch that are of one episode. Where few joints move in some of the episodes, a joint that moves few
+    # pixels has to be in the latent then; with 1, those that move many can fill it.
+    clips_per_episode: int = 1
     sigreg_weight: float = 0.09  # lambda
     sigreg_projections: int = 1024
     learning_rate: float = 5e-5
@@ -216,6 +216,7 @@ class TrainConfig:
         for field in (
             "batch",
             "clips_per_pose",
+            "clips_per_episode",
             "sigreg_projections",
             "validate_every",
             "checkpoint_every",
@@ -228,7 +229,9 @@ class TrainConfig:
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
         _require(self.batch % self.clips_per_pose == 0, self, "batch", "a multiple of clips_per_pose")
-        _require(self.clips_per_pose > 1 or not self.loose_joints, self, "loose_joints", "false with clips_per_pose 1")
+        _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
+        if self.clips_per_pose > 1:
+            _require(self.clips_per_episode == 1, self, "clips_per_episode", "1 with clips_per_pose above 1")
         _require(self.sigreg_weight >= 0, self, "sigreg_weight", "0 or more")
         _require(self.learning_rate > 0, self, "learning_rate", "above 0")
         _require(self.precision in ("fp32", "bf16", "fp16"), self, "precision", "'fp32', 'bf16' or 'fp16'")

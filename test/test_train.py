@@ -188,18 +188,16 @@ def test_clips_of_one_group_begin_with_alike_joint_positions(recording: Path) ->
         ClipSampler(replace(data, proprio=None), np.arange(30), 2, 5, 4, seed=3)
 
 
-def test_clips_of_one_group_may_be_alike_in_some_joints_only_and_differ_in_the_others(recording: Path) -> None:
+def test_clips_of_one_group_may_be_of_one_episode_spread_over_its_length(recording: Path) -> None:
     data = load_episodes(recording)
-    rng = np.random.default_rng(0)
-    data = replace(data, proprio=rng.uniform(-1.0, 1.0, (len(data.pixels), 4)).astype(np.float32))
-    sampler = ClipSampler(data, np.arange(40), 2, 5, 8, seed=3, loose_joints=True)
-    assert data.proprio is not None
-    spread = data.proprio[sampler._alike(rng, 64 * 8)].reshape(64, 8, 4).std(1)  # (groups, joints)
-    alike = spread < 0.3  # of 0.58 in all
-    assert (alike.any(1) & ~alike.all(1)).mean() > 0.9, "each group is alike in some joints, and not in all"
-    assert (alike.mean(0) > 0.2).all() and (alike.mean(0) < 0.8).all(), "each joint in some groups, and not in all"
-    with pytest.raises(ConfigError, match="loose_joints"):
-        tiny_train(clips_per_pose=1, loose_joints=True)
+    starts = ClipSampler(data, np.arange(40), 2, 5, 1, 3, clips_per_episode=4)._starts(np.random.default_rng(0), 128)
+    groups = starts.reshape(32, 4)
+    episodes = np.searchsorted(data.offsets, groups, "right") - 1
+    assert (episodes == episodes[:, :1]).all() and len(np.unique(episodes)) > 8
+    within = groups - data.offsets[episodes]
+    assert (np.diff(within) > 0).all() and (within + 5 < data.lengths[episodes]).all()
+    with pytest.raises(ConfigError, match="clips_per_episode"):
+        tiny_train(clips_per_pose=4, clips_per_episode=4)
 
 
 @pytest.mark.parametrize("episodes", [2, 10])

@@ -22,9 +22,7 @@ from lewm_model.robot.actions import KINDS, UNKNOWN
 from lewm_model.robot.observation import Camera, Observation
 
 MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
-# Among which clips with alike joint positions are looked for; those of some joints should differ in the others only.
-POSES, LOOSE_POSES = 4000, 20_000
-NEAREST = 16  # times as many as a group needs are looked at for clips of different episodes
+POSES = 4000  # among which clips with alike joint positions are looked for
 IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
 HASHED = 2**30  # bytes of frames that a recording's hash is made of; of more, rows spread evenly over all
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
@@ -320,9 +318,10 @@ class ClipSampler:
 
     With `clips_per_pose` above 1 a batch is made of groups of so many clips that begin with alike joint positions, the
     most alike of some thousand that are drawn without replacement: the arm is the same in them, and what tells their
-    pictures apart is everything else. With `loose_joints` they are alike in some of the joints only, chosen anew for
-    each group: what tells their pictures apart are then the other joints, the small ones as well. No clip is twice in a
-    group, unless the recording has fewer than a group needs.
+    pictures apart is everything else. No clip is twice in a group, unless the recording has fewer than a group needs.
+
+    With `clips_per_episode` above 1 the groups are of one episode each, spread over its length: what tells their pictures
+    apart is what moved in it.
 
     :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
     """
@@ -335,10 +334,10 @@ class ClipSampler:
         frameskip: int,
         clips_per_pose: int,
         seed: int,
-        loose_joints: bool = False,
+        clips_per_episode: int = 1,
     ) -> None:
         self.span = (clip_frames - 1) * frameskip  # low-level steps
-        self.data, self.seed, self.clips_per_pose, self.loose_joints = data, seed, clips_per_pose, loose_joints
+        self.data, self.seed, self.clips_per_pose, self.clips_per_episode = data, seed, clips_per_pose, clips_per_episode
         self.episodes = episodes[data.lengths[episodes] > self.span]
         if len(self.episodes) == 0:
             longest = int(data.lengths[episodes].max())
@@ -370,36 +369,27 @@ class ClipSampler:
         return frames, actions.reshape(len(starts), len(self.action_steps), -1)
 
     def _starts(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Rows (count,) where random clips begin."""
-        chosen = rng.choice(self.episodes, count, p=self.probability)
-        return self.data.offsets[chosen] + rng.integers(0, self.data.lengths[chosen] - self.span)
+        """Rows (count,) where random clips begin, in groups of one episode each."""
+        group = min(self.clips_per_episode, count)
+        chosen = rng.choice(self.episodes, count // group, p=self.probability)
+        there = self.data.lengths[chosen] - self.span
+        if group == 1:
+            return self.data.offsets[chosen] + rng.integers(0, there)
+        parts = (np.arange(group) + rng.random((len(chosen), group))) / group  # a clip from each part of the episode
+        return (self.data.offsets[chosen, None] + (parts * there[:, None]).astype(int)).reshape(-1)
 
     def _alike(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Rows (count,) where clips begin, in groups of alike joint positions."""
         assert self.data.proprio is not None
         group = min(self.clips_per_pose, count)
         there = int(self.before[-1])
-        looked_at = LOOSE_POSES if self.loose_joints else POSES
-        drawn = rng.choice(there, min(max(looked_at, count), there), replace=False)
+        drawn = rng.choice(there, min(max(POSES, count), there), replace=False)
         episode = np.searchsorted(self.before, drawn, "right")
         pool = self.data.offsets[self.episodes[episode]] + drawn - (self.before[episode] - self.starts[episode])
         poses = self.data.proprio[pool]
         poses = poses / np.maximum(poses.std(0), 1e-6)
         first = np.arange(count // group) % len(pool)
-        joints = poses.shape[1]
-        weights = np.ones((len(first), joints), np.float32)
-        if self.loose_joints:
-            alike_in = rng.integers(1, max(2, joints), (len(first), 1))  # so many of them, one at least
-            weights[rng.permuted(np.tile(np.arange(joints), (len(first), 1)), axis=1) >= alike_in] = 0.0
-        # Squared distances (groups, pool), less what is the same for all of a group.
-        apart = weights @ np.square(poses).T - 2.0 * (weights * poses[first]) @ poses.T
+        apart = np.square(poses[first, None] - poses).sum(-1)
         most = min(group, len(pool))
-        near = min(NEAREST * group, len(pool)) if self.loose_joints else most
-        alike = np.argpartition(apart, near - 1)[:, :near]
-        if self.loose_joints:
-            # The nearest clip of each episode comes first: those beside it there are alike in all joints.
-            for row, distances in zip(alike, apart, strict=True):
-                row[:] = row[np.argsort(distances[row])]
-                ones = np.sort(np.unique(episode[row], return_index=True)[1])
-                row[:] = np.concatenate([row[ones], np.delete(row, ones)])
+        alike = np.argpartition(apart, most - 1)[:, :most]
         return pool[alike[:, np.arange(group) % most]].reshape(-1)

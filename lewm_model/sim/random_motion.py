@@ -20,18 +20,24 @@ class RandomMotion:
     """What moves an arm that is to learn from nothing; a motion of :class:`lewm_model.sim.collect.Motion`.
 
     No expert and no goal: the arm wanders, strokes across its joint space, moves one joint alone and rests.
+
+    :param few: share of the episodes in which one joint or two move, and the others rest where the episode began: what
+        tells the pictures of such an episode apart is what these joints do, however few pixels that moves.
     """
 
     kind: str = "random motion"
     policy: Path | None = None
     arguments: tuple[str, ...] = ()
+    few: float = 0.0
 
     def __call__(
         self, sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None] = lambda: None
     ) -> np.ndarray:
         sim.reset(seed=int(rng.integers(2**32)))
-        dt = sim.control_dt_s
-        motion = random_motion(rng, sim.joint_positions().copy(), steps, sim).sample(dt * np.arange(steps + 1))
+        dt, moving = sim.control_dt_s, None
+        if self.few and rng.random() < self.few:
+            moving = rng.choice(len(sim.names), min(len(sim.names), int(rng.integers(1, 3))), replace=False)
+        motion = random_motion(rng, sim.joint_positions().copy(), steps, sim, moving).sample(dt * np.arange(steps + 1))
         sim.set_trajectory(motion.times_s, motion.positions, motion.velocities)
         look()
         for _ in range(steps):
@@ -43,9 +49,17 @@ class RandomMotion:
 RANDOM = RandomMotion()
 
 
-def random_motion(rng: np.random.Generator, start: np.ndarray, steps: int, sim: ArmSim) -> Timeline:
-    """The motion of the recordings, from rest at `start` (A,) rad, for `steps` control steps; it touches nothing."""
+def random_motion(
+    rng: np.random.Generator, start: np.ndarray, steps: int, sim: ArmSim, moving: np.ndarray | None = None
+) -> Timeline:
+    """The motion of the recordings, from rest at `start` (A,) rad, for `steps` control steps; it touches nothing.
+
+    :param moving: numbers of the joints that move; None lets all.
+    """
     limits = KnotLimits(sim.limits, BLOCK_STEPS * sim.control_dt_s)
+    if moving is not None:
+        moves = np.isin(np.arange(len(start)), moving)
+        limits = limits.between(np.where(moves, limits.lower, start), np.where(moves, limits.upper, start))
     motion = Timeline(0.0, start, limits)
     blocks = math.ceil(steps / BLOCK_STEPS)
     motion.splice(0, random_velocities(rng, start, blocks, limits, lambda poses: not sim.touches(poses)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lewm_model.bundle.bundle import POLICY, Bundle
 from lewm_model.config import POLICY_PLAN, PlanConfig, load_yaml, resource
-from lewm_model.sim.random_motion import RANDOM
+from lewm_model.sim.random_motion import RANDOM, RandomMotion
 from lewm_model.tasks.push import PUSH
 from lewm_model.tasks.push_script import Play
 from lewm_model.tasks.reach import ANYWHERE, NEAR
@@ -72,13 +72,15 @@ SUITES = {
     )
 }
 REACH_OF = "reach_"  # and the name of a scene in config/scenes: reaching in three dimensions, for any arm
+FEW = 0.6  # share of its recordings in which a joint or two move alone
 TOOL_RAD = math.radians(15.0)  # tolerance of that for the tool's direction, beside that of every reach for the tip
 
 
 def reach_in(name: str, scene: str, model: str = "") -> Suite:
     """Reaching with the arm of a scene file: the tip where the picture shows it, and the tool pointing as there."""
     near, space = replace(NEAR, angle_rad=TOOL_RAD), replace(ANYWHERE, name="space", angle_rad=TOOL_RAD)
-    return Suite(name, (near, space), PlanConfig(), scene, model=model, demo="demo_arm")
+    motion = RandomMotion(arguments=("--task", name), few=FEW)
+    return Suite(name, (near, space), PlanConfig(), scene, motion, model=model, demo="demo_arm")
 
 
 def suite_named(name: str) -> Suite:

@@ -246,7 +246,7 @@ def fit(
 
     def sampler(episodes: np.ndarray, frames: int) -> ClipSampler:
         return ClipSampler(
-            data, episodes, frames, model_config.frameskip, config.clips_per_pose, config.seed, config.loose_joints
+            data, episodes, frames, model_config.frameskip, config.clips_per_pose, config.seed, config.clips_per_episode
         )
 
     samplers = [sampler(episodes, config.clip_frames) for episodes in (training, held_out)]
