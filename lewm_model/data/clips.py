@@ -320,8 +320,8 @@ class ClipSampler:
     most alike of some thousand that are drawn without replacement: the arm is the same in them, and what tells their
     pictures apart is everything else. No clip is twice in a group, unless the recording has fewer than a group needs.
 
-    With `clips_per_episode` above 1 the groups are of one episode each, spread over its length: what tells their pictures
-    apart is what moved in it.
+    With `clips_per_episode` above 1 the groups are of one episode each, spread over its length: what tells their
+    pictures apart is what moved in it.
 
     :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
     """
@@ -337,7 +337,8 @@ class ClipSampler:
         clips_per_episode: int = 1,
     ) -> None:
         self.span = (clip_frames - 1) * frameskip  # low-level steps
-        self.data, self.seed, self.clips_per_pose, self.clips_per_episode = data, seed, clips_per_pose, clips_per_episode
+        self.data, self.seed = data, seed
+        self.clips_per_pose, self.clips_per_episode = clips_per_pose, clips_per_episode
         self.episodes = episodes[data.lengths[episodes] > self.span]
         if len(self.episodes) == 0:
             longest = int(data.lengths[episodes].max())
