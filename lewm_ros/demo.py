@@ -58,7 +58,7 @@ class Robot:
     """The demo's side of the topics: gives starts and goals, and remembers what the nodes say."""
 
     def __init__(self, graph: Graph, sim: Any, settle_s: float) -> None:
-        from diagnostic_msgs.msg import DiagnosticArray
+        from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
         from geometry_msgs.msg import PoseStamped
         from sensor_msgs.msg import Image, JointState
         from trajectory_msgs.msg import JointTrajectory
@@ -80,6 +80,7 @@ class Robot:
         self.imagined: list[tuple[int, Any]] = []  # the same
         self.status: dict[str, dict[str, str]] = {}  # newest diagnostics of each node
         self.frames_encoded: list[tuple[float, int]] = []  # (steady s, count), from each diagnostics of the camera node
+        self.state = ""  # of the planner's shield
         self.resets = 0
         self._goal_ns = self.latent_ns = 0
         node = graph.node
@@ -119,6 +120,9 @@ class Robot:
         def on_latent(message: Any) -> None:
             self.latent_ns = nanoseconds(message.header.stamp)
 
+        def on_status(message: Any) -> None:
+            self.state = {pair.key: pair.value for pair in message.values}["state"]
+
         def on_diagnostics(message: Any) -> None:
             for status in message.status:
                 values = {pair.key: pair.value for pair in status.values}
@@ -149,6 +153,7 @@ class Robot:
             lambda message: self.imagined.append((time.time_ns(), message)),
             NEWEST_FRAME,
         )
+        node.create_subscription(DiagnosticStatus, "/planner_node/status", on_status, LATCHED)
         node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
 
     def camera_rate_hz(self) -> float:
@@ -166,7 +171,9 @@ class Robot:
     def place(self, joints: np.ndarray) -> None:
         """Disarms, lets the motion end, and puts the arm at rest at `joints` (A,) rad."""
         self.enable(False)
-        self.graph.spin_for(REST_S)  # a last command may be on its way
+        # The planner says so after it has sent a last command, which may wait for the plan that it is making.
+        self.graph.spin_until(lambda: self.state in ("disarmed", "stopped"), 10.0, "the planner to be disarmed")
+        self.graph.spin_for(REST_S)  # that command may be on its way
         self.graph.spin_until(lambda: time.time_ns() > self._motion_end_ns(), 10.0, "the motion to end")
         self.commands.clear()
         self.joint_states.clear()
@@ -194,12 +201,16 @@ class Robot:
         )
 
     def _motion_end_ns(self) -> int:
+        """When the arm rests, whichever of the commands it executes: a stop ends before the plan that it replaces."""
         from lewm_ros.messages import nanoseconds
 
-        if not self.commands:
-            return 0
-        message = self.commands[-1][1]
-        return nanoseconds(message.header.stamp) + nanoseconds(message.points[-1].time_from_start)
+        return max(
+            (
+                nanoseconds(message.header.stamp) + nanoseconds(message.points[-1].time_from_start)
+                for _, message in self.commands
+            ),
+            default=0,
+        )
 
     def forget(self) -> None:
         """Drops what the nodes have said until now, except the commands."""
