@@ -298,7 +298,7 @@ def test_camera_node_encodes_compressed_pictures(tmp_path: Path) -> None:
         camera.trigger_activate()
         assert camera.state_label == "active"
         driver.create_subscription(Image, "latent", latents.append, qos_profile_sensor_data)
-        publisher = driver.create_publisher(CompressedImage, "camera/image_raw", qos_profile_sensor_data)
+        publisher = driver.create_publisher(CompressedImage, "camera/image_raw/compressed", qos_profile_sensor_data)
         message = CompressedImage(format="png", data=encoded(PICTURE, ".png"))
         message.header.stamp.sec = 7
         end = time.monotonic() + 20

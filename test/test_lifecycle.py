@@ -186,8 +186,8 @@ def test_deactivating_a_moving_planner_sends_one_smooth_stop_and_then_nothing(be
     node = bench.add(PlannerNode, bundle)
     bench.ask("configure")
     sent = []
-    publish = node._commands.publish
-    node._commands.publish = lambda message: (sent.append(message_to_trajectory(message, JOINTS)), publish(message))
+    send = node._commands.send
+    node._commands.send = lambda message: (sent.append(message_to_trajectory(message, JOINTS)), send(message))
     bench.person.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", lambda message: None, 10)
     bench.ask("activate")
     rng = np.random.default_rng(0)

@@ -216,6 +216,7 @@ def test_when_the_camera_dies_the_arm_holds_and_goes_on_when_it_is_back(graph, b
     graph.process("camera_node").kill()
     graph.process("camera_node").wait()
     graph.forget("camera_node")
+    graph.spin_until(lambda: "planner_node" in watcher.statuses, 30, "the planner's diagnostics")
     graph.spin_until(lambda: "holding" in watcher.statuses["planner_node"][0].message, 5, "the planner to hold")
     graph.spin_for(1.0)
     rest, sent = watcher.position(), len(watcher.trajectories)

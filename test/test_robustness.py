@@ -57,7 +57,7 @@ def test_the_table_holds_the_worst_row_of_a_group_and_a_picture(tmp_path: Path) 
 def test_pictures_of_another_renderer_are_goals_of_their_poses() -> None:
     folder = Path(__file__).parent / "data" / "gazebo_frames" / "plain"
     runtime = load_runtime(load_bundle(resource("models", "reach")))
-    (row,) = robustness(runtime, goals=2, only=("none",), frames=(folder,))
+    (row,) = robustness(runtime, goals=2, only=("frames",), frames=(folder,))
     assert row.change.severity == "plain" and row.goal_clean.trials == 2
     assert row.off_steps < 1.0
 

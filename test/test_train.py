@@ -96,7 +96,7 @@ def test_a_run_ends_with_a_page_that_needs_no_other_file(tmp_path: Path, recordi
     measured = bundle.evaluation["validation"]
     assert all(measured[f"open_loop_{k}"] > 0 for k in range(1, 6)) and measured["identity_5"] > measured["identity_1"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "data:image/png;base64," in page and 'src="http' not in page and "effective_rank" in page
+    assert "data:image/png;base64," in page and 'src="http' not in page and "effective rank" in page
     lines = read_metrics(tmp_path / "run")
     assert {line["step"] for line in lines if line["kind"] == "validation"} == {10, 20, 30, 40}
     assert {"prediction", "identity", "shuffled", "open_loop_5"} <= set(
@@ -281,7 +281,7 @@ def test_a_run_of_no_steps_does_not_say_that_the_latent_is_healthy(tmp_path: Pat
     bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), tiny_train(steps=0, policy_steps=2))
     page = (tmp_path / "run" / "report.html").read_text()
     assert "not collapsed" not in page and "no step was trained" in page and "the latent collapses" in page
-    assert "displacement: rms_encoded_steps" in page and "policy: loss" in page and "temporal_distance: loss" in page
+    assert "displacement: rms encoded steps" in page and "policy: loss" in page and "temporal distance: loss" in page
     assert bundle.evaluation["warnings"]
 
 

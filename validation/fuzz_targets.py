@@ -778,10 +778,11 @@ class Camera(NodeTarget):
 
         from lewm_ros.messages import nanoseconds, rgb_to_message
 
-        for topic, found in (("/camera/image_raw", self._latents), ("/goal_image", self._goals)):
+        camera = "/camera/image_raw/compressed" if self._compressed else "/camera/image_raw"
+        for topic, found in ((camera, self._latents), ("/goal_image", self._goals)):
             found.clear()
             good = rgb_to_message(picture(), time.time_ns())
-            if self._compressed and topic == "/camera/image_raw":
+            if self._compressed and topic == camera:
                 data = array.array("B", encoded(".png", 64))
                 good = CompressedImage(header=good.header, format="png", data=data)
             wanted = nanoseconds(good.header.stamp) // 10**9
