@@ -11,7 +11,7 @@ import typer
 from recipes.recipe import Recipe, run
 
 MODEL = {"latent_dim": 32, "readout": "all", "encoder_depth": 2}
-TRAIN = {"steps": 6000, "clips_per_episode": 8, "head_steps": 6000, "augment": {"share": 0.0}}
+TRAIN = {"steps": 4000, "clips_per_episode": 8, "head_steps": 5000, "augment": {"share": 0.0}}
 
 
 def main(
