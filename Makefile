@@ -51,6 +51,9 @@ demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
 
+test-time: setup  ## the same, and how much processor time it takes, into out/tests
+	$(BIN)/python -m validation.test_time
+
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -71,9 +74,9 @@ train-arm: setup $(VENV)/.arms  ## record, train and try a model of any arm with
 	$(BIN)/python -m recipes.train_arm $(call option,ROBOT,robot) $(call option,TASK,task) $(call option,SEED,seed) \
 	    $(call option,GOALS,goals)
 
-eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside random motion, hold and the straight line, into out/eval-arm: ROBOT, TASK, GOALS, SEED, BUNDLE
+eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside random motion, hold and the straight line, into out/arm: ROBOT, TASK, GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/$(or $(ROBOT),so101)-$(or $(TASK),reach)) \
-	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/eval-arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
+	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
 adapt-demo: setup  ## another scene: the shipped model, adapted ones and one from nothing, into out/adapt-demo: GOALS
 	$(BIN)/python -m recipes.adapt_demo $(call option,GOALS,goals)

@@ -6,8 +6,8 @@
     python3 environment.py add FILE more, which few targets need: what a requirements file lists
     python3 environment.py size     the first one anew in out/setup/venv; its size and time go to out/setup/summary.json
 
-`uv` installs where it is there, pip otherwise. torch is its CPU build unless TORCH says otherwise, as in
-`make setup TORCH=torch==2.13.0`, which is PyPI's with CUDA. Runs on the system's Python: standard library only.
+`uv` installs where it is there, pip otherwise. torch is the CPU build where the index has one, unless TORCH names
+another, as in `make setup TORCH=torch==2.13.0`, PyPI's with CUDA. Runs on the system's Python: standard library only.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ EGL_PACKAGES = ("libegl1", "libopengl0", "libgl1-mesa-dri")
 DRAW = (
     "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco><worldbody/></mujoco>'), 8, 8).render()"
 )
-TORCH = "torch==2.13.0+cpu"
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")  # the first that the package index has: not every one has CPU builds
 
 
 class SetupError(Exception):
@@ -214,9 +213,12 @@ def install_demo(setup: Setup) -> None:
 
 def install_all(setup: Setup) -> None:
     """Everything of a checkout. torch first, so that nothing else brings another build of it."""
-    torch = os.environ.get("TORCH") or TORCH
-    if not setup.install("torch", torch, "-c", "constraints.txt", may_fail=True):
-        setup.install("torch", torch, "-c", "constraints.txt", "--extra-index-url", TORCH_INDEX)
+    named = os.environ.get("TORCH")
+    builds = (named,) if named else TORCH
+    for build in builds:
+        if setup.install("torch", build, "-c", "constraints.txt", may_fail=build != builds[-1]):
+            break
+        setup.note(f"the package index does not have {build}; another build may bring gigabytes of CUDA")
     setup.install("everything", "-r", "requirements-dev.txt", "-c", "constraints.txt")
     setup.install("the authors' code", "--no-deps", "-r", "requirements-reference.txt")
 

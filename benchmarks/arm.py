@@ -102,7 +102,7 @@ def main() -> None:
             f"{scene.stem}: {rate:.0f} control steps with a picture a second; the shield checks a plan in "
             f"{shield_ms:.2f} ms"
         )
-    write_figures(options.out / "summary.json", figures, command)
+    write_figures(options.out / "summary.json", figures, command, keep=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     console.print(_success_table(results, rates))
     console.print(_latency_table(results, latencies_ms))
     failures = [_failure(episode, results, out) for episode in results.episodes if not _of(episode).held]
-    figures = {figure_name(results.suite, name): (value, unit) for name, value, unit in found}
+    figures = {results.suite.figure_name(f"{results.suite.demo}.{name}"): (value, unit) for name, value, unit in found}
     if results.light == "changing":
         every = held([_of(episode) for episode in results.episodes])
         for end, value in zip(("", "_low", "_high"), (every.percent, *every.interval), strict=True):
@@ -90,14 +90,6 @@ def report(results: Results, console: Console, out: Path, command: str) -> dict[
     missed = f"{len(failures)} of {len(results.episodes)} goals were not held" if failures else "every goal was held"
     console.print(f"{missed}; the figures are in {out}/summary.json, a film of it in {out}/demo.mp4", soft_wrap=True)
     return summary
-
-
-def figure_name(suite: Suite, name: str) -> str:
-    """What a figure is called: success with an arm in a scene of its own has the names of task and robot in it."""
-    if not suite.robot:
-        return f"{suite.demo}.{name}"
-    task, _, robot = suite.name.partition("_")
-    return f"arm.{task}_{name}_{robot}" if name.startswith("success") else f"arm.{name}"
 
 
 Figures = list[tuple[str, float, str]]  # name, value, unit

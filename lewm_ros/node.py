@@ -409,15 +409,20 @@ def spin(executor: SingleThreadedExecutor, goes_on: Callable[[], bool], node: No
             node.get_logger().error(f"a callback failed, this is a bug:\n{traceback.format_exc()}")
 
 
+def start_ros(arguments: Sequence[str] | None) -> None:
+    """Starts rclpy without its handling of signals, so that nodes end their work first; exits with what is wrong."""
+    try:
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
+
+
 def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
     """Runs nodes in one process, in one thread, until one is shut down or the process is told to end (SIGINT, SIGTERM).
 
     Then they end their work in order, the last one first. An exception in a callback is logged and ends nothing.
     """
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:
-        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
+    start_ros(arguments)
     ended = told_to_end()
     try:
         nodes = [make() for make in makers]

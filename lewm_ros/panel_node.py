@@ -17,6 +17,7 @@ import json
 import math
 import os
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -37,7 +38,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, Joy
 from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
@@ -51,7 +51,7 @@ from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.goals import GoalError, GoalLibrary
 from lewm_ros.messages import MessageError, message_to_array, message_to_rgb, rgb_to_message
-from lewm_ros.node import spin
+from lewm_ros.node import spin, start_ros
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 NICENESS = 10  # the planner comes first
@@ -634,10 +634,7 @@ async def serve(panel: Panel, host: str, port: int, ready: Callable[[str], None]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node until the process is told to end (SIGINT, SIGTERM)."""
     os.nice(NICENESS)
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:
-        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
+    start_ros(arguments)
     try:
         node = PanelNode()
     except (ParameterError, BundleError, RuntimeLoadError, GoalError) as error:
@@ -655,8 +652,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     async def until_told() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        import signal
-
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
         await serve(panel, node.values["host"], node.values["port"], ready)

@@ -23,7 +23,6 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float32
 from trajectory_msgs.msg import JointTrajectory
@@ -49,7 +48,7 @@ from lewm_ros.messages import (
     nanoseconds,
     rgb_to_message,
 )
-from lewm_ros.node import compressed_topic, spin, told_to_end
+from lewm_ros.node import compressed_topic, spin, start_ros, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 NICENESS = 10  # the planner comes first
@@ -292,10 +291,7 @@ def _number(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node until the process is told to end (SIGINT, SIGTERM)."""
     os.nice(NICENESS)
-    try:
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:
-        sys.exit(f"the ROS arguments or the params file cannot be used: {error}")
+    start_ros(arguments)
     ended = told_to_end()
     try:
         node = ViewerNode()

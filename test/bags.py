@@ -19,6 +19,15 @@ MSG: std_msgs/Header
 builtin_interfaces/Time stamp
 string frame_id
 """
+_POINT = """
+================================================================================
+MSG: trajectory_msgs/JointTrajectoryPoint
+float64[] positions
+float64[] velocities
+float64[] accelerations
+float64[] effort
+builtin_interfaces/Duration time_from_start
+"""
 DEFINITIONS = {
     "sensor_msgs/msg/Image": """std_msgs/Header header
 uint32 height
@@ -42,15 +51,7 @@ string[] joint_names
 JointTrajectoryPoint[] points
 """
     + _HEADER
-    + """
-================================================================================
-MSG: trajectory_msgs/JointTrajectoryPoint
-float64[] positions
-float64[] velocities
-float64[] accelerations
-float64[] effort
-builtin_interfaces/Duration time_from_start
-""",
+    + _POINT,
     "control_msgs/msg/JointTrajectoryControllerState": """std_msgs/Header header
 string[] joint_names
 trajectory_msgs/JointTrajectoryPoint reference
@@ -58,15 +59,7 @@ trajectory_msgs/JointTrajectoryPoint feedback
 float64 speed_scaling_factor
 """
     + _HEADER
-    + """
-================================================================================
-MSG: trajectory_msgs/JointTrajectoryPoint
-float64[] positions
-float64[] velocities
-float64[] accelerations
-float64[] effort
-builtin_interfaces/Duration time_from_start
-""",
+    + _POINT,
     "std_msgs/msg/String": "string data\n",
 }
 

@@ -48,7 +48,7 @@ def test_the_table_holds_the_worst_row_of_a_group_and_a_picture(tmp_path: Path) 
     runtime = load_runtime(load_bundle(resource("models", "reach")))
     rows = list(robustness(runtime, goals=2, only=("clean",)))
     assert [row.change.factor for row in rows] == ["none"]
-    write(rows, tmp_path, "lewm robust models/reach --goals 2 --only clean")
+    write(rows, tmp_path, "lewm robust models/reach --goals 2 --only clean", "reach")
     figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert figures["robust.reach_clean"] == rows[0].goal_clean.percent == figures["robust.row_none"]
     assert (tmp_path / "robust.png").stat().st_size > 1000
@@ -66,6 +66,16 @@ def test_what_was_measured_is_written_row_by_row_and_a_group_of_severe_changes_h
     tmp_path: Path,
 ) -> None:
     severe = next(change for change in changes() if change.severity == "x 0.4")
-    write([Row(severe, Rate(3, 4), None, 0.5)], tmp_path, "lewm robust models/reach")
+    write([Row(severe, Rate(3, 4), None, 0.5)], tmp_path, "lewm robust models/reach", "reach")
     figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert figures["robust.row_light_strength_x_0_4"] == 75.0 and "robust.reach_light" not in figures
+
+
+def test_a_bundle_that_pushes_is_tried_in_its_own_task_and_its_figures_have_its_name(tmp_path: Path) -> None:
+    runtime = load_runtime(load_bundle(resource("models", "push")))
+    rows = list(robustness(runtime, goals=1, only=("clean",)))
+    write(rows, tmp_path, "lewm robust models/push --goals 1 --only clean", "push")
+    names = {row["name"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
+    assert "robust.push_clean" in names and rows[0].goal_clean.trials == 1
+    with pytest.raises(ValueError, match="made for push"):
+        next(robustness(runtime, goals=1, frames=(tmp_path,)))

@@ -72,7 +72,8 @@ def evaluate(
         runtime = load_runtime(loaded, backend)
         for number, tried in enumerate(try_suite(suite, runtime, episodes, seed, world)):
             Console().print(tried.table)
-            write_figures(out / "summary.json", tried.figures, command, keep=number > 0)
+            figures = {suite.figure_name(name): value for name, value in tried.figures.items()}
+            write_figures(out / "summary.json", figures, command, keep=number > 0 or bool(suite.robot))
         return
     if suite.name != "reach":
         raise ValueError(f"goals of {task} are drawn in simulation and not cut from a recording; leave {data} out")
@@ -89,7 +90,7 @@ def evaluate(
 @app.command()
 def robust(
     bundle: BundleArgument,
-    goals: Annotated[int, typer.Option(help="in each row, half of them near, half anywhere")] = 50,
+    goals: Annotated[int, typer.Option(help="in each row, divided among the bundle's tasks")] = 50,
     only: Annotated[
         list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, or a factor; again for more")
     ] = None,
@@ -108,16 +109,16 @@ def robust(
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.evaluation.robustness import robustness, table, write
     from lewm_model.runtime import load_runtime
+    from lewm_model.tasks.registry import suite_of
 
-    loaded = load_bundle(bundle)
-    loaded.must_be_for("reach")
-    runtime = load_runtime(loaded, backend)
-
+    runtime = load_runtime(load_bundle(bundle), backend)
+    task = suite_of(runtime.bundle).name
     rows = []
     for row in robustness(runtime, goals, seed, only or (), world, frames or (), goal_changed):
         typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
         rows.append(row)
-        write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}")  # what is done stays if it is ended
+        # What is done stays if it is ended.
+        write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}", task)
     Console().print(table(rows))
     typer.echo(f"summary.json and robust.png: {out}")
 

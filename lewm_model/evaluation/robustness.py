@@ -24,7 +24,6 @@ import torch
 from rich.table import Table
 
 from lewm_model.bundle.bundle import load_heads, load_model
-from lewm_model.config import PlanConfig
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.models.graphs import RolloutGraph
@@ -33,7 +32,8 @@ from lewm_model.robot.observation import Observation
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.world import State
-from lewm_model.tasks.reach import ANYWHERE, NEAR
+from lewm_model.tasks.reach import ANYWHERE
+from lewm_model.tasks.registry import suite_of
 from lewm_model.tasks.task import Trial, attempt, draw_trials, picture_of, trial_of
 
 Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
@@ -307,17 +307,23 @@ def robustness(
     frames: Sequence[Path] = (),
     goal_changed: bool = True,
 ) -> Iterator[Row]:
-    """The table, row by row. Of the goals of a row one half is near, the other anywhere; all rows have the same ones.
+    """The table, row by row. The goals of a row are divided among the tasks that the bundle is made for (to reach: one
+    half near, the other anywhere); all rows have the same ones.
 
     :param only: groups or factors of changes; empty is all.
     :param goal_changed: False leaves the second count out, which takes half of the time.
     :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
     :raises OSError: a folder lacks its poses.csv, or a picture.
+    :raises ValueError: `frames` are given for a bundle that is not made to reach.
     """
-    sight, config = runtime.bundle.observation, PlanConfig()
-    with ArmSim(world) as sim:
-        near = goals // 2
-        trials = draw_trials(NEAR, near, TASK_SEED, sim) + draw_trials(ANYWHERE, goals - near, TASK_SEED, sim)
+    suite = suite_of(runtime.bundle)
+    sight, config, tasks = runtime.bundle.observation, suite.plan, suite.tasks
+    if frames and suite.name != "reach":
+        raise ValueError(f"--frames holds poses to reach, and this bundle is made for {suite.name}")
+    with ArmSim(world or suite.world_file) as sim:
+        shares = [(number + 1) * goals // len(tasks) - number * goals // len(tasks) for number in range(len(tasks))]
+        drawn = [draw_trials(task, share, TASK_SEED, sim) for task, share in zip(tasks, shares, strict=True)]
+        trials = [trial for some in drawn for trial in some]
         clean = [picture_of(trial.goal, sim, sight) for trial in trials]
 
         def tried(change: Change, trials: Sequence[Trial], pictures: Sequence[np.ndarray | None]) -> Rate:
@@ -394,11 +400,11 @@ def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row | None:
     return min(some, key=lambda row: row.goal_clean.percent, default=None)
 
 
-def figures(rows: Sequence[Row]) -> Figures:
-    """The worst row of each group, and every row with its interval."""
+def figures(rows: Sequence[Row], task: str) -> Figures:
+    """The worst row of each group, in the name of the task, and every row with its interval."""
     found: Figures = {}
     for group in dict.fromkeys(row.change.group for row in rows):
-        name = f"robust.reach_{NAMES.get(group, group)}"
+        name = f"robust.{task}_{NAMES.get(group, group)}"
         if (row := worst(rows, group)) is not None:
             found[name] = (row.goal_clean.percent, f"%, the worst: {row.change.factor} {row.change.severity}")
     for row in rows:
@@ -443,7 +449,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write(rows: Sequence[Row], out: Path, command: str) -> None:
+def write(rows: Sequence[Row], out: Path, command: str, task: str) -> None:
     """summary.json and robust.png in the folder `out`."""
-    write_figures(out / "summary.json", figures(rows), command, goals=rows[0].goal_clean.trials)
+    write_figures(out / "summary.json", figures(rows, task), command, goals=rows[0].goal_clean.trials)
     draw(rows, out / "robust.png")

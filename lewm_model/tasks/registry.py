@@ -54,6 +54,19 @@ class Suite:
         return str(self.world_file.parent / named) if named.suffix else str(named)
 
 
+    def figure_name(self, name: str) -> str:
+        """What a figure is called: with an arm in a scene of its own, success has the names of task and robot in it.
+
+        :param name: as "demo.success_held", or "eval.KIND_success_held" of one of the tasks.
+        """
+        if not self.robot:
+            return name
+        _, _, plain = name.partition(".")
+        task, _, robot = self.name.partition("_")
+        plain = plain.removeprefix(f"{self.tasks[-1].name}_")  # the task that is told first needs no name
+        return f"arm.{task}_{plain}_{robot}" if "success" in plain else f"arm.{plain}"
+
+
 SUITES = {
     suite.name: suite
     for suite in (
