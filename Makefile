@@ -83,7 +83,7 @@ adapt-demo: setup  ## another scene: the shipped model, adapted ones and one fro
 
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
 	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed) \
-	    --frames test/data/gazebo_frames/plain --frames test/data/gazebo_frames/shadow
+	    $(if $(MODEL),,--frames test/data/gazebo_frames/plain --frames test/data/gazebo_frames/shadow) 
 
 eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/push) --task push --out out/eval-push --seed $(or $(SEED),1) $(call option,GOALS,episodes)
