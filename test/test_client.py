@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not instal
 
 from bags import BagWriter
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from sensor_msgs.msg import JointState
 from sim_recording import sim_recording
 from std_srvs.srv import SetBool
 
@@ -120,8 +120,10 @@ def test_reach_goal_brings_the_arm_to_pictures_and_tells_of_those_that_are_none(
         status, said = ends(run(tmp_path / "near.png", tmp_path / "black.png", "--timeout", 20))
         assert status == 1, said
         assert "near.png: the goal is reached" in said and "black.png: the goal is refused" in said
+        speeds = []
+        graph.node.create_subscription(JointState, "joint_states", lambda m: speeds.append(max(m.velocity, key=abs)), 1)
         process = run(tmp_path / "far.png")
-        time.sleep(3.0)
+        graph.spin_until(lambda: speeds and abs(speeds[-1]) > 0.3, 20.0, "the arm to be on its way")
         process.send_signal(signal.SIGINT)
         status, said = ends(process)
         assert status == 130 and "cancelled" in said, said
