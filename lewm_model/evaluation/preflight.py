@@ -117,11 +117,8 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
 
     try:
         suite = suite_of(bundle)
-    except ValueError as error:
-        raise DataError(
-            f"the model in {bundle.folder} was trained for the task {bundle.task!r}, which is not simulated here; give "
-            "a recording of its own arm and camera"
-        ) from error
+    except BundleError as error:
+        raise DataError(f"{error}; or give a recording of its own arm and camera") from error
     with ArmSim(suite.world_file) as sim:
         if sim.names != bundle.actions.names:
             raise DataError(

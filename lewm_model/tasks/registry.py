@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lewm_model.bundle.bundle import POLICY, Bundle
+from lewm_model.bundle.bundle import POLICY, Bundle, BundleError
 from lewm_model.config import POLICY_PLAN, PlanConfig, load_yaml, resource
 from lewm_model.sim.random_motion import RANDOM, RandomMotion
 from lewm_model.tasks.push import PUSH
@@ -117,8 +117,14 @@ def suite_named(name: str) -> Suite:
 def suite_of(bundle: Bundle) -> Suite:
     """The tasks that a bundle is made for; one that does not say is told by whether it has a policy.
 
-    :raises ValueError: its task is none that can be simulated.
+    :raises BundleError: its task is none that can be simulated.
     """
     if bundle.task:
-        return suite_named(bundle.task)
+        try:
+            return suite_named(bundle.task)
+        except ValueError as error:
+            raise BundleError(
+                f"the model in {bundle.folder} was trained for the task {bundle.task!r}, which is not simulated here: "
+                f"{error}"
+            ) from error
     return next(suite for suite in SUITES.values() if (suite.led is not None) == (POLICY in bundle.heads))
