@@ -109,3 +109,21 @@ def test_a_scene_that_never_rests_changes_little_from_picture_to_picture_and_muc
     sim.stage = sim.lens = None
     assert np.ptp(np.array(tables), axis=0).min() > 60
     assert np.abs(soon - tables[-1]).max() < 12
+
+
+def test_a_lamp_casts_shadows_on_the_table_alone(sim: ArmSim) -> None:
+    table = table_of(sim)[0]
+    paint, lamp = np.full(3, 0.8), (np.array([0.8, 0.0, -0.6]), np.full(3, 0.5))
+    arm = tuple(int(geom) for geom in np.flatnonzero(sim.geoms_of_robot))
+    pictures = []
+    for shadows in (None, (arm, paint)):
+        look = Look(ambient=np.full(3, 0.3), lamps=(lamp,), colours={table: paint}, shadows=shadows)
+        wear(sim, lambda look=look: look)
+        pictures.append(sim.render().astype(float))
+    sim.stage = sim.lens = None
+    lit, shaded = pictures
+    dark = (np.abs(lit - shaded) > 1.0).any(-1)
+    assert 0.005 < dark.mean() < 0.1
+    # What the lamp gives is 0.6 x 0.5 of 0.3 + 0.6 x 0.5: half is left in its shadow.
+    np.testing.assert_allclose(np.median(shaded[dark] / lit[dark]), 0.5, atol=0.02)
+    assert np.ptp(lit[dark], axis=0).max() < 3.0, "only the table is dark"

@@ -23,6 +23,7 @@ SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5
 STRENGTH = (0.6, 1.4)  # of the light on a table, 1 is the file's
 AMBIENT = (0.2, 0.9)  # share of it that comes from everywhere
 MOST_LAMPS, TILT_DEG, TINT = 3, 65.0, 0.2
+CASTING = 0.5  # share of the lights that cast a shadow
 SHIFT, TURN_DEG, ZOOM = 0.06, 5.0, 0.06  # of the camera: share of its picture, about its axis, share of the distance
 MOST_THINGS, THING = 5, (0.02, 0.07)  # half lengths, share of what the picture shows
 APART = 0.3  # least distance of the colours of table and arm: an arm that cannot be seen teaches nothing
@@ -30,6 +31,8 @@ NEAR_FLAT = 0.04  # as a share, the brightness of a table that lies flat is told
 SWINGS_S = (4.0, 20.0)  # time that one swing takes, of a scene that never rests
 SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM = 0.01, 1.0, 0.01
 SWINGING_PAINT = 0.15  # of the table, red, green and blue each
+SHADOW_M = 0.001  # height that a shadow is drawn at, just above the table
+SHADOW_FLATNESS = 1e-3  # what is left of the height of a thing that is flattened into its shadow; 0 has no normals
 GRAIN = (0.05, 0.3)  # share of a table's brightness that its texture changes
 
 
@@ -63,6 +66,7 @@ class Look:
     zoom: float = 0.0  # nearer by this share
     things: tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...] = ()  # kind, place, half lengths (3,), colour
     texture: Texture | None = None
+    shadows: tuple[tuple[int, ...], np.ndarray] | None = None  # geoms that cast one, and the colour (3,) of the table
 
 
 class Looks:
@@ -72,6 +76,7 @@ class Looks:
         self._sim, model = sim, sim.model
         self._arm = [int(g) for g in np.flatnonzero(sim.geoms_of_robot & _seen(model))]
         self._table = table_of(sim)
+        self._casting = tuple(int(g) for g in np.flatnonzero(_seen(model)) if g not in self._table[:1])
         self._colours = np.array([colour_of(model, geom) for geom in range(model.ngeom)])
         self._rng = np.random.default_rng(0)
 
@@ -93,6 +98,9 @@ class Looks:
             arm = np.array([colours.get(geom, self._colours[geom]) for geom in self._arm])
             colours |= dict.fromkeys(self._table, _apart_from(arm, rng))
         ambient, lamps = self._light() if chosen["light"] else (None, ())
+        shadows = None
+        if lamps and self._table and rng.random() < CASTING:
+            shadows = self._casting, colours.get(self._table[0], self._colours[self._table[0]])
         moved = rng.uniform(-1.0, 1.0, 4) * chosen["camera"]
         return Look(
             ambient,
@@ -103,6 +111,7 @@ class Looks:
             ZOOM * moved[3],
             self._things() if chosen["things"] else (),
             self._texture() if chosen["texture"] else None,
+            shadows,
         )
 
     def _light(self) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
@@ -230,6 +239,8 @@ def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
             lamp.diffuse[:] = 0.0 if i == 0 else light * look.lamps[i - 1][1]
         scene.nlight = 1 + len(look.lamps)
         light = _flat_light(scene)
+        if look.shadows is not None:
+            _cast(*look.shadows, scene)
     for camera in scene.camera:  # both eyes; a picture is drawn from between them
         forward, up = (np.array(way, float) for way in (camera.forward, camera.up))
         distance = float(np.linalg.norm(camera.pos))
@@ -240,6 +251,27 @@ def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
         camera.frustum_top /= 1.0 + look.zoom
         camera.frustum_bottom /= 1.0 + look.zoom
     return light
+
+
+def _cast(casting: tuple[int, ...], colour: np.ndarray, scene: mujoco.MjvScene) -> None:
+    """Lays the shadows of geoms, by the lamp that gives the most light, on a table of this `colour` (3,) at z = 0.
+
+    A shadow is the thing itself, flattened onto the table along the light, in the colour that the table has by the
+    other lamps. MuJoCo's own shadows take nine tenths of the time of a small picture.
+    """
+    lamp = max(scene.lights[1 : scene.nlight], key=lambda lamp: -float(lamp.dir[2] * lamp.diffuse.sum()))
+    way, light = np.array(lamp.dir, float), _flat_light(scene)
+    rgba = np.array([*(colour * (1.0 + way[2] * np.array(lamp.diffuse) / np.maximum(light, 1e-6))), 1.0], np.float32)
+    flatten = np.eye(3)
+    flatten[:, 2] -= (1.0 - SHADOW_FLATNESS) * way / way[2]
+    for geom in scene.geoms[: scene.ngeom]:
+        if geom.objtype != mujoco.mjtObj.mjOBJ_GEOM or geom.objid not in casting or scene.ngeom == scene.maxgeom:
+            continue
+        place, turn = flatten @ geom.pos + (0.0, 0.0, SHADOW_M), flatten @ np.reshape(geom.mat, (3, 3))
+        shadow = scene.geoms[scene.ngeom]
+        mujoco.mjv_initGeom(shadow, geom.type, geom.size, place, turn.ravel(), rgba)
+        shadow.size[:], shadow.dataid, shadow.specular, shadow.shininess = geom.size, geom.dataid, 0.0, 0.0
+        scene.ngeom += 1
 
 
 def _flat_light(scene: mujoco.MjvScene) -> np.ndarray:
