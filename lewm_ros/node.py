@@ -32,14 +32,13 @@ from lewm_model.bundle.bundle import Bundle, BundleError
 from lewm_model.config import PlanConfig
 from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.errors import RuntimeLoadError
-from lewm_ros.parameters import Parameter, ParameterError, check_choice, declare, read
+from lewm_ros.parameters import Parameter, ParameterError, check_choice, declare, read, refuse_unknown
 
 HARDWARE_ID = platform.node()  # of diagnostics: the computer that the node runs on
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-
-# Of the topics that others offer or take: a params file may state history, depth and reliability of each, as
-# qos_overrides./joint_states.subscription.reliability; it is read when the node is first configured.
+# For topics shared with drivers and controllers: a params file may set history, depth and reliability of each, as in
+# qos_overrides./joint_states.subscription.reliability. rclpy reads it once, when the topic is first made.
 QOS_OVERRIDES = QoSOverridingOptions.with_default_policies()
 STOP_S = 5.0  # that a thread which was told to end is waited for
 STANDSTILL_S = 2.0  # that simulated time may stand still before diagnostics say so
@@ -174,12 +173,16 @@ class ManagedNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         def step() -> None:
             self.cleanup()
-            self.configure(read(self, self._table))
+            self.configure(read(self, self._table, topics_follow=True))
 
         return self._attempt("configure", step, undo=self.cleanup)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._attempt("activate", self.activate, undo=self.deactivate)
+        def step() -> None:
+            self.activate()
+            refuse_unknown(self)  # now that every topic is there, a qos_overrides of none is misspelt
+
+        return self._attempt("activate", step, undo=self.deactivate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._attempt("deactivate", self.deactivate)

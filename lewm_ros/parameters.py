@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node parameters from a table: one line each, with description and range, instead of one block of calls each."""
+"""Declares and reads node parameters from a table with a row for each: name, default, description, range."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+QOS_OVERRIDES = "qos_overrides."  # how the names of the parameters begin that rclpy declares for a topic
+
 
 class ParameterError(ValueError):
-    """A parameter that is missing or has a value that cannot be used; the message says what to set."""
+    """A parameter that is missing, unknown, or has a value that cannot be used; the message says what to set."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,14 @@ def declare(node: Node, table: Sequence[Parameter]) -> None:
         node.declare_parameter(row.name, row.default, row.descriptor)
 
 
-def read(node: Node, table: Sequence[Parameter]) -> dict[str, Any]:
+def read(node: Node, table: Sequence[Parameter], topics_follow: bool = False) -> dict[str, Any]:
     """The values by name; arrays as tuples.
 
+    :param topics_follow: see `refuse_unknown`.
     :raises ParameterError: a value without a default was not given, a text is not one of its choices, or something was
         given that the node does not know.
     """
-    refuse_unknown(node)
+    refuse_unknown(node, topics_follow)
     values: dict[str, Any] = {}
     for row in table:
         parameter = node.get_parameter_or(row.name)
@@ -88,13 +91,16 @@ def check_choice(row: Parameter, value: Any) -> None:
         raise ParameterError(f"parameter {row.name!r} is {value!r}; it must be one of {', '.join(row.choices)}")
 
 
-def refuse_unknown(node: Node) -> None:
-    """Raises ParameterError for what a params file or command line gives to the node and the node does not know.
+def refuse_unknown(node: Node, topics_follow: bool = False) -> None:
+    """Raises ParameterError for parameters that a params file or command line gives and the node does not declare.
 
-    ROS would ignore it: a dead-man's button that is misspelt would be none.
+    ROS would ignore them: with a misspelt `deadman_button` the arm would need no button.
+
+    :param topics_follow: the node is yet to make its topics. rclpy declares `qos_overrides.*` of a topic with the
+        topic, so these are let through; call this again without it once the topics are made.
     """
     given, known = node._parameter_overrides, node._parameters
-    unknown = [name for name in given if name not in known and not name.startswith("qos_overrides.")]
+    unknown = [name for name in given if name not in known and not (topics_follow and name.startswith(QOS_OVERRIDES))]
     if unknown:
         raise ParameterError(
             f"{node.get_name()} knows no parameter {'; nor '.join(_described(name, known) for name in unknown)}; "

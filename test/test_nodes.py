@@ -45,6 +45,7 @@ from lewm_ros.messages import (
     trajectory_to_message,
 )
 from lewm_ros.node import Milliseconds, Worker
+from lewm_ros.parameters import ParameterError, read
 from lewm_ros.planner_node import PlannerNode
 from lewm_ros.planner_parameters import PARAMETERS, PLAN_FIELDS
 from lewm_ros.safety import Intervention, Reason, ShieldConfig, State
@@ -237,6 +238,29 @@ def test_a_parameter_that_no_node_takes_is_refused_with_the_one_that_was_meant(b
         assert f"knows no parameter '{given.partition(':')[0]}' (is it '{meant}'" in error
         assert "qos_overrides" not in error
         node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
+def test_a_quality_of_service_of_a_topic_that_the_node_does_not_have_is_refused_with_the_one_that_was_meant(
+    bundle, capfd
+):
+    given = "qos_overrides./joint_state.subscription.reliability"
+    rclpy.init(args=["--ros-args", "-p", f"{given}:=reliable", "-p", f"model:={bundle.folder}"])
+    try:
+        node = PlannerNode()
+        node.set_parameters([RosParameter(name, value=value) for name, value in LIMITS.items()])
+        assert node.trigger_configure() == SUCCESS, "it subscribes only when it is activated"
+        assert node.trigger_activate() == FAILURE
+        meant = "qos_overrides./joint_states.subscription.reliability"
+        error = capfd.readouterr().err
+        assert f"cannot activate: planner_node knows no parameter '{given}' (is it '{meant}'?)" in error
+        assert node._worker is None, "what was started is ended"
+        node.destroy_node()
+        plain = rclpy.create_node("plain")
+        with pytest.raises(ParameterError, match=f"plain knows no parameter '{given}'"):
+            read(plain, ())
+        plain.destroy_node()
     finally:
         rclpy.shutdown()
 
