@@ -15,7 +15,7 @@ from tiny import tiny_model
 
 from lewm_model.config import PlanConfig
 from lewm_model.planning.motion import KnotLimits, Timeline
-from lewm_model.planning.parameterisations import TipKnots
+from lewm_model.planning.parameterisations import TipKnots, VelocityKnots
 from lewm_model.planning.planner import Planner
 from lewm_model.robot.actions import ActionGroup, ActionSpec
 from lewm_model.robot.chain import Chain
@@ -110,7 +110,8 @@ def test_joint_velocities_are_bounded_and_continuous_also_at_singularities(
 
 def knots_from(position: np.ndarray, candidates: np.ndarray) -> tuple[TipKnots, np.ndarray]:
     timeline = Timeline(0.0, position, KNOTS)
-    motions = TipKnots(SPEC, timeline, KNOTS, 0.0, 0, HORIZON, 0.01 * ONE, TIP)
+    joints = VelocityKnots(SPEC, timeline, KNOTS, 0.0, 0, HORIZON, 0.01 * ONE, np.ones_like(ONE))
+    motions = TipKnots(SPEC, joints, TIP)
     feasible = motions.feasible(candidates)
     return motions, feasible
 

@@ -55,7 +55,7 @@ class ActionParameterisation(Protocol):
 
 
 class VelocityKnots:
-    """Joint velocities at the ends of action blocks, in standard deviations of the recorded actions.
+    """Joint velocities at the ends of action blocks, in multiples of `unit`.
 
     `motion` blends them so that velocity, acceleration, jerk and position limits hold between them too.
     """
@@ -69,32 +69,34 @@ class VelocityKnots:
         knot: int,
         horizon: int,
         rest_speed: np.ndarray,
+        unit: np.ndarray,
     ) -> None:
         """
         :param timeline: what is commanded; committed up to `knot`, the number of the hand-over.
         :param frame_s: stamp of the frame that is planned from, s.
         :param horizon: action blocks, and knots.
         :param rest_speed: (A,) rad/s up to which a joint counts as resting.
+        :param unit: (A,) rad/s that a candidate's 1 stands for: the standard deviation of the recorded actions, say.
         """
         self.timeline, self.limits, self.frame_s, self.knot = timeline, limits, frame_s, knot
-        self.control_dt_s, self.block_s, self.std = spec.control_dt_s, spec.block_s, np.asarray(spec.std)
+        self.control_dt_s, self.block_s, self.unit = spec.control_dt_s, spec.block_s, unit
         self.rest_speed, self.farthest = rest_speed, limits.upper - limits.lower
         self.position, self.velocity = timeline.state(knot)  # (A,) at the hand-over
-        self.still = np.zeros((horizon, len(self.std)))
+        self.still = np.zeros((horizon, len(unit)))
         self.handover_s = timeline.knot_time(knot)
         grid = frame_s + spec.control_dt_s * np.arange(horizon * spec.frameskip + 1)
         self.committed = timeline.sample(np.minimum(grid, self.handover_s)).positions  # (N, A) rad
         self.weights = path_weights(np.maximum(grid - self.handover_s, 0.0) / self.block_s, horizon, self.block_s)
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
-        return self.limits.project(self.position, self.velocity, candidates * self.std) / self.std
+        return self.limits.project(self.position, self.velocity, candidates * self.unit) / self.unit
 
     def actions(self, candidates: np.ndarray) -> np.ndarray:
         return np.diff(self.paths(candidates), axis=1) / self.control_dt_s
 
     def paths(self, candidates: np.ndarray) -> np.ndarray:
         before = np.broadcast_to(self.velocity, (len(candidates), 1, len(self.velocity)))
-        knots = np.concatenate([before, candidates * self.std], 1)
+        knots = np.concatenate([before, candidates * self.unit], 1)
         paths: np.ndarray = self.committed + np.einsum("nk,ska->sna", self.weights, knots)
         return paths
 
@@ -106,25 +108,25 @@ class VelocityKnots:
             knots[k] = self.limits.project(position, velocity, wanted[None, None])[0, 0]
             step = 0.5 * self.block_s * (velocity + knots[k])
             position, left, velocity = position + step, left - step, knots[k]
-        return knots / self.std
+        return knots / self.unit
 
     def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
-        knots = candidates[:, :k] * self.std
+        knots = candidates[:, :k] * self.unit
         last = knots[:, -1] if k else np.broadcast_to(self.velocity, actions.shape)
         # Half of each block's way belongs to the knot at its begin, half to that at its end.
         position = self.position + self.block_s * (knots.sum(1) + 0.5 * (self.velocity - last))
-        candidates[:, k] = self.limits.project(position, last, actions[:, None])[:, 0] / self.std
+        candidates[:, k] = self.limits.project(position, last, actions[:, None])[:, 0] / self.unit
 
     def rests(self, candidate: np.ndarray) -> bool:
-        return bool((np.abs([self.velocity, *candidate[:1] * self.std]) <= self.rest_speed).all())
+        return bool((np.abs([self.velocity, *candidate[:1] * self.unit]) <= self.rest_speed).all())
 
     def commit(self, candidate: np.ndarray, parts: int) -> Trajectory:
-        self.timeline.splice(self.knot, candidate[:parts] * self.std)
+        self.timeline.splice(self.knot, candidate[:parts] * self.unit)
         steps = int(np.ceil((self.timeline.end_s - self.frame_s) / self.control_dt_s)) + 1
         return self.timeline.sample(self.frame_s + self.control_dt_s * np.arange(max(steps, 1) + 1))
 
     def saturation(self, candidate: np.ndarray) -> float:
-        return float((np.abs(candidate * self.std) > AT_LIMIT * self.limits.velocity).mean())
+        return float((np.abs(candidate * self.unit) > AT_LIMIT * self.limits.velocity).mean())
 
 
 class TipKnots:
@@ -135,29 +137,14 @@ class TipKnots:
     joint would come to its limits: the tip keeps its direction. What is imagined is what the joints then really do.
     """
 
-    def __init__(
-        self,
-        spec: ActionSpec,
-        timeline: Timeline,
-        limits: KnotLimits,
-        frame_s: float,
-        knot: int,
-        horizon: int,
-        rest_speed: np.ndarray,
-        tip: TipMotion,
-    ) -> None:
-        """As `VelocityKnots`, of the joints."""
-        ones = tuple(np.ones(len(limits.lower)))
-        names = tuple(map(str, range(len(ones))))
-        low = tuple(-one for one in ones)
-        joints = ActionSpec.of_one_kind(
-            names, "joint_velocity", "rad/s", spec.control_dt_s, spec.frameskip, (0.0,) * len(ones), ones, low, ones
-        )
-        self._joints = VelocityKnots(joints, timeline, limits, frame_s, knot, horizon, rest_speed)
-        self.timeline, self.frame_s, self.knot, self.limits = timeline, frame_s, knot, limits
-        self.handover_s, self.farthest = self._joints.handover_s, tip.farthest
-        self._spec, self._tip, self._std = spec, tip, np.asarray(spec.std)
-        self.still = np.zeros((horizon, len(self._std)))
+    def __init__(self, spec: ActionSpec, joints: VelocityKnots, tip: TipMotion) -> None:
+        """
+        :param joints: the motion of the joints, with a unit of 1 rad/s.
+        """
+        self._spec, self._joints, self._tip, self._std = spec, joints, tip, np.asarray(spec.std)
+        self.timeline, self.frame_s, self.knot = joints.timeline, joints.frame_s, joints.knot
+        self.handover_s, self.farthest = joints.handover_s, tip.farthest
+        self.still = np.zeros((len(joints.still), len(self._std)))
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
         low, high = self._spec.within
@@ -206,9 +193,10 @@ class TipKnots:
 
     def _next(self, position: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities (S, A) of the joints at the next knot, whose `actions` are (S, C)."""
-        there = position + self.limits.block_s * velocity  # about where it will be
-        knot = self.limits.slowed(position, velocity, self._tip.joint_velocities(there, actions))
-        return position + 0.5 * self.limits.block_s * (velocity + knot), knot
+        limits = self._joints.limits
+        there = position + limits.block_s * velocity  # about where the arm will be
+        knot = limits.slowed(position, velocity, self._tip.joint_velocities(there, actions))
+        return position + 0.5 * limits.block_s * (velocity + knot), knot
 
 
 def path_weights(phase: np.ndarray, knots: int, block_s: float) -> np.ndarray:

@@ -215,10 +215,9 @@ class Planner:
         self._planned = knot
         limits = (self._slow_limits if self.slow else self.knot_limits).scaled(self.speed_scale)
         rest_speed = self.config.resting * self.knot_limits.velocity
-        planned = (self.spec, timeline, limits, frame_s, knot, self.config.horizon, rest_speed)
-        motions: ActionParameterisation = (
-            VelocityKnots(*planned) if self._tip is None else TipKnots(*planned, self._tip)
-        )
+        unit = np.asarray(self.spec.std) if self._tip is None else np.ones(len(rest_speed))
+        joints = VelocityKnots(self.spec, timeline, limits, frame_s, knot, self.config.horizon, rest_speed, unit)
+        motions: ActionParameterisation = joints if self._tip is None else TipKnots(self.spec, joints, self._tip)
         previous = motions.still[:0]
         if self._previous is not None:
             before, candidate = self._previous
