@@ -70,7 +70,7 @@ def _recorded_frame(path: Path, at_s: float, episode: int) -> np.ndarray:
 
 
 def _bag_picture(path: Path, at_s: float, topic: str) -> np.ndarray:
-    from lewm_model.data.converters.rosbag2_files import bag_files, messages  # a robot that reads no bag needs no mcap
+    from lewm_model.data.converters.rosbag2.files import bag_files, messages  # a robot that reads no bag needs no mcap
 
     first_ns = None
     for message in messages(bag_files(path)):

@@ -21,12 +21,14 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as RawWriter
 from typer.testing import CliRunner
 
-import lewm_model.data.converters.rosbag2 as bag_module
+import lewm_model.data.converters.rosbag2.episodes as episodes_module
 from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.data.converters.columns import Columns
-from lewm_model.data.converters.rosbag2 import BagReport, Topics, convert_bag
-from lewm_model.data.converters.rosbag2_files import LOST, bag_files, read_messages
+from lewm_model.data.converters.rosbag2.convert import convert_bag
+from lewm_model.data.converters.rosbag2.episodes import BagReport
+from lewm_model.data.converters.rosbag2.files import LOST, bag_files, read_messages
+from lewm_model.data.converters.rosbag2.messages import Topics
 from lewm_model.data.converters.view import View
 from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera
@@ -172,7 +174,8 @@ def test_what_others_command_is_taken_from_what_the_controller_says_it_demands(t
     report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(NAMES))
     assert numbers(data) == list(range(60))
     check_references(data, times_s)
-    assert "actions are of what the controller demanded of the arm, on /arm_controller/controller_state" in str(report)
+    note = "actions come from what the controller demanded of the arm, on /arm_controller/controller_state"
+    assert note in str(report)
     _, unnamed = convert(tmp_path / "a.mcap", tmp_path / "b.h5")
     assert unnamed.action_names == NAMES[::-1], "as the controller lists them"
 
@@ -488,7 +491,7 @@ def test_unreadable_pictures_split_the_episode_and_are_named(tmp_path: Path) -> 
 
 
 def test_long_stretches_are_cut_so_that_memory_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bag_module, "LONGEST_EPISODE", 30)
+    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 30)
     times_s = DT * np.arange(100)
     with BagWriter(tmp_path / "a.mcap") as bag:
         write_motion(bag, motion, times_s, picture)
@@ -670,7 +673,7 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Pat
         bag.joints(NAMES, [0, 0], 1000, 1000, topic=TOPIC_STATES)
         bag.joints(NAMES, [0, 0], 1000, 1000, topic="/right/joint_states")
     note = convert_bag([tmp_path / "two.mcap"], out).notes[0]
-    assert "of /joint_states, /left/joint_states, /right/joint_states the one that is called so was taken" in note
+    assert "/joint_states was taken of /joint_states, /left/joint_states, /right/joint_states" in note
     out.unlink()
     with BagWriter(tmp_path / "two.mcap") as bag:
         write_motion(bag, motion, times_s, picture, joints_topic=TOPIC_STATES)

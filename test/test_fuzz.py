@@ -22,7 +22,7 @@ from tiny import dot_recording
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.config import ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml, resource
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.data.converters.rosbag2 import convert_bag
+from lewm_model.data.converters.rosbag2.convert import convert_bag
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_model.runtime import RuntimeLoadError, load_runtime
 from lewm_model.sim.arm import ArmSim

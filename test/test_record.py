@@ -18,8 +18,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.data.clips import load_episodes
-from lewm_model.data.converters.rosbag2 import convert_bag
-from lewm_model.data.converters.rosbag2_files import read_messages
+from lewm_model.data.converters.rosbag2.convert import convert_bag
+from lewm_model.data.converters.rosbag2.files import read_messages
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.robot.encodings import compressed_to_rgb
 from lewm_model.robot.observation import to_model_image

@@ -888,7 +888,7 @@ class RecorderTarget(NodeTarget):
         self.until(lambda: self.node.counts["pictures"] > before and not self.node.failure, publish, "a picture", 0.5)
 
     def close(self) -> None:
-        from lewm_model.data.converters.rosbag2_files import read_messages
+        from lewm_model.data.converters.rosbag2.files import read_messages
 
         pictures = self.node.counts["pictures"]
         super().close()
@@ -1069,7 +1069,7 @@ class Processes(Target):
 
     def close(self) -> None:
         self._graph.__exit__(None, None, None)
-        from lewm_model.data.converters.rosbag2_files import read_messages
+        from lewm_model.data.converters.rosbag2.files import read_messages
 
         problems: list[str] = []
         for _ in read_messages(self._recording, problems):
@@ -1641,8 +1641,8 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
     from mcap.writer import Writer
 
     from lewm_model.data.clips import DataError, load_episodes
-    from lewm_model.data.converters.rosbag2 import convert_bag
-    from lewm_model.data.converters.rosbag2_files import read_messages
+    from lewm_model.data.converters.rosbag2.convert import convert_bag
+    from lewm_model.data.converters.rosbag2.files import read_messages
 
     path, out = scratch / "recording.mcap", scratch / "converted.h5"
     whole = (seeds / "motion.mcap").read_bytes()

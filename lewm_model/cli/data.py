@@ -158,7 +158,7 @@ def convert(
     from lewm_model.data.converters.columns import Columns
     from lewm_model.data.converters.convert import convert as run
     from lewm_model.data.converters.lerobot_write import write_lerobot
-    from lewm_model.data.converters.rosbag2 import Topics
+    from lewm_model.data.converters.rosbag2.messages import Topics
     from lewm_model.data.converters.view import view_of
     from lewm_model.data.outputs import check_output
     from lewm_model.robot.robot import load_robot

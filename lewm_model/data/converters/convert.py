@@ -14,7 +14,9 @@ from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.converters.hdf5 import salvage_hdf5
 from lewm_model.data.converters.lerobot import convert_lerobot, is_lerobot
-from lewm_model.data.converters.rosbag2 import CLOCKS, Topics, convert_bag
+from lewm_model.data.converters.rosbag2.convert import convert_bag
+from lewm_model.data.converters.rosbag2.messages import Topics
+from lewm_model.data.converters.rosbag2.streams import CLOCKS
 from lewm_model.data.converters.view import View
 from lewm_model.data.errors import DataError
 from lewm_model.data.pairing import pair_file
