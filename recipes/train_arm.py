@@ -10,8 +10,10 @@ import typer
 
 from recipes.recipe import Recipe, run
 
-MODEL = {"latent_dim": 32, "readout": "all", "encoder_depth": 2}
-TRAIN = {"steps": 4000, "clips_per_episode": 8, "head_steps": 5000, "augment": {"share": 0.0}}
+# A Gaussian latent of few numbers is filled by products of what the first joints do, which move many pixels. With more
+# the wrist, which moves few, comes in: 0.69 of its way is seen after 500 steps with 128, 0.44 after 4,000 with 32.
+MODEL = {"latent_dim": 128, "readout": "all", "encoder_depth": 2}
+TRAIN = {"steps": 12_000, "head_steps": 5000, "augment": {"share": 0.0}}
 
 
 def main(
