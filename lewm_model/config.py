@@ -202,7 +202,8 @@ class TrainConfig:
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
-    policy_steps: int = 0  # the same of the policy and of the temporal distance, for recordings of play
+    policy_steps: int = 0  # optimiser steps of policy and temporal distance, for recordings of play; 0 trains neither
+    goal_horizon: int = 240  # control steps to the farthest goal that these two learn; longer than the task takes
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     augment: AugmentConfig = AugmentConfig()  # the reference changes no pictures, and nor does this
     views: int = 4  # times that heads see each frame, changed each time but the first; 1 where none is changed
@@ -228,6 +229,7 @@ class TrainConfig:
         for field in ("seed", "steps", "head_steps", "policy_steps"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
+        _require(self.goal_horizon >= 1, self, "goal_horizon", "1 control step or more")
         _require(self.batch % self.clips_per_pose == 0, self, "batch", "a multiple of clips_per_pose")
         _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
         if self.clips_per_pose > 1:
@@ -341,6 +343,14 @@ class MonitorConfig:
     # And how far the picture may show the arm from where the joints are, in control steps at full speed. Of 400 stops
     # of the simulated arm none was farther off; a picture frozen when the stop began was off by 1.9 at least.
     agrees_steps: float = 1.5
+    # Control steps at full speed that the arm may move while the picture stays the very same; more is a frozen camera.
+    # On 64 x 64 pixels less than a tenth of one changes its brightness then. More for a camera that sees the arm from
+    # afar, or whose driver sends a frame twice.
+    frozen_steps: float = 0.15
+    familiar_s: float = 1.0  # after which a new colour counts as familiar; longer than hold_frames take to arrive
+    # Of 255, by which the mean of a colour may change in the half second before a goal is captured. More where lamps
+    # flicker in the picture.
+    steady_levels: float = 2.0
 
     def __post_init__(self) -> None:
         _require(self.surprising >= 1, self, "surprising", "1 or more, times what is usual at most")
@@ -348,6 +358,8 @@ class MonitorConfig:
         _require(0 < self.slow_speed <= 1, self, "slow_speed", "above 0, and 1 at most")
         for field in ("calm_s", "lively", "agrees_steps"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
+        for field in ("frozen_steps", "familiar_s", "steady_levels"):
+            _require(getattr(self, field) > 0, self, field, "above 0")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:

@@ -19,6 +19,7 @@ from std_msgs.msg import Float32, Header, String
 from std_srvs.srv import Trigger
 
 from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import MonitorConfig
 from lewm_model.monitoring.goal_check import Exposure, examine_goal
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.robot.observation import ObservationError
@@ -57,6 +58,21 @@ PARAMETERS = (
     Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
     Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty has none."),
+    # Of MonitorConfig, what is about pictures; planner_node has the rest.
+    Parameter(
+        "monitor.familiar_s",
+        MonitorConfig.familiar_s,
+        "Seconds after which a new colour is familiar; longer than planner_node's monitor.hold_frames take to arrive.",
+        0.1,
+        3600.0,
+    ),
+    Parameter(
+        "monitor.steady_levels",
+        MonitorConfig.steady_levels,
+        "Of 255, by which the mean of a colour may change within half a second for a goal to be captured.",
+        0.1,
+        255.0,
+    ),
 )
 
 
@@ -87,7 +103,8 @@ class CameraNode(ManagedNode):
 
     def configure(self, values: Mapping[str, Any]) -> None:
         bundle = load_bundle(values["model"])
-        self._novelty, self._calibration = load_novelty(bundle), bundle.calibration
+        self._novelty = load_novelty(bundle, values["monitor.familiar_s"])
+        self._calibration, self._steady_levels = bundle.calibration, values["monitor.steady_levels"]
         self._observation = bundle.observation
         self._topics = [camera.topic for camera in bundle.cameras]
         if len(set(self._topics)) < len(self._topics):
@@ -128,7 +145,7 @@ class CameraNode(ManagedNode):
         self._newest: list[Image | CompressedImage] | None = None
         self._problem = self._goal_problem = ""
         self._newness = 0.0
-        self._exposure = Exposure()
+        self._exposure = Exposure(self._steady_levels)
         self._unsteady: str | None = "no frame has been looked at yet"
         if self._novelty is not None:
             self._novelty.forget()

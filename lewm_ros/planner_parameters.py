@@ -14,7 +14,7 @@ from lewm_ros.camera_node import MODEL_PARAMETERS
 from lewm_ros.parameters import Parameter, ParameterError
 
 # Descriptions and ranges of PlanConfig's and MonitorConfig's fields; the defaults are theirs. The horizon has a row of
-# its own: it is the bundle's, where nobody states it.
+# its own: it is the bundle's, where nobody states it. camera_node has those of the monitor that are about pictures.
 PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
     "sampler": (
         "Search: icem (coloured noise, returns the best), cem or mppi (Gaussian, return a mean), shooting (no draws).",
@@ -45,6 +45,7 @@ MONITOR_FIELDS: dict[str, tuple[Any, ...]] = {
     "slow_speed": ("Share of full speed that a plan may use until then.", 0.01, 1.0),
     "lively": ("Mean squared change of the latent over a block from which a frame shows the arm move.", 0.0, 10.0),
     "agrees_steps": ("Control steps that a picture may show the arm from where the joints are.", 0.0, 100.0),
+    "frozen_steps": ("Control steps that the arm may move while the picture stays the very same.", 0.001, 100.0),
 }
 
 PARAMETERS = (

@@ -60,7 +60,7 @@ def test_the_tip_of_the_tabletop_arm_is_where_the_simulator_has_it() -> None:
     from lewm_model.sim.arm import ArmSim
 
     sim = ArmSim(render=False)
-    limits = limits_from_urdf(TABLETOP, JOINTS)
+    limits = limits_from_urdf(TABLETOP, JOINTS, 9.0, 150.0)
     assert limits.names == sim.names
     for field in ("lower", "upper", "velocity"):
         np.testing.assert_array_equal(getattr(limits, field), getattr(sim.limits, field))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_model.robot.limits import JERK_RAD_S3, LimitsError, limits_from_parameters, limits_from_urdf
+from lewm_model.robot.limits import LimitsError, limits_from_parameters, limits_from_urdf
 
 URDF = """<?xml version="1.0"?>
 <robot name="arm">
@@ -32,13 +32,13 @@ URDF = """<?xml version="1.0"?>
 def test_a_urdf_gives_the_limits_of_the_joints_in_the_order_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "arm.urdf"
     path.write_text(URDF)
-    limits = limits_from_urdf(path, ["lift", "pan"], acceleration=[4.0, 5.0])
+    limits = limits_from_urdf(path, ["lift", "pan"], acceleration=[4.0, 5.0], jerk=150.0)
     assert limits.names == ("lift", "pan")
     np.testing.assert_array_equal(limits.lower, [-1.0, -1.5])
     np.testing.assert_array_equal(limits.upper, [1.0, 2.5])
     np.testing.assert_array_equal(limits.velocity, [2.0, 3.0])
     np.testing.assert_array_equal(limits.acceleration, [4.0, 5.0])
-    np.testing.assert_array_equal(limits.jerk, [JERK_RAD_S3, JERK_RAD_S3])
+    np.testing.assert_array_equal(limits.jerk, [150.0, 150.0])
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_urdf_that_does_not_say_it_is_an_error(tmp_path: Path, names: list[str
     path = tmp_path / "arm.urdf"
     path.write_text(URDF)
     with pytest.raises(ValueError, match=message):
-        limits_from_urdf(path, names)
+        limits_from_urdf(path, names, 9.0, 150.0)
 
 
 def test_accelerations_of_the_wrong_number_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "arm.urdf"
     path.write_text(URDF)
     with pytest.raises(ValueError, match="'acceleration' has shape"):
-        limits_from_urdf(path, ["pan", "lift"], acceleration=[1.0, 2.0, 3.0])
+        limits_from_urdf(path, ["pan", "lift"], acceleration=[1.0, 2.0, 3.0], jerk=150.0)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_what_is_no_urdf_is_an_error(tmp_path: Path, text: str, message: str) ->
     path = tmp_path / "arm.urdf"
     path.write_text(text)
     with pytest.raises(LimitsError, match=message):
-        limits_from_urdf(path, ["pan"])
+        limits_from_urdf(path, ["pan"], 9.0, 150.0)
     with pytest.raises(LimitsError, match="cannot be read"):
-        limits_from_urdf(tmp_path / "nowhere.urdf", ["pan"])
+        limits_from_urdf(tmp_path / "nowhere.urdf", ["pan"], 9.0, 150.0)
 
 
 ROWS: dict[str, Any] = {

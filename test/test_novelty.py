@@ -4,9 +4,11 @@
 import numpy as np
 import pytest
 
-from lewm_model.monitoring.novelty import COLOURS, STAYS_S, WINDOW, Novelty, most_together, remember
+from lewm_model.config import MonitorConfig
+from lewm_model.monitoring.novelty import COLOURS, WINDOW, Novelty, most_together, remember
 
 SIZE = 16
+FAMILIAR_S = MonitorConfig.familiar_s
 GREY, GREEN, RED = (120, 120, 120), (10, 200, 10), (220, 20, 20)
 
 
@@ -64,9 +66,9 @@ def test_noise_and_slightly_other_light_are_not_new(novelty: Novelty) -> None:
 
 def test_what_stays_becomes_familiar_and_what_moves_does_not(novelty: Novelty) -> None:
     stays = table((12, 12, GREEN), (7, 7, GREEN))
-    times = np.arange(0.0, STAYS_S + 0.2, 0.05)
+    times = np.arange(0.0, FAMILIAR_S + 0.2, 0.05)
     scores = [novelty.look(stays, time) for time in times]
-    assert all(score == 4.5 for score, time in zip(scores, times, strict=True) if time < STAYS_S - 0.01)
+    assert all(score == 4.5 for score, time in zip(scores, times, strict=True) if time < FAMILIAR_S - 0.01)
     assert scores[-1] == 0.0
     assert novelty.look(table((12, 12, GREEN)), 1.2) == 0.0, "it may go again"
     assert novelty.look(table((12, 12, GREEN), (8, 9, GREEN)), 1.3) > 2.0, "but not elsewhere"
@@ -81,7 +83,7 @@ def test_what_stays_becomes_familiar_and_what_moves_does_not(novelty: Novelty) -
 def test_a_clock_that_jumps_back_does_not_make_anything_new_for_longer(novelty: Novelty) -> None:
     stays = table((12, 12, GREEN), (7, 7, GREEN))
     assert novelty.look(stays, 1000.0) == novelty.look(stays, 10.0) == 4.5
-    assert novelty.look(stays, 10.0 + STAYS_S) == 0.0
+    assert novelty.look(stays, 10.0 + FAMILIAR_S) == 0.0
 
 
 @pytest.mark.parametrize("light", [0.6, 1.4, (1.2, 1.0, 0.7), "shade"])

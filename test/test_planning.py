@@ -376,6 +376,21 @@ def test_a_policy_learns_to_propose_what_comes_after_the_plan_was_made(control_d
     assert PlanConfig(deadline_s=0.07, handover_margin_s=0.03).delay_steps(control_dt_s) == steps
 
 
+@pytest.mark.parametrize("rate_hz", [20, 1000])
+def test_the_past_reaches_back_for_as_long_as_a_plan_looks_ahead_whatever_the_rates(rate_hz: int) -> None:
+    history = planner_for(Arm(np.zeros(2))).history
+    times = np.arange(0.0, 5.0, 1.0 / rate_hz)
+    for time_s in times:
+        history.observe(time_s, np.full(2, time_s))
+        history.measure(time_s, np.array([time_s, -time_s]))
+    for age_s in (0.0, 0.0123, 0.5, 1.25):
+        measured = history.measured_at(times[-1] - age_s)
+        np.testing.assert_allclose(measured, (times[-1] - age_s) * np.array([1.0, -1.0]), atol=1e-9)
+        assert history.frame_near(times[-1] - age_s) is not None
+    assert history.measured_at(times[-1] - 4.0) is None
+    assert len(history.since(0.0)) <= 2.0 * rate_hz
+
+
 def test_an_arm_with_other_joints_than_the_model_is_refused() -> None:
     other = dataclasses.replace(LIMITS, names=("x", "y"))
     with pytest.raises(ValueError, match=r"joints are \('x', 'y'\), the model was trained on \('a', 'b'\)"):

@@ -1240,7 +1240,7 @@ def make_urdf(seeds: Path, scratch: Path) -> Target:
 
     def use(content: bytes) -> None:
         path.write_bytes(content)
-        limits_from_urdf(path, JOINTS)
+        limits_from_urdf(path, JOINTS, 9.0, 150.0)
         limits_from_parameters(JOINTS, (), (), (), (9.0, 9.0), (150.0, 150.0), path)
         workspace = Workspace(Chain.from_urdf(path, "base", "tip", JOINTS), (-1, -1, -1), (1, 1, 1))
         found = workspace.chain.positions(poses)

@@ -503,7 +503,7 @@ def some_arm(rng: Generator) -> tuple[JointLimits, Workspace | None]:
         chain = Chain.from_urdf(urdf, "base", "end_effector", names)
         lower = rng.uniform([-0.7, -0.7, -0.1], [-0.3, -0.3, 0.0])
         upper = rng.uniform([0.3, 0.3, 0.15], [0.7, 0.7, 0.3])
-        return limits_from_urdf(urdf, names), Workspace(chain, lower, upper)
+        return limits_from_urdf(urdf, names, 9.0, 150.0), Workspace(chain, lower, upper)
     joints = int(rng.integers(1, 8))
     while True:
         middle, half = rng.uniform(-3.0, 3.0, joints), rng.uniform(0.1, 3.0, joints)

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lewm_model.config import ModelConfig
 
 CHANNELS = 32  # of the pictures inside the decoder
-POLICY_HORIZON = 240  # control steps to the farthest goal that the heads of play are trained for: longer than a push
-POLICY_WIDTH = 384
+POLICY_WIDTH, POLICY_SCALE = 384, 240.0  # of the policy; control steps in a unit of its input
 TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the time-to-go head; control steps in a unit
 
 
@@ -110,7 +109,7 @@ class ClonedPolicy(nn.Module):
         """
         goal = goal.expand_as(latent)
         steps = steps_to_go.unsqueeze(-1)
-        left = [steps / POLICY_HORIZON, (steps > 0).to(latent.dtype)]
+        left = [steps / POLICY_SCALE, (steps > 0).to(latent.dtype)]
         return self.net(torch.cat([latent, goal, goal - latent, *left], -1))
 
 

@@ -12,19 +12,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Control steps at full speed that an arm may move, at most, without another picture: less than a tenth of a pixel
-# changes its brightness then, at the edges of an arm.
-USUAL_STEPS = 0.15
+from lewm_model.config import MonitorConfig
 
 
-def frozen(pictures: Sequence[np.ndarray], positions: Sequence[np.ndarray], full_step: np.ndarray) -> float:
+def frozen(
+    pictures: Sequence[np.ndarray],
+    positions: Sequence[np.ndarray],
+    full_step: np.ndarray,
+    usual_steps: float = MonitorConfig.frozen_steps,
+) -> float:
     """How many times as far as usual the arm has moved while the newest picture stayed the very same.
 
     :param pictures: the newest last, or their latents: what is compared is whether all numbers are equal.
     :param positions: (A,) rad, where the arm was at each of them.
     :param full_step: (A,) rad that a joint moves in a control step at full speed.
+    :param usual_steps: such control steps that an arm may move without another picture.
     """
     first = len(pictures) - 1
     while first > 0 and np.array_equal(pictures[first - 1], pictures[-1]):
         first -= 1
-    return float(np.linalg.norm((positions[-1] - positions[first]) / full_step)) / USUAL_STEPS
+    return float(np.linalg.norm((positions[-1] - positions[first]) / full_step)) / usual_steps

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm_model.bundle.bundle import Calibration
+from lewm_model.config import MonitorConfig
 from lewm_model.monitoring.novelty import Novelty, most_together
+from lewm_model.monitoring.vigilance import SURPRISING
 
 FLATTEST = 4.0  # standard deviation of the grey levels, 0 to 255; what has less shows nothing
-MOST_NEW = 2.0  # times the usual number of new pixels; as for a frame
 ROOM = 1.25  # factor by which a goal's squared latent may lie outside of those of the recordings
 STEADY_S = 0.5  # that the exposure must have been steady for
 STEADY_FRAMES = 3  # of that time, at least
-STEADY_LEVELS = 2.0  # by which the mean of a colour may differ between them
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def examine_goal(
         new = novelty.new_pixels(picture)
         usual = calibration.new_pixels if calibration.goal_pixels is None else calibration.goal_pixels
         values["novelty"] = float(most_together(new) if calibration.goal_pixels is None else new.sum()) / usual
-        if values["novelty"] > MOST_NEW:
+        if values["novelty"] > SURPRISING:
             return GoalReport(
                 f"{new.mean():.1%} of the picture has colours that were never recorded there, {values['novelty']:.1f} "
-                f"times the usual, {MOST_NEW:g} times is allowed; is it from this camera, whole, with red and blue "
+                f"times the usual, {SURPRISING:g} times is allowed; is it from this camera, whole, with red and blue "
                 "in their places, in the same light, with nothing new in it?",
                 values,
             )
@@ -73,9 +73,12 @@ class Exposure:
     """Whether a camera has settled: automatic exposure takes a second or two, and frames before are too dark or bright.
 
     Used from one thread.
+
+    :param steady_levels: of 255, by which the mean of red, green or blue may change while the exposure is steady.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steady_levels: float = MonitorConfig.steady_levels) -> None:
+        self._steady_levels = steady_levels
         self._means: deque[tuple[float, np.ndarray]] = deque(maxlen=256)  # when it came, s; mean red, green and blue
 
     def see(self, picture: np.ndarray, now_s: float) -> str | None:
@@ -86,9 +89,9 @@ class Exposure:
         if len(self._means) < STEADY_FRAMES or now_s - self._means[0][0] < STEADY_S:
             return f"the camera has delivered for less than {STEADY_S} s"
         spread = float(np.ptp([mean for _, mean in self._means], axis=0).max())
-        if spread <= STEADY_LEVELS:
+        if spread <= self._steady_levels:
             return None
         return (
             f"the exposure is not steady: the mean of a colour changed by {spread:.1f} of 255 within {STEADY_S} s, "
-            f"{STEADY_LEVELS:g} is allowed"
+            f"{self._steady_levels:g} is allowed"
         )

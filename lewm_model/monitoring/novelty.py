@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from lewm_model.bundle.bundle import SEEN, Bundle, BundleError
+from lewm_model.config import MonitorConfig
 
 SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
 WINDOW = 5  # pixels, square: new pixels count where they lie together
@@ -30,7 +31,6 @@ IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # names in the file; ol
 WHITE, BRIGHTER = 250.0, 1.35  # grey level of a median that may as well be so many times as bright
 DARKEST = 8.0  # grey levels: what is darker than this is not brightened any more
 SAMPLED = 64  # rows and columns of a picture that its medians are taken of
-STAYS_S = 1.0  # a new colour that stays for so long is no news any more
 
 
 def evened(picture: np.ndarray, white_is: float = 1.0) -> np.ndarray:
@@ -102,15 +102,18 @@ def most_together(new: np.ndarray) -> float:
 
 
 class Novelty:
-    """How much of a picture is new. What stays for STAYS_S becomes familiar. Used from one thread.
+    """How much of a picture is new. What stays for a while becomes familiar. Used from one thread.
 
     :param seen: (H * W, COLOURS) bool, as from `remember`.
     :param usual: new pixels in the fullest window of a frame in which nothing is wrong, at most.
     :param any_light: False: `seen` is of an older bundle, of colours as the camera gave them, and light is news.
+    :param familiar_s: s that a new colour must stay to become familiar.
     """
 
-    def __init__(self, seen: np.ndarray, usual: float, any_light: bool = True) -> None:
-        self._recorded, self._usual = seen, usual
+    def __init__(
+        self, seen: np.ndarray, usual: float, any_light: bool = True, familiar_s: float = MonitorConfig.familiar_s
+    ) -> None:
+        self._recorded, self._usual, self._familiar_s = seen, usual, familiar_s
         self._any_light = any_light
         self._pixels = np.arange(len(seen))
         self.forget()
@@ -140,7 +143,7 @@ class Novelty:
         new, shades = self._look(picture)
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
-        stays = new & (stamp_s - since_s >= STAYS_S)
+        stays = new & (stamp_s - since_s >= self._familiar_s)
         if stays.any():
             familiar = np.zeros((int(stays.sum()), COLOURS), bool)
             familiar[np.arange(len(familiar)), _colours(shades[stays])] = True
@@ -155,7 +158,7 @@ def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
     save_file({IN_ANY_LIGHT: np.packbits(seen, axis=1)}, bundle.folder / SEEN)
 
 
-def load_novelty(bundle: Bundle) -> Novelty | None:
+def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -> Novelty | None:
     """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
     if bundle.calibration is None or bundle.calibration.new_pixels is None:
         return None
@@ -171,4 +174,4 @@ def load_novelty(bundle: Bundle) -> Novelty | None:
             f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
             "run `lewm calibrate` again"
         )
-    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light)
+    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light, familiar_s)

@@ -79,7 +79,7 @@ class Expectation:
         if not known or frames[-1][1] is None:
             return 0.0
         latents, positions = zip(*known, strict=True)
-        return frozen(latents, positions, self.spec.full_step)
+        return frozen(latents, positions, self.spec.full_step, self.monitor.frozen_steps)
 
     def sees_the_arm(self) -> bool:
         """Whether the newest frame shows the arm where the joints are.

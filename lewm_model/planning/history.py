@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 
@@ -11,7 +12,6 @@ import numpy as np
 from lewm_model.bundle.bundle import Bundle
 from lewm_model.planning.motion import CommandedMotion, joint_ways
 
-KEPT = 256  # frames, and joint states
 RATE_FRAMES = 9  # newest frames whose median distance in time is the camera's period
 SAME_MOMENT = 0.25  # of a block: a frame that is farther from the moment that is asked for is another moment's
 
@@ -28,18 +28,25 @@ class History:
         """
         self.spec, self.model, self.ways = bundle.actions, bundle.model, ways
         self.commanded = CommandedMotion()
-        self._frames: deque[tuple[float, np.ndarray]] = deque(maxlen=KEPT)  # stamp, latent (D,)
-        self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=KEPT)  # stamp, (A,) rad
+        # What is kept, s: the context of a frame, and of one a block before; and no frame is planned from that is older
+        # than a plan looks ahead.
+        self._kept_s = (self.model.history + 1 + bundle.horizon) * self.spec.block_s
+        self._frames: deque[tuple[float, np.ndarray]] = deque()  # stamp, latent (D,)
+        self._measured: deque[tuple[float, np.ndarray]] = deque()  # stamp, (A,) rad
 
     def observe(self, stamp_s: float, latent: np.ndarray) -> None:
         """Takes the latent (D,) of a frame; frames that are not newer than the last one are dropped."""
         if not self._frames or stamp_s > self._frames[-1][0]:
             self._frames.append((stamp_s, latent))
+            while len(self._frames) > RATE_FRAMES and self._frames[0][0] < stamp_s - self._kept_s:
+                self._frames.popleft()
 
     def measure(self, stamp_s: float, joint_positions: np.ndarray) -> None:
         """Takes measured joint positions (A,) rad; those that are not newer than the last ones are dropped."""
         if not self._measured or stamp_s > self._measured[-1][0]:
             self._measured.append((stamp_s, np.asarray(joint_positions, float)))
+            while self._measured[0][0] < stamp_s - self._kept_s:
+                self._measured.popleft()
 
     @property
     def newest(self) -> tuple[float, np.ndarray] | None:
@@ -64,11 +71,15 @@ class History:
 
     def measured_at(self, time_s: float) -> np.ndarray | None:
         """Joint positions (A,) rad between those that were measured before and after; None where there are none."""
-        times = np.array([stamp for stamp, _ in self._measured])
-        if not len(times) or not times[0] <= time_s <= times[-1] + self.spec.control_dt_s:
+        known = self._measured
+        if not known or not known[0][0] <= time_s <= known[-1][0] + self.spec.control_dt_s:
             return None
-        positions = np.stack([position for _, position in self._measured])
-        return np.array([np.interp(time_s, times, column) for column in positions.T])
+        after = bisect_right(known, time_s, key=lambda measured: measured[0])
+        before_s, position = known[after - 1]
+        if after == len(known):
+            return position
+        after_s, next_position = known[after]
+        return position + (next_position - position) / (after_s - before_s) * (time_s - before_s)
 
     def context(self, frame_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Latents (h, D) one block apart up to a frame, and the z-scored blocks (h - 1, E) commanded between them.

@@ -21,7 +21,7 @@ from lewm_model.robot.limits import JointLimits
 
 KEPT_BLOCKS = 64  # of the past, in a timeline
 KEPT_MOTIONS = 4  # of the past: a context of some blocks does not reach farther back
-MAX_STOP_BLOCKS = 16  # an arm that needs more blocks than this to stop cannot be planned for
+MAX_STOP_S = 4.0  # limits by which an arm needs longer to stop are a typing error
 STOP_STEP_S = 0.01  # between the points of a stop, whose jerk changes all at once: cubics between them must follow it
 
 
@@ -60,10 +60,11 @@ class KnotLimits:
         self.acceleration, self.jerk = limits.acceleration, limits.jerk
         self.difference = np.minimum(limits.acceleration * block_s / 1.5, limits.jerk * block_s**2 / 6)
         counts = np.ceil(self.velocity / self.difference)
-        if counts.max() > MAX_STOP_BLOCKS:
+        if counts.max() * block_s > MAX_STOP_S:
             joint = limits.names[int(counts.argmax())]
             raise ValueError(
-                f"joint {joint} cannot stop within {MAX_STOP_BLOCKS * block_s:.1f} s; lower its velocity limit"
+                f"joint {joint} cannot stop within {MAX_STOP_S} s; lower its velocity limit, or raise those of "
+                "acceleration and jerk"
             )
         # Way that is covered when the knot ahead is m differences fast and the arm then stops as fast as it may:
         # half a block up to the knot plus the stop. Piecewise linear in the speed, so the breakpoints describe it.

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lewm_model.config import ModelConfig
 from lewm_model.planning.motion import KnotLimits, travelled
 
-BLOCK_STEPS = 5  # control steps in one action block
+BLOCK_STEPS = ModelConfig.frameskip  # control steps from knot to knot: those of an action block of most models
 TRIES = 10  # to find a motion that is clear, before the arm stops
 CHECKS = 4  # poses looked at in an action block
 _MEMORY = 0.7  # correlation of a wandering joint's velocity from block to block, before it is made uniform

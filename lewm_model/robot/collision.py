@@ -9,7 +9,9 @@ import numpy.typing as npt
 from lewm_model.robot.chain import Chain
 
 APART_M = 1e-3  # at rest: what is nearer touches there, give or take rounding
-SHORTEST_M = 0.02  # a piece of the chain that is shorter has no capsule of its own: the neighbours' round ends cover it
+# Times its radius. A shorter piece of the chain has no capsule of its own: the round ends of its neighbours' cover it
+# but for 2 % of the radius, 1 - sqrt(1 - (0.4 / 2)^2).
+SHORTEST = 0.4
 
 
 class NothingApart(ValueError):
@@ -35,7 +37,7 @@ class SelfCollision:
             raise ValueError(f"collision radii are {radii} m; each must be above 0")
         origins = chain.positions(np.atleast_2d(rest))
         lengths = np.linalg.norm(np.diff(self._points(origins), axis=1), axis=-1)[0]
-        self._pieces = np.flatnonzero(lengths >= SHORTEST_M)
+        self._pieces = np.flatnonzero(lengths >= SHORTEST * radii)
         first, second = np.triu_indices(len(self._pieces), k=2)
         self._radii = radii[self._pieces]
         self._pairs = first, second

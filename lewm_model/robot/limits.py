@@ -12,10 +12,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-# Descriptions of robots (SDF, URDF) state no acceleration and no jerk; these fit a small table-top arm.
-ACCELERATION_RAD_S2 = 9.0
-JERK_RAD_S3 = 150.0
-
 
 @dataclass(frozen=True, eq=False)
 class JointLimits:
@@ -85,13 +81,13 @@ class LimitsError(ValueError):
 def limits_from_urdf(
     path: str | Path,
     names: Sequence[str],
-    acceleration: float | Sequence[float] = ACCELERATION_RAD_S2,
-    jerk: float | Sequence[float] = JERK_RAD_S3,
+    acceleration: float | Sequence[float],
+    jerk: float | Sequence[float],
 ) -> JointLimits:
     """Reads position and velocity limits of revolute joints from a URDF; xacro files have to be expanded first.
 
     :param names: joints, in the order of the action's columns.
-    :param acceleration: rad/s^2, one number for all joints or one for each: URDF does not know it.
+    :param acceleration: rad/s^2, one number for all joints or one for each; a URDF does not state it.
     :param jerk: rad/s^3, likewise.
     :raises LimitsError: the file is no URDF, a joint is missing or is not revolute, or has no limit.
     :raises ValueError: a limit cannot be used; see `JointLimits`.

@@ -18,7 +18,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from lewm_model.robot.limits import ACCELERATION_RAD_S2, JERK_RAD_S3, JointLimits
+from lewm_model.robot.limits import JointLimits
 from lewm_model.sim.world import END_EFFECTOR, Arm, Camera, World
 
 _JTC = "gz::sim::systems::JointTrajectoryController"
@@ -38,6 +38,8 @@ _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
 # Linear light that Ogre 2 draws on white: of a scene's <ambient>, and of a lamp's <diffuse> times <intensity> where the
 # surface faces the lamp. Fitted to its pictures of six lights, by gz-sim 8.
 AMBIENT_GAIN, LAMP_GAIN = 0.315, 0.807
+# SDF has no limits of acceleration and jerk. These are those of config/robots/tabletop.yaml, the shipped world's arm.
+ACCELERATION_RAD_S2, JERK_RAD_S3 = 9.0, 150.0
 MOST = 1e9  # of any number: what the simulation makes of greater ones is not finite any more
 SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable
 SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0  # of the camera
@@ -616,7 +618,7 @@ class _Loader:
         columns = {
             key: np.array([limits[joint][key] for joint in joints]) for key in ("lower", "upper", "velocity", "effort")
         }
-        count = np.ones(len(joints))  # SDF has no limits of acceleration and jerk
+        count = np.ones(len(joints))
         arm = Arm(
             JointLimits(
                 joints,

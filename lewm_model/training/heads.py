@@ -24,7 +24,6 @@ from lewm_model.config import POLICY_PLAN, ModelConfig, TrainConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.heads import (
-    POLICY_HORIZON,
     TIME_SCALE,
     ActionProposal,
     ClonedPolicy,
@@ -38,7 +37,7 @@ from lewm_model.training.latents import encode_rows, imagined_views
 BATCH = 1024  # pairs of frames in an optimiser step
 POLICY_BATCH = 512
 FASTER = 0.2  # expectile of the times that play took
-ELSEWHERE = 0.25  # of the temporal distance's goals are frames of any episode, and count as POLICY_HORIZON steps away
+ELSEWHERE = 0.25  # of the temporal distance's goals are frames of any episode, and count as the farthest
 LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
 STILL = 0.02  # standard deviations of the actions; slower arms rest
 
@@ -137,8 +136,11 @@ def train_policy_heads(
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
     steps, seed = config.policy_steps, config.seed
     delay = POLICY_PLAN.delay_steps(spec.control_dt_s)
-    policy, found = train_cloned_policy(model.config, z, done, rests, begins, frames, steps, seed, delay, device)
-    time, time_metrics = train_temporal_distance(model.config, z, begins, frames, steps, seed, device)
+    farthest = config.goal_horizon
+    policy, found = train_cloned_policy(
+        model.config, z, done, rests, begins, frames, steps, seed, delay, device, farthest
+    )
+    time, time_metrics = train_temporal_distance(model.config, z, begins, frames, steps, seed, device, farthest)
     metrics = {POLICY: {**found, "delay_steps": delay}, TEMPORAL_DISTANCE: time_metrics}
     return {POLICY: policy, TEMPORAL_DISTANCE: time}, metrics
 
@@ -199,6 +201,7 @@ def train_cloned_policy(
     seed: int,
     delay_steps: int,
     device: str = "cpu",
+    goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[ClonedPolicy, dict[str, float]]:
     """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
 
@@ -219,7 +222,7 @@ def train_cloned_policy(
 
     def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (POLICY_BATCH,))]
-        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        farthest = torch.clamp(last[here] - here, max=goal_horizon)
         ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
         known = torch.rand(POLICY_BATCH) < 0.5
         latent, goal = (
@@ -233,7 +236,14 @@ def train_cloned_policy(
 
 
 def train_temporal_distance(
-    c: ModelConfig, latents: Tensor, offsets: Tensor, lengths: Tensor, steps: int, seed: int, device: str = "cpu"
+    c: ModelConfig,
+    latents: Tensor,
+    offsets: Tensor,
+    lengths: Tensor,
+    steps: int,
+    seed: int,
+    device: str = "cpu",
+    goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[TemporalDistance, dict[str, float]]:
     """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
 
@@ -249,11 +259,11 @@ def train_temporal_distance(
 
     def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (BATCH,))]
-        farthest = torch.clamp(last[here] - here, max=POLICY_HORIZON)
+        farthest = torch.clamp(last[here] - here, max=goal_horizon)
         ahead = (torch.rand(BATCH) * (farthest + 1)).long()
         elsewhere = torch.rand(BATCH) < ELSEWHERE
         there = torch.where(elsewhere, starts[torch.randint(len(starts), (BATCH,))], here + ahead)
-        ahead = torch.where(elsewhere, POLICY_HORIZON, ahead)
+        ahead = torch.where(elsewhere, goal_horizon, ahead)
         latent, goal = ((z + LATENT_NOISE * torch.randn_like(z)).to(device) for z in (latents[here], latents[there]))
         error = (ahead / TIME_SCALE).sqrt().to(device) - head.roots(latent, goal)
         return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
