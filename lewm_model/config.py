@@ -21,8 +21,8 @@ import yaml
 
 T = TypeVar("T")
 PACKAGE = "lewm_ros"
-MOST_NUMBER = 1e10  # of any number in a configuration
-MOST_SIZE, MOST_LAYERS = 65_536, 256  # of a model: more is a typing error or a damaged file, and fills the memory
+MOST_NUMBER = 1e10  # magnitude of any number in a configuration: sums and products of such numbers stay finite
+MOST_SIZE, MOST_LAYERS = 65_536, 256  # of a model; more is a typing error or a damaged file and would fill the memory
 
 
 class ConfigError(ValueError):
@@ -49,18 +49,18 @@ def _shown(value: object) -> str:
 class ModelConfig:
     """Sizes of a LeWM. The defaults are the `reference` size of the paper: 18,034,478 parameters at 2 x 5 actions."""
 
-    action_dim: int = 2  # numbers in one low-level action, one per joint
-    frameskip: int = 5  # low-level actions in one action block = one step of the model
-    history: int = 3  # frames of context that the predictor sees
+    action_dim: int = 2  # columns of a low-level action, one per joint or Cartesian direction
+    frameskip: int = 5  # low-level actions in an action block, which is one step of the model
+    history: int = 3  # frames of context that the predictor sees, one action block apart
     image_height: int = 224  # pixels
     image_width: int = 224  # pixels, of all cameras side by side
-    # How colours are scaled. "fixed": by ImageNet's mean and spread; "own": red, green and blue by those of the picture
-    # itself, which takes the strength and the tint of an even light out before anything is learned.
+    # How colours are scaled. "fixed": by ImageNet's mean and standard deviation; "own": red, green and blue by those of
+    # the picture itself, which removes the strength and the tint of an even light.
     picture_norm: str = "fixed"
     stem: str = "patch"  # "patch": linear patches; "conv": strided convolutions, 16 x 16 pixels a token
     patch_size: int = 14  # pixels; of the "patch" stem
-    # What of the last tokens becomes the latent. "cls": the first, which has looked at all others; "all": every one, in
-    # its place, which says more exactly where small things lie.
+    # Which of the encoder's output tokens become the latent. "cls": the CLS token; "all": all patch tokens, which
+    # locate small objects more exactly.
     readout: str = "cls"
     activation: str = "gelu"  # of the encoder's and predictor's MLPs; "relu" is 14 times faster on CPUs
     encoder_width: int = 192
@@ -130,41 +130,42 @@ MODEL_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-# Pixels, height and width, of pictures that are recorded or converted without a word on their size: those of `small`.
+# Default height and width, in pixels, of recorded and converted pictures: what a `small` model takes.
 RECORDED_SIDE = int(MODEL_SIZES["small"]["image_size"])
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How pictures are changed in training, each frame by itself (lewm_model.training.augment); 0 leaves a change out.
+    """Augmentation of training pictures, each frame by itself (lewm_model.training.augment); 0 leaves a change out.
 
-    Numbers of light are shares of white; each change is drawn evenly up to what is said here.
+    Brightness is a share of white. Each change is drawn uniformly from 0 to the value given here, or from -value to
+    value where it has a sign.
     """
 
-    share: float = 0.0  # of the frames that are changed at all
-    gain: float = 0.5  # strength of the light: times 1 +- this
-    tint: float = 0.2  # red, green and blue each: times exp(+- this)
-    contrast: float = 0.2  # differences from the picture's mean: times 1 +- this
-    offset: float = 0.08  # added
-    exposed_share: float = 0.5  # of the changed frames, as the other shares are
-    gamma: float = 0.5  # exponent exp(+- this); 0.79 would turn linear colours into sRGB's, and back
-    shade: float = 0.6  # at most so much of the light is missing on one side
-    vignette: float = 0.2  # of the light is missing in the corners
+    share: float = 0.0  # of all frames, that are changed; the other shares are of the changed ones
+    gain: float = 0.5  # brightness: times 1 +- this
+    tint: float = 0.2  # red, green and blue separately: times exp(+- this)
+    contrast: float = 0.2  # difference from the picture's mean: times 1 +- this
+    offset: float = 0.08  # added to the brightness: +- this
+    exposed_share: float = 0.5  # gamma; gain, tint, contrast, offset, shade and vignette are of all changed frames
+    gamma: float = 0.5  # exponent exp(+- this); 0.79 would convert between linear and sRGB colours
+    shade: float = 0.6  # share of the light that is missing on one side
+    vignette: float = 0.2  # share of the light that is missing in the corners
     recoloured_share: float = 0.3
-    hue: float = 0.3  # change of red, green and blue of two regions, as the table, or a link
-    region: float = 0.12  # distance of colours that belong to one region
+    hue: float = 0.3  # change of red, green and blue of two regions of one colour, such as the table or a link
+    region: float = 0.12  # distance between colours of one region, standard deviation
     covered_share: float = 0.25
-    cover: float = 0.12  # of the picture is hidden by a rectangle of any colour
+    cover: float = 0.12  # share of the picture that a rectangle of one colour hides
     noisy_share: float = 0.3
     noise: float = 0.1  # standard deviation
     blurred_share: float = 0.1
     blur: float = 1.0  # pixels, standard deviation
     compressed_share: float = 0.1
-    jpeg: float = 3.0  # quantisation steps, times those of quality 50; 2.5 are those of quality 20
+    jpeg: float = 3.0  # quantisation steps in multiples of those of quality 50; quality 20 has 2.5
     moved_share: float = 0.3
-    shift: float = 0.04  # of the picture's side
+    shift: float = 0.04  # share of the picture's side
     turn_deg: float = 3.0  # about the picture's centre
-    zoom: float = 0.04  # nearer or farther by this share
+    zoom: float = 0.04  # scale: times 1 +- this
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -185,14 +186,14 @@ class TrainConfig:
     steps: int = 2000  # optimiser steps
     batch: int = 64  # clips
     clip_frames: int = 4  # frames in a clip, one action block apart
-    # Clips in a batch that begin with alike joint positions: with some, what the arm does not move, as a block that it
-    # could push, has to be in the latent; with 1, what the joints move can fill it.
+    # Clips in a batch that begin at similar joint positions. With more than 1 the latents of a batch can only be told
+    # apart by what the arm does not move, such as an object to be pushed, so that the latent has to hold it.
     clips_per_pose: int = 1
-    # Clips in a batch that are of one episode. Where few joints move in some of the episodes, a joint that moves few
-    # pixels has to be in the latent then; with 1, those that move many can fill it.
+    # Clips in a batch from one episode. Where only some joints move in an episode, more than 1 makes the latent hold
+    # those that move few pixels, such as a wrist, beside those that move many.
     clips_per_episode: int = 1
     sigreg_weight: float = 0.09  # lambda
-    sigreg_projections: int = 1024
+    sigreg_projections: int = 1024  # random directions of the regulariser
     learning_rate: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-3
@@ -201,16 +202,16 @@ class TrainConfig:
     validation_fraction: float = 0.05  # of the EPISODES, never trained on
     validate_every: int = 200  # steps
     checkpoint_every: int = 500  # steps
-    head_steps: int = 4000  # optimiser steps of the steps-to-go head on frozen latents; 0 trains none
+    head_steps: int = 4000  # optimiser steps of the displacement embedding on frozen latents; 0 trains none
     policy_steps: int = 0  # optimiser steps of policy and temporal distance, for recordings of play; 0 trains neither
     goal_horizon: int = 240  # control steps to the farthest goal that these two learn; longer than the task takes
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
-    augment: AugmentConfig = AugmentConfig()  # the reference changes no pictures, and nor does this
-    views: int = 4  # times that heads see each frame, changed each time but the first; 1 where none is changed
-    encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more encoding, the same gradient
-    # How, not what: a run may go on with others.
+    augment: AugmentConfig = AugmentConfig()  # none by default, as in the paper
+    views: int = 4  # of each frame that heads are trained on, all but the first augmented; 1 without augmentation
+    encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more forward pass, same gradient
+    # These change how a model is trained and not which: a run may be resumed with other values.
     device: str = "auto"  # "cuda", "cpu", or "auto": the GPU where there is one
-    compile: bool = False  # torch.compile: some minutes at the start, then quicker steps on a GPU
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps on a GPU
     threads: int = 2  # CPU threads
 
     def __post_init__(self) -> None:
@@ -247,7 +248,7 @@ class TrainConfig:
 
 TRAIN_SIZES: dict[str, dict[str, Any]] = {
     "reference": {"batch": 128, "precision": "bf16"},
-    # With history 1 a clip of two frames says all there is to say, so a batch holds more independent latents.
+    # With history 1 a clip needs two frames only, and a batch of short clips holds more independent latents.
     "small": {
         "steps": 2500,
         "batch": 128,
@@ -265,41 +266,42 @@ TRAIN_SIZES: dict[str, dict[str, Any]] = {
 class PlanConfig:
     """How the planner searches. One plan imagines `horizon` action blocks from the newest frame on."""
 
-    # "cem": Gaussian, returns the mean; "icem": coloured noise, kept elites, returns the best; "mppi": Gaussian of
-    # constant width, returns the mean weighted by the costs; "shooting": draws none, returns the best of what is
-    # proposed. `make bench PARTS=curve` compares them.
+    # "cem": Gaussian samples, returns their mean; "icem": coloured noise, keeps elites, returns the best; "mppi":
+    # Gaussian of constant width, returns the cost-weighted mean; "shooting": returns the best of the proposed
+    # candidates and samples none. `make bench PARTS=curve` compares them.
     sampler: str = "icem"
     horizon: int = 5  # action blocks
-    samples: int = 64  # candidates in an iteration; of a policy, how often it is followed
+    samples: int = 64  # candidates in an iteration; with a policy, how many rollouts of it
     iterations: int = 6
     elites: int = 8
     initial_std: float = 1.0  # in standard deviations of the recorded actions
-    noise_colour: float = 1.0  # of "icem" and of a policy: 0 is white, larger is smoother over the horizon
-    # Near the goal the search is narrower, where a head measures the distance: initial_std holds from this share of
-    # the farthest way within the horizon on, and at the goal least_width of it is left. A narrower search is finer.
+    noise_colour: float = 1.0  # exponent of the noise of "icem" and of a policy: 0 is white, more is smoother in time
+    # Near the goal the search narrows, to place the arm more exactly, where a displacement embedding measures the
+    # distance: initial_std applies from this share of the longest way within the horizon on, and shrinks in proportion
+    # below, down to least_width times initial_std.
     full_width_from: float = 0.4
     least_width: float = 0.03
-    # Cost of moving one joint for one control step at full speed, in control steps of distance: what a motion gains
-    # must be more, or the arm stays.
+    # Cost of moving one joint for one control step at full speed, in control steps of distance to the goal. A motion
+    # that gains less is not worth it, and the arm stays where it is.
     effort: float = 0.1
-    # How a policy is followed: it is strayed from by noise of so many standard deviations of the recorded actions, and
-    # every other time it is told a time that is left, drawn between these numbers of control steps. They should span
-    # what the recordings take from frame to goal.
+    # How candidates are rolled out from a policy: with noise on its actions, in standard deviations of the recorded
+    # actions. Every other candidate asks the policy to arrive after a number of control steps, drawn from this range,
+    # which should span what the recordings take from a frame to a goal.
     policy_noise: float = 0.3
     policy_least_steps: float = 15.0
     policy_most_steps: float = 200.0
-    # Of "shooting": the plan before is dropped for one that costs less than this share of it. With 1, an arm that
-    # can go left or right changes its mind with the noise.
+    # Of "shooting": the previous plan is replaced by one that costs less than this share of it. With 1, an arm that can
+    # go round an object on either side would change sides with the noise.
     keep: float = 0.9
-    resting: float = 0.02  # share of full speed: an arm that is slower, and is told to stay so, rests
-    deadline_s: float = 0.07  # since the plan began: no iteration begins later, and the best so far is returned
-    handover_margin_s: float = 0.03  # between the end of a plan and its hand-over: publishing and transport to the arm
-    while_moving: bool = True  # else each plan is executed to its end, and the next one is made at rest
+    resting: float = 0.02  # share of full speed below which an arm, now and by its plan, counts as resting
+    deadline_s: float = 0.07  # from the start of planning; no iteration starts later, the best so far is returned
+    handover_margin_s: float = 0.03  # from the end of planning to the hand-over: publishing and transport to the arm
+    while_moving: bool = True  # False: each plan is executed to its end, and the next one is made at rest
 
     def __post_init__(self) -> None:
         known = ("cem", "icem", "mppi", "shooting")
         _require(self.sampler in known, self, "sampler", "'cem', 'icem', 'mppi' or 'shooting'")
-        _require(self.horizon >= 2, self, "horizon", "2 or more: the first block passes while the plan is made")
+        _require(self.horizon >= 2, self, "horizon", "2 or more: the first block is executed while the plan is made")
         for field in ("samples", "iterations", "elites"):
             _require(getattr(self, field) >= 1, self, field, "1 or more")
         _require(self.elites <= self.samples, self, "elites", f"at most samples = {self.samples}")
@@ -315,45 +317,46 @@ class PlanConfig:
         _require(self.handover_margin_s >= 0, self, "handover_margin_s", "0 seconds or more")
 
     def delay_steps(self, control_dt_s: float) -> int:
-        """Control steps from a frame to the hand-over of the plan that is made from it, at least: what is done until
-        then is not the plan's, and a policy learns to propose what comes after.
+        """Least control steps from a frame to the hand-over of the plan made from it. Until then the arm executes the
+        plan before, so a policy learns to propose the actions after these steps.
         """
         return math.ceil((self.deadline_s + self.handover_margin_s) / control_dt_s - 1e-6)
 
 
-# How a policy is followed: 2.25 s ahead, so that a plan sees things move. config/push.yaml has these numbers,
-# and its bundle the horizon.
+# For models with a policy: 9 blocks, 2.25 s, ahead, so that a plan sees objects move. config/push.yaml has these
+# values, and the bundle of the push model has the horizon.
 POLICY_PLAN = PlanConfig(sampler="shooting", horizon=9, samples=32)
 
 
 @dataclass(frozen=True)
 class MonitorConfig:
-    """When the planner takes what the camera shows for wrong, and what it does then.
+    """When a camera picture counts as wrong, and what the arm does then.
 
-    Surprise and novelty are told in times what the calibration found to be usual at most.
+    Surprise (the model imagined another latent) and novelty (colours that the recordings never had there) are in
+    multiples of the calibrated limit, the greatest value that is usual when nothing is wrong.
     """
 
-    surprising: float = 2.0  # from here on a frame is surprising: a robot under way moves faster than a recording
-    hold_frames: int = 3  # surprising frames in a row that hold the arm; fewer only slow it down
-    calm_s: float = 1.0  # without a surprising frame, after which the arm goes on at full speed
-    slow_speed: float = 0.5  # share of full speed that a plan may use until then
-    # A picture may be an old one. After a hold it is compared with frames that showed the arm move as imagined:
-    # mean squared change of the latent over a block, in variances of the latents, from which a frame is such a one.
+    surprising: float = 2.0  # above which a frame is surprising; above 1, since an arm may move faster than recorded
+    hold_frames: int = 3  # consecutive surprising frames that hold the arm; fewer only slow it down
+    calm_s: float = 1.0  # without a surprising frame after which the arm continues at full speed
+    slow_speed: float = 0.5  # share of full speed until then
+    # A hold ends only when the picture shows the arm where it is, compared with earlier frames that showed it move as
+    # imagined: frames whose latent changed over a block by this mean square, in variances of the latents, or more.
     lively: float = 0.03
-    # And how far the picture may show the arm from where the joints are, in control steps at full speed. Of 400 stops
-    # of the simulated arm none was farther off; a picture frozen when the stop began was off by 1.9 at least.
+    # Greatest difference for that between the arm in the picture and the measured joints, in control steps at full
+    # speed. In 400 simulated stops it was always less; a picture frozen when the stop began differed by 1.9 or more.
     agrees_steps: float = 1.5
-    # Control steps at full speed that the arm may move while the picture stays the very same; more is a frozen camera.
-    # On 64 x 64 pixels less than a tenth of one changes its brightness then. More for a camera that sees the arm from
-    # afar, or whose driver sends a frame twice.
+    # Distance, in control steps at full speed, that the arm may move while the picture stays identical; beyond it the
+    # camera counts as frozen. At 64 x 64 pixels such a motion changes less than a tenth of a pixel at the arm's edges.
+    # Set more for a camera that sees the arm from afar, or whose driver sends frames twice.
     frozen_steps: float = 0.15
-    familiar_s: float = 1.0  # after which a new colour counts as familiar; longer than hold_frames take to arrive
-    # Of 255, by which the mean of a colour may change in the half second before a goal is captured. More where lamps
-    # flicker in the picture.
+    familiar_s: float = 1.0  # after which a new colour is familiar; longer than hold_frames frames take to arrive
+    # Grey levels of 255 by which the picture's mean red, green or blue may vary in the half second before a goal is
+    # captured. Set more where lamps flicker in the picture.
     steady_levels: float = 2.0
 
     def __post_init__(self) -> None:
-        _require(self.surprising >= 1, self, "surprising", "1 or more, times what is usual at most")
+        _require(self.surprising >= 1, self, "surprising", "1 or more, in multiples of the calibrated limit")
         _require(self.hold_frames >= 1, self, "hold_frames", "1 or more")
         _require(0 < self.slow_speed <= 1, self, "slow_speed", "above 0, and 1 at most")
         for field in ("calm_s", "lively", "agrees_steps"):
@@ -363,7 +366,10 @@ class MonitorConfig:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None = None) -> T:
-    """Builds the dataclass `cls` from plain data laid over `base`; unknown keys and wrong types are `ConfigError`."""
+    """Builds the dataclass `cls` from plain data, over defaults from `base`.
+
+    :raises ConfigError: an unknown name, a wrong type or a value out of range.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if not isinstance(values, dict):
         raise ConfigError(f"the values of {cls.__name__} are {_shown(values)}; they must be names with values")
@@ -374,7 +380,7 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
     merged = {**_spelt_out(cls, base or {}), **values}
     for name, value in merged.items():
         default = fields[name].default
-        if dataclasses.is_dataclass(default) and not isinstance(default, type):  # a group of values in a group
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):  # a nested configuration
             below = (base or {}).get(name, {})
             merged[name] = value if isinstance(value, type(default)) else from_dict(type(default), value, below)
             continue
@@ -395,16 +401,19 @@ def from_dict(cls: type[T], values: dict[str, Any], base: dict[str, Any] | None 
 
 
 def _spelt_out(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """The values with those names that stand for several fields replaced by these."""
+    """The values with each of the class's SHORTHANDS replaced by the fields that it stands for."""
     shorthands = getattr(cls, "SHORTHANDS", {})
     return {name: value for key, value in values.items() for name in shorthands.get(key, (key,))}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping, as plain data."""
+    """The mapping that a YAML file holds; {} for an empty file.
+
+    :raises ConfigError: the file cannot be read or holds something else.
+    """
     try:
         data = yaml.safe_load(path.read_text())
-    except Exception as error:  # beside its own, PyYAML lets ValueError, KeyError, RecursionError and more out
+    except Exception as error:  # PyYAML raises ValueError, KeyError, RecursionError and more besides its own errors
         raise ConfigError(f"cannot read the configuration {path}: {error or type(error).__name__}") from error
     if data is None:
         return {}
@@ -414,10 +423,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder for what can be made again: in the user's cache, or in a temporary folder of this user where there is no
-    home that can be written.
+    """A folder for files that can be regenerated: in the user's cache, or in a temporary folder of this user where the
+    home folder is not writable.
 
-    :raises OSError: neither can be written.
+    :raises OSError: neither is writable.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(home) / PACKAGE / name
@@ -430,8 +439,8 @@ def cache_folder(name: str) -> Path:
         pass
     own = Path(tempfile.gettempdir()) / f"{PACKAGE}-{os.getuid()}"
     own.mkdir(mode=0o700, exist_ok=True)
-    if own.stat().st_uid != os.getuid():  # what is kept there is run; nobody else may have put it there
-        raise PermissionError(f"{own} belongs to somebody else; set XDG_CACHE_HOME to a folder of yours")
+    if own.stat().st_uid != os.getuid():  # engines in it are executed, so nobody else may have written them
+        raise PermissionError(f"{own} belongs to another user; set XDG_CACHE_HOME to a folder of yours")
     folder = own / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -95,7 +95,7 @@ def test_without_a_calibration_only_a_picture_of_one_colour_is_refused() -> None
 
 def test_the_exposure_is_steady_when_frames_have_agreed_for_a_while() -> None:
     goal, exposure = np.full((64, 64, 3), 120, np.uint8), Exposure()
-    assert "delivered for less than" in str(exposure.see(goal // 8, 0.0))
+    assert "sent frames for less than" in str(exposure.see(goal // 8, 0.0))
     told = [exposure.see(np.uint8(goal * min(1.0, 0.2 + 0.1 * step)), 0.1 * step) for step in range(20)]
     assert "not steady" in str(told[8])
     assert told[8 + round(STEADY_S / 0.1) + 1 :] == [None] * (11 - round(STEADY_S / 0.1))

@@ -108,8 +108,8 @@ def test_links_that_no_joint_can_displace_are_not_watched(six: Path) -> None:
     [
         ("root", "l6", SIX, "no base link 'root'; its links are world_link, pedestal"),
         ("world_link", "hand", SIX, "no tip link 'hand'"),
-        ("l6", "world_link", SIX, "ends at 'world_link' and does not meet 'l6'"),
-        ("world_link", "l6", SIX[:-1], "joint 'rail' .* moves the tip and is none of the planned joints"),
+        ("l6", "world_link", SIX, "end at 'world_link' and do not include 'l6'"),
+        ("world_link", "l6", SIX[:-1], "joint 'rail' .* moves the tip and is not among the planned joints"),
         ("world_link", "l4", SIX, "joint 'rail' does not lie between 'world_link' and 'l4'"),
         ("world_link", "l6", (*SIX, "grip"), "joint 'grip' does not lie between"),
     ],
@@ -131,7 +131,7 @@ def test_a_chain_that_is_not_the_planned_joints_is_an_error(
         ("0.3 -0.7 1.9", "0.3 nan 1.9", "<origin rpy> of joint 'wrist_1' .* write three numbers"),
         ("0.3 -0.7 1.9", "0.3 pi 1.9", "write three numbers"),
         ('"rail" type="prismatic"', '"rail" type="floating"', "joint 'rail' .* is floating"),
-        ('<parent link="world_link"/>', '<parent link="l6"/>', "goes in a circle"),
+        ('<parent link="world_link"/>', '<parent link="l6"/>', "form a cycle"),
         ("</robot>", "", "cannot be read as XML"),
     ],
 )

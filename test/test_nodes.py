@@ -663,7 +663,7 @@ def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_
     node.trigger_activate()
     assert "no frame has arrived" in capture().message
     frame = PICTURE[::-1].copy()
-    assert "the camera has delivered for less than" in capture_at_once(monkeypatch, capture, frame)
+    assert "the camera has sent frames for less than" in capture_at_once(monkeypatch, capture, frame)
     answer = capture(frame)
     assert answer.success, answer.message
     assert bench.spin_until(lambda: goals and latents), "the goal and its latent"
@@ -1007,7 +1007,7 @@ def test_something_new_in_the_picture_holds_the_arm_for_as_long_as_it_is_new(ben
 
     assert state_is(State.ARMED, 1.9)
     assert state_is(State.HOLDING, 4.5)
-    assert "4.5 times as strange as usual" in node.diagnose()[1]
+    assert "4.5 times the calibrated limit" in node.diagnose()[1]
     assert node.diagnose()[2]["novelty"] == "4.5"
     assert state_is(State.ARMED, 0.0)
     node._on_novelty(Float32(data=float("nan")))

@@ -349,7 +349,7 @@ def test_a_frame_that_is_too_old_to_plan_from_is_said_once_a_block() -> None:
 
 
 def test_a_horizon_that_ends_before_a_plan_is_made_is_refused() -> None:
-    with pytest.raises(ConfigError, match="horizon is 1; it must be 2 or more: the first block passes while"):
+    with pytest.raises(ConfigError, match="horizon is 1; it must be 2 or more: the first block is executed while"):
         PlanConfig(horizon=1)
     slow = PlanConfig(horizon=2, deadline_s=0.3)
     with pytest.raises(ValueError, match=r"takes 0\.33 s .* set horizon to 3 or more, or a shorter deadline_s"):

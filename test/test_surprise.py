@@ -29,7 +29,7 @@ def test_one_surprising_frame_slows_and_several_in_a_row_hold_until_the_world_is
     assert vigilance.slow(0.10) and not vigilance.slow(0.05 + CALM_S)
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 1.0 + 0.05 * frame)
-    assert vigilance.alarm is not None and "3.0 times as strange" in vigilance.alarm
+    assert vigilance.alarm is not None and "3.0 times the calibrated limit" in vigilance.alarm
     vigilance.forget()
     assert vigilance.alarm is None and not vigilance.slow(1.2)
     for frame in range(HOLD_FRAMES):

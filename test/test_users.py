@@ -77,5 +77,5 @@ def test_a_cache_is_found_without_a_home_and_never_in_a_folder_of_somebody_else(
     other = os.getuid() + 1
     monkeypatch.setattr("os.getuid", lambda: other)
     (tmp_path / f"lewm_ros-{os.getuid()}").mkdir()
-    with pytest.raises(PermissionError, match="belongs to somebody else; set XDG_CACHE_HOME"):
+    with pytest.raises(PermissionError, match="belongs to another user; set XDG_CACHE_HOME"):
         cache_folder("meshes")

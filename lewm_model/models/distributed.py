@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More than one process: what has to be computed over the whole batch, of which every rank holds a part.
+"""Distributed training: what has to be computed over the whole batch, of which every rank holds a part.
 
 LeWM's loss is not a mean over clips: SIGReg and the projectors' BatchNorms look at the whole batch. Both go through
 `mean_over_ranks`, so that value and gradient are those of one process that holds the whole batch, on NCCL and on gloo
-(torch's own SyncBatchNorm refuses CPUs). Nothing here does anything in a process on its own.
+(torch's own SyncBatchNorm refuses CPUs). In a single process all of it has no effect.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from lewm_model.config import TrainConfig
 
 
 def ranks() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is; rank 0 writes."""
+    """The number of this process among them; rank 0 writes the files."""
     return dist.get_rank() if ranks() > 1 else 0
 
 
 def device_of(config: TrainConfig) -> str:
-    """Where this process trains; of several on a machine with GPUs, each on its own."""
+    """The torch device of this process; with several processes on a machine, each has a GPU of its own."""
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of every rank's `x`; differentiable, and its gradient sums what every rank's loss owes to it."""
+    """The mean of `x` over all ranks; differentiable, and its gradient is summed over the losses of all ranks."""
     if ranks() == 1:
         return x
     from torch.distributed.nn.functional import all_reduce
@@ -47,9 +47,9 @@ def mean_over_ranks(x: Tensor) -> Tensor:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Joins the processes that torchrun started, by the variables that it sets; alone, does nothing.
+    """Joins the processes that torchrun started, by the environment variables that it sets; no effect in a single one.
 
-    NCCL where the model is on GPUs, one for each process of a machine, else gloo.
+    Uses NCCL where the model is on GPUs, one for each process of a machine, else gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield

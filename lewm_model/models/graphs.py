@@ -21,7 +21,7 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.encode(image.float())  # first of all: TensorRT takes uint8 only where a cast follows
+        return self.model.encode(image.float())  # TensorRT takes a uint8 input only if a cast follows directly
 
 
 class RolloutGraph(nn.Module):
@@ -31,9 +31,9 @@ class RolloutGraph(nn.Module):
     A model with history 1 has no past actions, and its graph no such input. Distances are those of the head that
     measures them (`measuring`), else the squared latent distance of the paper; column 0 is that of the newest frame.
 
-    With `still`, the z-scored block (E,) of an arm that stands still, the drift of the imagination is taken out: an arm
-    that stands still stays where it is, so what the model imagines for it beside the newest frame is the model's own
-    error, and is subtracted from every candidate. Near the goal, where that error matters, it is the same for all.
+    With `still`, the z-scored block (E,) of an arm that stands still, the model's drift is subtracted: such an arm
+    stays where it is, so any change that the model imagines for it is the model's own error. Near the goal, where that
+    error matters, it is nearly the same for all candidates.
     """
 
     still: Tensor | None
@@ -78,7 +78,7 @@ class StepGraph(nn.Module):
 
 
 class ProposalGraph(nn.Module):
-    """latent (N, D), goal (1, D), steps_to_go (N,) -> block (N, E), z-scored; N is 1 but for a policy."""
+    """latent (N, D), goal (1, D), steps_to_go (N,) -> block (N, E), z-scored; N is 1 unless the head is a policy."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -98,8 +98,8 @@ def for_inference(model: LeWM) -> LeWM:
 def in_half(module: nn.Module) -> nn.Module:
     """Makes `module` compute in fp16, with fp32 in and out and its LayerNorms in fp32; returns it.
 
-    LayerNorm squares, and eps 1e-12 is 0 in fp16. Precision is set here and not by rewriting the ONNX graph, because
-    the converters for that round between neighbouring fp32 nodes.
+    LayerNorm squares, and its eps of 1e-12 is 0 in fp16. Precision is set here and not by rewriting the ONNX graph,
+    because tools that do so round to fp16 between neighbouring fp32 nodes.
     """
     module.half()
     _convert(module, torch.float16, torch.float32)
@@ -110,10 +110,9 @@ def in_half(module: nn.Module) -> nn.Module:
 
 
 def half_encoder(model: LeWM) -> LeWM:
-    """A copy for inference whose encoder's blocks multiply in fp16; all else stays in fp32.
+    """A copy for inference whose encoder blocks multiply in fp16; everything else stays in fp32.
 
-    What a latent is off by, every imagined step carries on and enlarges; and the stem and the projector are a hundredth
-    of the work.
+    An error in a latent grows with every imagined step, and stem and projector are only a hundredth of the work.
     """
     model = for_inference(model)
     for block in model.encoder.blocks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks on frozen latents. They never send a gradient into the world model: its loss stays what it is."""
+"""Small networks on frozen latents. Their losses send no gradient into the world model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch import Tensor, nn
 
 from lewm_model.config import ModelConfig
 
-CHANNELS = 32  # of the pictures inside the decoder
-POLICY_WIDTH, POLICY_SCALE = 384, 240.0  # of the policy; control steps in a unit of its input
-TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the time-to-go head; control steps in a unit
+# Sizes and units are part of every trained network; changing one makes stored heads unusable.
+CHANNELS = 32  # of the feature maps inside the decoder
+POLICY_WIDTH, POLICY_SCALE = 384, 240.0  # of the policy; control steps in a unit of its input steps_to_go
+TIME_WIDTH, TIME_SCALE = 256, 40.0  # of the temporal distance; control steps in a unit of its output
 
 
 class DisplacementEmbedding(nn.Module):
-    """Distance between latents in control steps at full speed: how long the way is, not how unlike the pictures are.
+    """Distance between latents as the length of the way, in control steps at full speed.
 
-    A network f maps latents to R^A so that f(z') - f(z) is the sum of the actions that led from z to z', in steps at
-    full speed: path integration, learned from the recorded actions and frames alone. The distance is the Euclidean one
-    between f(z) and f(goal). It has no local minimum where the actions are velocities, as an arm's are. Latents (…, D).
+    A network f maps latents to R^A so that f(z') - f(z) is the sum of the actions that led from z to z', in control
+    steps at full speed: path integration, learned from recorded actions and frames alone. The distance is the Euclidean
+    one between f(z) and f(goal). For velocity actions, such as an arm's, it has no local minimum. Latents (…, D).
     """
 
     def __init__(self, c: ModelConfig) -> None:
@@ -40,8 +41,8 @@ class DisplacementEmbedding(nn.Module):
 class ActionProposal(nn.Module):
     """Goal-conditioned inverse dynamics: the action block that leads from a latent towards a goal latent.
 
-    What path integration says lies between the two, spread evenly over the steps that are left, no faster than full
-    speed. Shares what it knows with the steps-to-go head.
+    The displacement between the two, spread evenly over the steps that are left, at full speed at most. The network is
+    that of the displacement embedding.
     """
 
     scale: Tensor  # (A,) full speed in standard deviations of the actions
@@ -61,11 +62,11 @@ class ActionProposal(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures, so that people can look at what is imagined; nothing is planned with it.
+    """Latents to pictures, so that people can look at what is imagined; it is not used for planning.
 
-    A latent becomes a few pixels with many channels, which convolutions turn into pictures of twice the side again and
-    again (sub-pixel convolution, arXiv 1609.05158), and that is what is added to the background: the median of the
-    recorded frames. What the latent does not hold, a block that never moved, say, is not in the picture.
+    A latent becomes a few pixels with many channels, which convolutions enlarge by 2 several times (sub-pixel
+    convolution, arXiv 1609.05158). The result is added to the background, the median of the recorded frames. What the
+    latent does not hold, such as an object that never moved, is drawn as in the background.
     """
 
     background: Tensor  # (H, W, 3) in [0, 1]
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.size = c.image_size
         doublings = max(1, math.ceil(math.log2(min(c.image_size) / 7)))
-        # Height and width of the smallest picture, the lesser of them 4 to 7 pixels.
+        # Height and width of the smallest feature map; the lesser of them is 4 to 7 pixels.
         self.first = tuple(math.ceil(side / 2**doublings) for side in c.image_size)
         self.expand = nn.Sequential(
             nn.Linear(c.latent_dim, 128), nn.ReLU(), nn.Linear(128, CHANNELS * math.prod(self.first)), nn.ReLU()
@@ -86,17 +87,17 @@ class Decoder(nn.Module):
         self.register_buffer("background", torch.zeros(*c.image_size, 3))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """latents (N, D) -> pictures (N, H, W, 3), RGB; [0, 1] but for what an untrained network does."""
+        """latents (N, D) -> pictures (N, H, W, 3) RGB, white is 1; not clipped to [0, 1]."""
         small = self.expand(latents).reshape(-1, CHANNELS, *self.first)
         large = self.enlarge(small)[:, :, : self.size[0], : self.size[1]]
         return self.background + large.permute(0, 2, 3, 1)
 
 
 class ClonedPolicy(nn.Module):
-    """Goal-conditioned inverse dynamics of play: what the player did next, before a picture like the goal came.
+    """Goal-conditioned behaviour cloning: the actions after which recordings of play reached a frame like the goal.
 
-    For goals that the arm's own way does not lead to, as a thing that has to be pushed. Its actions begin some
-    control steps after the frame, where the plan that is made from it takes over (`PlanConfig.delay_steps`).
+    For goals that need more than moving the arm's joints to a pose, such as an object to be pushed. Its actions begin
+    some control steps after the frame, at the hand-over of the plan that is made from it (`PlanConfig.delay_steps`).
     """
 
     def __init__(self, c: ModelConfig) -> None:
@@ -114,10 +115,11 @@ class ClonedPolicy(nn.Module):
 
 
 class TemporalDistance(nn.Module):
-    """How many control steps play takes from one latent to another, for goals that the arm's own way does not lead to.
+    """Temporal-distance value: control steps that play takes from one latent to another.
 
-    Two networks, of which the longer time counts: a search finds what one of them errs about. They learn the square
-    root, in which near goals matter as far ones do. Latents (…, D).
+    For the same goals as `ClonedPolicy`. The larger output of two networks counts, since a search exploits the
+    errors of a single one. They are trained on the square root, so that near goals weigh as much as far ones. Latents
+    (…, D).
     """
 
     def __init__(self, c: ModelConfig) -> None:
@@ -126,7 +128,7 @@ class TemporalDistance(nn.Module):
         self.nets = nn.ModuleList(_network(widths, 1, nn.GELU) for _ in range(2))
 
     def roots(self, latents: Tensor, goal: Tensor) -> Tensor:
-        """Square roots of the times, (2, …): what each network says, in units of TIME_SCALE control steps."""
+        """Square root of the time by each network, (2, …), the time in units of TIME_SCALE control steps."""
         latents, goal = torch.broadcast_tensors(latents, goal)
         inputs = torch.cat([latents, goal, goal - latents], -1)
         return torch.stack([net(inputs)[..., 0] for net in self.nets])

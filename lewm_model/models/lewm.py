@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeWM (arXiv 2603.19312), the whole network in the order in which the data meets it.
+"""LeWM (arXiv 2603.19312): the whole network, in the order in which data passes through it.
 
     frames (B, T, H, W, 3) uint8 -> normalise -> Encoder (ViT, CLS token) -> projector -> latents (B, T, D)
     action blocks (B, T, frameskip * A), z-scored -> ActionEncoder -> (B, T, W)
@@ -20,9 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from lewm_model.config import ModelConfig
 from lewm_model.models.distributed import BatchNorm
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], ImageNet's
-IMAGE_STD = (0.229, 0.224, 0.225)
-LEAST_SPREAD = 4.0  # grey levels: a picture of one colour stays dull, its noise is not blown up
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of red, green and blue in [0, 1]
+LEAST_SPREAD = 4.0  # grey levels of 255, added in quadrature: the noise of a picture of one colour is not amplified
 
 
 def mlp_activation(name: str) -> nn.Module:
@@ -32,7 +31,7 @@ def mlp_activation(name: str) -> nn.Module:
 class ViTBlock(nn.Module):
     """Pre-norm transformer block of the encoder: full attention, then MLP. (B, N, W) -> (B, N, W).
 
-    With weights in fp16 the products are; the norms, which square, and what the block adds to stay as they are.
+    With fp16 weights only the matrix products are fp16; the norms and the residual stream keep the type of `x`.
     """
 
     def __init__(self, c: ModelConfig) -> None:
@@ -60,7 +59,8 @@ class ViTBlock(nn.Module):
     def of_first_token(self, x: Tensor) -> Tensor:
         """What `forward` gives for the first token, (B, W), without what it computes for the others.
 
-        One query needs no keys and values: instead of W_k x it meets x itself, as W_k^T q, and W_v comes after the sum.
+        A single query needs no keys and values of the others: q is multiplied by W_k^T and compared with x itself, and
+        W_v is applied after the weighted sum.
         """
         b, _, w = x.shape
         d = w // self.heads
@@ -77,10 +77,7 @@ class ViTBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ViT whose CLS token after the last norm describes the frame, or all its other tokens, one after the other.
-
-    (B, 3, H, W) -> (B, features).
-    """
+    """ViT: (B, 3, H, W) -> (B, features), the CLS token after the last norm or all patch tokens, concatenated."""
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
@@ -121,7 +118,7 @@ class Encoder(nn.Module):
         x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.position
         for block in self.blocks[:-1]:
             x = block(x)
-        last = self.blocks[-1]  # fp16 graphs, and bundles that were calibrated, keep the plain order of operations
+        last = self.blocks[-1]  # in inference as in `forward`: rounding stays that of exported and calibrated bundles
         return self.norm(last.of_first_token(x) if self.training else last(x)[:, 0])
 
 
@@ -139,7 +136,7 @@ class Projector(nn.Module):
 
 
 class ActionEncoder(nn.Module):
-    """Action blocks to the width of the latents. (B, T, frameskip * A) -> (B, T, D)."""
+    """Embeds action blocks in the width of the latents: (B, T, frameskip * A) -> (B, T, D)."""
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
@@ -266,9 +263,9 @@ class LeWM(nn.Module):
     def encode(self, frames: Tensor, parts: int = 1) -> Tensor:
         """uint8 RGB frames (…, H, W, 3) -> latents (…, D).
 
-        With `parts` the encoder sees the frames in so many parts, and computes each again when the gradient needs it:
-        less memory for the same latents and gradient, since no frame's features depend on another frame. What looks at
-        the whole batch, BatchNorm and the loss, still sees it whole.
+        With `parts` above 1 the encoder takes the frames in that many parts and recomputes each for the gradient: less
+        memory for the same latents and gradient, since no frame's features depend on another frame. BatchNorm and loss
+        still see the whole batch.
         """
         lead, frames = frames.shape[:-3], frames.reshape(-1, *frames.shape[-3:])
         if parts == 1:
@@ -287,7 +284,7 @@ class LeWM(nn.Module):
         return self.encoder((images - self.image_mean).div_(self.image_std))
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """Latents and actions (B, T, ·) with T <= history -> predictions (B, T, D); number t is of frame t + 1."""
+        """Latents and actions (B, T, ·) with T <= history -> predictions (B, T, D), that at t of frame t + 1."""
         predicted = self.predictor(latents, self.action_encoder(actions))
         return self.pred_proj(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
 

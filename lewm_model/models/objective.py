@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost that is minimised where distances to a goal are imagined.
+"""Costs of imagined distances to a goal, which planning minimises.
 
-It lies here and not with the planner because the gate of a back end ranks candidates by it as well.
+They are here and not with the planner because the check of numerical equivalence ranks candidates by them as well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def mean_and_final(distances: np.ndarray) -> np.ndarray:
-    """Near the goal soon, and at the end: distances (S, H + 1), column 0 that of the newest frame -> costs (S,)."""
+    """Near the goal soon and at the end: distances (S, H + 1), column 0 that of the newest frame, -> costs (S,)."""
     cost: np.ndarray = distances[:, 1:].mean(1) + distances[:, -1]
     return cost
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """`LeWM.rollout` without the multiply-adds and passes over memory that do not change its result.
 
-What is left out, against the definition in model.py; docs/planner.md has the counts and the times:
+What it leaves out or merges, compared with the definition in lewm.py; docs/planner.md has counts and times:
 
 - The action embedding and the shifts, scales and gates that come from it are computed once for all steps: they depend
-  on a frame's action only, and a window that slides shows the same frame up to `history` times.
+  on a frame's action only, and a sliding window contains the same frame up to `history` times.
 - While the window fills, the keys and values of its frames stay valid and only the new frame is computed. A full window
-  slides, every frame's position changes, and all of it is computed anew: a cache would be wrong there.
-- Only the last frame of a window is predicted from, so the last layer asks for that frame alone.
-- A window's first frame attends to nothing but itself: no query, and value and output are one matrix.
+  slides, every frame's position changes, and all of it is recomputed: cached keys would be wrong there.
+- Only the last frame of a window predicts the next one, so the last layer computes that frame alone.
+- A window's first frame attends to itself only: no query, and value and output are one matrix.
 - Frames of the past, and their actions, are the same for all candidates, and computed for one of them.
 - LayerNorm's scale and shift, BatchNorm, the attention's 1 / sqrt(d), AdaLN's 1 + scale and the projection of the
   positions are folded into the linear layers beside them.
 
-Each frame of a window is a tensor of its own, (candidates, width): nothing is stacked, split or transposed, and what is
-between two products of matrices still fits the cache. After `blocks.half()` the products inside the blocks are in fp16;
-norms, which square, what the blocks add to, and the little before and after them stay in fp32.
+Each frame of a window is a tensor of its own, (candidates, width): nothing is stacked, split or transposed, and values
+between two matrix products still fit the CPU's cache. After `blocks.half()` the products inside the blocks are in fp16;
+the norms, the residual stream and the few operations before and after the blocks stay in fp32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from lewm_model.models.lewm import ConditionalBlock, LeWM, Projector
 
-OUTER_EPS, INNER_EPS = 1e-6, 1e-5  # of the norm before the modulation, and of the one after it
+OUTER_EPS, INNER_EPS = 1e-6, 1e-5  # of the norms before and after the modulation, as in ConditionalBlock
 
 
 class FastRollout(nn.Module):
@@ -60,7 +60,7 @@ class FastRollout(nn.Module):
         """context (h, D) with 1 <= h <= history, past_actions (h - 1, E) or None where h is 1, candidates (S, H, E)
         -> imagined latents (S, H, D), float32: `LeWM.rollout` with the context repeated for every candidate.
 
-        A context (h, S, D), with past_actions (h - 1, S, E), has one for each candidate.
+        A context (h, S, D), with past_actions (h - 1, S, E), is separate for each candidate.
         """
         inside, horizon = self.blocks[0].widen.weight.dtype, candidates.shape[1]
         if context.dim() == 2:
@@ -81,7 +81,7 @@ class FastRollout(nn.Module):
                 start, known, cache = slid, 0, [([], []) for _ in self.blocks]
             x = [frames[start + i] + self.position[i] for i in range(known, end - start)]
             for number, block in enumerate(self.blocks):
-                final = number == len(self.blocks) - 1  # only the last frame is predicted from
+                final = number == len(self.blocks) - 1  # only the last frame predicts the next one
                 mine = [modulations[i][number] for i in range(start + known, end)]
                 x = [block(x[i], mine[i], cache[number], final and i < len(x) - 1) for i in range(len(x))]
             predicted = self.leave(_norm(x[-1], INNER_EPS))
@@ -91,7 +91,7 @@ class FastRollout(nn.Module):
 
 
 class FastBlock(nn.Module):
-    """`ConditionalBlock` for one frame of a window, whose frames before it are known by their keys and values."""
+    """`ConditionalBlock` for one frame of a window; of the frames before it, keys and values are cached."""
 
     def __init__(self, block: ConditionalBlock, history: int) -> None:
         super().__init__()
@@ -102,7 +102,8 @@ class FastBlock(nn.Module):
         if self.attends:
             scale = (inner // self.heads) ** -0.5
             self.query = _linear(qkv.weight[:inner] * scale, qkv.bias[:inner] * scale)
-            # A key's bias adds the same to every score, and the shares of the values' bias add up to one.
+            # A key's bias adds the same to every score and cancels in the softmax. Attention weights sum to 1, so the
+            # values' bias is added once, in the output layer.
             self.key = _linear(qkv.weight[inner : 2 * inner], None)
             self.value = _linear(qkv.weight[2 * inner :], None)
             self.out = _linear(out.weight, self.value_out.bias)
@@ -123,7 +124,7 @@ class FastBlock(nn.Module):
     ) -> Tensor:
         """x (B, W) with its modulation (B', W) -> (B', W) after this block; its key and value are added to the cache.
 
-        With `only_cache` nobody asks for the result, and x is returned.
+        With `only_cache` the result is not needed, and x is returned.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         keys, values = cache
@@ -143,7 +144,7 @@ class FastBlock(nn.Module):
     def _mix(self, query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         """Attention of one frame: query (B, heads * d) over a few keys (B or 1, heads * d) -> (B, heads * d).
 
-        Two or three keys are too few for a batched product of matrices: it would be slower than these sums.
+        For two or three keys a batched matrix product would be slower than these sums.
         """
         heads = (self.heads, query.shape[-1] // self.heads)
         query = query.unflatten(-1, heads)

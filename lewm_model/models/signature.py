@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from lewm_model.config import ModelConfig
 
 ENCODER, ROLLOUT, PROPOSAL = "encoder", "rollout", "proposal"
-POLICY = "policy"  # a head that proposes in the place of PROPOSAL's: play, not path integration; many blocks at once
-STEP = "step"  # a rollout of one block, each candidate from a context of its own: how a policy is followed
-# Heads that measure how far a goal is: by the arm's own way, and by what play took where things have to be pushed.
+POLICY = "policy"  # a head that computes PROPOSAL in the place of the head of that name, for many latents at once
+STEP = "step"  # a rollout of one block, each candidate from a context of its own: to roll out a policy
+# Heads that measure the distance to a goal: of the arm's own motion, or in the time that play took to it.
 DISPLACEMENT, TEMPORAL_DISTANCE = "displacement", "temporal_distance"
-PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs are the same in both
-SAMPLES = -1  # a dimension that is the number of candidates
+PRECISIONS = ("fp16", "fp32")  # of the arithmetic inside a graph; inputs and outputs have the same types in both
+SAMPLES = -1  # stands for the number of candidates in a shape
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Signature:
 
 
 def proposing(heads: Collection[str]) -> str | None:
-    """Which head computes the graph `proposal`; None where the bundle proposes nothing."""
+    """The head that computes the graph `proposal`; None where no head does."""
     return next((name for name in (POLICY, PROPOSAL) if name in heads), None)
 
 
 def measuring(heads: Collection[str]) -> str | None:
-    """Which head measures the distances of the graph `rollout`; None where they are the paper's, of latents."""
+    """The head that computes the distances of the graph `rollout`; None for the paper's squared latent distance."""
     return next((name for name in (TEMPORAL_DISTANCE, DISPLACEMENT) if name in heads), None)
 
 
@@ -102,5 +102,5 @@ def signatures(model: ModelConfig, horizon: int, heads: Collection[str] = ()) ->
 
 
 def onnx_file(graph: str, precision: str = "fp32") -> str:
-    """Where the bundle has a graph."""
+    """The path of a graph's file in a bundle's folder."""
     return f"onnx/{graph}.onnx" if precision == "fp32" else f"onnx/{graph}.{precision}.onnx"

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from lewm_model.models.distributed import mean_over_ranks, ranks
 
-KNOTS = 17  # integration points of the characteristic function
-T_MAX = 3.0
-STEP = T_MAX / (KNOTS - 1)  # from knot to knot
+KNOTS, T_MAX = 17, 3.0  # of the integral over the characteristic function: points, evenly spaced in [0, T_MAX]
+STEP = T_MAX / (KNOTS - 1)  # between two of them
 
 
 class _CharacteristicFunction(torch.autograd.Function):
     """Samples x (T, B, P) -> means over B of cos(t x) and sin(t x) at the knots t, each (T, P, KNOTS).
 
-    The knots are multiples of the first one, so the powers of one complex number, and two more to begin anew with, give
-    all of them: a sixth of the trigonometry, and nothing of the size (T, B, P, KNOTS) is ever in memory.
+    The knots are multiples of STEP, so all of them follow from powers of one complex number: a sixth of the
+    trigonometric functions, and no tensor of the size (T, B, P, KNOTS) in memory.
     """
 
     @staticmethod
@@ -54,7 +53,7 @@ def _powers(angle: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     step_c, step_s = angle.cos(), angle.sin()
     c, s = torch.ones_like(angle), torch.zeros_like(angle)
     for k in range(KNOTS):
-        if k and k % 6 == 0:  # anew, before rounding adds up
+        if k and k % 6 == 0:  # computed directly again, before rounding errors add up
             c, s = (angle * k).cos(), (angle * k).sin()
         elif k > 1:
             c, s = (c * step_c).addcmul_(s, step_s, value=-1), (s * step_c).addcmul_(c, step_s)
@@ -90,7 +89,7 @@ class SIGReg(nn.Module):
             directions = torch.randn(latents.shape[-1], self.projections, device=latents.device)
         if ranks() > 1:
             dist.broadcast(directions, 0)
-        with torch.autocast(latents.device.type, enabled=False):  # bf16 has 8 bits
+        with torch.autocast(latents.device.type, enabled=False):  # the 8 bits of bf16 are too few here
             directions = directions / directions.norm(dim=0)
             real, imaginary = _CharacteristicFunction.apply(latents.float() @ directions)  # (T, projections, KNOTS)
             real, imaginary = mean_over_ranks(real), mean_over_ranks(imaginary)

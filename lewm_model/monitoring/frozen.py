@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera that gives the very same picture again although the arm moves.
+"""A camera that keeps sending an identical picture although the arm moves.
 
-What is imagined for the next moment differs little from what was seen before where the arm is slow, so a frozen
-picture surprises late. But no camera gives the same picture twice of an arm that moves: even a simulated one, without
-any noise.
+With a slow arm the imagined frame hardly differs from the one before, so surprise notices a frozen picture late. But
+two pictures of a moving arm are never identical, not even those of a simulated camera without noise.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ def frozen(
     full_step: np.ndarray,
     usual_steps: float = MonitorConfig.frozen_steps,
 ) -> float:
-    """How many times as far as usual the arm has moved while the newest picture stayed the very same.
+    """How far the arm has moved since the newest picture first came, in multiples of `usual_steps`.
 
-    :param pictures: the newest last, or their latents: what is compared is whether all numbers are equal.
-    :param positions: (A,) rad, where the arm was at each of them.
-    :param full_step: (A,) rad that a joint moves in a control step at full speed.
-    :param usual_steps: such control steps that an arm may move without another picture.
+    :param pictures: pictures or latents, the newest last; two are the same where all their numbers are equal.
+    :param positions: (A,) rad, joint positions at each of them.
+    :param full_step: (A,) rad that each joint moves in a control step at full speed.
+    :param usual_steps: control steps at full speed that the arm may move without a change of the picture.
     """
     first = len(pictures) - 1
     while first > 0 and np.array_equal(pictures[first - 1], pictures[-1]):

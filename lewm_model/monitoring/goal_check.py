@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a picture one that an arm should be sent to? To a model everything is a picture: a camera's black first frame, a
-crop, swapped colours. The arm would go to some pose, and the goal would count as reached there.
+"""Whether a goal picture is usable. A model encodes any picture, also a camera's black first frame, a crop or one with
+red and blue swapped: the arm would then go to some pose, and the goal would count as reached there.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from lewm_model.config import MonitorConfig
 from lewm_model.monitoring.novelty import Novelty, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
 
-FLATTEST = 4.0  # standard deviation of the grey levels, 0 to 255; what has less shows nothing
-ROOM = 1.25  # factor by which a goal's squared latent may lie outside of those of the recordings
-STEADY_S = 0.5  # that the exposure must have been steady for
-STEADY_FRAMES = 3  # of that time, at least
+FLATTEST = 4.0  # grey levels of 255, standard deviation; a picture with less, a covered lens say, shows nothing
+ROOM = 1.25  # factor by which a goal's squared latent norm may lie outside the range of the recordings
+STEADY_S = 0.5  # for which the exposure must be steady; until it has settled, it changes within that time
+STEADY_FRAMES = 3  # frames in that time, at least: fewer say nothing about a trend
 
 
 @dataclass(frozen=True)
 class GoalReport:
-    """What was found about a goal's picture: why it is refused (None: it is not), and the numbers."""
+    """Why a goal picture is refused, None where it is not, and what was measured, by name."""
 
     problem: str | None
     values: dict[str, float]
@@ -32,15 +32,15 @@ class GoalReport:
 def examine_goal(
     picture: np.ndarray, latent: np.ndarray, calibration: Calibration | None, novelty: Novelty | None
 ) -> GoalReport:
-    """Examines the model's picture (S, S, 3) uint8 of a goal and its latent (D,).
+    """Examines a goal picture (H, W, 3) uint8, as the model takes it, and its latent (D,).
 
-    Without a calibration it is only refused when it is of one colour.
+    Without a calibration only a picture of one colour is refused.
     """
     values = {"contrast": float(picture.std())}
     if values["contrast"] < FLATTEST:
         return GoalReport(
-            f"the picture is of one colour: its grey levels spread by {values['contrast']:.1f}, {FLATTEST:g} is the "
-            "least; wait until the camera delivers, and look at the lens and the lamp",
+            f"the picture is of one colour: the standard deviation of its grey levels is {values['contrast']:.1f}, "
+            f"{FLATTEST:g} is the least; wait for the camera's first frames, and check lens cap and lighting",
             values,
         )
     if calibration is None:
@@ -52,8 +52,8 @@ def examine_goal(
         if values["novelty"] > SURPRISING:
             return GoalReport(
                 f"{new.mean():.1%} of the picture has colours that were never recorded there, {values['novelty']:.1f} "
-                f"times the usual, {SURPRISING:g} times is allowed; is it from this camera, whole, with red and blue "
-                "in their places, in the same light, with nothing new in it?",
+                f"times the calibrated limit, {SURPRISING:g} times is allowed; check that it is from this camera, not "
+                "cropped, with red and blue not swapped, in the same light, and without new objects",
                 values,
             )
     if calibration.latent_squares is not None:
@@ -61,33 +61,33 @@ def examine_goal(
         values["latent_square"] = float(np.square(latent, dtype=float).sum())
         if not least / ROOM <= values["latent_square"] <= most * ROOM:
             return GoalReport(
-                f"the model finds nothing in the picture that it knows: its squared latent is "
+                f"the picture is unlike all recorded ones to the model: the squared norm of its latent is "
                 f"{values['latent_square']:.1f}, {least / ROOM:.1f} to {most * ROOM:.1f} is allowed; take the picture "
-                "with the camera of the recordings, whole and in the same light",
+                "with the camera of the recordings, not cropped and in the same light",
                 values,
             )
     return GoalReport(None, values)
 
 
 class Exposure:
-    """Whether a camera has settled: automatic exposure takes a second or two, and frames before are too dark or bright.
+    """Whether a camera's automatic exposure has settled: for a second or two its frames are too dark or too bright.
 
     Used from one thread.
 
-    :param steady_levels: of 255, by which the mean of red, green or blue may change while the exposure is steady.
+    :param steady_levels: grey levels of 255 that the mean red, green or blue may vary by while the exposure is steady.
     """
 
     def __init__(self, steady_levels: float = MonitorConfig.steady_levels) -> None:
         self._steady_levels = steady_levels
-        self._means: deque[tuple[float, np.ndarray]] = deque(maxlen=256)  # when it came, s; mean red, green and blue
+        self._means: deque[tuple[float, np.ndarray]] = deque(maxlen=256)  # arrival, s; mean red, green, blue
 
     def see(self, picture: np.ndarray, now_s: float) -> str | None:
-        """Takes a frame (S, S, 3) uint8; returns why it is too early for a goal, None when the exposure is steady."""
+        """Takes a frame (H, W, 3) uint8 that arrived at `now_s`; returns why no goal may be captured yet, else None."""
         self._means.append((now_s, picture.reshape(-1, 3).mean(0)))
         while len(self._means) > STEADY_FRAMES and self._means[1][0] <= now_s - STEADY_S:
             self._means.popleft()
         if len(self._means) < STEADY_FRAMES or now_s - self._means[0][0] < STEADY_S:
-            return f"the camera has delivered for less than {STEADY_S} s"
+            return f"the camera has sent frames for less than {STEADY_S} s"
         spread = float(np.ptp([mean for _, mean in self._means], axis=0).max())
         if spread <= self._steady_levels:
             return None

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours where a recording never had them: what was moved, put down or covered.
+"""Novelty: colours where the recordings never had them, of objects that were moved, added or covered.
 
-A world model keeps of a picture what helped to predict its recordings. An object that never moved in them need not be
-in the latent, and may then be moved unnoticed. What each pixel ever looked like is a simpler memory that notices it.
+A world model's latent holds what helped to predict its recordings. An object that never moved in them may be missing in
+it, and could be moved unnoticed. The set of colours that each pixel had in the recordings notices that.
 
-Light is no news: colours are compared as they would be in an even white light, found from the medians of the picture's
-halves, which no small thing changes. So a lamp that is dimmed, warmer or to one side makes nothing new. Where so much
-is white that the light cannot be told, a colour is new only if it is in a brighter light, too. And a pixel knows what
-its neighbours had, so that nothing is new to a camera that is turned or shifted by a pixel.
+A change of light is not novelty: colours are compared as in an even white light, estimated from the medians of the
+picture's halves, which small objects do not change. So a lamp that is dimmed, warmer or to one side changes nothing.
+Where a half is saturated and its light cannot be estimated, a colour is new only if it is also new under a brighter
+estimate. Each pixel also has its neighbours' colours, so that a camera may be turned or shifted by a pixel.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from safetensors.numpy import load_file, save_file
 from lewm_model.bundle.bundle import SEEN, Bundle, BundleError
 from lewm_model.config import MonitorConfig
 
-SHADES = 8  # of red, green and blue each: colours that differ by less than 32 grey levels are one
-WINDOW = 5  # pixels, square: new pixels count where they lie together
+# Stored colours and calibrated limits are in these units; a bundle has to be calibrated again after a change.
+SHADES = 8  # of red, green and blue each, 32 grey levels wide
 COLOURS = SHADES**3
-LEVEL = 200.0  # grey level of the medians in the even light
-IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # names in the file; older bundles have the second
-WHITE, BRIGHTER = 250.0, 1.35  # grey level of a median that may as well be so many times as bright
-DARKEST = 8.0  # grey levels: what is darker than this is not brightened any more
-SAMPLED = 64  # rows and columns of a picture that its medians are taken of
+WINDOW = 5  # pixels, side of the square in which new pixels are counted: objects are compact, noise is scattered
+LEVEL = 200.0  # grey level, of 255, that the estimated light is scaled to
+IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # tensors in the file; older bundles have the second
+WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, and how much brighter it may really be
+DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
+SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
 
 
 def evened(picture: np.ndarray, white_is: float = 1.0) -> np.ndarray:
-    """A picture (H, W, 3) uint8 in an even white light: divided by a plane through the medians of its four halves.
+    """A picture (H, W, 3) uint8 as in an even white light: divided by a plane through the medians of its four halves.
 
-    Medians that are white count as `white_is` times as bright.
+    Saturated medians count as `white_is` times as bright.
     """
     step = max(1, len(picture) // SAMPLED)
     some = picture[::step, ::step]
@@ -62,8 +63,9 @@ def _colours(shades: np.ndarray) -> np.ndarray:
 
 
 def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Which colours each pixel of one or more pictures (H, W, 3) uint8, or one beside it, ever had, or nearly:
-    (H * W, COLOURS) bool.
+    """Which colours each pixel, or one beside it, had in one or more pictures (H, W, 3) uint8: (H * W, COLOURS) bool.
+
+    Colours one shade apart are included.
     """
     pictures = iter(pictures)
     first = next(pictures)
@@ -94,7 +96,7 @@ def _with_neighbours(seen: np.ndarray) -> np.ndarray:
 
 
 def most_together(new: np.ndarray) -> float:
-    """How many of the pixels (H, W) bool lie in the fullest window."""
+    """The greatest number of pixels set in `new` (H, W) bool within a window of WINDOW x WINDOW."""
     counts = cv2.boxFilter(
         new.astype(np.float32), -1, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT
     )
@@ -102,12 +104,12 @@ def most_together(new: np.ndarray) -> float:
 
 
 class Novelty:
-    """How much of a picture is new. What stays for a while becomes familiar. Used from one thread.
+    """How much of a picture is new. A new colour that stays for a while becomes familiar. Used from one thread.
 
     :param seen: (H * W, COLOURS) bool, as from `remember`.
-    :param usual: new pixels in the fullest window of a frame in which nothing is wrong, at most.
-    :param any_light: False: `seen` is of an older bundle, of colours as the camera gave them, and light is news.
-    :param familiar_s: s that a new colour must stay to become familiar.
+    :param usual: greatest number of new pixels in a window of a frame in which nothing is wrong.
+    :param any_light: False: `seen` is of an older bundle and holds colours as the camera gave them; light then matters.
+    :param familiar_s: seconds after which a new colour is familiar.
     """
 
     def __init__(
@@ -119,14 +121,14 @@ class Novelty:
         self.forget()
 
     def forget(self) -> None:
-        """Knows only what was recorded again."""
+        """Forgets colours that became familiar; those of the recordings stay."""
         self._seen = self._recorded.copy()
         self._shades = np.zeros((len(self._seen), 3), np.intp)
-        # Since when, s, each pixel has its new colour; inf: it has none.
+        # Stamp, s, since when each pixel has its new colour; inf: its colour is not new.
         self._since_s: np.ndarray = np.full(len(self._seen), np.inf)
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
-        """Which pixels (H, W) of a picture (H, W, 3) uint8 have a colour that they never had."""
+        """Which pixels, (H, W) bool, of a picture (H, W, 3) uint8 have a new colour."""
         return self._look(picture)[0].reshape(picture.shape[:2])
 
     def _look(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +141,7 @@ class Novelty:
         return new, shades
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
-        """How many times as much as usual is new in the picture (H, W, 3) uint8 of a frame with this stamp."""
+        """Novelty of a frame's picture (H, W, 3) uint8: new pixels in the fullest window, in multiples of `usual`."""
         new, shades = self._look(picture)
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
@@ -159,7 +161,11 @@ def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
 
 
 def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -> Novelty | None:
-    """What tells how much of a picture is new; None where the bundle does not know. Raises BundleError."""
+    """The novelty detector of a bundle; None where it is not calibrated.
+
+    :param familiar_s: as of `Novelty`.
+    :raises BundleError: the file is damaged or of another picture size.
+    """
     if bundle.calibration is None or bundle.calibration.new_pixels is None:
         return None
     path, pixels = bundle.path(SEEN), math.prod(bundle.model.image_size)
@@ -171,7 +177,8 @@ def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -
         raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
     if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
         raise BundleError(
-            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
+            f"{path} holds {bits.shape} {bits.dtype}; ({pixels}, {COLOURS // 8}) uint8, a bit for each colour of each "
+            "pixel, is expected; "
             "run `lewm calibrate` again"
         )
     return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light, familiar_s)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about frames that do not show what was imagined, or something new: slow down, hold, and go on when the
-world is calm.
-"""
+"""The reaction to surprising frames: slow down, hold, and continue once frames are as expected again."""
 
 from __future__ import annotations
 
@@ -9,12 +7,13 @@ from collections.abc import Callable
 
 from lewm_model.config import MonitorConfig
 
-SURPRISING = MonitorConfig().surprising  # what calibrations and reports count with, whatever a robot is told
+SURPRISING = MonitorConfig().surprising  # the limit in calibrations and reports, independent of a robot's parameters
 
 
 class Vigilance:
-    """Turns the surprise of one frame after the other into what the arm should do. Used from one thread; times in s,
-    on any clock.
+    """Decides from the surprise of each frame whether the arm slows down or holds.
+
+    Used from one thread. All times are seconds on one clock, whichever.
     """
 
     def __init__(self, config: MonitorConfig | None = None) -> None:
@@ -22,17 +21,17 @@ class Vigilance:
         self.forget()
 
     def forget(self) -> None:
-        """Is calm again at once: a person who moves the arm by hand knows about it."""
+        """Forgets all surprising frames, as after a person moved the arm by hand, which is no fault."""
         self.score = 0.0  # of the newest frame
         self._in_a_row = 0
-        self._worst = 0.0  # score since the world was calm
+        self._worst = 0.0  # greatest score since the last calm frame
         self._last_s: float | None = None  # when the last surprising frame was
         self._holds = False
 
     def see(self, score: float, now_s: float, sees_the_arm: Callable[[], bool] = lambda: True) -> None:
-        """Takes the surprise of a new frame, in times the usual.
+        """Takes the surprise of a new frame, in multiples of the calibrated limit.
 
-        `sees_the_arm` is asked before a hold ends: whether the picture shows the arm where it is.
+        :param sees_the_arm: whether the picture shows the arm where it is; called before a hold ends.
         """
         self.score = score
         if score > self.config.surprising:
@@ -47,15 +46,15 @@ class Vigilance:
             self._holds, self._worst = False, score
 
     def slow(self, now_s: float) -> bool:
-        """Whether a surprising frame was seen a short while ago."""
+        """Whether a surprising frame came in the last `calm_s` seconds."""
         return self._last_s is not None and now_s - self._last_s < self.config.calm_s
 
     @property
     def alarm(self) -> str | None:
-        """Why the arm must hold, for people; None when it need not."""
+        """Why the arm must hold, as a message to users; None when it need not."""
         if not self._holds:
             return None
         return (
-            f"the picture was {self._worst:.1f} times as strange as usual at most; "
-            "look for something moved, covered or lit otherwise"
+            f"the picture differs from what was expected by {self._worst:.1f} times the calibrated limit; "
+            "look for an object that was moved, covered or lit differently"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the camera shows what was imagined for this moment, and whether it shows the arm where it is."""
+"""Whether a frame shows what was imagined for its time, and whether it shows the arm where the joints are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lewm_model.monitoring.frozen import frozen
 from lewm_model.planning.history import History
 from lewm_model.runtime import Runtime
 
-KNOWN_FRAMES = 6  # that showed a motion as imagined, to compare with after something did not
+KNOWN_FRAMES = 6  # newest frames that showed a motion as imagined, a block apart: their median tolerates outliers
 
 
 class Expectation:
@@ -21,16 +21,16 @@ class Expectation:
 
     def __init__(self, runtime: Runtime, history: History, horizon: int, monitor: MonitorConfig) -> None:
         """
-        :param horizon: action blocks that the runtime imagines at once.
+        :param horizon: action blocks of the runtime's rollout.
         """
         self.runtime, self.history, self.monitor = runtime, history, monitor
         self.spec, self.calibration = runtime.bundle.actions, runtime.bundle.calibration
         self._still = np.repeat(self.spec.still[None, None], horizon, axis=1)  # (1, H, E)
-        self._since_s = -np.inf  # since when the arm's motion is known
+        self._since_s = -np.inf  # since when the commanded motion is known
         self._known: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=KNOWN_FRAMES)  # stamp, latent, rad
 
     def begin(self, now_s: float) -> None:
-        """From now on the arm's motion is known; the newest frame shows it where it begins."""
+        """The arm is armed: from now on its motion is known, and the newest frame shows where it begins."""
         self._since_s = now_s
         if not self._known and self.history.newest is not None:
             frame_s, latent = self.history.newest
@@ -39,17 +39,18 @@ class Expectation:
                 self._known.append((frame_s, latent, position))
 
     def trust(self, now_s: float) -> None:
-        """A person vouches for what the camera sees, and may have moved the arm until now."""
+        """A person confirms that the picture is right, and may have moved the arm by hand until now."""
         self._since_s = now_s
         self._known.clear()
 
     def surprise(self) -> float | None:
-        """How many times as unlike as usual the newest frame is to what was imagined for it one block before.
+        """The newest frame's difference from what was imagined for it one block before, in multiples of the calibrated
+        limit.
 
-        None where the bundle is not calibrated, the arm's motion was not known for a block, or no frame lies that far
-        back; infinite where what is imagined is not finite. A frame that is the very same as before although the arm
-        was measured to move is as surprising as the way is long (`lewm_model.monitoring.frozen`). Frames that show a
-        motion as imagined are remembered for `sees_the_arm`.
+        None where the bundle is not calibrated, the arm's motion was not known for a block, or no frame was taken a
+        block before; infinite where the imagined latent is not finite. A frame that is identical to the one before
+        although the joints moved is as surprising as that way is long (`lewm_model.monitoring.frozen`). Frames that
+        show a motion as imagined are kept for `sees_the_arm`.
         """
         if self.history.newest is None or self.calibration is None:
             return None
@@ -57,7 +58,7 @@ class Expectation:
         base_s = self.history.frame_near(frame_s - self.spec.block_s)
         if base_s is None or base_s < self._since_s:
             return None
-        # What was commanded from one frame to the other, spread over the steps of a block.
+        # What was commanded between the two frames, which may be a little more or less than a block, as one block.
         blocks = self._still.copy()
         blocks[0, 0] = self.history.blocks(np.linspace(base_s, frame_s, self.spec.frameskip + 1)).reshape(-1)
         context, past = self.history.context(base_s)
@@ -73,7 +74,7 @@ class Expectation:
         return surprise
 
     def _frozen(self, since_s: float) -> float:
-        """`frozen` of the frames since then where the joints were measured."""
+        """`frozen` of the frames since `since_s` that have measured joint positions; 0 where that cannot be told."""
         frames = [(latent, self.history.measured_at(stamp_s)) for stamp_s, latent in self.history.since(since_s)]
         known = [(latent, position) for latent, position in frames if position is not None]
         if not known or frames[-1][1] is None:
@@ -82,11 +83,11 @@ class Expectation:
         return frozen(latents, positions, self.spec.full_step, self.monitor.frozen_steps)
 
     def sees_the_arm(self) -> bool:
-        """Whether the newest frame shows the arm where the joints are.
+        """Whether the newest frame shows the arm where the joints are; True where that cannot be told.
 
-        A frozen or covered camera surprises nobody once the arm rests. But frames from before, that showed a motion as
-        imagined, lie as many steps from this one as the joints have moved since: at least most of them, since the model
-        errs now and then, and an arm at rest would be held by one error for ever. True where that cannot be told.
+        Once the arm rests, a frozen or covered camera no longer surprises. But the distance between the newest frame
+        and each kept frame, which showed a motion as imagined, must be what the joints have moved since. The median of
+        them counts: with a single frame one error of the model would hold an arm at rest for ever.
         """
         if self.history.newest is None:
             return True

@@ -19,15 +19,17 @@ import numpy as np
 
 from lewm_model.robot.limits import JointLimits
 
-KEPT_BLOCKS = 64  # of the past, in a timeline
-KEPT_MOTIONS = 4  # of the past: a context of some blocks does not reach farther back
-MAX_STOP_S = 4.0  # limits by which an arm needs longer to stop are a typing error
-STOP_STEP_S = 0.01  # between the points of a stop, whose jerk changes all at once: cubics between them must follow it
+KEPT_BLOCKS = 64  # past blocks of a timeline that are kept; a model's context, its history, reaches back far fewer
+KEPT_MOTIONS = 4  # past motions that are kept: an arm is not armed and stopped more often within a context
+MAX_STOP_S = 4.0  # longest stop from full speed; limits that make an arm need longer are taken for a typing error
+STOP_STEP_S = 0.01  # between points of a stop: small, so that cubics between them follow its steps in jerk
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Sampled joint motion: times_s (T,) on the frame stamps' clock, positions (T, A) rad, velocities (T, A) rad/s."""
+    """Sampled joint motion: times_s (T,) s on the clock of the frame stamps, positions (T, A) rad, velocities (T, A)
+    rad/s.
+    """
 
     times_s: np.ndarray
     positions: np.ndarray
@@ -41,10 +43,12 @@ class Trajectory:
 
 
 class KnotLimits:
-    """The arm's limits as limits on velocity knots. All arrays are (A,).
+    """The joint limits of an arm as limits on velocity knots. All arrays are (A,).
 
-    :param within: least and greatest velocity of a knot, each (A,), rad/s, where the arm's own limits allow more.
-        0 must lie between them, so that the arm may always stop.
+    :param block_s: time between two knots, s.
+    :param within: least and greatest velocity of a knot, each (A,) rad/s, in addition to the arm's velocity limits. 0
+        must lie between them, so that the arm may always stop.
+    :raises ValueError: `within` excludes 0, or a joint needs more than MAX_STOP_S to stop.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class KnotLimits:
         self.lower, self.upper = limits.lower, limits.upper
         low, high = (-limits.velocity, limits.velocity) if within is None else within
         if (low > 0.0).any() or (high < 0.0).any():
-            raise ValueError(f"knots may be {low} to {high} rad/s; 0 must lie between them")
+            raise ValueError(f"the velocity of knots is limited to {low} to {high} rad/s; 0 must lie between them")
         self.slowest, self.fastest = np.maximum(low, -limits.velocity), np.minimum(high, limits.velocity)
         self.velocity = np.maximum(-self.slowest, self.fastest)  # the greatest speed to either side
         self.acceleration, self.jerk = limits.acceleration, limits.jerk
@@ -66,8 +70,9 @@ class KnotLimits:
                 f"joint {joint} cannot stop within {MAX_STOP_S} s; lower its velocity limit, or raise those of "
                 "acceleration and jerk"
             )
-        # Way that is covered when the knot ahead is m differences fast and the arm then stops as fast as it may:
-        # half a block up to the knot plus the stop. Piecewise linear in the speed, so the breakpoints describe it.
+        # The way to rest when the next knot has m times the greatest difference as its speed and the arm then stops as
+        # fast as it may: half a block up to the knot, plus the stop. It is piecewise linear in the speed, so these
+        # breakpoints describe it exactly.
         m = np.arange(int(counts.max()) + 2)
         self._speeds = m[:, None] * self.difference  # (M, A)
         self._ways = block_s * self.difference * (m + m * (m - 1) / 2)[:, None]  # (M, A) rad
@@ -89,16 +94,16 @@ class KnotLimits:
 
     @property
     def longest_stop_s(self) -> float:
-        """Upper bound of how long `stop_from` takes from anywhere in a motion within these limits."""
-        # An acceleration is taken back first, at worst all of it, and the arm is no faster than it may be then.
+        """Upper bound of the duration of `stop_from`, s, from any state within these limits."""
+        # At worst it first reduces the greatest acceleration to zero, and then stops from the greatest velocity.
         steepest = np.minimum(1.5 * self.difference / self.block_s, self.acceleration)
         return float((steepest / self.jerk + _stop(self.velocity, 0.0 * self.velocity, self)[0].sum(0)).max())
 
     def project(self, position: np.ndarray, velocity: np.ndarray, knots: np.ndarray) -> np.ndarray:
-        """The nearest feasible knots, one after the other.
+        """The knots (S, K, A) rad/s, clipped one after the other to what is feasible.
 
-        From `position` and `velocity` (A,) at the hand-over, `knots` (S, K, A) rad/s are clipped so that velocity and
-        difference limits hold and the arm can always stop before its position limits.
+        From `position` (A,) rad and `velocity` (A,) rad/s at the hand-over on, velocity and difference limits hold and
+        the arm can always stop before its position limits.
         """
         knots = knots.copy()
         q = np.broadcast_to(position, knots[:, 0].shape).copy()
@@ -116,7 +121,7 @@ class KnotLimits:
         below = -below
         high = np.minimum(np.minimum(self.fastest, velocity + self.difference), above)
         low = np.maximum(np.maximum(self.slowest, velocity - self.difference), below)
-        # Braking comes first where a limit is already too near (an arm that was enabled at or beyond it).
+        # Braking has priority where a limit is already too near, as for an arm that was armed at or beyond it.
         high = np.maximum(high, np.minimum(0.0, velocity + self.difference))
         low = np.minimum(low, np.maximum(0.0, velocity - self.difference))
         high = np.maximum(high, velocity - self.difference)
@@ -124,12 +129,12 @@ class KnotLimits:
         return np.minimum(low, high), high
 
     def slowed(self, position: np.ndarray, velocity: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """The next knots (S, A) rad/s: `wanted` (S, A), slowed down as a whole, so that its direction is kept, until it
-        is feasible at positions and velocities (S, A). Where no share of it is, the arm brakes as it must.
+        """The next knots (S, A) rad/s: `wanted` (S, A), scaled down as a whole, which keeps its direction, until
+        feasible at positions and velocities (S, A). Where no scale is feasible, each joint is clipped by itself.
         """
         low, high = self.bounds(position, velocity)
         with np.errstate(divide="ignore", invalid="ignore"):
-            shares = np.sort([low / wanted, high / wanted], axis=0)  # between which a joint is within its bounds
+            shares = np.sort([low / wanted, high / wanted], axis=0)  # the range of scales of each joint
         rests = wanted == 0.0
         least = np.where(rests, np.where((low <= 0.0) & (high >= 0.0), 0.0, np.inf), shares[0]).max(-1, initial=0.0)
         most = np.where(rests, 1.0, shares[1]).min(-1, initial=1.0)
@@ -148,22 +153,23 @@ class KnotLimits:
         count = max(1, int(np.ceil(np.max(np.abs(velocity) / self.difference) - 1e-9)))
         steps = np.arange(1, count + 1)[:, None] * self.difference
         knots = np.sign(velocity) * np.maximum(np.abs(velocity) - steps, 0.0)
-        knots[-1] = 0.0  # not almost
+        knots[-1] = 0.0  # exactly, without rounding errors
         return knots
 
 
 def _stop(velocity: np.ndarray, acceleration: np.ndarray, limits: KnotLimits) -> tuple[np.ndarray, np.ndarray]:
     """Durations (3, A) s and jerks (3, A) rad/s^3 of the fastest way to rest from (A,) rad/s and (A,) rad/s^2.
 
-    Brake harder and harder, brake evenly, ease off; the second may take no time. Solves, for a joint that would move
-    on forwards if its acceleration faded as fast as it may, v + (a^2 - p^2) / 2j - p t - p^2 / 2j = 0 for the peak p of
-    the braking, and where p is more than allowed, for the time t at the p that is.
+    Three phases: increase the deceleration, hold it, reduce it; the second may take no time. With j the jerk limit, for
+    a joint that would still move forwards once its acceleration is reduced to zero, it solves
+    v + (a^2 - p^2) / 2j - p t - p^2 / 2j = 0 for the peak deceleration p with t = 0, and where p exceeds its limit, for
+    the time t of the second phase with p at the limit.
     """
-    after = velocity + acceleration * np.abs(acceleration) / (2 * limits.jerk)  # when the acceleration has faded
+    after = velocity + acceleration * np.abs(acceleration) / (2 * limits.jerk)  # once a is 0
     forwards = np.where(after >= 0.0, 1.0, -1.0)
     v, a = forwards * velocity, forwards * acceleration
     peak = np.sqrt(np.maximum(limits.jerk * v + a * a / 2, 0.0))
-    peak = np.minimum(np.maximum(peak, -a), np.maximum(limits.acceleration, -a))  # -a: what it brakes already
+    peak = np.minimum(np.maximum(peak, -a), np.maximum(limits.acceleration, -a))  # -a: the present deceleration
     even = np.maximum(v + a * a / (2 * limits.jerk) - peak * peak / limits.jerk, 0.0) / np.maximum(peak, 1e-12)
     durations = np.stack([(a + peak) / limits.jerk, even, peak / limits.jerk])
     return durations, forwards * limits.jerk * np.array([-1.0, 0.0, 1.0])[:, None]
@@ -176,11 +182,11 @@ def stop_from(
     limits: KnotLimits,
     step_s: float = STOP_STEP_S,
 ) -> Trajectory:
-    """The fastest way to rest from a state (A,) rad, rad/s, rad/s^2: every joint by itself, at times from 0 s on.
+    """The fastest way to rest from a state (A,) rad, rad/s, rad/s^2, each joint by itself; sampled from 0 s on.
 
-    By construction: acceleration and jerk limits hold, a joint that its acceleration does not take beyond the velocity
-    limit stays within it, the last point rests, and no motion within the same limits rests earlier. Position limits
-    are not looked at.
+    By construction acceleration and jerk limits hold, the last point is at rest, and no motion within the same limits
+    rests earlier. A joint stays within its velocity limit unless its present acceleration already takes it beyond.
+    Position limits are not checked.
     """
     durations, jerks = _stop(velocity, acceleration, limits)
     ends = np.cumsum(durations, axis=0)
@@ -189,20 +195,22 @@ def stop_from(
     for begin, duration, jerk in zip(ends - durations, durations, jerks, strict=True):
         t = np.clip(times[:, None] - begin, 0.0, duration)
         p, v, a = p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
-    v = np.where(times[:, None] >= ends[-1] - 1e-9, 0.0, v)  # not almost
+    v = np.where(times[:, None] >= ends[-1] - 1e-9, 0.0, v)  # exactly, without rounding errors
     return Trajectory(times, p, v)
 
 
 def travelled(u: np.ndarray, before: np.ndarray, after: np.ndarray, block_s: float) -> np.ndarray:
-    """Way (rad) from the knot `before` to the fraction `u` of the block whose end knot is `after`."""
+    """Way, rad, within a block: from its first knot to the fraction `u` of it. `before` and `after` are the velocities
+    of its first and last knot, rad/s. Broadcasts.
+    """
     return block_s * (before * u + (after - before) * (u**3 - u**4 / 2))
 
 
 class Timeline:
-    """The commanded motion: where the arm was told to be, and is being told to be, at every time. It ends at rest.
+    """The commanded motion, past and future, as velocity knots; it ends at rest.
 
-    Knot k lies at start_s + k * block_s. What lies before a hand-over knot is committed and never changes; what lies
-    more than KEPT_BLOCKS before it is forgotten.
+    Knot k is at start_s + k * block_s. The motion before a hand-over knot is committed and never changes; knots more
+    than KEPT_BLOCKS before it are dropped.
     """
 
     def __init__(self, start_s: float, position: np.ndarray, limits: KnotLimits) -> None:
@@ -225,14 +233,14 @@ class Timeline:
         return self.start_s + knot * self.block_s
 
     def state(self, knot: int) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity (A,) at a kept knot; beyond the end the arm rests."""
+        """Position (A,) rad and velocity (A,) rad/s at a knot that is kept; at rest beyond the end."""
         index = knot - self._first
         if index < len(self._positions):
             return self._positions[index], self._velocities[index]
         return self._positions[-1], np.zeros_like(self._positions[-1])
 
     def splice(self, knot: int, velocities: np.ndarray) -> None:
-        """Replaces all that follows `knot` by knots with `velocities` (K, A) and a stop after them."""
+        """Replaces all knots after `knot` by ones with `velocities` (K, A) rad/s and a stop."""
         count = knot - self._first + 1
         while len(self._positions) < count:
             self._positions.append(self._positions[-1])
@@ -258,12 +266,12 @@ class Timeline:
         return ((after - before) * 6 * u * (1 - u) / self.block_s)[0]
 
     def stop(self, now_s: float, handover_s: float) -> Trajectory:
-        """The motion from `now_s` on that is as committed until `handover_s`, and then the fastest stop.
+        """The motion from `now_s` on: as committed until `handover_s`, then the fastest stop.
 
-        By construction it keeps the velocity, acceleration and jerk limits that the knots keep, is as smooth at the
-        hand-over as elsewhere, ends at rest, and that no later than a stop that waits for the next knot. Position
-        limits are checked: the knots leave room for a stop from each of them, and no faster stop is known that needs
-        more. If one did, the stop that waits for the knot is returned, and the timeline ends with it.
+        By construction it keeps the velocity, acceleration and jerk limits of the knots, is as smooth at the hand-over
+        as elsewhere, and is at rest no later than a stop that begins at the next knot. The knots leave room for a stop
+        before the position limits, and this stop is not known to need more. It is checked nevertheless: should it leave
+        them, the stop from the next knot is returned, and the timeline ends with that.
 
         :param handover_s: later than `now_s`.
         """
@@ -286,7 +294,7 @@ class Timeline:
         """Position at the knot before `times_s` (T,), velocities at the knots before and after, each (T, A), and the
         fraction (T, 1) of the block that has passed.
         """
-        # One more knot at the end lets the last block be one like the others.
+        # An extra knot at rest, so that times after the end need no special case.
         positions = np.stack([*self._positions, self._positions[-1]])
         velocities = np.stack([*self._velocities, np.zeros_like(self._velocities[-1])])
         phase = np.clip((times_s - self.start_s) / self.block_s - self._first, 0.0, len(positions) - 2)
@@ -300,21 +308,19 @@ def joint_ways(paths: np.ndarray) -> np.ndarray:
 
 
 class CommandedMotion:
-    """All that the arm was told lately: one motion after the other, each valid until the next one begins.
-
-    A motion goes on being commanded until it ends, also a stop after which nothing is planned. Then the arm rests.
+    """The motions that were recently sent to the arm, each valid until the next one begins; at the end of one it rests.
     """
 
     def __init__(self) -> None:
         self._motions: deque[tuple[float, Timeline | Trajectory]] = deque(maxlen=KEPT_MOTIONS)  # from when on, motion
 
     def begin(self, from_s: float, motion: Timeline | Trajectory) -> None:
-        """From `from_s` on this is what is commanded. A timeline may still grow."""
+        """From `from_s` on `motion` is what is commanded; a timeline may still be extended."""
         self._motions.append((from_s, motion))
 
     def displacements(self, grid_s: np.ndarray, columns: int, of: Callable[..., np.ndarray] = joint_ways) -> np.ndarray:
-        """How far the arm was commanded to move between the times (N,) -> (N - 1, columns), in what `of` makes of its
-        joint positions (N, A) rad; that is rad of the joints by default.
+        """The commanded motion between the times (N,) s, as `of` maps joint positions (N, A) rad to (N - 1, columns):
+        rad of each joint by default.
         """
         total: np.ndarray = np.zeros((len(grid_s) - 1, columns))
         begins = [from_s for from_s, _ in self._motions]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search varies, and how it becomes actions to imagine and a motion to execute."""
+"""The numbers that a search varies, and how they become actions to imagine and a motion to execute."""
 
 from __future__ import annotations
 
@@ -11,53 +11,57 @@ from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.robot.tip import TipMotion
 
-AT_LIMIT = 0.99  # share of the velocity limit from which a knot counts as at it
+AT_LIMIT = 0.99  # share of the velocity limit from which a knot counts as at the limit, in `saturation`
 
 
 class ActionParameterisation(Protocol):
-    """Candidates (S, K, C) of one plan, with a number for each of the C columns of an action in each of K parts: plain
-    numbers of about unit size, so that a search needs no other scale. The arm has A joints.
+    """Candidates (S, K, C) of one plan: a number for each of the C columns of an action in each of K parts, of about
+    unit size, so that a search needs no scales. The arm has A joints.
 
-    The actions of all candidates begin at the frame; what lies between it and the hand-over is committed already and
-    the same for all.
+    The actions of all candidates begin at the frame. Those between the frame and the hand-over are committed already
+    and the same for all.
     """
 
-    still: np.ndarray  # (K, C): the candidate that rests, or comes to rest as fast as it may
-    farthest: np.ndarray  # (C,) the longest way there is, rad for columns that are joints
-    timeline: Timeline  # what is commanded; committed up to ...
-    knot: int  # ... the number of the hand-over
-    handover_s: float  # when that is
+    still: np.ndarray  # (K, C): the candidate that is at rest, or comes to rest as fast as the limits allow
+    farthest: np.ndarray  # (C,) longest possible way of each column, rad for joints, m or rad for the tip
+    timeline: Timeline  # the commanded motion, committed up to the hand-over
+    knot: int  # number of the hand-over's knot
+    handover_s: float  # its time, s
     frame_s: float  # stamp of the frame that is planned from, s
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
-        """The nearest candidates that keep all limits."""
+        """The candidates, clipped so that they keep all limits."""
 
     def actions(self, candidates: np.ndarray) -> np.ndarray:
-        """Low-level actions (S, H * frameskip, C) from the frame on, rad/s for columns that are joints."""
+        """Low-level actions (S, H * frameskip, C) from the frame on, rad/s of joints, m/s or rad/s of the tip."""
 
     def paths(self, candidates: np.ndarray) -> np.ndarray:
         """Commanded positions (S, H * frameskip + 1, A) from the frame on, a control step apart, rad."""
 
     def straight(self, way: np.ndarray) -> np.ndarray:
-        """The feasible candidate (K, C) that is `way` (C,) from the frame on as soon as it may, and stops there."""
+        """The feasible candidate (K, C) that moves by `way` (C,) from the frame on, as fast as it may, and stops
+        there.
+        """
 
     def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
-        """Lets candidates do `actions` (S, C) in part k, as far as is feasible after the parts before it."""
+        """Sets part k of the candidates to `actions` (S, C), as far as that is feasible after the parts before it."""
 
     def rests(self, candidate: np.ndarray) -> bool:
-        """Whether the arm rests at the hand-over and goes on to rest with a candidate (K, C), K may be 0."""
+        """Whether the arm is at rest at the hand-over and stays so in the first part of a candidate (K, C); K may be
+        0.
+        """
 
     def commit(self, candidate: np.ndarray, parts: int) -> Trajectory:
-        """Commits to the first parts of a candidate (K, C), then to a stop; the motion from the frame on."""
+        """Commits to the first `parts` of a candidate (K, C) and a stop; returns the motion from the frame on."""
 
     def saturation(self, candidate: np.ndarray) -> float:
-        """Share of the joint velocities of a candidate (K, C) that are at their limit."""
+        """Share, 0 to 1, of the joint velocities of a candidate (K, C) that are at their limit."""
 
 
 class VelocityKnots:
     """Joint velocities at the ends of action blocks, in multiples of `unit`.
 
-    `motion` blends them so that velocity, acceleration, jerk and position limits hold between them too.
+    Between them `lewm_model.planning.motion` blends, so that all limits hold there too.
     """
 
     def __init__(
@@ -72,11 +76,11 @@ class VelocityKnots:
         unit: np.ndarray,
     ) -> None:
         """
-        :param timeline: what is commanded; committed up to `knot`, the number of the hand-over.
+        :param timeline: the commanded motion, committed up to `knot`, the number of the hand-over's knot.
         :param frame_s: stamp of the frame that is planned from, s.
         :param horizon: action blocks, and knots.
         :param rest_speed: (A,) rad/s up to which a joint counts as resting.
-        :param unit: (A,) rad/s that a candidate's 1 stands for: the standard deviation of the recorded actions, say.
+        :param unit: (A,) rad/s, such as the standard deviation of the recorded actions.
         """
         self.timeline, self.limits, self.frame_s, self.knot = timeline, limits, frame_s, knot
         self.control_dt_s, self.block_s, self.unit = spec.control_dt_s, spec.block_s, unit
@@ -104,7 +108,7 @@ class VelocityKnots:
         velocity, knots = self.velocity, np.zeros_like(self.still)
         left, position = self.committed[0] + way - self.position, self.position
         for k in range(len(knots)):
-            wanted = left / self.block_s - 0.5 * velocity  # from which a stop in one more block ends at the goal
+            wanted = left / self.block_s - 0.5 * velocity  # with which a stop in the next block ends at the goal
             knots[k] = self.limits.project(position, velocity, wanted[None, None])[0, 0]
             step = 0.5 * self.block_s * (velocity + knots[k])
             position, left, velocity = position + step, left - step, knots[k]
@@ -113,7 +117,7 @@ class VelocityKnots:
     def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
         knots = candidates[:, :k] * self.unit
         last = knots[:, -1] if k else np.broadcast_to(self.velocity, actions.shape)
-        # Half of each block's way belongs to the knot at its begin, half to that at its end.
+        # A block's way is its length times the mean of the velocities at its two knots.
         position = self.position + self.block_s * (knots.sum(1) + 0.5 * (self.velocity - last))
         candidates[:, k] = self.limits.project(position, last, actions[:, None])[:, 0] / self.unit
 
@@ -133,13 +137,13 @@ class TipKnots:
     """Cartesian velocities of the tip, and a gripper's, at the ends of action blocks, in standard deviations of the
     recorded actions.
 
-    Joint velocities follow from them by damped least squares, knot after knot, and are slowed down as a whole where a
-    joint would come to its limits: the tip keeps its direction. What is imagined is what the joints then really do.
+    Joint velocities follow from them by damped least squares, knot after knot. Where a joint would exceed its limits,
+    all are slowed down together, so that the tip keeps its direction. The model imagines what the joints then do.
     """
 
     def __init__(self, spec: ActionSpec, joints: VelocityKnots, tip: TipMotion) -> None:
         """
-        :param joints: the motion of the joints, with a unit of 1 rad/s.
+        :param joints: the joints' part, with a unit of 1 rad/s.
         """
         self._spec, self._joints, self._tip, self._std = spec, joints, tip, np.asarray(spec.std)
         self.timeline, self.frame_s, self.knot = joints.timeline, joints.frame_s, joints.knot
@@ -194,13 +198,15 @@ class TipKnots:
     def _next(self, position: np.ndarray, velocity: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions and velocities (S, A) of the joints at the next knot, whose `actions` are (S, C)."""
         limits = self._joints.limits
-        there = position + limits.block_s * velocity  # about where the arm will be
+        there = position + limits.block_s * velocity  # approximately at the next knot
         knot = limits.slowed(position, velocity, self._tip.joint_velocities(there, actions))
         return position + 0.5 * limits.block_s * (velocity + knot), knot
 
 
 def path_weights(phase: np.ndarray, knots: int, block_s: float) -> np.ndarray:
-    """Weights (N, knots + 1) that turn knot velocities, the hand-over's first, into the way after `phase` blocks."""
+    """Weights (N, knots + 1), s, that map knot velocities, beginning with the hand-over's, to the way after each of
+    `phase` (N,) blocks.
+    """
     u = np.clip(phase[:, None] - np.arange(knots), 0.0, 1.0)  # (N, knots): how much of each block has passed
     after = block_s * (u**3 - u**4 / 2)
     before = block_s * u - after

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Receding-horizon planning for one arm: latents in, committed motion out.
 
-Time is cut into action blocks. While one block executes, the next is planned from the newest frame that still leaves
-time to plan, for the hand-over at the block's end; what lies before the hand-over is committed and is imagined as it
-will be. Every trajectory ends in a smooth stop, so an arm whose planner dies comes to rest by itself.
+Time is divided into action blocks. While one block is executed, the next one is planned from the newest frame that
+leaves enough time, for the hand-over at the block's end. The motion until the hand-over is committed, and rollouts
+include it. Every trajectory ends in a smooth stop, so that an arm whose planner dies comes to rest by itself.
 """
 
 from __future__ import annotations
@@ -28,28 +28,26 @@ from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.tip import TipMotion
 from lewm_model.runtime import Runtime
 
-START_SLACK_S = 0.01  # between laying the grid of blocks and the first plan, on a clock that runs
+START_SLACK_S = 0.01  # from arming to the first plan; without it the first hand-over would be a block later
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One plan. `trajectory` is None when nothing must be executed: the goal is reached, or no plan is in time."""
+    """The outcome of one call of `Planner.plan`."""
 
-    trajectory: Trajectory | None
+    trajectory: Trajectory | None  # to send to the arm; None: the goal is reached, the plan is late, or see `reason`
     frame_s: float  # stamp of the frame that was planned from
-    plan_s: float  # how long planning took
+    plan_s: float  # duration of planning, s
     iterations: int
     cost: float
-    distance: (
-        float  # of the frame's latent to the goal: control steps where a head measures, else squared latent distance
-    )
+    distance: float  # of the frame's latent to the goal: control steps by a head, else squared latent distance
     imagined: np.ndarray  # (H, D) latents that the plan is expected to lead to, one block apart
-    joint_path: np.ndarray  # (H * frameskip + 1, A) rad, commanded from the frame's stamp on
-    late: bool  # for its hand-over
-    saturation: float  # share of the plan's joint velocities that are at their limit
-    elite_paths: np.ndarray  # (E, H * frameskip + 1, A) rad, as joint_path, of the best candidates; the best first
+    joint_path: np.ndarray  # (H * frameskip + 1, A) rad, a control step apart, commanded from the frame's stamp on
+    late: bool  # whether planning ended too late for the hand-over
+    saturation: float  # share of the plan's joint velocities that are at their limit, 0 to 1
+    elite_paths: np.ndarray  # (E, H * frameskip + 1, A) rad, as joint_path, of the best candidates, the best first
     costs: np.ndarray  # (iterations,) of the best candidate of each iteration
-    reason: str | None = None  # why there is no plan though one is needed, for people; then it must not be executed
+    reason: str | None = None  # why no plan could be made, as a message to users
 
 
 class Planner:
@@ -66,19 +64,21 @@ class Planner:
         chain: Chain | None = None,
     ) -> None:
         """
-        :param chain: of the arm's first joints, for a model whose actions are velocities of the tip.
-        :raises ValueError: the arm's joints or limits, or the time that a plan takes, do not fit the model's actions.
+        :param clock: the present time, s, on the clock of the frame stamps.
+        :param seed: of the random candidates.
+        :param chain: the arm's kinematics, for a model whose actions are velocities of the tip.
+        :raises ValueError: the arm's joints or limits, or the planning time, do not fit the model's actions.
         """
         self.runtime, self.config, self.clock = runtime, config, clock
         self.spec = runtime.bundle.actions
         if self.spec.drives_joints and limits.names != self.spec.names:
             raise ValueError(f"the arm's joints are {limits.names}, the model was trained on {self.spec.names}")
         if not self.spec.drives_joints and chain is None:
-            raise ValueError("the model commands the tip; it takes a robot whose file says where its links are")
+            raise ValueError("the model commands the tip; it needs a robot file with `kinematics`")
         self._tip = None if self.spec.drives_joints or chain is None else TipMotion(chain, self.spec, limits.names)
         self.block_s = self.spec.block_s
-        self.needed_s = config.deadline_s + config.handover_margin_s  # from the begin of a plan to its hand-over
-        self.delay_s = 0.0  # that commands take on top until they are executed; whoever sees them executed may set it
+        self.needed_s = config.deadline_s + config.handover_margin_s  # from the start of planning to the hand-over
+        self.delay_s = 0.0  # measured delay until commands are executed, on top of handover_margin_s; set from outside
         ahead_s = (config.horizon - 1) * self.block_s
         if self.needed_s + START_SLACK_S > ahead_s:
             raise ValueError(
@@ -88,7 +88,7 @@ class Planner:
             )
         monitor = MonitorConfig() if monitor is None else monitor
         slowest, fastest = -limits.velocity, limits.velocity
-        if self._tip is None:  # plans stay where the model has seen data
+        if self._tip is None:  # no faster than recorded, which the model has not learned
             slowest, fastest = (np.clip(each, slowest, fastest) for each in self.spec.within)
         self.knot_limits, self._slow_limits = (
             KnotLimits(limits, self.block_s, (share * slowest, share * fastest)) for share in (1.0, monitor.slow_speed)
@@ -97,27 +97,27 @@ class Planner:
         full_speed = self.knot_limits.velocity if self._tip is None else np.abs(self.spec.within).max(0)
         self.objective = objective_of(heads, config, full_speed)
         self.proposals = proposals_of(runtime.bundle, config)
-        self._in_steps = measuring(heads) == DISPLACEMENT  # else the scale of distances is not known
+        self._in_steps = measuring(heads) == DISPLACEMENT  # whether distances are in control steps
         self.history = History(runtime.bundle, joint_ways if self._tip is None else self._tip.displacements)
         self.expectation = Expectation(runtime, self.history, config.horizon, monitor)
         self.rng = np.random.default_rng(seed)
         self.goal: np.ndarray | None = None
-        self.reached = False  # the goal: the arm rests there, and nothing is planned until it is left
-        self.slow = False  # plan with a share of full speed
-        self.speed_scale = 1.0  # and with this share of that, above 0, which a person may change at any time
+        self.reached = False  # whether the arm rests at the goal; then nothing is planned until it has left
+        self.slow = False  # whether to plan with MonitorConfig.slow_speed
+        self.speed_scale = 1.0  # further share of the speed, (0, 1], which a user may change at any time
         self.timeline: Timeline | None = None
         self._planned = -1  # newest hand-over knot that was planned for
-        self._previous: tuple[int, np.ndarray] | None = None  # (hand-over knot, candidate (K, A)) of the plan before
+        self._previous: tuple[int, np.ndarray] | None = None  # hand-over knot and candidate (K, C) of the plan before
 
-    # ---- what the planner is told ------------------------------------------------------------------------------------
+    # ---- inputs ------------------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> bool:
-        """Whether the arm is armed: plans are executed."""
+        """Whether the arm is armed, so that plans are executed."""
         return self.timeline is not None
 
     def start(self, joint_positions: np.ndarray) -> None:
-        """Arms: from now on the commanded motion starts at rest at `joint_positions` (A,) rad."""
+        """Arms: the commanded motion starts now, at rest at `joint_positions` (A,) rad."""
         now_s = self.clock()
         self.history.commanded.begin(now_s, self._lay_timeline(now_s, joint_positions))
         self.expectation.begin(now_s)
@@ -125,7 +125,7 @@ class Planner:
     def stop(self) -> Trajectory | None:
         """Disarms; returns the smooth stop to execute, or None when the arm was not armed.
 
-        Until the stop ends, it is what the arm is imagined to do.
+        The stop is recorded in the history as commanded.
         """
         if self.timeline is None:
             return None
@@ -136,43 +136,44 @@ class Planner:
         return stop
 
     def goes_on_with(self, motion: Trajectory) -> None:
-        """The stop was not sent: what the arm was sent before is what it is imagined to do."""
+        """Records in the history that the last stop was not sent, and that the arm continues with `motion`."""
         self.history.commanded.begin(self.clock(), motion)
 
     def preview(self, joint_positions: np.ndarray) -> Decision | None:
-        """The plan that an arm at rest at `joint_positions` (A,) rad would begin with. It stays disarmed."""
+        """The first plan of an arm at rest at `joint_positions` (A,) rad, which stays disarmed."""
         self._lay_timeline(self.clock(), joint_positions)
         decision = self.plan()
         self.timeline, self.reached = None, False
         return decision
 
     def set_goal(self, latent: np.ndarray | None) -> None:
-        """The latent (D,) to reach; None holds position."""
+        """Sets the latent (D,) to reach; with None nothing is planned."""
         self.goal, self._previous, self.reached = latent, None, False
 
     def observe(self, stamp_s: float, latent: np.ndarray) -> None:
-        """Takes the latent (D,) of a frame; frames that are not newer than the last one are dropped."""
+        """Adds the latent (D,) of a frame; ignored unless it is newer than all before."""
         self.history.observe(stamp_s, latent)
 
     def measure(self, stamp_s: float, joint_positions: np.ndarray) -> None:
-        """Takes measured joint positions (A,) rad; those that are not newer than the last ones are dropped."""
+        """Adds measured joint positions (A,) rad; ignored unless they are newer than all before."""
         self.history.measure(stamp_s, joint_positions)
 
     # ---- the plan ----------------------------------------------------------------------------------------------------
 
     def plan(self) -> Decision | None:
-        """Plans from the newest frame; None when there is no goal, or when a newer frame will still be in time.
+        """Plans from the newest frame; None when there is no goal, or when a newer frame will come in time for
+        planning.
 
         ::
 
-            x <- latents up to the newest frame, what is committed until the hand-over
-            propose candidates                       straight line, rest, plan before; or following a policy
+            x <- latents up to the newest frame, committed motion until the hand-over
+            propose candidates                       straight line, rest, previous plan; or rollouts of a policy
             repeat until the deadline
                 sample candidates                    around the mean, within the arm's limits
-                imagine what each leads to           the model's rollout
-                score them                           by the objective
+                imagine                              the model's rollout of each
+                score                                by the objective
                 keep the elites, refit the mean
-            commit to the first block of the best, if it is in time and a number
+            commit to the first block of the best, if it is in time and finite
         """
         begin = time.monotonic()
         problem = self._next_problem()
@@ -200,7 +201,7 @@ class Planner:
         return self._commit(problem, found, begin)
 
     def _next_problem(self) -> Problem | None:
-        """What to plan now; None when there is no goal, or when a newer frame will still be in time."""
+        """The problem to plan now; None as of `plan`."""
         timeline, newest = self.timeline, self.history.newest
         if timeline is None or self.goal is None or newest is None:
             return None
@@ -225,7 +226,9 @@ class Planner:
         return Problem(self.runtime, *self.history.context(frame_s), self.goal, motions, previous)
 
     def _width(self, problem: Problem) -> float:
-        """Standard deviation of the first candidates: the nearer the goal, the less there is to search."""
+        """Standard deviation of the first candidates, in recorded ones: less near the goal
+        (`PlanConfig.least_width`).
+        """
         if not self._in_steps:
             return self.config.initial_std
         left = float(problem.imagine(problem.motions.still[None]).distances[0, 0])
@@ -234,14 +237,14 @@ class Planner:
         return self.config.initial_std * float(np.clip(share, self.config.least_width, 1.0))
 
     def _commit(self, problem: Problem, found: Solution, begin: float) -> Decision:
-        """Splices the plan that was found into what is commanded, if it is in time and holds numbers only."""
+        """Splices the best candidate into the commanded motion, if it is in time and finite."""
         motions, calibration = problem.motions, self.runtime.bundle.calibration
         imagined = problem.imagine(found.best[None])
         values = (found.cost, found.best, imagined.distances, imagined.latents)
         if not all(np.isfinite(value).all() for value in values):
             self._previous, self.reached = None, False
             reason = (
-                "what the model imagines is not finite, and is not executed; look at the goal picture and the model"
+                "what the model imagines is not finite, and is not executed; check the goal picture and the model"
             )
             return self._nothing(problem, begin, reason, found.iterations)
         self._previous = (motions.knot, found.best)
@@ -255,7 +258,7 @@ class Planner:
         return plan
 
     def _rest(self, problem: Problem, begin: float) -> Decision | None:
-        """Nothing to do, for an arm that rests at its goal; None where it was left."""
+        """A decision without trajectory while the arm is at its goal; None where it has left it."""
         still, calibration = problem.motions.still, self.runtime.bundle.calibration
         imagined = problem.imagine(still[None])
         if calibration is None or not imagined.distances[0, 0] <= calibration.left:
@@ -289,7 +292,9 @@ class Planner:
         )
 
     def _nothing(self, problem: Problem, begin: float, reason: str, iterations: int = 0) -> Decision:
-        """No plan, and why: the arm goes on with what is committed, which ends at rest."""
+        """A decision without trajectory, for `reason`: the arm continues with the committed motion, which ends at
+        rest.
+        """
         motions = problem.motions
         times_s = motions.frame_s + self.spec.control_dt_s * np.arange(self.config.horizon * self.spec.frameskip + 1)
         path = motions.timeline.sample(times_s).positions
@@ -310,7 +315,7 @@ class Planner:
         )
 
     def _lay_timeline(self, now_s: float, joint_positions: np.ndarray) -> Timeline:
-        """Lays the grid of blocks so that the first plan, made now, has its hand-over as early as it can."""
+        """Starts a timeline whose knots give the first plan, made now, the earliest possible hand-over."""
         start_s = now_s + START_SLACK_S + self.needed_s - self.block_s
         self.timeline = Timeline(start_s, np.asarray(joint_positions, float), self.knot_limits)
         self._planned, self._previous, self.reached = -1, None, False

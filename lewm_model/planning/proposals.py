@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a search begins: candidates that something proposes, before any is drawn at random."""
+"""Proposals: candidates that a search starts from, before any is sampled."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lewm_model.planning.parameterisations import ActionParameterisation
 from lewm_model.planning.solvers import coloured_noise
 from lewm_model.runtime import Runtime
 
-UNKNOWN_STEPS = 0.0  # left to the goal: how a policy is asked without saying how many (`models.heads.ClonedPolicy`)
+UNKNOWN_STEPS = 0.0  # steps_to_go for a policy when the time left is not prescribed (`models.heads.ClonedPolicy`)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What one plan starts from, and how its candidates are imagined."""
+    """What one plan starts from, and the rollout of its candidates."""
 
     runtime: Runtime
     context: np.ndarray  # (h, D) latents up to the newest frame, a block apart
-    past: np.ndarray  # (h - 1, E) z-scored blocks that were commanded between them
+    past: np.ndarray  # (h - 1, E) z-scored blocks commanded between them
     goal: np.ndarray  # (D,) latent
     motions: ActionParameterisation
-    previous: np.ndarray  # (K', A) what the plan before would do from the hand-over on; K' is 0 where there is none
+    previous: np.ndarray  # (K', C) the rest of the previous plan from the hand-over on; K' is 0 where there is none
 
     def imagine(self, candidates: np.ndarray) -> Imagined:
-        """What candidates (S, K, A) lead to."""
+        """The model's rollouts of candidates (S, K, C)."""
         actions = self.motions.actions(candidates)
         blocks = self.runtime.bundle.actions.normalise(actions).reshape(len(actions), len(self.motions.still), -1)
         return Imagined(actions, *self.runtime.rollout(self.context, self.past, blocks, self.goal))
@@ -39,7 +39,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Proposed:
-    """Candidates (N, K, A), the best guess first, and a factor (N,) on the cost of each: below 1 favours it."""
+    """Candidates (N, K, C), the best guess first, and a factor (N,) on the cost of each, below 1 in its favour."""
 
     candidates: np.ndarray
     factors: np.ndarray
@@ -54,17 +54,17 @@ def stand_still(problem: Problem, rng: np.random.Generator) -> Proposed:
 
 
 def go_on(problem: Problem, rng: np.random.Generator) -> Proposed:
-    """The plan before, and rest after it: a warm start."""
+    """The rest of the previous plan, then a stop: a warm start."""
     candidate = np.zeros_like(problem.motions.still)
     candidate[: len(problem.previous)] = problem.previous
     return Proposed(candidate[None], np.ones(1))
 
 
 def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
-    """The straight line in joint space that the displacement embedding says lies between frame and goal."""
+    """The straight line in joint space from the frame to the goal, by the displacement embedding."""
     spec = problem.runtime.bundle.actions
-    # The proposal is a speed, at full speed at most, for so many steps; with as many as the longest way of the
-    # arm takes, the speed is never cut and their product is the whole way.
+    # The head proposes a velocity, clipped to full speed, to arrive after a number of steps. With as many steps as the
+    # arm's longest way takes it is never clipped, and velocity times steps is the whole way.
     steps = float(np.max(problem.motions.farthest / spec.full_step))
     block = problem.runtime.propose(problem.context[-1:], problem.goal, np.array([steps]))
     speed = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
@@ -73,17 +73,17 @@ def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
 
 @dataclass(frozen=True)
 class FollowPolicy:
-    """Follows a goal-conditioned policy in imagination, `samples` times at once.
+    """Rolls out a goal-conditioned policy with the world model, `samples` times in parallel.
 
-    A policy is cloned from motions that reach a goal in different ways, and the mean of two ways leads nowhere. So one
-    candidate does what it proposes, the others stray from it at random, and every other one is told a random time that
-    is left. The last candidate is the rest of the plan before, unless that has come to rest; it is favoured, so that
-    the arm does not change its mind for nothing. An arm that will be at the goal by resting rests, which a policy that
-    was cloned from motions does not do by itself.
+    A policy is cloned from motions that reach a goal in different ways, whose mean may reach nothing. So the first
+    candidate follows it exactly, the others with noise, and every other one asks it to arrive after a random time. The
+    last candidate is the rest of the previous plan, unless that has come to rest; its cost is reduced, so that the arm
+    does not switch between plans that are about as good. An arm that will be at the goal by resting rests, which a
+    policy cloned from motions does not do by itself.
     """
 
     config: PlanConfig
-    reached: float | None  # distance at which a goal counts as reached; None: not known
+    reached: float | None  # distance up to which a goal counts as reached; None for a bundle without calibration
 
     def __call__(self, problem: Problem, rng: np.random.Generator) -> Proposed:
         config, motions, spec = self.config, problem.motions, problem.runtime.bundle.actions
@@ -118,7 +118,7 @@ class FollowPolicy:
 
 
 def proposals_of(bundle: Bundle, config: PlanConfig) -> tuple[Proposal, ...]:
-    """What a bundle can propose, the best guess first."""
+    """The proposals for a bundle's heads, the best guess first."""
     if POLICY in bundle.heads:
         return (FollowPolicy(config, None if bundle.calibration is None else bundle.calibration.reached),)
     if PROPOSAL in bundle.heads:

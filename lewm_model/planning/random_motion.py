@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random motion that keeps an arm's limits: what world models are trained on, and a baseline of every task."""
+"""Random motion that keeps an arm's limits: for training data of world models, and as a baseline in every task."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from lewm_model.config import ModelConfig
 from lewm_model.planning.motion import KnotLimits, travelled
 
-BLOCK_STEPS = ModelConfig.frameskip  # control steps from knot to knot: those of an action block of most models
-TRIES = 10  # to find a motion that is clear, before the arm stops
-CHECKS = 4  # poses looked at in an action block
-_MEMORY = 0.7  # correlation of a wandering joint's velocity from block to block, before it is made uniform
-# What the arm does for a while: probability, and how many blocks.
+BLOCK_STEPS = ModelConfig.frameskip  # control steps from knot to knot in simulation, as in the default action blocks
+TRIES = 10  # random motions tried until one is collision-free; then the arm stops
+CHECKS = 4  # poses per block that are checked for collisions
+_MEMORY = 0.7  # correlation from block to block of the Gaussian behind a wandering joint's velocity
+# Phases of motion: probability, and least and greatest duration in blocks.
 _PHASES = {
     "wander": (0.30, (4, 10)),
     "stroke": (0.20, (4, 12)),
@@ -27,9 +27,9 @@ _PHASES = {
 class RandomKnots:
     """Velocity knots of a random motion, one after the other.
 
-    Speeds are spread evenly over their range: a Gaussian process goes through its own distribution function. With
-    `clear`, which says of poses (N, A) rad whether the arm touches nothing in any of them, no motion is taken that
-    could not be stopped before it touches something; the start must be clear.
+    Velocities are uniformly distributed over their range: a Gaussian process, mapped by its distribution function. With
+    `clear`, which tells whether the arm is free of collisions in all of the poses (N, A) rad, every motion can be
+    stopped before a collision; the start must be free of them.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class RandomKnots:
         tries = 0
         while not self.is_clear(position, velocity, knot, limits):
             tries += 1
-            if tries > TRIES:  # the stop that was found clear with the knot before
+            if tries > TRIES:  # the stop that was checked together with the previous knot
                 knot = limits.stop_knots(velocity)[0]
                 break
             self._latent = rng.standard_normal(self._joints)
             wanted = self._speeds(limits)
             knot = limits.project(position, velocity, wanted[None, None])[0, 0]
-        # What a limit slowed down turns round instead of waiting there.
+        # A joint that a limit slowed down turns round instead of staying there.
         slowed = np.abs(knot) < np.abs(wanted) - 0.25 * limits.velocity
         self._latent = np.where(slowed & (np.abs(velocity) < 0.5 * limits.velocity), -self._latent, self._latent)
         return knot
@@ -75,25 +75,27 @@ class RandomKnots:
     def knot_towards(
         self, target: np.ndarray, position: np.ndarray, velocity: np.ndarray, limits: KnotLimits
     ) -> np.ndarray:
-        """The knot (A,) rad/s on the way to rest at `target` (A,) rad, straight there if that is clear."""
+        """The knot (A,) rad/s on a straight line to rest at `target` (A,) rad, or a random one if that would
+        collide.
+        """
         knot = knot_towards(target, position, velocity, limits)
         if self.is_clear(position, velocity, knot, limits):
             return knot
         return self.knot(position, velocity, limits)
 
     def is_clear(self, position: np.ndarray, velocity: np.ndarray, knot: np.ndarray, limits: KnotLimits) -> bool:
-        """Whether the arm touches nothing on its way to a knot (A,) rad/s and through the stop after it."""
+        """Whether the arm is free of collisions up to the knot (A,) rad/s and through the stop after it."""
         return self._clear is None or self._clear(_with_stop(position, velocity, knot, limits))
 
     def _speeds(self, limits: KnotLimits) -> np.ndarray:
-        """(A,) rad/s, evenly spread."""
+        """Velocities (A,) rad/s, uniformly distributed."""
         return np.array([math.erf(value / math.sqrt(2.0)) for value in self._latent]) * limits.velocity
 
 
 def knot_towards(target: np.ndarray, position: np.ndarray, velocity: np.ndarray, limits: KnotLimits) -> np.ndarray:
-    """The knot (A,) rad/s that brings an arm nearer to rest at `target` (A,) rad, in a straight line as far as may be.
+    """The next knot (A,) rad/s of a motion to rest at `target` (A,) rad, in a straight line where the limits allow.
 
-    By construction: no joint that can still brake before its target passes it, and knot after knot the arm gets there.
+    By construction no joint that can still brake before its target passes it, and repeated calls reach the target.
     """
     way = target - position - 0.5 * limits.block_s * velocity
     longest = float(np.max(np.abs(way) / limits.velocity))
@@ -110,9 +112,7 @@ def random_velocities(
     limits: KnotLimits,
     clear: Callable[[np.ndarray], bool] | None = None,
 ) -> np.ndarray:
-    """Velocity knots of a random motion that keeps all limits, (blocks, A) rad/s, from rest at `start` (A,) rad; see
-    `RandomKnots`.
-    """
+    """Velocity knots (blocks, A) rad/s of a random motion from rest at `start` (A,) rad; see `RandomKnots`."""
     motion = RandomKnots(rng, len(start), clear)
     position, velocity = start, np.zeros(len(start))
     knots = np.empty((blocks, len(start)))
@@ -124,7 +124,7 @@ def random_velocities(
 
 
 def _with_stop(position: np.ndarray, velocity: np.ndarray, knot: np.ndarray, limits: KnotLimits) -> np.ndarray:
-    """Poses (N, A) rad on the way to a knot and through the stop after it, CHECKS a block."""
+    """Poses (N, A) rad up to a knot and through the stop after it, CHECKS per block."""
     poses, after = [], (knot, *limits.stop_knots(knot))
     u = np.linspace(0.0, 1.0, CHECKS + 1)[1:, None]
     for end in after:

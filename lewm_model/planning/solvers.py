@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minimise a cost over candidates: shooting, the cross-entropy method, iCEM, MPPI, and the paper's own search.
+"""Minimise a cost over candidates: shooting, the cross-entropy method, iCEM, MPPI, and the search of the LeWM paper.
 
-Candidates are (S, K, A), K parts of a plan with A numbers each, of about unit size.
+Candidates are (S, K, C): K parts of a plan with C numbers each, of about unit size.
 """
 
 from __future__ import annotations
@@ -14,31 +14,28 @@ import numpy as np
 
 from lewm_model.config import PlanConfig
 
-KEPT_ELITES = 0.3  # share of the elites that iCEM evaluates again in the next iteration
-TEMPERATURE = 0.1  # of MPPI, in standard deviations of an iteration's costs
-SHRINK = 1.25  # iCEM's population shrinks by this factor each iteration
-SAMPLES, ELITES, ITERATIONS, HORIZON = 300, 30, 30, 5  # of the paper's search; each plan is executed to its end
+KEPT_ELITES = 0.3  # share of the elites that iCEM (arXiv 2008.06389) evaluates again in the next iteration
+SHRINK = 1.25  # factor by which iCEM's population shrinks in each iteration
+TEMPERATURE = 0.1  # of MPPI, in standard deviations of an iteration's costs, which makes it independent of their unit
+SAMPLES, ELITES, ITERATIONS, HORIZON = 300, 30, 30, 5  # of the LeWM paper's search, which executes each plan to its end
 
-Project = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, A) -> the nearest feasible ones
-Cost = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, A) -> costs (S,)
+Project = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, C) -> feasible ones
+Cost = Callable[[np.ndarray], np.ndarray]  # candidates (S, K, C) -> costs (S,)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Outcome of a search: the candidate to execute (K, A), its cost, and how far the search came.
+    """Outcome of a search."""
 
-    The cost is infinite where none of the candidates had one that is a number.
-    """
-
-    best: np.ndarray
-    cost: float
-    iterations: int
-    elites: np.ndarray  # (E, K, A) of the last iteration, the best first
+    best: np.ndarray  # (K, C) the candidate to execute
+    cost: float  # of it; infinite where no candidate had a finite cost
+    iterations: int  # that were run
+    elites: np.ndarray  # (E, K, C) of the last iteration, the best first
     costs: np.ndarray  # (iterations,) of the best candidate of each
 
 
 def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour: float) -> np.ndarray:
-    """Gaussian noise (S, K, A) whose power falls with frequency^colour along K, unit variance (as in iCEM)."""
+    """Gaussian noise (S, K, C) of unit variance whose power falls with frequency^colour along K, as in iCEM."""
     if colour == 0.0 or shape[1] == 1:
         return rng.standard_normal(shape)
     samples, length, joints = shape
@@ -54,7 +51,7 @@ def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour
         spectrum[:, -1].imag = 0
         spectrum[:, -1] *= np.sqrt(2)
     noise = np.fft.irfft(spectrum * scale, n=length, axis=1)
-    weights = np.full(len(frequency), 4.0)  # variance that each frequency adds to the real signal, times length^2
+    weights = np.full(len(frequency), 4.0)  # contribution of each frequency to the variance, times length^2
     weights[0] = 2.0
     if length % 2 == 0:
         weights[-1] = 2.0
@@ -62,7 +59,7 @@ def coloured_noise(rng: np.random.Generator, shape: tuple[int, int, int], colour
 
 
 def shoot(config: PlanConfig, guesses: np.ndarray, factors: np.ndarray, feasible: Project, cost: Cost) -> Solution:
-    """The best of the feasible `guesses` (N, K, A), with `factors` (N,) on their costs. No deadline cuts it short."""
+    """The best of `guesses` (N, K, C), made feasible, with `factors` (N,) on their costs. Has no deadline."""
     candidates = feasible(guesses)
     costs = _finite(cost(candidates)) * factors
     order = np.argsort(costs)[: config.elites]
@@ -79,10 +76,11 @@ def search(
     rng: np.random.Generator,
     deadline_s: float,
 ) -> Solution:
-    """Minimises `cost` over feasible candidates, around the first of `guesses` (N, K, A) with `initial_std` to begin.
+    """Minimises `cost` over feasible candidates, sampled at first around the first of `guesses` (N, K, C) with standard
+    deviation `initial_std`.
 
-    The first iteration tries the other guesses beside its samples. At least one iteration runs; none begins once
-    `deadline_s` seconds have passed since the call, so that a search takes an iteration more than that at most.
+    The first iteration evaluates the other guesses as well. At least one iteration runs, and none starts later than
+    `deadline_s` seconds after the call, so that a search may take longer by one iteration.
     """
     begin = time.monotonic()
     mean, std = guesses[0], np.full_like(guesses[0], initial_std)
@@ -104,7 +102,7 @@ def search(
         if len(kept):
             candidates[1 : 1 + len(kept)] = kept[: count - 1]
         candidates = feasible(candidates)
-        # Imagine and score.
+        # Evaluate.
         costs = _finite(cost(candidates))
         # Keep the elites.
         order = np.argsort(costs)[: config.elites]
@@ -122,14 +120,14 @@ def search(
         else:
             mean, std = elites.mean(0), elites.std(0)
         kept = elites[: max(1, int(KEPT_ELITES * config.elites))] if config.sampler == "icem" else guesses[:0]
-    if config.sampler != "icem" and np.isfinite(found[-1]):  # the others return their mean
+    if config.sampler != "icem" and np.isfinite(found[-1]):  # CEM and MPPI return their mean
         final = feasible(mean[None])
         best, best_cost = final[0], float(_finite(cost(final))[0])
     return Solution(best, best_cost, len(found), elites, np.array(found))
 
 
 def _finite(costs: np.ndarray) -> np.ndarray:
-    """What is not a number is worse than everything."""
+    """The costs, with infinity for NaN, which would win every comparison."""
     return np.where(np.isfinite(costs), costs, np.inf)
 
 
@@ -139,10 +137,10 @@ def reference_cem(
     """The search of the LeWM paper as its authors' code has it, over z-scored action blocks: the mean (H, E) of the
     last elites.
 
-    The same noise gives the same elites and the same mean as the CEMSolver of stable-worldmodel 0.1.1; the robot's own
-    search is measured against it. `noise` draws standard normal numbers (S, H, E) float32 for an iteration. It starts
-    from mean 0 and standard deviation 1, the first candidate is the mean, the elites' standard deviation (with n - 1)
-    scales the next noise, and nothing is clipped.
+    With the same noise it has the same elites and mean as the CEMSolver of stable-worldmodel 0.1.1; `search` is
+    compared with it. `noise` draws standard normal numbers (S, H, E) float32 for an iteration. It starts from mean 0
+    and standard deviation 1, the first candidate is the mean, the elites' standard deviation (with n - 1) scales the
+    next noise, and nothing is clipped.
     """
     mean: np.ndarray = np.zeros(1, np.float32)
     std: np.ndarray = np.ones(1, np.float32)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a robot is: its file, limits, kinematics, cameras."""
+"""Description of a robot: robot file, limits, kinematics, collision, cameras, actions."""

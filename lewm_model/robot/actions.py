@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the numbers of an action mean: groups of columns with kind, unit, normaliser, null action and range.
+"""The meaning of an action's numbers: groups of columns with kind, unit, normaliser, null action and range.
 
-A column of any kind that drives joints is a velocity, so that all of them are planned, limited and integrated in the
-same way. A gripper's is that of its own joint: its null action, 0, keeps the gripper as it is, open or closed, whatever
-it holds. (A commanded position would have no null action that does not depend on where the gripper is.)
+Every column that drives a joint is a velocity, so that all of them are planned, limited and integrated in the same way.
+A gripper's is the velocity of its joint: with its null action, 0, the gripper stays as it is, open or closed. (The null
+action of a commanded position would depend on where the gripper is.)
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-MOST = 1e9  # of a number that describes actions; float32 loses everything beyond
-RARE = 1e-3  # share of the recorded actions on each side that does not count for the range: single wrong rows
+MOST = 1e9  # magnitude of any number that describes actions: squares of such numbers are finite in float32
+RARE = 1e-3  # share of the recorded actions at each end that the range leaves out, as they may be single wrong rows
 
 
 class ActionError(ValueError):
@@ -24,17 +24,17 @@ class ActionError(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """What the columns of a group are."""
+    """A kind of action columns."""
 
-    means: str  # for people
-    unit: str  # where the recording states none
-    drives_joints: bool  # a column is the velocity of the joint that it is named after
+    means: str  # description for users
+    unit: str  # default, where the recording states none
+    drives_joints: bool  # whether a column is the velocity of the joint of its name
 
 
 UNKNOWN = "recorded"
 KINDS = {
     "joint_velocity": Kind("mean commanded velocity of a joint over a control step", "rad/s", True),
-    "gripper": Kind("the same of the joint that opens and closes a gripper", "rad/s", True),
+    "gripper": Kind("mean commanded velocity of the joint that opens and closes a gripper", "rad/s", True),
     "cartesian_velocity": Kind("mean commanded velocity of the tip in the base's frame", "m/s", False),
     UNKNOWN: Kind("numbers whose meaning the recording does not state", "as recorded", False),
 }
@@ -42,19 +42,19 @@ KINDS = {
 
 @dataclass(frozen=True)
 class ActionGroup:
-    """Columns of one kind. All tuples have one entry a column (n,); statistics are of the training recording.
+    """Columns of one kind. All tuples have one entry per column, (n,); statistics are of the training recording.
 
     :raises ActionError: a field cannot be used.
     """
 
     kind: str  # one of KINDS
-    names: tuple[str, ...]  # of joints where the kind drives joints
+    names: tuple[str, ...]  # of the columns; names of joints where the kind drives joints
     unit: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    low: tuple[float, ...]  # the recording's range, each side by itself; plans stay inside it
+    low: tuple[float, ...]  # range in the recording, in `unit`; plans stay inside it
     high: tuple[float, ...]
-    null: tuple[float, ...] = ()  # the action that changes nothing; zeros by default
+    null: tuple[float, ...] = ()  # the action at which nothing moves; zeros by default
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -80,14 +80,14 @@ class ActionGroup:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What one low-level action is: groups of columns, in order. Properties are over all A columns.
+    """Description of a low-level action: groups of columns, in order. Properties are over all A columns.
 
     :raises ActionError: a field cannot be used.
     """
 
     groups: tuple[ActionGroup, ...]
-    control_dt_s: float  # s that one low-level action takes
-    frameskip: int  # low-level actions in an action block, the model's step
+    control_dt_s: float  # duration of a low-level action, s
+    frameskip: int  # low-level actions in an action block, which is one step of the model
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -117,7 +117,7 @@ class ActionSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ActionSpec:
-        """From JSON's data, as `dataclasses.asdict` wrote it, or as schema 1 did, without groups.
+        """From JSON data, as of `dataclasses.asdict`, or of a bundle of schema 1, which has no groups.
 
         :raises ActionError: it does not describe actions.
         """
@@ -153,7 +153,7 @@ class ActionSpec:
 
     @property
     def null(self) -> tuple[float, ...]:
-        """The action that changes nothing."""
+        """The action (A,) at which nothing moves."""
         return self._columns(lambda group: group.null)
 
     @property
@@ -172,7 +172,7 @@ class ActionSpec:
     def _columns(self, of: Callable[[ActionGroup], tuple[Any, ...]]) -> tuple[Any, ...]:
         return tuple(value for group in self.groups for value in of(group))
 
-    # ---- what follows from them --------------------------------------------------------------------------------------
+    # ---- derived -----------------------------------------------------------------------------------------------------
 
     @property
     def block_s(self) -> float:
@@ -181,12 +181,14 @@ class ActionSpec:
 
     @property
     def within(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest (A,), in `units`, that a plan may ask for: the recording's range, and the null action."""
+        """Least and greatest action of a plan, each (A,) in `units`: the recording's range, and the null action."""
         return np.minimum(self.low, self.null), np.maximum(self.high, self.null)
 
     @property
     def full_step(self) -> np.ndarray:
-        """How far each column moves in a control step at the greatest recorded speed, (A,): the displacement unit."""
+        """Way of each column in a control step at its greatest recorded speed, (A,), rad for joints: unit of
+        displacement.
+        """
         return np.abs([self.low, self.high]).max(0) * self.control_dt_s
 
     @property
@@ -202,10 +204,10 @@ class ActionSpec:
 def measure(
     names: Sequence[str], kinds: Sequence[str], units: Sequence[str], rows: np.ndarray, dt_s: float, frameskip: int
 ) -> ActionSpec:
-    """The actions of a recording: names, kinds and units of A columns, and statistics of `rows` (N, A).
+    """The description of a recording's actions: names, kinds and units of A columns, and statistics of `rows` (N, A).
 
-    Neighbouring columns of one kind and unit are a group. The range leaves out the RARE lowest and highest, at least
-    one row on each side, so that one wrong row does not let a plan go where the model has seen nothing.
+    Neighbouring columns of one kind and unit form a group. The range leaves out the RARE lowest and highest values, at
+    least one row at each end: a single wrong row must not widen it beyond what the model has learned.
 
     :raises ActionError: a column never moves, or names or kinds cannot be used.
     """
@@ -213,7 +215,7 @@ def measure(
     low = np.quantile(rows, RARE, axis=0, method="higher")
     high = np.quantile(rows, 1 - RARE, axis=0, method="lower")
     mean = rows.mean(0)
-    std = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0.0)  # of equal numbers it is rounded to a little above 0
+    std = np.where(np.ptp(rows, axis=0) > 0, rows.std(0), 0.0)  # rounding makes it nonzero for equal numbers
     groups, begin = [], 0
     while begin < len(names):
         end = begin + 1
@@ -226,7 +228,7 @@ def measure(
 
 
 def _are_numbers(values: Any) -> bool:
-    """Whether these are finite numbers of a size that can be computed with; a description may hold anything."""
+    """Whether `values` is a tuple of finite numbers up to MOST; a description that was read may hold anything."""
     return isinstance(values, tuple) and all(
         isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST for value in values
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the links of an arm are in space, from its URDF or MJCF, and a box that they must stay in."""
+"""Forward kinematics of an arm from its URDF or MJCF, and a workspace box that its links must stay in."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import numpy.typing as npt
 
 from lewm_model.robot.limits import LimitsError, parse_xml
 
-TOOL = "tool"  # name of the link that a tool's end is
-TURNING, SLIDING = ("revolute", "continuous"), ("prismatic",)
+TOOL = "tool"  # name of the link at a tool's end
+TURNING, SLIDING = ("revolute", "continuous"), ("prismatic",)  # joint types of URDF
 AXES = "xyz"
 
 
 class Chain:
-    """The links from `base` to `tip` and the joints between them; made with `from_urdf` or `from_mjcf`.
+    """The links from a base to a tip and the joints between them; made with `from_urdf` or `from_mjcf`.
 
     :ivar links: names of the L links after the base, in order.
-    :ivar moving: (L,) bool, whether the joints can change where the origin of that link's frame is.
+    :ivar moving: (L,) bool, whether the joints can move the origin of that link's frame.
     """
 
     def __init__(self, links: Sequence[str], joints: Sequence[_Joint]) -> None:
         self.links, self._joints = tuple(links), tuple(joints)
         self._columns = sum(joint.column is not None for joint in joints)
-        # The frame of each link in that of the one before it, (3, 4), is a sum: constant, sine, cosine, value.
+        # The frame (3, 4) of each link in that of the link before it is a sum of four parts: a constant, and factors of
+        # the joint value's sine, its cosine and the value itself.
         self._parts = np.stack([joint.parts() for joint in joints], 1)[:, :, None]  # (4, L, 1, 3, 4)
         self._moved_by = np.array([-1 if joint.column is None else joint.column for joint in joints])
         poses = np.random.default_rng(0).uniform(-1.0, 1.0, (16, self._columns))
@@ -36,18 +37,19 @@ class Chain:
 
     @property
     def columns(self) -> int:
-        """How many joints move it: the columns of joint positions."""
+        """The number of joints, which is that of the columns of joint positions."""
         return self._columns
 
     @classmethod
     def from_urdf(cls, path: str | Path, base: str, tip: str, joints: Sequence[str]) -> Chain:
         """Reads a chain; xacro files have to be expanded first.
 
-        :param base: link whose frame positions are given in, and
-        :param tip: link that the chain ends with.
-        :param joints: joints that are moved, in the order of the columns of `positions`.
+        :param base: link in whose frame positions are given.
+        :param tip: last link of the chain.
+        :param joints: joints that are commanded, in the order of the columns of joint positions.
         :raises LimitsError: the file is no URDF or has no such chain, or `joints` are not exactly the joints that move
-            the tip: one that nobody moves could be anywhere, and one behind the tip moves links that nobody watches.
+            the tip: the position of another one would be unknown, and one behind the tip moves links that are not
+            checked.
         """
         path = Path(path)
         robot = parse_xml(path, "robot")
@@ -61,7 +63,7 @@ class Chain:
         for element in robot.findall("joint"):
             ends = [_attribute(path, element, end, "link") for end in ("parent", "child")]
             if ends[1] in parents:
-                raise LimitsError(f"link '{ends[1]}' in {path} is the child of two joints; a URDF is a tree")
+                raise LimitsError(f"link '{ends[1]}' in {path} is the child of two joints; a URDF must be a tree")
             parents[ends[1]] = (ends[0], element)
 
         links: list[str] = []
@@ -69,8 +71,8 @@ class Chain:
         link = tip
         while link != base:
             if link not in parents or link in links:
-                reached = "goes in a circle" if link in links else f"ends at '{link}'"
-                raise LimitsError(f"the way from '{tip}' up the tree in {path} {reached} and does not meet '{base}'")
+                reached = "form a cycle" if link in links else f"end at '{link}'"
+                raise LimitsError(f"the parents of '{tip}' in {path} {reached} and do not include '{base}'")
             links.insert(0, link)
             link, element = parents[link]
             chain.insert(0, _read_joint(path, element, joints))
@@ -83,11 +85,11 @@ class Chain:
 
         :raises LimitsError: likewise.
         """
-        import mujoco  # here: an arm that is described by a URDF does not need it
+        import mujoco  # not at the top: it is not needed, nor always installed, for an arm with a URDF
 
         try:
             spec = mujoco.MjSpec.from_file(str(path))
-            for part in (*spec.geoms, *spec.meshes):  # only the frames are wanted, and meshes take long
+            for part in (*spec.geoms, *spec.meshes):  # only frames are needed, and meshes take long to load
                 spec.delete(part)
             spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6
             model = spec.compile()
@@ -103,7 +105,7 @@ class Chain:
         way: list[int] = []
         while bodies[body] != base:
             if body == 0:
-                raise LimitsError(f"the way from '{tip}' up the tree in {path} does not meet '{base}'")
+                raise LimitsError(f"the parents of '{tip}' in {path} do not include '{base}'")
             way.insert(0, body)
             body = int(model.body_parentid[body])
         chain: list[_Joint] = []
@@ -114,12 +116,12 @@ class Chain:
                 name, kind, anchor = model.joint(joint).name, model.jnt_type[joint], model.jnt_pos[joint]
                 slides = bool(kind == mujoco.mjtJoint.mjJNT_SLIDE)
                 if not slides and kind != mujoco.mjtJoint.mjJNT_HINGE:
-                    raise LimitsError(f"joint '{name}' in {path} is no hinge and no slide; only those are known")
+                    raise LimitsError(f"joint '{name}' in {path} is neither a hinge nor a slide")
                 axis, column = model.jnt_axis[joint], _column(path, name, joints)
                 chain.append(_Joint(name, origin + turn @ anchor, turn, axis, slides, column))
                 links.append(bodies[body])
                 origin, turn = -anchor, np.eye(3)
-            if not links or links[-1] != bodies[body] or origin.any():  # no joint, or one that is not at the origin
+            if not links or links[-1] != bodies[body] or origin.any():  # no joint, or one beside the origin
                 chain.append(_Joint("", origin, turn, np.eye(3)[0], False, None))
                 links.append(bodies[body])
         if tip in sites:
@@ -131,7 +133,7 @@ class Chain:
         return cls(links, chain)
 
     def with_tool(self, end: np.ndarray) -> Chain:
-        """The same with one more link, from the tip's origin to `end` (3,) m in its frame."""
+        """The chain with one more link, whose origin is at `end` (3,) m in the tip's frame."""
         return Chain((*self.links, TOOL), (*self._joints, _Joint("", end, np.eye(3), np.eye(3)[0], False, None)))
 
     def positions(self, joint_positions: npt.ArrayLike) -> np.ndarray:
@@ -145,24 +147,24 @@ class Chain:
         values = np.asarray(joint_positions, float)
         if values.ndim != 2 or values.shape[1] != self._columns:
             raise ValueError(f"joint positions have shape {values.shape}, (N, {self._columns}) is expected")
-        moved = np.pad(values, ((0, 0), (0, 1))).T[self._moved_by, :, None, None]  # (L, N, 1, 1); 0 where nothing moves
+        moved = np.pad(values, ((0, 0), (0, 1))).T[self._moved_by, :, None, None]  # (L, N, 1, 1); 0 for fixed joints
         still, sine, cosine, slide = self._parts
-        frames = still + np.sin(moved) * sine + np.cos(moved) * cosine + moved * slide  # each in that before it
+        frames = still + np.sin(moved) * sine + np.cos(moved) * cosine + moved * slide  # each in the frame before it
         for before, frame in pairwise(frames):
             np.matmul(before[..., :3], frame.copy(), out=frame)
             frame[..., 3] += before[..., 3]
         return frames[..., 3].swapaxes(0, 1), frames[..., :3].swapaxes(0, 1)
 
     def jacobian(self, joint_positions: npt.ArrayLike) -> np.ndarray:
-        """How the tip's frame moves with the joints at (N, A) rad or m: (N, 6, A), m and rad of the base's frame for
-        each rad or m.
+        """Geometric Jacobian (N, 6, A) of the tip at joint positions (N, A) rad or m, in the base's frame: rows x, y, z
+        in m, then rotation about x, y, z in rad, per rad or m of each joint.
         """
         origins, rotations = self.frames(joint_positions)
         columns = np.zeros((len(origins), 6, self._columns))
         for i, joint in enumerate(self._joints):
             if joint.column is None:
                 continue
-            axis = rotations[:, i] @ joint.axis  # which its own motion leaves as it is
+            axis = rotations[:, i] @ joint.axis  # the joint's own rotation does not change it
             if joint.slides:
                 columns[:, :3, joint.column] = axis
             else:
@@ -172,7 +174,7 @@ class Chain:
 
 
 class _Joint:
-    """One joint: where it sits in its parent's frame, and the column of the joint positions that moves it."""
+    """One joint: its frame in its parent's, its axis, and its column in joint positions, None for a fixed one."""
 
     def __init__(
         self, name: str, origin: np.ndarray, rotation: np.ndarray, axis: np.ndarray, slides: bool, column: int | None
@@ -181,8 +183,8 @@ class _Joint:
         self.slides, self.column = slides, column
 
     def parts(self) -> np.ndarray:
-        """(4, 3, 4): rotation and origin in the parent's frame are the first, the second times the sine of the joint's
-        value, the third times its cosine, and the fourth times itself, added up. Rodrigues' formula.
+        """(4, 3, 4): the child's rotation and origin in the parent's frame, by Rodrigues' formula, are the sum of the
+        first part, the second times the sine of the joint's value, the third times its cosine, and the fourth times it.
         """
         parts = np.zeros((4, 3, 4))
         parts[0, :, 3] = self.origin
@@ -198,14 +200,14 @@ class _Joint:
 
 
 class Workspace:
-    """A box that the links of an arm must stay in. What must stay in are balls around the origins of the links' frames,
-    as far as the joints move them: where they have no radius, the box has to be smaller than the free space by half the
-    thickness of the links.
+    """A box that the links of an arm must stay in. Spheres around the origins of the links' frames are checked, of
+    those that the joints move. With radius 0 the box has to be smaller than the free space by half the links'
+    thickness.
 
     :param lower: (3,) least x, y, z in the frame of the chain's base, m.
     :param upper: (3,) greatest x, y, z, m.
-    :param radii: (L,) m.
-    :raises ValueError: the box is none, or no link moves.
+    :param radii: (L,) of the spheres, or one for all, m.
+    :raises ValueError: the box is empty or not finite, or no link moves.
     """
 
     def __init__(self, chain: Chain, lower: npt.ArrayLike, upper: npt.ArrayLike, radii: npt.ArrayLike = 0.0) -> None:
@@ -224,25 +226,27 @@ class Workspace:
         self._links = [link for link, moves in zip(chain.links, chain.moving, strict=True) if moves]
 
     def beyond(self, joint_positions: npt.ArrayLike) -> np.ndarray:
-        """How far the farthest link is beyond each side of the box, (N, 6) m: x, y, z below, then above; 0 inside."""
+        """How far links are beyond each side of the box, at most, (N, 6) m: below in x, y, z, then above; 0 inside."""
         return np.maximum(self._beyond(self.chain.positions(joint_positions)), 0.0).max(1)
 
     def find_outside(self, joint_positions: npt.ArrayLike, room: float | np.ndarray = 0.0) -> str | None:
-        """Which link is outside where, for people; None when all are inside at all joint positions (N, A).
+        """Which link is outside where, as a message to users; None when all are inside at all joint positions (N, A).
 
-        :param room: m that links may be beyond the sides, one number or (6,) as `beyond` returns.
+        :param room: how far links may be beyond the sides, m, one number or (6,) as of `beyond`.
         """
         origins = self.chain.positions(joint_positions)
         return self._farthest(origins, self._beyond(origins) - room)
 
     def find_leaving(self, origins: np.ndarray) -> str | None:
-        """As `find_outside`, on a path of links (N, L, 3) m: what is outside at its beginning may come back."""
+        """As `find_outside`, for a path of link origins (N, L, 3) m; links that start outside may be as far outside as
+        at the start, so that they can move back.
+        """
         beyond = self._beyond(origins)
         return self._farthest(origins, beyond - np.maximum(beyond[0], 0.0).max(0))
 
     def _farthest(self, origins: np.ndarray, over: np.ndarray) -> str | None:
-        """Which link is over its room, (N, moving links, 6) m, by the most."""
-        if (over <= 1e-9).all():  # this way round NaN is outside
+        """The message for the greatest excess in `over` (N, moving links, 6) m; None where there is none."""
+        if (over <= 1e-9).all():  # False for NaN, which thus counts as outside
             return None
         _, link, side = np.unravel_index(int(np.nan_to_num(over, nan=np.inf).argmax()), over.shape)
         axis, above = int(side) % 3, bool(side >= 3)
@@ -254,7 +258,7 @@ class Workspace:
         )
 
     def _beyond(self, origins: np.ndarray) -> np.ndarray:
-        """(N, moving links, 6) m beyond each side, negative inside, of links (N, L, 3) m."""
+        """How far link origins (N, L, 3) m are beyond each side, (N, moving links, 6) m; negative inside."""
         moving = origins[:, self.chain.moving]
         return np.concatenate([self._lowest - moving, moving - self._highest], -1)
 
@@ -270,11 +274,11 @@ def _must_move(path: str | Path, base: str, tip: str, chain: Sequence[_Joint], j
 
 
 def _column(path: str | Path, name: str, moved: Sequence[str]) -> int:
-    """Of the joint positions, for a joint that can move."""
+    """The column in joint positions of a joint that is not fixed. Raises LimitsError where it is not commanded."""
     if name not in moved:
         raise LimitsError(
-            f"joint '{name}' in {path} moves the tip and is none of the planned joints {', '.join(moved)}; "
-            "choose a tip before it, or make it fixed at the angle that it is kept at"
+            f"joint '{name}' in {path} moves the tip and is not among the planned joints {', '.join(moved)}; "
+            "choose a tip before it, or make it a fixed joint at its actual angle"
         )
     return list(moved).index(name)
 
@@ -297,7 +301,7 @@ def _read_joint(path: Path, element: Element, moved: Sequence[str]) -> _Joint:
     name, kind = element.get("name", ""), element.get("type")
     if kind not in (*TURNING, *SLIDING, "fixed"):
         raise LimitsError(
-            f"joint '{name}' in {path} is {kind}; only revolute, continuous, prismatic and fixed are known"
+            f"joint '{name}' in {path} is {kind}; only revolute, continuous, prismatic and fixed are supported"
         )
     column = None
     if kind != "fixed":
@@ -320,7 +324,7 @@ def _attribute(path: Path, joint: Element, tag: str, attribute: str) -> str:
 
 
 def _numbers(path: Path, joint: Element, tag: str, attribute: str, default: str) -> np.ndarray:
-    """Three finite numbers of an attribute that may be left out."""
+    """The three finite numbers (3,) of an optional attribute."""
     child = joint.find(tag)
     text = default if child is None else child.get(attribute, default)
     try:
