@@ -153,7 +153,7 @@ def test_the_last_rows_padding_may_be_missing() -> None:
         ({"step": 49}, "with step 49 needs 587 bytes, it has 576"),
         ({"encoding": "mono16", "step": 16}, "needs rows of 32 bytes"),
         ({"encoding": "yuv422", "width": 15}, "half a pair of pixels"),
-        ({"encoding": "bayer_rggb8", "width": 2}, "too small to find its colours"),
+        ({"encoding": "bayer_rggb8", "width": 2}, "too small to interpolate its colours"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_reason(changes: dict, reason: str) -> None:

@@ -351,7 +351,7 @@ def test_a_bundle_round_trips_and_a_changed_one_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"schema": 2', '"schema": 99', "has schema 99, this code reads 1 and 2"),
+        ('"schema": 2', '"schema": 99', "has schema 99, this version reads 1 and 2"),
         ('"weights.safetensors"', '"../weights.safetensors"', "lies outside the bundle"),
         ('"latent_dim": 8', '"latent_dim": -8', "latent_dim is -8"),
         ('"names": [', '"nomes": [', "does not describe a bundle"),

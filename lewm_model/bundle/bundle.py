@@ -2,15 +2,14 @@
 """The model bundle: the folder that the trainer writes and the robot loads.
 
     model.json            schema version, architecture, image, actions, training provenance, evaluation, file hashes
-    weights.safetensors   the world model
-    heads.safetensors     optional heads on frozen latents
-    decoder.safetensors   optional network that draws latents, see `lewm_model.runtime.decoder`
-    seen.safetensors      which colours each pixel had in the recordings, a bit each; from the calibration
-    onnx/*.onnx           graphs made by `lewm export`
-    engines/...           TensorRT engines built on the target; outside the hashes, they carry a manifest of their own
+    weights.safetensors   the world model heads.safetensors     optional heads on frozen latents decoder.safetensors
+    optional network that draws latents, see `lewm_model.runtime.decoder` seen.safetensors      colours that each pixel
+    had in the recordings, a bit each; written by the calibration onnx/*.onnx           graphs written by `lewm export`
+    engines/...           TensorRT engines built on the target; without hashes in model.json, with a manifest of their
+    own
 
-No pickle. A file that does not match its hash, or a description that does not fit, is refused with a sentence.
-A bundle is changed by `lewm_model.bundle.update` only, so that whoever reads it finds the old one or the new one.
+No file is pickled. A file that does not match its hash, or a description that does not fit, is refused with the reason.
+Bundles are changed by `lewm_model.bundle.update` only, so that readers find either the old state or the new one.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from lewm_model.models.signature import POLICY
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.robot.observation import Camera, Observation
 
-SCHEMA = 2  # 1, without action groups, horizon and task, is read, too
+SCHEMA = 2  # of model.json; 1, which has no action groups, horizon and task, is read as well
 WEIGHTS = "weights.safetensors"
-MOST_BLOCKS = 256  # of a horizon
+MOST_BLOCKS = 256  # of a horizon; more is a damaged file, and a rollout of it would fill the memory
 HEADS = "heads.safetensors"
-# What heads were called before; bundles that were written then have these names.
+# Former names of heads, in older bundles -> present names.
 FORMER_HEADS = {"steps_to_go": "displacement", "time_to_go": "temporal_distance"}
 DECODER = "decoder.safetensors"
 SEEN = "seen.safetensors"
-STAGED = ".new"  # folder of files that model.json lists and that an update has not yet moved to their places
+STAGED = ".new"  # folder of files that model.json lists already and an update has yet to move to their places
 
 
 class BundleError(ValueError):
@@ -50,24 +49,23 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is near and what is surprising for this model, from episodes that it was not trained on.
+    """Limits of distance, surprise and novelty for a model, from episodes that it was not trained on.
 
-    What is imagined one block ahead is never quite what is seen, and the more is imagined to change, the less so:
-    `errors` are the greatest usual mean squared errors of a latent, for each of `changes`, mean squared changes that
-    were imagined.
+    A latent that was imagined one block ahead always has an error, and more so the more the model imagines to change.
+    `errors` are the greatest usual mean squared errors for each of `changes`, the imagined mean squared changes.
     """
 
-    reached: float  # distance to the goal up to which an arm that the plan leaves at rest has reached it
-    left: float  # distance beyond which a goal that was reached counts as left
+    reached: float  # distance up to which an arm at rest has reached its goal, in the unit of the model's distances
+    left: float  # distance beyond which it has left a goal that it had reached
     changes: tuple[float, ...]  # ascending
-    errors: tuple[float, ...]
-    false_positive_rate: float  # share of frames that are surprising though nothing is wrong, by limits from others
-    frames: int  # that it was measured on
-    new_pixels: float | None = None  # usual at most in a window of a frame (`Novelty`); None: not measured
-    goal_pixels: float | None = None  # the same in a whole frame, for pictures of goals
+    errors: tuple[float, ...]  # as many
+    false_positive_rate: float  # share of undisturbed frames that are surprising, on other frames than set the limits
+    frames: int  # number of frames of that measurement
+    new_pixels: float | None = None  # greatest usual number in a window of a frame (`Novelty`); None: not measured
+    goal_pixels: float | None = None  # the same in a whole frame, for goal pictures
     latent_squares: tuple[float, ...] | None = None  # least and greatest squared norm of a frame's latent
-    # 95 % confidence interval of the rate (Clopper-Pearson), taking frames as independent; None: earlier versions,
-    # which measured the rate on the frames that set the limits
+    # 95 % confidence interval of the rate (Clopper-Pearson), with frames as independent samples. None in bundles of
+    # earlier versions, which measured the rate on the frames that set the limits.
     false_positive_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -96,25 +94,28 @@ class Calibration:
         return bool(0.0 <= low <= self.false_positive_rate <= high <= 1.0)
 
     def surprise(self, error: Any, change: Any) -> Any:
-        """How many times as great as usual an error is, for the change that was imagined; both (…)."""
+        """Errors (…) as multiples of the limit for the imagined changes (…)."""
         return error / np.interp(change, self.changes, self.errors)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle in memory: description only; weights and graphs are read by who needs them."""
+    """The description of a bundle that was checked; weights and graphs are loaded separately.
+
+    :raises BundleError: its parts do not fit together.
+    """
 
     folder: Path
     model: ModelConfig
     actions: ActionSpec
     heads: tuple[str, ...] = ()  # names of the heads in heads.safetensors
     training: dict[str, Any] = field(default_factory=dict)  # provenance: command, data, seed, commit
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)  # results by name
     files: dict[str, str] = field(default_factory=dict)  # relative path -> SHA-256
     calibration: Calibration | None = None
     cameras: tuple[Camera, ...] = ()  # from left to right in the model's picture; by default one that fills it
-    horizon: int = PlanConfig.horizon  # action blocks that a plan looks ahead, and that the graphs are made for
-    task: str = ""  # what it was trained for: "reach", "push", or in the user's own words
+    horizon: int = PlanConfig.horizon  # action blocks of a plan, for which the graphs are made
+    task: str = ""  # name of the task it was trained for, such as "reach" or "push"; "": any
 
     def __post_init__(self) -> None:
         if not self.cameras:
@@ -122,7 +123,7 @@ class Bundle:
         if self.observation.size != self.model.image_size:
             raise BundleError(
                 f"the cameras make a picture of {self.observation.size}, the model takes {self.model.image_size}; "
-                "train it with the recording of these cameras"
+                "train it on a recording of these cameras"
             )
         if not isinstance(self.horizon, int) or isinstance(self.horizon, bool) or not 1 <= self.horizon <= MOST_BLOCKS:
             raise BundleError(f"horizon is {self.horizon!r}; it must be 1 to {MOST_BLOCKS} action blocks")
@@ -131,20 +132,23 @@ class Bundle:
 
     @property
     def observation(self) -> Observation:
-        """What turns the cameras' pictures, and a goal picture, into the model's picture."""
+        """Converts camera pictures, and goal pictures, to the model's picture."""
         return Observation(self.cameras)
 
     def must_be_for(self, task: str) -> None:
-        """:raises BundleError: the model was trained for another task."""
+        """Checks the task.
+
+        :raises BundleError: the model was trained for another one.
+        """
         if self.task and self.task != task:
             raise BundleError(
                 f"the model in {self.folder} was trained for the task {self.task!r}, not for {task!r}; give another"
             )
 
     def horizon_for(self, asked: int) -> int:
-        """The action blocks that a plan looks ahead, where a configuration asks for so many; 0 leaves it to the bundle.
+        """The horizon in action blocks for a configured one, where 0 stands for the bundle's.
 
-        :raises BundleError: it asks for another number than the graphs are made for.
+        :raises BundleError: it is another one than the graphs are made for.
         """
         if asked not in (0, self.horizon):
             raise BundleError(
@@ -154,27 +158,28 @@ class Bundle:
         return self.horizon
 
     def path(self, name: str) -> Path:
-        """The path of a file that the bundle lists."""
+        """The path of a file of the bundle. Raises BundleError where it has no such file."""
         if name not in self.files:
             raise BundleError(f"the bundle {self.folder} has no {name}; it lists {', '.join(self.files) or 'no files'}")
         return stored(self.folder, name, self.files[name])
 
 
 def stored(folder: Path, name: str, digest: str) -> Path:
-    """Where a file that model.json lists lies: in its place, or still where an interrupted update prepared it."""
+    """The path of a file that model.json lists: its final place, or where an interrupted update left it."""
     staged = folder / STAGED / digest / name
     return staged if staged.is_file() else folder / name
 
 
 @contextlib.contextmanager
 def locked(folder: Path, kind: int = fcntl.LOCK_SH) -> Iterator[None]:
-    """Keeps updates of the folder out (LOCK_SH), or everybody (LOCK_EX); ends with the process.
+    """Locks the folder against updates (LOCK_SH) or all access (LOCK_EX), at most until the process ends.
 
-    Where a file system has no locks there are none: a reader may then meet an update half-way, and says so.
+    Without effect on a file system without locks: a reader during an update may then find files that do not match their
+    hashes, and reports that.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # whoever reads the folder will say it better
+    except OSError:  # reading the folder next gives a better message
         yield
         return
     try:
@@ -194,9 +199,9 @@ def sha256(path: Path) -> str:
 
 
 def save_description(bundle: Bundle) -> Bundle:
-    """Hashes every file of the bundle's folder, except engines and hidden ones, and writes model.json last.
+    """Hashes every file of the bundle's folder, except engines and hidden ones, and then writes model.json.
 
-    For a folder that nobody else reads, as the one in which `update` and `create` prepare a bundle.
+    Only for a folder that nothing else reads, such as a draft of `lewm_model.bundle.update`.
     """
     folder = bundle.folder
     names = sorted(
@@ -242,11 +247,11 @@ def _load(folder: Path) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} is not readable JSON ({error}); copy the bundle again") from error
     except RecursionError as error:
-        raise BundleError(f"{path} is nested too deep for a description; copy the bundle again") from error
+        raise BundleError(f"{path} is nested too deeply for a description; copy the bundle again") from error
     if not isinstance(data, dict) or data.get("schema") not in (1, SCHEMA):
         found = data.get("schema") if isinstance(data, dict) else None
         raise BundleError(
-            f"{path} has schema {found!r}, this code reads 1 and {SCHEMA}; export the bundle again with this version"
+            f"{path} has schema {found!r}, this version reads 1 and {SCHEMA}; export the bundle again with this version"
         )
     try:
         model = from_dict(ModelConfig, data["model"])
@@ -287,7 +292,7 @@ def _load(folder: Path) -> Bundle:
             found = sha256(file)
         except BundleError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:  # unreadable; no name that a file can have; a link loop
+        except (OSError, ValueError, RuntimeError) as error:  # unreadable; an invalid file name; a cycle of links
             raise BundleError(f"{path} lists {name[:80]!r}, which cannot be read: {error}") from error
         if found != digest:
             raise BundleError(
@@ -297,7 +302,7 @@ def _load(folder: Path) -> Bundle:
 
 
 def _task_of_schema_1(folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
-    """Task and horizon, which schema 1 left to whoever ran the model; its graphs know the horizon."""
+    """Task and horizon, which schema 1 does not state; the horizon is that of the graphs."""
     found: dict[str, Any] = {"task": "push", "horizon": POLICY_PLAN.horizon} if POLICY in heads else {"task": "reach"}
     from safetensors import safe_open
 
@@ -344,22 +349,22 @@ def _tensors(bundle: Bundle, name: str) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error}; copy the bundle again") from error
     if hashlib.sha256(content).hexdigest() != bundle.files[name]:
-        raise BundleError(f"{path} was changed since the bundle was read; start again")
+        raise BundleError(f"{path} was changed since the bundle was read; run the command again")
     try:
         return load(content)
-    except Exception as error:  # safetensors has errors of its own
+    except Exception as error:  # safetensors raises many kinds
         raise BundleError(f"{path} does not hold weights: {error}; copy the bundle again") from error
 
 
 def _with_weights(make: Callable[[], Any], weights: dict[str, Any], what: str) -> Any:
-    """A network with these weights, in eval mode."""
+    """The network that `make` returns, with these weights, in eval mode. Raises BundleError where they do not fit."""
     import torch
 
     try:
-        with torch.device("meta"):  # takes no memory, whatever sizes model.json asks for
+        with torch.device("meta"):  # allocates nothing, whatever sizes model.json states
             make().load_state_dict(weights, assign=True)
         network = make()
         network.load_state_dict(weights)
-    except Exception as error:  # torch raises what it likes for sizes that do not go together
+    except Exception as error:  # torch raises many kinds for sizes that do not fit
         raise BundleError(f"{what} does not fit the architecture in model.json: {error}") from error
     return network.eval()

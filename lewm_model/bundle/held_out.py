@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which episodes of a recording a model was not trained on. Whatever is said of a model is measured on these.
+"""The episodes of a recording that a model was not trained on, on which all its measurements are made.
 
-A bundle's provenance lists every recording that something in it was trained on (`training["data"]` in model.json), each
+A bundle's provenance (`training["data"]` in model.json) lists every recording that the model or a head was trained on,
 with its path, its hashes, how it was recorded, and which of its episodes were held out of all training.
 """
 
@@ -16,14 +16,14 @@ import numpy as np
 from lewm_model.bundle.bundle import Bundle
 from lewm_model.data.clips import DataError, Episodes
 
-SIMULATOR = "lewm collect"  # recorder of episodes that follow from a seed
-_DECIDES = ("recorder", "kind", "seed", "world", "policy")  # what in the simulator; more are the same ones, and more
+SIMULATOR = "lewm collect"  # recorder whose episodes follow from a seed
+_DECIDES = ("recorder", "kind", "seed", "world", "policy")  # which determine simulated episodes, whatever their number
 
 
 def trained_on(training: dict[str, Any], data: Episodes, held_out: np.ndarray) -> dict[str, Any]:
-    """The provenance `training`, with what was trained on all episodes of `data` but these (K,) in it.
+    """The provenance `training` after a training on all episodes of `data` except those with numbers `held_out` (K,).
 
-    An episode counts as held out when nothing was trained on it.
+    Episodes that an earlier training used are not held out.
     """
     others = []
     for known in _recordings(training):
@@ -43,7 +43,7 @@ def trained_on(training: dict[str, Any], data: Episodes, held_out: np.ndarray) -
 
 
 def is_trained_on(folder: Path, data: Episodes) -> bool:
-    """Whether the bundle in a folder, if there is one, was trained on just this recording."""
+    """Whether a folder holds a bundle that was trained on exactly this recording."""
     try:
         training = json.loads((folder / "model.json").read_text())["training"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,7 +53,7 @@ def is_trained_on(folder: Path, data: Episodes) -> bool:
 
 
 def not_trained_on(bundle: Bundle, data: Episodes) -> np.ndarray:
-    """Numbers (K,) of the episodes that nothing in the bundle was trained on, by their hash: all, some or none."""
+    """Numbers (K,) of the episodes that nothing in the bundle was trained on, told by the recording's hash."""
     left = np.arange(len(data.lengths))
     for known in _recordings(bundle.training):
         if _same_episodes(known, data):
@@ -62,9 +62,10 @@ def not_trained_on(bundle: Bundle, data: Episodes) -> np.ndarray:
 
 
 def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
-    """Numbers (K,) of them: what was held out of a recording that the bundle was trained on, all of one it never saw.
+    """Numbers (K,) of the episodes that the bundle was not trained on: all of an unknown recording.
 
-    :raises DataError: the recording does not fit the model, or all that it holds was trained on, under whatever hash.
+    :raises DataError: the recording does not fit the model, or the bundle was trained on all of its episodes, possibly
+        in another recording with the same seed.
     """
     model, spec = bundle.model, bundle.actions
     if data.image_size != model.image_size or data.action_names != spec.names:
@@ -87,13 +88,13 @@ def held_out_episodes(bundle: Bundle, data: Episodes) -> np.ndarray:
     left = not_trained_on(bundle, data)
     if not len(left):
         raise DataError(
-            f"{data.source}: the model was trained on all of its episodes; give a recording that it never saw"
+            f"{data.source}: the model was trained on all of its episodes; give a recording that it was not trained on"
         )
     return left
 
 
 def _recordings(training: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of a provenance; earlier versions had one, whose hash is of the actions."""
+    """The entries of a provenance. In earlier versions it was a single one, with a hash of the actions."""
     found = training.get("data", [])
     if isinstance(found, dict):
         command = found.get("source")
@@ -102,19 +103,21 @@ def _recordings(training: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _same_episodes(known: dict[str, Any], data: Episodes) -> bool:
-    """Whether an entry is of these episodes, seen through the same camera or another."""
+    """Whether an entry is of these episodes, possibly with pictures of another camera."""
     return bool(data.actions_sha256) and known.get("actions_sha256") == data.actions_sha256
 
 
 def _held_out(known: dict[str, Any], training: dict[str, Any], data: Episodes) -> np.ndarray:
     if "held_out" in known:
         return np.asarray(known["held_out"], int)
-    config = training["config"]  # earlier versions: as the trainer split it
+    config = training["config"]  # of earlier versions: the trainer's split
     return data.split(config["validation_fraction"], config["seed"])[1]
 
 
 def _decided(recorded: Any) -> set[tuple[Any, ...]]:
-    """What decided the episodes of a simulated recording, and of those that it was converted from; empty: unknown."""
+    """The values that determine the episodes of a simulated recording and of those it was converted from; else
+    empty.
+    """
     found: set[tuple[Any, ...]] = set()
     while isinstance(recorded, dict):
         if recorded.get("recorder") == SIMULATOR:

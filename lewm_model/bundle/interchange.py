@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of the reference code (stable-worldmodel, le-wm) to bundles and back: nothing is rounded.
+"""Converts checkpoints of the reference code (stable-worldmodel, le-wm) to bundles and back, without rounding.
 
-A checkpoint there is a folder with `weights.pt`, a state dict, and `config.json`, which names the classes to build
-under Hydra's `_target_`; here it is read as data, and no class that it names is ever looked up. The parameters differ
-in the encoder alone: query, key and value are one matrix here and three there, and its parts are called as in Hugging
-Face's ViTModel there (version 4; the names of version 5 are read too). Everything else has the same name.
+A reference checkpoint is a folder with `weights.pt`, a state dict, and `config.json`, which names classes under Hydra's
+`_target_`. It is read as data; classes that it names are never imported. Parameters differ in the encoder only: query,
+key and value are one matrix here and three there, and names there are those of Hugging Face's ViTModel in version 4 of
+transformers (those of version 5 are read as well).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lewm_model.data.actions import action_spec
 from lewm_model.data.clips import Episodes
 from lewm_model.robot.actions import ActionError, ActionSpec
 
-# Of the encoder: our name, theirs. {} is the number of the block.
+# Parameters of the encoder: name here, name in the reference. {} is the number of the block.
 _ENCODER = (
     ("cls_token", "embeddings.cls_token"),
     ("position", "embeddings.position_embeddings"),
@@ -53,7 +53,7 @@ _BLOCK = (
     ("blocks.{}.mlp.2", "encoder.layer.{}.output.dense"),
 )
 _QKV = ("blocks.{}.qkv", tuple(f"encoder.layer.{{}}.attention.attention.{part}" for part in ("query", "key", "value")))
-# What version 5 of transformers calls the parts of a block -> what version 4 does.
+# Parts of a block in version 5 of transformers -> in version 4.
 _VERSION_5 = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
@@ -62,7 +62,7 @@ _VERSION_5 = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-# The ViTs that the reference's configurations name: width, depth, heads.
+# ViTs by the name in the reference's configurations: width, depth, heads.
 _VITS = {
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -70,16 +70,16 @@ _VITS = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # of DistributedDataParallel and torch.compile
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # prefixes by DistributedDataParallel and torch.compile
 WEIGHTS_PT, CONFIG, ACTIONS = "weights.pt", "config.json", "actions.json"
 
 
 class InterchangeError(ValueError):
-    """A model that has no counterpart in the reference code, or a checkpoint that cannot be read; says why."""
+    """A model without counterpart in the reference code, or a checkpoint that cannot be read; the message says why."""
 
 
 def check_expressible(c: ModelConfig) -> None:
-    """Raises InterchangeError where the reference code has no network of this kind."""
+    """Raises InterchangeError where the reference code cannot build a network with this configuration."""
     for wrong, what in (
         (c.stem != "patch", f"the stem is {c.stem!r}; the reference's encoder has linear patches only (stem 'patch')"),
         (c.picture_norm != "fixed", "it scales colours by each picture itself; the reference by fixed numbers"),
@@ -95,7 +95,7 @@ def check_expressible(c: ModelConfig) -> None:
 
 
 def _pairs(depth: int) -> list[tuple[str, str]]:
-    """(our prefix, their prefix) of everything that only has another name."""
+    """Prefixes (here, in the reference) of all parameters that differ in name only."""
     blocks = [(ours.format(i), theirs.format(i)) for i in range(depth) for ours, theirs in _BLOCK]
     return [(f"encoder.{ours}", f"encoder.{theirs}") for ours, theirs in (*_ENCODER, *blocks)]
 
@@ -105,7 +105,7 @@ def _kinds(name: str) -> tuple[str, ...]:
 
 
 def to_reference(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tensor]:
-    """Our state dict -> the reference's. Raises InterchangeError for a model that it cannot express."""
+    """A state dict of LeWM -> one of the reference. Raises InterchangeError where the reference has no such model."""
     check_expressible(c)
     out = {name: value for name, value in state.items() if not name.startswith("encoder.")}
     for ours, theirs in _pairs(c.encoder_depth):
@@ -120,7 +120,7 @@ def to_reference(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tenso
 
 
 def from_reference(state: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tensor]:
-    """The reference's state dict -> ours. Raises InterchangeError, naming them, for parameters missing or left over."""
+    """A state dict of the reference -> one of LeWM. Raises InterchangeError for missing or unknown parameters."""
     rest = dict(state)
 
     def take(name: str) -> Tensor:
@@ -153,10 +153,12 @@ def import_checkpoint(
 ) -> Bundle:
     """Turns a checkpoint into a bundle without heads at `out`.
 
-    `source` is a folder with `weights.pt` and `config.json`, or a state dict (.pt or .safetensors) with or without a
-    `config.json` beside it. What an action is and how it is z-scored a checkpoint does not tell: it comes from
-    `actions`, or from all of the recording `data`, as in the reference's training, or from an `actions.json` in the
-    folder. `sizes` are values of ModelConfig that neither the tensors nor `config.json` tell. Raises InterchangeError.
+    :param source: a folder with `weights.pt` and `config.json`, or a state dict (.pt or .safetensors) with or without a
+        `config.json` beside it.
+    :param actions: description and normalisation of the actions, which a checkpoint does not contain. By default those
+        of the whole recording `data`, as in the reference's training, or of an `actions.json` in the folder.
+    :param sizes: values of ModelConfig that neither the tensors nor `config.json` tell.
+    :raises InterchangeError: the checkpoint cannot be read, or something about the model is unknown.
     """
     weights = _weights_file(source)
     config = weights.parent / CONFIG
@@ -200,16 +202,16 @@ def import_checkpoint(
     def make(draft: Path) -> Bundle:
         save_file({name: value.contiguous() for name, value in ours.items()}, draft / WEIGHTS)
         bundle = save_description(Bundle(draft, model, actions, (), provenance))
-        load_model(bundle)  # what does not fit is refused before the folder becomes a bundle
+        load_model(bundle)  # so that weights that do not fit are refused before the bundle is created
         return bundle
 
     return create(out, make)
 
 
 def export_checkpoint(bundle: Bundle, folder: Path) -> None:
-    """Writes `weights.pt`, `config.json` and, for the way back, `actions.json`. Raises InterchangeError.
+    """Writes `weights.pt`, `config.json` and, for a later import, `actions.json`. Raises InterchangeError.
 
-    Heads, calibration and graphs have no counterpart in the reference and stay behind.
+    Heads, calibration and graphs have no counterpart in the reference and are left out.
     """
     c = bundle.model
     state = to_reference(load_model(bundle).state_dict(), c)
@@ -263,18 +265,18 @@ def hydra_config(c: ModelConfig) -> dict[str, Any]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, under the names of the reference code. Nothing pickled is executed.
 
-    Lightning's `state_dict` with its prefix `model.`, those of DistributedDataParallel (`module.`) and torch.compile
-    (`_orig_mod.`), and the names of transformers 5 are understood. Raises InterchangeError.
+    Accepts Lightning's `state_dict` with the prefix `model.`, the prefixes of DistributedDataParallel (`module.`) and
+    torch.compile (`_orig_mod.`), and the names of transformers 5. Raises InterchangeError.
     """
     try:
         data = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InterchangeError(
-            f"{path} holds a pickled Python object, not only tensors. Loading it would run whatever it says, so it is "
+            f"{path} holds a pickled Python object, not only tensors. Loading it could run any code, so it is "
             "refused. Ask for the state dict, or write it where the object is trusted: "
             f"torch.save(model.state_dict(), '{WEIGHTS_PT}')"
         ) from error
-    except Exception as error:  # torch and safetensors raise what they like for damaged files
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
         raise InterchangeError(f"{path} cannot be read as a state dict ({error}); copy it again") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(wrapper), dict):
@@ -283,13 +285,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not tensors or not data:
         raise InterchangeError(f"{path} does not hold a state dict, names with tensors; it cannot be imported")
     data = {_WRAPPERS.sub("", name): value for name, value in data.items()}
-    if all(name.startswith(("model.", "sigreg.")) for name in data):  # the training module around the model
+    if all(name.startswith(("model.", "sigreg.")) for name in data):  # of the training module that contains the model
         data = {name.removeprefix("model."): value for name, value in data.items() if name.startswith("model.")}
     state = {_version_4(name): value.float() if value.is_floating_point() else value for name, value in data.items()}
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise InterchangeError(
-                f"{path}: {name} holds NaN or infinity; the training went wrong, take an earlier one"
+                f"{path}: {name} holds NaN or infinity; the training diverged, take an earlier checkpoint"
             )
     return state
 
@@ -348,7 +350,7 @@ def read_actions(path: Path) -> ActionSpec:
 
 
 def _stated_sizes(config: dict[str, Any]) -> dict[str, Any]:
-    """Values of ModelConfig that a `config.json` tells. Raises InterchangeError for a network that is not LeWM."""
+    """Values of ModelConfig in a `config.json`. Raises InterchangeError for a network that is not a LeWM."""
     config = config.get("model", config) if "encoder" not in config else config
 
     def part(name: str, *classes: str) -> dict[str, Any]:
@@ -398,7 +400,7 @@ def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size:
 
 
 def _seen_sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
-    """Values of ModelConfig that the tensors' shapes tell, and how many numbers an action block has."""
+    """Values of ModelConfig by the shapes of the tensors, and the size of an action block."""
 
     def count(prefix: str) -> int:
         return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
@@ -427,7 +429,7 @@ def _seen_sizes(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
 
 
 def _guessed_sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """Numbers of heads, which no shape tells: with 64 numbers a head, as in every published configuration."""
+    """Numbers of attention heads, which no shape tells, for 64 numbers per head as in all published configurations."""
     width = _shape(state, "encoder.embeddings.cls_token")[-1]
     rows = _shape(state, "predictor.transformer.layers.0.attn.to_qkv.weight")[0]
     guessed = {"encoder_heads": width // 64} if width % 64 == 0 else {}

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changing a bundle: the new state is prepared in a draft beside the old one, and one move switches to it.
+"""Atomic changes of a bundle: the new state is prepared in a draft, and a single rename switches to it.
 
 A draft is a hidden folder inside the bundle's. When it is complete, its new files are moved to
 
     .new/<SHA-256>/<name>
 
-and then model.json is replaced. That one rename is the switch: whoever reads the bundle looks for a file under the hash
-that model.json gives, first there and then in its usual place (`stored`). Last, the new files move to their usual
-places. So a process may be killed between any two steps: before the switch the old bundle is whole, after it the new
-one, and the next update tidies up. TensorRT engines stay where they are; they say themselves which graphs they are of.
+and then model.json is replaced. That rename is the switch: readers look for a file under the hash in model.json, first
+there and then in its usual place (`stored`). At last the new files are moved to their usual places. So a process may be
+killed between any two steps: before the switch the old bundle is complete, after it the new one, and the next update
+cleans up. TensorRT engines are not touched; their manifests say which graphs they belong to.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pathlib import Path, PurePosixPath
 
 from lewm_model.bundle.bundle import STAGED, Bundle, BundleError, locked, save_description, sha256, stored
 
-_DRAFT = ".draft-"  # begins the name of a draft
+_DRAFT = ".draft-"  # prefix of a draft's name
 
 
 def update(bundle: Bundle, change: Callable[[Bundle], Bundle]) -> Bundle:
-    """Changes a bundle in one move and returns the new one.
+    """Changes a bundle atomically and returns the new one.
 
-    :param change: gets the draft, a copy of the bundle in a folder of its own, may write, replace and remove files
-        there, and returns what the description shall say. Where it raises, the bundle stays as it was.
-    :raises BundleError: the bundle's folder was changed by somebody else since `bundle` was read.
+    :param change: takes the draft, a copy of the bundle in another folder, may write, replace and remove files there,
+        and returns the new description. Where it raises, the bundle stays as it was.
+    :raises BundleError: another program changed the bundle since it was read.
     """
     folder = bundle.folder
     with _draft(folder) as draft:
@@ -61,10 +61,10 @@ def update(bundle: Bundle, change: Callable[[Bundle], Bundle]) -> Bundle:
 
 
 def create(folder: Path, make: Callable[[Path], Bundle]) -> Bundle:
-    """Makes a bundle in `folder`, in one move; another one that is there goes with all that belongs to it.
+    """Creates a bundle in `folder` atomically; one that is there is replaced, together with its engines.
 
-    :param make: writes the bundle's files into the empty folder that it gets, and returns the bundle. Where it raises,
-        `folder` stays as it was.
+    :param make: writes the bundle's files into the empty folder that it is given, and returns the bundle. Where it
+        raises, `folder` stays as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -75,13 +75,13 @@ def create(folder: Path, make: Callable[[Path], Bundle]) -> Bundle:
                 shutil.rmtree(folder / "engines", ignore_errors=True)  # of the bundle before
     finally:
         with contextlib.suppress(OSError):
-            folder.rmdir()  # where nothing came of it
+            folder.rmdir()  # only succeeds where it is empty, after an error
     return replace(made, folder=folder)
 
 
 @contextlib.contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
-    """An empty folder below `folder`. What killed processes left of theirs is removed."""
+    """An empty folder below `folder`. Drafts of processes that were killed are removed."""
     for left in folder.glob(_DRAFT + "*"):
         with _held(left) as free:
             if free:
@@ -89,7 +89,7 @@ def _draft(folder: Path) -> Iterator[Path]:
     own = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
     try:
         with _held(own):
-            draft = own / "bundle"  # a folder of its own: somebody may lock that, to update the draft
+            draft = own / "bundle"  # a folder of its own, which an update of the draft can lock
             draft.mkdir()
             yield draft
     finally:
@@ -98,10 +98,10 @@ def _draft(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _held(draft: Path) -> Iterator[bool]:
-    """Whether the draft is nobody else's; it then is ours until the block, or this process, ends."""
+    """Locks a draft until the block, or this process, ends; False where another process has it."""
     try:
         descriptor = os.open(draft, os.O_RDONLY)
-    except OSError:  # gone meanwhile
+    except OSError:  # it was removed meanwhile
         yield False
         return
     try:
@@ -116,13 +116,13 @@ def _held(draft: Path) -> Iterator[bool]:
 
 
 def _switch(folder: Path, draft: Path, files: Mapping[str, str], kept: Iterable[str] = ()) -> None:
-    """Takes over the draft's `files` (name -> SHA-256) but those that are `kept` as they are. The caller has the lock.
+    """Moves the draft's `files` (name -> SHA-256), except those in `kept`, into the bundle. The caller holds the lock.
 
-    What an earlier update could not finish is finished first.
+    Completes an interrupted update first.
     """
     before = _files(_description(folder))
     _settle(folder, before)
-    # As any file of this user (umask): safetensors writes files that only he can read, and robots have other users.
+    # Permissions by umask: safetensors makes files readable by their owner only, and a robot may run as another user.
     readable = stat.S_IMODE((draft / "model.json").stat().st_mode)
     for name, digest in files.items():
         if name not in kept:
@@ -153,7 +153,7 @@ def _settle(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _description(folder: Path) -> bytes:
-    """What model.json holds; nothing where there is none."""
+    """The content of model.json; empty where there is none."""
     try:
         return (folder / "model.json").read_bytes()
     except OSError:
@@ -161,7 +161,7 @@ def _description(folder: Path) -> bytes:
 
 
 def _files(description: bytes) -> dict[str, str]:
-    """The files (name -> SHA-256) that a model.json lists; none where it cannot be read, which may hold anything."""
+    """The files (name -> SHA-256) that a model.json lists; none where it is damaged."""
     try:
         return {str(name): str(digest) for name, digest in json.loads(description)["files"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -173,7 +173,7 @@ def _changed(folder: Path) -> BundleError:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until the disk has it: a switch must not survive a power cut that its files did not."""
+    """Waits until a file or folder is on the disk, so that a power cut cannot lose files whose switch it keeps."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

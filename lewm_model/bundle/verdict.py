@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the preflight (`lewm doctor model`) said of a bundle, and whether that still holds.
+"""The verdict of the preflight (`lewm doctor model`) on a bundle, and whether it still applies.
 
-A verdict is on files and on settings: other weights, heads or graphs, or plans that look farther ahead or have less
-time, were not judged by it.
+A verdict applies to the files and the planning settings that it was made with: not to other weights, heads or graphs,
+nor to another horizon or deadline.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from lewm_model.bundle.bundle import DECODER, Bundle
 from lewm_model.config import PlanConfig
 
 GO, NO_GO = "GO", "NO-GO"
-_DRAWN = (DECODER, "onnx/decoder.onnx")  # nothing is planned with them
+_DRAWN = (DECODER, "onnx/decoder.onnx")  # not used for planning, so a verdict does not depend on them
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Both None: the preflight says GO, of just these files and settings."""
+    """Both are None where the preflight says GO for these files and settings."""
 
-    no_go: str | None  # why no arm should move with the model
-    doubt: str | None  # why nobody knows whether it can be planned with
+    no_go: str | None  # why no arm should move with the model, as a message to users
+    doubt: str | None  # why the model counts as not judged, likewise
 
 
 def judged(bundle: Bundle, plan: PlanConfig) -> dict[str, Any]:
-    """What a preflight judges, to be kept with its verdict."""
+    """The files and settings that a preflight judges, to be stored with its verdict."""
     return {"files": {n: h for n, h in bundle.files.items() if n not in _DRAWN}, "plan": asdict(plan)}
 
 
 def verdict(bundle: Bundle, plan: PlanConfig) -> Verdict:
-    """What the preflight of a bundle says of planning with these settings.
+    """The verdict on planning with a bundle and these settings.
 
-    A NO-GO stands until the model is judged again, whatever the settings; it goes with the files that it was of.
+    A NO-GO applies to its files whatever the settings, until the model is judged again.
     """
     found = bundle.evaluation.get("preflight")
     again = f"run `lewm doctor model {bundle.folder}`"
     if not isinstance(found, dict):
-        return Verdict(None, f"nobody knows whether the model can be planned with; {again}")
+        return Verdict(None, f"the model was not judged yet; {again}")
     then, now = found.get("judged"), judged(bundle, plan)
     if isinstance(then, dict) and then.get("files") != now["files"]:
         return Verdict(None, f"the model counts as not judged: its files are not those that the preflight saw; {again}")

@@ -177,8 +177,7 @@ def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -
         raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
     if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
         raise BundleError(
-            f"{path} holds {bits.shape} {bits.dtype}; ({pixels}, {COLOURS // 8}) uint8, a bit for each colour of each "
-            "pixel, is expected; "
+            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
             "run `lewm calibrate` again"
         )
     return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light, familiar_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does an arm hit itself? A capsule along each piece of its chain, and how near two of them come."""
+"""Self-collision of an arm: capsules along the links of its chain, and the distance between them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from lewm_model.robot.chain import Chain
 
-APART_M = 1e-3  # at rest: what is nearer touches there, give or take rounding
-# Times its radius. A shorter piece of the chain has no capsule of its own: the round ends of its neighbours' cover it
-# but for 2 % of the radius, 1 - sqrt(1 - (0.4 / 2)^2).
+APART_M = 1e-3  # gap at rest from which a pair of links counts as apart; below it they touch, within rounding
+# Length, in radii, below which a piece of the chain has no capsule of its own: the round ends of its neighbours' then
+# cover it except for 2 % of the radius, 1 - sqrt(1 - (0.4 / 2)^2).
 SHORTEST = 0.4
 
 
@@ -19,13 +19,12 @@ class NothingApart(ValueError):
 
 
 class SelfCollision:
-    """Capsules of one radius along the links of an arm, from each link's origin to the next one's.
+    """Capsules along the links of an arm, from each link's origin to the next one's.
 
-    Which pairs can never come apart is told by `rest`, a pose in which the arm touches nothing: neighbours, and what
-    is as near as neighbours there, are not looked at.
+    Neighbouring links are not checked against each other, nor pairs that touch at `rest`: they always do.
 
     :param radius_m: (L,) of each link of the chain, the first between base and first link's origin; or one for all.
-    :param rest: (A,) rad or m.
+    :param rest: joint positions (A,) rad or m at which the arm does not touch itself.
     :raises ValueError: a radius is not positive.
     :raises NothingApart: at rest no two links are apart.
     """
@@ -42,13 +41,13 @@ class SelfCollision:
         self._radii = radii[self._pieces]
         self._pairs = first, second
         apart = self._gaps(origins)[0] > APART_M
-        if not apart.any():  # of no pairs, none
+        if not apart.any():  # also where there are no pairs
             raise NothingApart("no two links of the arm are apart in its rest pose; give smaller radii or another pose")
         self._pairs = first[apart], second[apart]
 
     @classmethod
     def of(cls, chain: Chain, radius_m: npt.ArrayLike, rest: npt.ArrayLike) -> SelfCollision | None:
-        """As the constructor; None for a chain that is too short for two of its links to come apart and meet."""
+        """As the constructor; None for a chain that is too short to collide with itself."""
         try:
             return cls(chain, radius_m, rest)
         except NothingApart:
@@ -59,14 +58,15 @@ class SelfCollision:
         return self._gaps(self.chain.positions(joint_positions)).min(1)
 
     def find(self, joint_positions: npt.ArrayLike, least_m: float = 0.0) -> str | None:
-        """Which two links come nearer than `least_m` in one of the poses (N, A), for people; None where none do.
-
-        NaN counts as that.
+        """Which two links come nearer than `least_m` at one of the joint positions (N, A), as a message to users; None
+        where none do. NaN counts as too near.
         """
         return self._nearest(self._gaps(self.chain.positions(joint_positions)), least_m)
 
     def find_meeting(self, origins: np.ndarray) -> str | None:
-        """As `find`, on a path of links (N, L, 3) m: what overlaps at its beginning may come apart."""
+        """As `find`, for a path of link origins (N, L, 3) m; links that overlap at the start may do so as much as
+        there, so that they can come apart.
+        """
         gaps = self._gaps(origins)
         return self._nearest(gaps, min(float(gaps[0].min()), 0.0))
 
@@ -74,17 +74,17 @@ class SelfCollision:
         if (gaps >= least_m).all():
             return None
         if np.isnan(gaps).any():
-            return "joint positions that are no numbers may be anywhere"
+            return "joint positions are NaN, so links could be anywhere"
         pose, pair = np.unravel_index(int(gaps.argmin()), gaps.shape)
         names = [self.chain.links[self._pieces[side[pair]]] for side in self._pairs]
         return f"links '{names[0]}' and '{names[1]}' come within {gaps[pose, pair]:.3f} m of each other"
 
     def _points(self, origins: np.ndarray) -> np.ndarray:
-        """(N, L + 1, 3) m: the base's origin and those of the links."""
+        """The origins of the base and of the links, (N, L + 1, 3) m."""
         return np.concatenate([np.zeros_like(origins[:, :1]), origins], 1)
 
     def _gaps(self, origins: np.ndarray) -> np.ndarray:
-        """(N, pairs) m between the surfaces of capsules, of links (N, L, 3) m."""
+        """Gaps (N, pairs) m between the surfaces of capsules, for link origins (N, L, 3) m."""
         points = self._points(origins)
         begins, ends = points[:, self._pieces], points[:, self._pieces + 1]
         first, second = self._pairs
@@ -95,8 +95,8 @@ class SelfCollision:
 def segment_distance(a0: np.ndarray, a1: np.ndarray, b0: np.ndarray, b1: np.ndarray) -> np.ndarray:
     """Least distance (…) between segments a0-a1 and b0-b1, all (…, 3); segments may be points.
 
-    The nearest points of two lines, each clamped to its segment and the other one found again (C. Ericson, Real-Time
-    Collision Detection, 5.1.9).
+    The nearest points of the two lines, clamped to the segments in turn (C. Ericson, Real-Time Collision Detection,
+    5.1.9).
     """
     a, b, between = a1 - a0, b1 - b0, a0 - b0
 

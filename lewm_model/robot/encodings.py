@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as cameras send them and recordings hold them, to RGB: raw in a ROS encoding, or JPEG and PNG.
+"""Camera pictures to RGB: raw in a ROS encoding, or compressed as JPEG or PNG.
 
-Whatever the bytes are, the answer is a picture or an `EncodingError` with the reason. Needs no ROS.
+Any bytes give a picture or an `EncodingError` with the reason. Does not need ROS.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# sensor_msgs/image_encodings.h: name -> channels, bytes of one number, OpenCV's conversion to RGB (None: it is RGB).
+# sensor_msgs/image_encodings.h: name -> channels, bytes per channel, OpenCV's conversion to RGB (None: it is RGB).
 # OpenCV names a Bayer pattern by the second and third pixel of the second row, ROS by the first two rows.
 _PLAIN: dict[str, tuple[int, int, int | None]] = {
     "rgb8": (3, 1, None),
@@ -33,15 +33,15 @@ _BAYER = {
         ("grbg", cv2.COLOR_BayerGB2RGB),
     )
 }
-_YUV422 = {  # two pixels share their colour; Jazzy calls them uyvy and yuyv
+_YUV422 = {  # two pixels share their colour; since Jazzy the names are uyvy and yuyv
     "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
     "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
 }
 ENCODINGS: dict[str, tuple[int, int, int | None]] = {**_PLAIN, **_BAYER, **_YUV422}
-MOST_PIXELS = 1 << 26  # of a compressed picture: a few bytes can claim gigabytes
-REDUCED = (  # so many times as large as is needed, and how OpenCV decodes it then
+MOST_PIXELS = 1 << 26  # 67 megapixels, of a compressed picture: a header of a few bytes can claim gigabytes
+REDUCED = (  # how many times larger than needed a JPEG must be, and OpenCV's reduced decoding for it
     (16, cv2.IMREAD_REDUCED_COLOR_8),
     (8, cv2.IMREAD_REDUCED_COLOR_4),
     (4, cv2.IMREAD_REDUCED_COLOR_2),
@@ -49,7 +49,7 @@ REDUCED = (  # so many times as large as is needed, and how OpenCV decodes it th
 
 
 class EncodingError(ValueError):
-    """A picture that cannot be read; the text says what is wrong with it."""
+    """A picture that cannot be read; the message says why."""
 
 
 def raw_to_rgb(
@@ -62,10 +62,11 @@ def raw_to_rgb(
 ) -> np.ndarray:
     """The picture of a sensor_msgs/Image, (height, width, 3) uint8 RGB.
 
-    16-bit values are scaled by 255 / 65535; a camera that fills 12 of 16 bits comes out dark. Rows may be padded.
+    16-bit values are scaled by 255 / 65535, so a camera that uses 12 of 16 bits gives a dark picture. Rows may be
+    padded.
 
     :param step: bytes from row to row.
-    :param big_endian: of 16-bit values; bytes have no order.
+    :param big_endian: byte order of 16-bit values.
     :raises EncodingError: an encoding that is not in `ENCODINGS`, no pixels, or sizes that do not fit the data.
     """
     if encoding not in ENCODINGS:
@@ -80,7 +81,7 @@ def raw_to_rgb(
     if encoding in _YUV422 and width % 2:
         raise EncodingError(f"a {what} has half a pair of pixels in each row; set an even width")
     if encoding in _BAYER and (width < 3 or height < 3):
-        raise EncodingError(f"a {what} is too small to find its colours")
+        raise EncodingError(f"a {what} is too small to interpolate its colours")
     needed = step * (height - 1) + row  # the last row's padding may be missing
     buffer = np.frombuffer(data, np.uint8)
     if len(buffer) < needed:
@@ -106,11 +107,10 @@ def compressed_to_rgb(
 ) -> np.ndarray:
     """The picture of a sensor_msgs/CompressedImage, (H, W, 3) uint8 RGB.
 
-    :param description: the message's `format`; depth pictures are refused, otherwise the bytes say what they are.
-    :param enough: (height, width) in pixels of what will be made of it. A JPEG that is at least four times as large is
-        decoded at a half, a quarter or an eighth of its size, and is then still at least twice as large: its own
-        blocks are averaged, which is quicker than to decode every pixel and average them later.
-    :raises EncodingError: no JPEG or PNG, a damaged one, or one of more than MOST_PIXELS.
+    :param description: the message's `format`, by which depth pictures are refused; the rest is told from the bytes.
+    :param enough: (height, width) in pixels to which it will be scaled down. A JPEG at least four times as large is
+        decoded at a half, a quarter or an eighth of its size, still at least twice as large as needed, which is faster.
+    :raises EncodingError: not a JPEG or PNG, a damaged one, or one of more than MOST_PIXELS.
     """
     if "compressedDepth" in description:
         raise EncodingError(f"a compressed image of format {description!r} is a depth picture; send a colour picture")
@@ -121,7 +121,9 @@ def compressed_to_rgb(
             f"a compressed image of {len(buffer)} bytes and format {description!r} cannot be decoded: no JPEG or PNG"
         )
     if (pixels := size[0] * size[1]) > MOST_PIXELS:
-        raise EncodingError(f"a compressed image of {len(buffer)} bytes claims {pixels} pixels, {MOST_PIXELS} are read")
+        raise EncodingError(
+            f"a compressed image of {len(buffer)} bytes claims {pixels} pixels, {MOST_PIXELS} at most are read"
+        )
     is_jpeg = bytes(buffer[:2]) == b"\xff\xd8"
     if is_jpeg and b"\xff\xd9" not in bytes(buffer[-256:]):
         raise EncodingError(f"a JPEG of {len(buffer)} bytes is cut off")  # OpenCV would fill the rest with grey
@@ -139,9 +141,9 @@ def compressed_to_rgb(
 
 
 def _declared_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width in the header of a JPEG or PNG, 0 where a JPEG ends before it says; None for anything else.
+    """Height and width in the header of a JPEG or PNG, (0, 0) where a JPEG's is incomplete; None for anything else.
 
-    OpenCV makes room for what the header says before it decodes anything.
+    It has to be checked first, since OpenCV allocates what the header says before it decodes anything.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
@@ -154,7 +156,7 @@ def _declared_size(data: bytes) -> tuple[int, int] | None:
             return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         if marker == 0xDA:  # start of scan, without a frame
             break
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # without a length
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # markers without a length
             at += 1
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the joints of an arm may do. The simulator, the planner and the safety shield share these numbers."""
+"""Joint limits of an arm, shared by simulator, planner and safety shield."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class JointLimits:
     :param velocity: greatest speed, rad/s.
     :param acceleration: greatest acceleration, rad/s^2.
     :param jerk: greatest jerk, rad/s^3.
-    :raises ValueError: a limit is not finite, not positive, not ordered or not of size A; a NaN limit would
-        switch a clamp off and a negative one would turn it round.
+    :raises ValueError: a limit is not finite, not positive, not ordered or not of size A. A NaN would disable a clamp,
+        and a negative limit would invert it.
     """
 
     names: tuple[str, ...]
@@ -75,7 +75,9 @@ class JointLimits:
 
 
 class LimitsError(ValueError):
-    """A file or parameters that do not say what the arm may do; the message says what is missing and where."""
+    """A file or parameters that do not give an arm's limits or kinematics; the message says what is missing and
+    where.
+    """
 
 
 def limits_from_urdf(
@@ -113,14 +115,18 @@ def limits_from_parameters(
     jerk: Sequence[float],
     urdf: str | Path = "",
 ) -> JointLimits:
-    """The limits out of planner_node's parameters `limits.*` and, where these are empty, out of a URDF.
+    """Limits from planner_node's parameters `limits.*` and, where these are empty, from a URDF.
 
-    What a URDF says is what the arm can do: limits that are given may only be narrower. A continuous joint takes its
-    position limits from the parameters.
+    Limits that are given may only be narrower than the URDF's. For a continuous joint, position limits must be given.
 
-    :param names: joints, in the order of the action's columns and of the other rows, each (A,) or empty.
-    :param urdf: file; "" for none. URDF knows no acceleration and no jerk, so these rows are never empty.
-    :raises LimitsError: a row is empty and nothing else says it, or is wider than the URDF's, or the URDF is unusable.
+    :param names: joints, in the order of the action's columns. The limits are in this order, each (A,) or empty.
+    :param lower: rad.
+    :param upper: rad.
+    :param velocity: rad/s.
+    :param acceleration: rad/s^2; must be given, as a URDF does not state it.
+    :param jerk: rad/s^3; likewise.
+    :param urdf: file; "" for none.
+    :raises LimitsError: a limit is neither given nor in the URDF, or wider than the URDF's, or the URDF is unusable.
     :raises ValueError: a limit cannot be used; see `JointLimits`.
     """
     rows = {"lower": lower, "upper": upper, "velocity": velocity, "acceleration": acceleration, "jerk": jerk}
@@ -130,7 +136,7 @@ def limits_from_parameters(
         if len(given):
             filled[field] = np.asarray(given, float)
         elif field not in known:
-            hint = " or give a urdf" if field in ("lower", "upper", "velocity") else "; a URDF does not know it"
+            hint = " or give a urdf" if field in ("lower", "upper", "velocity") else "; a URDF does not state it"
             raise LimitsError(f"limits.{field} is empty: write one number for each of {', '.join(names)}{hint}")
         elif np.isinf(known[field]).any():
             name = names[int(np.isinf(known[field]).argmax())]
@@ -140,7 +146,7 @@ def limits_from_parameters(
     limits = JointLimits(tuple(names), **filled)
     for field, most in known.items():
         room = filled[field] - most if field == "lower" else most - filled[field]
-        wider = ~(room >= -1e-9)  # this way round NaN in the URDF is refused
+        wider = ~(room >= -1e-9)  # true for NaN, so that a NaN in the URDF is refused
         if wider.any():
             j, unit = int(wider.argmax()), "rad/s" if field == "velocity" else "rad"
             raise LimitsError(
@@ -151,7 +157,9 @@ def limits_from_parameters(
 
 
 def _read_urdf(path: Path, names: Sequence[str]) -> np.ndarray:
-    """Lower, upper and velocity limits (3, A) of revolute and continuous joints; infinite where there is none."""
+    """Lower, upper and velocity limits (3, A) of revolute and continuous joints, rad and rad/s; positions of continuous
+    joints are infinite.
+    """
     joints = {joint.get("name"): joint for joint in parse_xml(path, "robot").findall("joint")}
     rows = []
     for name in names:
@@ -172,14 +180,17 @@ def _read_urdf(path: Path, names: Sequence[str]) -> np.ndarray:
             try:
                 row[i] = float(text or "")
             except ValueError:
-                problem = "is missing" if text is None else f"is {text!r} and no number"
+                problem = "is missing" if text is None else f"is {text!r}, which is not a number"
                 raise LimitsError(f"limit '{attribute}' of joint '{name}' in {path} {problem}") from None
         rows.append(row)
     return np.array(rows, dtype=np.float64).reshape(-1, 3).T
 
 
 def parse_xml(path: Path, root: str) -> ElementTree.Element:
-    """The root element. Refuses entity declarations: a few of them expand to gigabytes."""
+    """The root element of an XML file, of type `root`. Refuses entity declarations, as a few can expand to gigabytes.
+
+    :raises LimitsError: the file cannot be read, or is something else.
+    """
     builder = ElementTree.TreeBuilder()
     parser = xml.parsers.expat.ParserCreate()
 
@@ -193,7 +204,7 @@ def parse_xml(path: Path, root: str) -> ElementTree.Element:
         parser.Parse(path.read_bytes(), True)
     except LimitsError:
         raise
-    except (OSError, xml.parsers.expat.ExpatError, LookupError, ValueError) as error:  # an encoding that is none
+    except (OSError, xml.parsers.expat.ExpatError, LookupError, ValueError) as error:  # LookupError: unknown encoding
         raise LimitsError(f"{path} cannot be read as XML: {error}") from error
     element = builder.close()
     if element.tag != root:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the cameras' pictures to the model's picture, the same way at recording, training and run time.
+"""From camera pictures to the model's picture, in the same way at recording, training and run time.
 
-A robot has one camera or several. Each has its part of the model's picture, its own crop and size; the parts lie side
-by side, so that the model sees one picture however many cameras there are. A goal is a picture of the same cameras.
+A robot has one or several cameras. Each one's picture is cropped and scaled, and they are put side by side, so that the
+model sees a single picture. A goal is a picture of the same cameras.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 
 import numpy as np
 
-MOST_PIXELS = 1 << 16  # of a side: more is a typing error
+MOST_PIXELS = 1 << 16  # of a side; more is a typing error
 
 
 class ObservationError(ValueError):
-    """Cameras that cannot be used, or a picture that is none of theirs; the message says why and what to do."""
+    """Cameras that cannot be used, or a picture that is not theirs; the message says why and what to do."""
 
 
 def to_model_image(rgb: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Crops an RGB picture (H, W, 3) uint8 to the shape of `size` and scales it, (height, width, 3) uint8.
+    """Crops the middle of an RGB picture (H, W, 3) uint8 to the aspect ratio of `size` and scales it to (height, width,
+    3).
 
-    Scaling averages areas, so that what moves by less than a pixel still changes the picture.
+    Scaling down averages areas, so that motion of less than a pixel still changes the picture.
 
-    :param size: (height, width) in pixels, or one number for a square. Of the picture, its middle is kept.
-    :raises ValueError: the picture is none.
+    :param size: (height, width) in pixels, or one number for a square.
+    :raises ValueError: `rgb` is not such a picture.
     """
     _check(rgb)
     height, width = (size, size) if isinstance(size, int) else size
@@ -47,11 +48,12 @@ class Camera:
 
     name: str
     height: int  # pixels, of its part of the model's picture
-    width: int
+    width: int  # pixels, likewise
     topic: str = "camera/image_raw"  # relative to the robot's namespace
-    frame: str = ""  # of tf
-    crop: tuple[int, int, int, int] | None = None  # top, left, height, width in its own pixels; None: the middle
-    rotation: int = 0  # degrees, 0 or 180: a camera that hangs upside down
+    frame: str = ""  # tf frame
+    # Top, left, height and width in pixels of its own picture, after rotation; None: the middle, as large as possible.
+    crop: tuple[int, int, int, int] | None = None
+    rotation: int = 0  # degrees, 0 or 180; 180 for a camera that is mounted upside down
 
     def __post_init__(self) -> None:
         for name in ("name", "topic", "frame"):
@@ -76,7 +78,7 @@ class Camera:
                 )
 
     def picture(self, rgb: np.ndarray) -> np.ndarray:
-        """Its part (height, width, 3) uint8 of the model's picture, from a picture (H, W, 3) uint8 as it sends them.
+        """This camera's part (height, width, 3) uint8 of the model's picture, from its own picture (H, W, 3) uint8.
 
         :raises ObservationError: the crop lies outside the picture.
         """
@@ -98,7 +100,7 @@ class Camera:
 class Observation:
     """The cameras of a model, from left to right in its picture.
 
-    :raises ObservationError: there is none, two have one name, or their parts are not equally high.
+    :raises ObservationError: there is none, two have the same name, or their parts differ in height.
     """
 
     cameras: tuple[Camera, ...]
@@ -116,12 +118,12 @@ class Observation:
 
     @classmethod
     def of_one(cls, size: tuple[int, int]) -> Observation:
-        """One camera whose middle fills the picture of `size` (height, width)."""
+        """One camera without crop, for a model's picture of `size` (height, width) pixels."""
         return cls((Camera("camera", *size),))
 
     @classmethod
     def from_list(cls, cameras: Any) -> Observation:
-        """From JSON's or YAML's data: a list of a camera's fields each.
+        """From JSON or YAML data: a list of mappings with the fields of `Camera`.
 
         :raises ObservationError: it does not describe cameras.
         """
@@ -135,11 +137,13 @@ class Observation:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the model's picture."""
+        """(height, width) of the model's picture, pixels."""
         return self.cameras[0].height, sum(camera.width for camera in self.cameras)
 
     def enlarged(self, side: int) -> Observation:
-        """The same for people: a whole number of times larger, so that it is at least `side` pixels wide and high."""
+        """For display: enlarged by the least whole factor that makes the picture at least `side` pixels wide and
+        high.
+        """
         times = -(-side // min(self.size))
         return Observation(
             tuple(replace(camera, height=times * camera.height, width=times * camera.width) for camera in self.cameras)
@@ -154,8 +158,8 @@ class Observation:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def goal(self, rgb: np.ndarray) -> np.ndarray:
-        """The model's picture from a goal picture: one camera's as it sends them, or one that is the model's already,
-        which that of several cameras has to be.
+        """The model's picture from a goal picture (H, W, 3) uint8: a picture of the single camera, or one of the
+        model's size already, which is required with several cameras.
 
         :raises ObservationError: it is neither.
         """
@@ -184,7 +188,7 @@ def _check(rgb: np.ndarray) -> None:
 def _scaled(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb.copy()
-    import cv2  # here: whoever only builds or checks engines knows cameras too, and has no OpenCV
+    import cv2  # not at the top: building engines needs the classes above, and OpenCV may not be installed there
 
     smaller = rgb.shape[0] >= height and rgb.shape[1] >= width
     return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The robot file: one description of an arm for simulator, recorder, converter, planner, shield, preflight and launch.
 
-A robot is a YAML file in `config/robots/`, or one of yours. What another robot needs is another file, no code.
+It is a YAML file in `config/robots/`, or a user's own. Another robot needs another file and no code.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from lewm_model.robot.collision import SelfCollision
 from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera, ObservationError
 
-KINDS = ("revolute", "continuous", "prismatic")
+KINDS = ("revolute", "continuous", "prismatic")  # of joints, as in URDF
 FIELDS = ("joints", "gripper", "kinematics", "workspace", "simulation", "cameras")  # of a robot file
 PACKAGE_URL = "package://"
 
 
 @dataclass(frozen=True)
 class Joint:
-    """One driven joint. A prismatic one has m in the place of rad, and N in that of N m."""
+    """One driven joint. A prismatic one has m instead of rad, and N instead of N m."""
 
     name: str
-    lower: float  # rad; of a continuous joint too: how far it may turn from where it is switched on
+    lower: float  # rad; needed for a continuous joint too, relative to where it is switched on
     upper: float  # rad
     velocity: float  # rad/s
     acceleration: float  # rad/s^2
     jerk: float  # rad/s^3
-    effort: float = 100.0  # N m that its drive can do, in simulation
-    home: float = 0.0  # rad, where the arm rests between episodes
+    effort: float = 100.0  # greatest torque of its drive in simulation, N m
+    home: float = 0.0  # position between episodes, rad
     kind: str = "revolute"
 
     def __post_init__(self) -> None:
@@ -60,48 +60,50 @@ class Gripper:
     open: float  # rad or m
     closed: float  # rad or m
     topic: str = "gripper_controller/joint_trajectory"  # of its trajectory controller
-    action: str = ""  # of a GripperCommand server, which then takes the place of the topic
-    max_effort: float = 0.0  # N or N m that the action allows; 0 is what the server has
+    action: str = ""  # name of a GripperCommand action, which is then used instead of the topic
+    max_effort: float = 0.0  # greatest effort of the action, N or N m; 0: the server's own
 
     def __post_init__(self) -> None:
         if not self.topic and not self.action:
-            raise ConfigError("gripper has neither topic nor action; one of them takes its commands")
+            raise ConfigError("gripper has neither topic nor action; give the one that takes its commands")
 
 
 @dataclass(frozen=True)
 class Kinematics:
-    """Where the links are: a URDF or MJCF with its first and last link."""
+    """The kinematic chain: a URDF or MJCF with its first and last link."""
 
     file: str  # path, or package://PACKAGE/...; xacro files have to be expanded first
-    base: str = "base_link"
-    tip: str = "tool0"  # link; of an MJCF, site or body
-    tool_m: tuple[float, ...] = ()  # x y z in the tip's frame of the end of what it carries, where there is something
-    radius_m: float = 0.05  # of the capsules along the links, which must neither meet nor leave the workspace
-    tip_radius_m: float = 0.0  # of the last one, where it is thinner than the others
+    base: str = "base_link"  # link, or body of an MJCF
+    tip: str = "tool0"  # link, or site or body of an MJCF
+    tool_m: tuple[float, ...] = ()  # end of a tool, x y z in the tip's frame, m; empty without a tool
+    radius_m: float = 0.05  # of the capsules along the links, which must neither collide nor leave the workspace, m
+    tip_radius_m: float = 0.0  # of the last capsule, m; 0: as the others
 
 
 @dataclass(frozen=True)
 class Box:
-    """What the links with their thickness must stay in, where the arm is mounted: above a table, for one."""
+    """The box that the links with their thickness must stay in, such as the space above a table."""
 
-    lower: tuple[float, ...]  # m, x y z in the frame of the kinematics' base
-    upper: tuple[float, ...]
+    lower: tuple[float, ...]  # least x, y, z in the frame of the kinematics' base, m
+    upper: tuple[float, ...]  # greatest x, y, z, m
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What the simulator loads: an SDF world with the arm in it, or an MJCF or URDF that a scene puts on its table."""
+    """What the simulator loads: an SDF world with the arm in it, or an MJCF or URDF that a scene places on its
+    table.
+    """
 
     file: str  # path, or package://PACKAGE/...
-    tip: str = "end_effector"  # link or site whose place counts
-    tool_axis: tuple[float, ...] = (0.0, 0.0, 1.0)  # that the tool points along, in the tip's frame
-    attach: str = ""  # another description that is mounted on the arm, a gripper; its names begin with gripper_
-    attach_to: str = ""  # ... at this site
+    tip: str = "end_effector"  # link or site whose position a task is about
+    tool_axis: tuple[float, ...] = (0.0, 0.0, 1.0)  # direction of the tool, in the tip's frame
+    attach: str = ""  # description of a gripper to mount on the arm; its names get the prefix gripper_
+    attach_to: str = ""  # site of the arm where it is mounted
 
 
 @dataclass(frozen=True)
 class Robot:
-    """One arm, with or without a gripper; see the fields' classes. Made with `load_robot`."""
+    """One arm, with or without a gripper. Made with `load_robot`."""
 
     name: str
     joints: tuple[Joint, ...]  # in the order of the action's columns
@@ -110,7 +112,7 @@ class Robot:
     workspace: Box | None = None
     simulation: Simulation | None = None
     cameras: tuple[Camera, ...] = ()  # from left to right in the model's picture
-    folder: Path = Path()  # that relative paths start from: the robot file's
+    folder: Path = Path()  # of the robot file; relative paths start there
 
     def __post_init__(self) -> None:
         names = [joint.name for joint in self.joints]
@@ -127,12 +129,12 @@ class Robot:
 
     @property
     def home(self) -> np.ndarray:
-        """(A,) rad."""
+        """Home position of all joints (A,) rad."""
         return np.array([joint.home for joint in self.joints])
 
     @property
     def limits(self) -> JointLimits:
-        """What the joints may do; raises ValueError for numbers that cannot be limits."""
+        """The limits of all joints; raises ValueError as `JointLimits`."""
         columns = ("lower", "upper", "velocity", "acceleration", "jerk")
         return JointLimits(self.names, *(np.array([getattr(j, column) for j in self.joints]) for column in columns))
 
@@ -155,27 +157,27 @@ class Robot:
         :raises lewm_model.robot.limits.LimitsError: the URDF or MJCF does not fit.
         """
         if self.kinematics is None:
-            raise ConfigError(f"robot {self.name!r} says nothing of its links; add `kinematics`: file, base and tip")
+            raise ConfigError(f"robot {self.name!r} has no `kinematics`; add file, base and tip")
         path, ends = self.path(self.kinematics.file), (self.kinematics.base, self.kinematics.tip)
         read = Chain.from_urdf if path.suffix == ".urdf" else Chain.from_mjcf
         chain = read(path, *ends, self.arm)
         return chain.with_tool(np.array(self.kinematics.tool_m)) if self.kinematics.tool_m else chain
 
     def radii(self, chain: Chain) -> np.ndarray:
-        """Of the capsules along the links of `chain()`, (L,) m."""
+        """Radii (L,) m of the capsules along the links of `chain()`."""
         assert self.kinematics is not None
         radii = np.full(len(chain.links), self.kinematics.radius_m)
         radii[-1] = self.kinematics.tip_radius_m or self.kinematics.radius_m
         return radii
 
     def box(self, chain: Chain) -> Workspace | None:
-        """What the links of `chain()` must stay in; None where the robot file says nothing of it."""
+        """The workspace of the links of `chain()`; None where the robot file has none."""
         if self.workspace is None:
             return None
         return Workspace(chain, self.workspace.lower, self.workspace.upper, self.radii(chain))
 
     def self_collision(self, chain: Chain) -> SelfCollision | None:
-        """What tells whether the arm hits itself, of `chain()`; None where no two of its links can."""
+        """The self-collision check for `chain()`; None where no two of its links can collide."""
         return SelfCollision.of(chain, self.radii(chain), self.home[: len(self.arm)])
 
 
@@ -183,9 +185,9 @@ PARTS = {"gripper": Gripper, "kinematics": Kinematics, "workspace": Box, "simula
 
 
 def load_robot(name: str | Path, folder: Path | None = None) -> Robot:
-    """A robot by the name of its file in `config/robots`, or by the file's path (relative to `folder`, if given).
+    """Loads a robot by the name of its file in `config/robots`, or by the file's path (relative to `folder`, if given).
 
-    :raises ConfigError: there is none, or a field cannot be used; names field and file.
+    :raises ConfigError: there is no such robot, or a field cannot be used; the message names field and file.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -215,7 +217,7 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
     joints = tuple(from_dict(Joint, {"name": str(name), **(row or {})}) for name, row in rows.items())
     try:
         parts: dict[str, Any] = {name: from_dict(kind, values[name]) for name, kind in PARTS.items() if name in values}
-    except TypeError as error:  # a field that has to be given is not
+    except TypeError as error:  # a required field is missing
         raise ConfigError(str(error)) from error
     try:
         rows = values.get("cameras", {})
@@ -226,10 +228,9 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
 
 
 def find_file(file: str, folder: Path) -> Path:
-    """The path of `file`: of an installed Python or ROS package for package://PACKAGE/..., else below `folder`, or the
-    absolute path that it is.
+    """The path of `file`: in an installed Python or ROS package for package://PACKAGE/..., else relative to `folder`.
 
-    :raises ConfigError: it is not there.
+    :raises ConfigError: there is no such file.
     """
     if not file.startswith(PACKAGE_URL):
         path = folder / file
@@ -251,5 +252,5 @@ def find_file(file: str, folder: Path) -> Path:
             return path
     raise ConfigError(
         f"{file} is not there: neither a Python nor a ROS package {package!r} with that file is installed; for the "
-        "arms of config/robots: pip install --no-deps -r requirements-arms.txt"
+        "arms of config/robots run: pip install --no-deps -r requirements-arms.txt"
     )

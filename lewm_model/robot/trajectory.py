@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint trajectories between their points, as ros2_control's joint_trajectory_controller (jazzy) interpolates them."""
+"""Interpolation of joint trajectories, as in ros2_control's joint_trajectory_controller (Jazzy)."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-MOST = 1e10  # s, rad, rad/s or rad/s^2: beyond it sums and products of finite numbers end in NaN, and the arm with them
+MOST = 1e10  # magnitude in s, rad, rad/s or rad/s^2: sums and products of greater numbers may overflow to NaN
 
 
 def cubic(
     u: np.ndarray, duration: np.ndarray, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity at the share `u` of a piece that lasts `duration` s, with these positions and velocities
-    at its ends. Broadcasts.
+    """Position and velocity at the fraction `u` of a segment of `duration` s between positions p0, p1 and velocities
+    v0, v1. Broadcasts.
     """
     position = p0 * (1 - u) ** 2 * (1 + 2 * u) + p1 * u * u * (3 - 2 * u)
     position = position + duration * (v0 * u * (1 - u) ** 2 + v1 * u * u * (u - 1))
@@ -24,10 +24,9 @@ def cubic(
 class JointTrajectory:
     """Points of a joint trajectory, and the desired state at any time.
 
-    A piece between two points is a straight line, a cubic polynomial where both have velocities, and one of fifth
-    degree where both have accelerations as well. Before the first point the arm goes there in the same way, from the
-    state at receipt. A trajectory whose first point is in the past is joined where it should be by now: nothing
-    leads from the state at receipt there. After the last point the arm stays there, at rest.
+    A segment is a straight line, a cubic polynomial with velocities, and a quintic with accelerations as well. Up to
+    the first point the segment starts from the state at receipt. If the first point is in the past, the desired state
+    jumps to where the trajectory is at receipt. After the last point the arm stays there, at rest.
     """
 
     def __init__(
@@ -46,14 +45,14 @@ class JointTrajectory:
         :param times_s: (T,) time from start of each point, s, 0 or more, strictly increasing.
         :param positions: (T, A) rad.
         :param velocities: (T, A) rad/s, or None.
-        :param start_s: what `times_s` counts from, in the clock of `now_s`, s.
+        :param start_s: time that `times_s` starts from, s, on the clock of `now_s`.
         :param now_s: time of receipt, s.
         :param position_now: (A,) state at receipt, rad.
         :param velocity_now: (A,) state at receipt, rad/s.
         :param accelerations: (T, A) rad/s^2, or None; only with velocities.
-        :param acceleration_now: (A,) state at receipt, rad/s^2; None is 0.
-        :raises ValueError: wrong shape, not finite, beyond MOST, accelerations without velocities, times not increasing
-            (in the clock of `start_s`), or all points in the past.
+        :param acceleration_now: (A,) state at receipt, rad/s^2; None for 0.
+        :raises ValueError: wrong shapes, numbers that are not finite or beyond MOST, accelerations without velocities,
+            times that do not increase (also after rounding, with `start_s` added), or all points in the past.
         """
         times = np.asarray(times_s, dtype=np.float64)
         position = np.asarray(positions, dtype=np.float64)
@@ -79,7 +78,7 @@ class JointTrajectory:
             if values is not None and not np.isfinite(values).all():
                 raise ValueError(f"{name} hold NaN or infinity; every value must be finite")
             if values is not None and (np.abs(values) > MOST).any():
-                raise ValueError(f"{name} hold {np.abs(values).max():.3g}; no joint moves beyond {MOST:.0e}")
+                raise ValueError(f"{name} hold {np.abs(values).max():.3g}; at most {MOST:.0e} is allowed")
         if not np.isfinite(start_s):
             raise ValueError(f"start_s is {start_s}; it must be finite")
         at = start_s + times
@@ -124,7 +123,8 @@ class JointTrajectory:
             acceleration = (6 * (p1 - p0) * (1 - 2 * u) / h + v0 * (6 * u - 4) + v1 * (6 * u - 2)) / h
             if self.accelerations is not None:
                 a0, a1 = self.accelerations[i], self.accelerations[i + 1]
-                # What the cubic lacks of the accelerations at its ends, by a polynomial that moves nothing there.
+                # Corrects the cubic's accelerations at its ends by a polynomial that leaves positions and velocities
+                # there.
                 left = a0 - (6 * (p1 - p0) / h - 4 * v0 - 2 * v1) / h
                 right = a1 - (-6 * (p1 - p0) / h + 2 * v0 + 4 * v1) / h
                 lack, change = left * (1 - u) + right * u, right - left

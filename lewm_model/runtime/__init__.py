@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the robot asks of a model, and the back ends that answer it."""
+"""The interface to a model at run time, and the choice of the back end that implements it."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ class Runtime(Protocol):
 
     backend: str
     bundle: Bundle
-    notes: list[str]  # what diagnostics should show: why other back ends are not used, what was built
+    notes: list[str]  # for diagnostics: why other back ends are not used, what was built
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """RGB picture (image_size, image_size, 3) uint8 -> latent (D,) float32."""
+        """RGB picture (*image_size, 3) uint8 -> latent (D,) float32."""
 
     def rollout(
         self, context: np.ndarray, past_actions: np.ndarray, candidates: np.ndarray, goal: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Imagines z-scored candidates (S, H, E) from context (h, D), with past_actions (h - 1, E) between its frames.
+        """Rolls out z-scored candidates (S, H, E) from context (h, D), with past_actions (h - 1, E) between its frames.
 
-        Returns distances to goal (D,) as (S, H + 1) float32, column 0 that of the newest frame, and latents (S, H, D).
+        Returns distances to goal (D,), (S, H + 1) float32 with column 0 for the newest frame, and latents (S, H, D).
         """
 
     def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
         """Z-scored blocks (N, E) that lead from latents (N, D) to goal (D,), each in steps_to_go (N,) control steps.
 
-        For bundles with a head that proposes. N is 1, but for a policy, which proposes up to S at once.
+        For bundles with a head that proposes. N is 1, or any number with a policy.
         """
 
     def step(self, contexts: np.ndarray, past_actions: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         """Imagines one z-scored block (S, E) from each of contexts (S, h, D), with past_actions (S, h - 1, E) between
-        their frames -> latents (S, D), the model's own drift and all. For bundles with a policy.
+        their frames -> latents (S, D). Unlike in `rollout`, the model's drift is not subtracted. For bundles with a
+        policy.
         """
 
 
@@ -58,14 +59,14 @@ def load_runtime(
 ) -> Runtime:
     """Loads `bundle` into a back end.
 
-    :param backend: one of BACKENDS, or "auto" for the first of them that works here; why the ones before it do not is
-        in the notes of the runtime that is returned.
-    :param threads: CPU threads; TensorRT does not use it.
-    :param samples: candidates of a plan, for which TensorRT engines are built.
+    :param backend: one of BACKENDS, or "auto" for the first of them that works on this machine; the notes of the
+        returned runtime say why those before it do not.
+    :param threads: CPU threads; ignored by TensorRT.
+    :param samples: number of candidates that TensorRT engines are built for.
     :param build_engines: whether TensorRT engines that are missing or do not fit are built, which takes minutes;
-        without, TensorRT then counts as not working.
-    :param progress: called with what is being built and the share that is done.
-    :raises RuntimeLoadError: the back end does not work here; the message says why and what to do.
+        otherwise TensorRT is then not used.
+    :param progress: called with what is being built and its progress, 0 to 1.
+    :raises RuntimeLoadError: the back end does not work on this machine; the message says why and what to do.
     """
     if backend not in ("auto", *BACKENDS):
         raise RuntimeLoadError(f"there is no back end {backend!r}; use auto, {', '.join(BACKENDS)}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a back end compute what the exported model computes? Golden outputs in the bundle, and the gate that compares.
+"""The check of numerical equivalence: a back end's outputs are compared with golden outputs that the bundle holds.
 
-Wrong results without an error are a known fault of TensorRT 10.3 and 10.4 with transformers: only numbers computed on
-the device itself can show it. So every engine is compared after its build and whenever it is loaded, and the fp16
-graphs are compared when they are exported.
+TensorRT 10.3 and 10.4 are known to compute wrong results for transformers without an error, which only a comparison on
+the device itself shows. So every engine is compared after its build and whenever it is loaded, and the fp16 graphs when
+they are exported.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from lewm_model.models.objective import mean_and_final
 from lewm_model.models.signature import POLICY, proposing
 
 GOLDEN = "onnx/golden.safetensors"
-CANDIDATES, ELITES = 300, 30  # of the golden rollout: the reference planner's population
+CANDIDATES, ELITES = 300, 30  # of the golden rollout, as in the LeWM paper's search
 FRAMES = 8  # sample frames, one action block apart
 
-LEAST_COSINE = 0.999  # of a latent with its golden one
-GREATEST_ERROR = 0.05  # of a number, in standard deviations of the golden numbers of its kind
+# Limits, wide enough for rounding in fp16.
+LEAST_COSINE = 0.999  # similarity of a latent to the golden one
+GREATEST_ERROR = 0.05  # of any number, in standard deviations of the golden ones
 LEAST_RANK_CORRELATION = 0.99  # Spearman's, of the candidates' costs
-LEAST_SHARED_ELITES = 27  # of ELITES
+LEAST_SHARED_ELITES = 27  # of the ELITES cheapest candidates
 
 
 class Computes(Protocol):
-    """What is compared: a back end, see `lewm_model.runtime.Runtime`."""
+    """The back end that is compared; methods as of `lewm_model.runtime.Runtime`."""
 
     def encode(self, image: np.ndarray) -> np.ndarray: ...
 
@@ -43,18 +44,18 @@ class Computes(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """What a back end makes of the golden inputs: frames' latents, then what it imagines and proposes from those."""
+    """A back end's outputs for the golden inputs: latents of the frames, and rollouts and proposals from these."""
 
     latents: np.ndarray  # (FRAMES, D)
     distances: np.ndarray  # (CANDIDATES, H + 1)
     imagined: np.ndarray  # (CANDIDATES, H, D)
-    blocks: np.ndarray  # (FRAMES - 1, E) proposed on the way from each frame to the last; (0, E) without that head
-    stepped: np.ndarray  # (FRAMES - h + 1, D) one block after each run of h frames; (0, D) without a policy
+    blocks: np.ndarray  # (FRAMES - 1, E) proposed from each frame towards the last; (0, E) without such a head
+    stepped: np.ndarray  # (FRAMES - h + 1, D) one block after each h consecutive frames; (0, D) without a policy
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs, and the answers of ONNX Runtime in fp32."""
+    """The golden inputs, and the outputs of ONNX Runtime in fp32."""
 
     frames: np.ndarray  # (FRAMES, H, W, 3) uint8
     past_actions: np.ndarray  # (h - 1, E)
@@ -69,34 +70,37 @@ class Golden:
 
 @dataclass(frozen=True)
 class Equivalence:
-    """How far a back end is from the golden answers."""
+    """Differences of a back end from the golden outputs."""
 
     latent_cosine: float  # least of all frames and imagined latents
     latent_error: float  # greatest, in standard deviations of the latents
     rank_correlation: float  # Spearman's, of the candidates' costs
     shared_elites: int  # of the ELITES cheapest candidates
-    block_error: float  # greatest of the proposed blocks, in z-scores; 0 without that head
+    block_error: float  # greatest of the proposed blocks, in z-scores; 0 without such a head
 
     @property
     def problem(self) -> str:
-        """Why the gate stays shut; "" when it opens. A comparison with NaN never holds, so NaN never passes."""
+        """Why the back end must not be used; "" when it may. NaN fails every comparison, and thus the check."""
         checks = (
-            (self.latent_cosine >= LEAST_COSINE, f"latents have cosine {self.latent_cosine:.4f}, least {LEAST_COSINE}"),
+            (
+                self.latent_cosine >= LEAST_COSINE,
+                f"latents have cosine {self.latent_cosine:.4f}, at least {LEAST_COSINE} is needed",
+            ),
             (
                 self.latent_error <= GREATEST_ERROR,
-                f"latents are off by {self.latent_error:.3g} standard deviations, at most {GREATEST_ERROR}",
+                f"latents are off by {self.latent_error:.3g} standard deviations, {GREATEST_ERROR} is allowed",
             ),
             (
                 self.rank_correlation >= LEAST_RANK_CORRELATION,
-                f"costs have rank correlation {self.rank_correlation:.4f}, least {LEAST_RANK_CORRELATION}",
+                f"costs have rank correlation {self.rank_correlation:.4f}, at least {LEAST_RANK_CORRELATION} is needed",
             ),
             (
                 self.shared_elites >= LEAST_SHARED_ELITES,
-                f"{self.shared_elites} of {ELITES} elites are the same, least {LEAST_SHARED_ELITES}",
+                f"{self.shared_elites} of {ELITES} elites are the same, at least {LEAST_SHARED_ELITES} are needed",
             ),
             (
                 self.block_error <= GREATEST_ERROR,
-                f"proposed blocks are off by {self.block_error:.3g} standard deviations, at most {GREATEST_ERROR}",
+                f"proposed blocks are off by {self.block_error:.3g} standard deviations, {GREATEST_ERROR} is allowed",
             ),
         )
         return "; ".join(text for good, text in checks if not good)
@@ -106,7 +110,9 @@ class Equivalence:
 
 
 def golden_inputs(bundle: Bundle, horizon: int, frames: np.ndarray) -> Golden:
-    """Inputs without answers: `frames` (FRAMES, H, W, 3) and seeded candidates, one action repeated in each block."""
+    """Golden inputs, still without outputs: `frames` (FRAMES, H, W, 3) uint8, and seeded random candidates with the
+    same action throughout each block.
+    """
     model = bundle.model
     rng = np.random.default_rng(0)
 
@@ -119,9 +125,10 @@ def golden_inputs(bundle: Bundle, horizon: int, frames: np.ndarray) -> Golden:
 
 
 def answer(runtime: Computes, golden: Golden, propose: bool, step: bool) -> Answers:
-    """Runs a back end on the golden inputs, as the robot does: its rollouts start from its own latents.
+    """Runs a back end on the golden inputs; as on the robot, its rollouts start from its own latents.
 
-    `propose` and `step` say whether the bundle has these graphs.
+    :param propose: whether the bundle has the graph `proposal`.
+    :param step: whether the bundle has the graph `step`.
     """
     latents = np.stack([runtime.encode(frame) for frame in golden.frames])
     goal, past, history = latents[-1], golden.past_actions, len(golden.past_actions) + 1
@@ -166,7 +173,7 @@ def save_golden(bundle: Bundle, golden: Golden) -> None:
 
 
 def load_golden(bundle: Bundle) -> Golden:
-    """The golden inputs and answers of a bundle. Raises BundleError where it has none, or others than it needs."""
+    """The golden inputs and outputs of a bundle. Raises BundleError where it has none, or of other shapes."""
     from safetensors.numpy import load_file
 
     path, model = bundle.path(GOLDEN), bundle.model
@@ -176,7 +183,7 @@ def load_golden(bundle: Bundle) -> Golden:
         tensors.setdefault("stepped", np.zeros((0, model.latent_dim), np.float32))  # of bundles without a policy
         golden = Golden(frames, past_actions, candidates, Answers(**tensors))
         count, samples, horizon = len(frames), len(candidates), golden.horizon
-    except Exception as error:  # safetensors has its own; KeyError, TypeError, IndexError: other arrays
+    except Exception as error:  # safetensors raises many kinds; KeyError, TypeError or IndexError for other arrays
         raise BundleError(f"{path} does not hold golden outputs ({type(error).__name__}: {error})") from error
     found, size, latent = golden.answers, model.image_size, model.latent_dim
     for name, array, shape in (
@@ -199,9 +206,9 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's. NaN when a value is not finite or all are the same."""
+    """Spearman's rank correlation; NaN where a value is not finite or all are the same."""
     if not (np.isfinite(a).all() and np.isfinite(b).all()) or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    from scipy.stats import spearmanr  # here: only where engines are checked
+    from scipy.stats import spearmanr  # not at the top: only needed where engines are checked
 
     return float(spearmanr(a, b).statistic)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a back end cannot run."""
+"""Errors of back ends."""
 
 
 class RuntimeLoadError(RuntimeError):
-    """A back end that cannot run this bundle here; the message says why and what to do."""
+    """A back end cannot run a bundle on this machine; the message says why and what to do."""
 
 
 class InferenceError(RuntimeError):
-    """A loaded back end that failed while it ran; the message says what and what to do."""
+    """A loaded back end failed while it ran; the message says why and what to do."""

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundle -> ONNX graphs in fp32 and fp16, checked before they are kept, and the golden outputs that engines must match.
+"""Exports a bundle's ONNX graphs in fp32 and fp16, checks them, and writes the golden outputs that engines must match.
 
     onnx/encoder.onnx   image (1, H, W, 3) uint8 -> latent (1, D); normalisation is inside the graph
     onnx/rollout.onnx   context (h, D), candidates (samples, H, E), goal (D,) [, past_actions (h - 1, E)]
                         -> distances (samples, H + 1), latents (samples, H, D)
-    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); with a head for it only,
-                        and with a policy (samples, …) but for the goal
+    onnx/proposal.onnx  latent (1, D), goal (1, D), steps_to_go (1,) -> block (1, E); only with a head for it,
+                        and with a policy (samples, …) except for the goal
     onnx/step.onnx      contexts (samples, h, D), blocks (samples, E) [, past_actions (samples, h - 1, E)]
-                        -> latents (samples, D); with a policy only
-    onnx/decoder.onnx   latents (N, D) -> pictures (N, H, W, 3); with a decoder only, see `lewm_model.runtime.decoder`
-    onnx/*.fp16.onnx    the same graphs with fp16 inside and the same inputs and outputs
-    onnx/golden.safetensors  sample frames, candidates, and what ONNX Runtime makes of them in fp32
+                        -> latents (samples, D); only with a policy
+    onnx/decoder.onnx   latents (N, D) -> pictures (N, H, W, 3); only with a decoder, see `lewm_model.runtime.decoder`
+    onnx/*.fp16.onnx    the same graphs with fp16 arithmetic and the same inputs and outputs
+    onnx/golden.safetensors  sample frames, candidates, and their outputs in ONNX Runtime in fp32
 
 The fp32 graphs are compared with PyTorch, the fp16 graphs with the golden outputs.
 """
@@ -66,26 +66,26 @@ from lewm_model.models.signature import (
 from lewm_model.runtime import decoder, equivalence
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 
-OPSET = 18
-# Greatest difference between ONNX Runtime and PyTorch in fp32, relative to the greatest output: a few times what fp32
-# differs from fp64 by where the latent is read from all tokens.
+OPSET = 18  # of ONNX; the one that PyTorch's exporter writes without conversion, and TensorRT 10.3 reads
+# Greatest difference between ONNX Runtime and PyTorch in fp32, relative to the greatest output. It is a few times the
+# difference between fp32 and fp64, which is largest with `readout` "all".
 TOLERANCE = 5e-5
 log = logging.getLogger(__name__)
 
 
 class ExportError(RuntimeError):
-    """A graph that does not compute what the model computes."""
+    """A graph whose outputs differ from the PyTorch model's."""
 
 
 def export_onnx(bundle: Bundle, horizon: int | None = None, frames: np.ndarray | None = None) -> Bundle:
     """Writes the graphs and golden outputs into the bundle and returns it with their hashes.
 
-    `horizon` is the number of action blocks that the rollout graph imagines, by default the bundle's; it becomes the
-    bundle's. `frames` (N, H, W, 3) uint8 are sample frames, one action block apart, at least as many as the model's
-    history and one more; without them those of the last export stay, and a bundle that never had any gets random
-    pictures. fp16 graphs that miss the check of numerical equivalence are left out with a warning.
+    fp16 graphs that fail the check of numerical equivalence are left out with a warning.
 
-    :raises ExportError: a graph does not compute what PyTorch computes; the bundle then stays as it was.
+    :param horizon: action blocks of the rollout graph, which becomes the bundle's horizon; by default that stays.
+    :param frames: sample frames (N, H, W, 3) uint8, one action block apart, N at least the model's history + 1. By
+        default those of the last export, or random pictures for a bundle without any.
+    :raises ExportError: a graph's outputs differ from PyTorch's; the bundle then stays as it was.
     """
     wanted = replace(bundle, horizon=bundle.horizon if horizon is None else horizon)
     return update(wanted, lambda draft: _exported(draft, frames))
@@ -125,7 +125,7 @@ def _exported(bundle: Bundle, frames: np.ndarray | None) -> Bundle:
 
 
 def export_decoder(bundle: Bundle, network: nn.Module) -> None:
-    """Writes the decoder's graph into the folder of a draft (`lewm_model.bundle.update`), checked."""
+    """Writes the decoder's graph into the folder of a draft (`lewm_model.bundle.update`) and checks it."""
     path, wanted = bundle.folder / onnx_file(decoder.GRAPH), decoder.signature(bundle)
     path.parent.mkdir(exist_ok=True)
     export_graph(network, wanted, path)
@@ -137,7 +137,7 @@ def graph_modules(
 ) -> dict[str, nn.Module]:
     """The graphs as PyTorch modules; `still` (E,) is the z-scored block of an arm at rest.
 
-    The head that measures distances stays in fp32: it is small, and costs are compared.
+    The head that measures distances stays in fp32: it is small, and small differences of costs matter.
     """
     half = precision == "fp16"
     rollout = RolloutGraph(model, heads.get(measuring(heads) or ""), still)
@@ -175,7 +175,7 @@ def _known_frames(bundle: Bundle) -> np.ndarray:
 
 
 def example_inputs(signature: Signature, samples: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random inputs of a graph by name, with the shapes and types that it has."""
+    """Random inputs of a graph, by name, for `samples` candidates."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {}
     for tensor in signature.at(samples).inputs:
@@ -224,13 +224,13 @@ def export_graph(module: nn.Module, signature: Signature, path: Path) -> None:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    """GELU in the order of operations that ONNX Runtime recognises and computes at once, with the bias before it."""
+    """GELU in the order of operations that ONNX Runtime fuses, together with the bias before it."""
     root, one, half = (opset18.CastLike(opset18.Constant(value_float=v), x) for v in (math.sqrt(2.0), 1.0, 0.5))
     return opset18.Mul(opset18.Mul(x, opset18.Add(opset18.Erf(opset18.Div(x, root)), one)), half)
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:
-    """Removes the lines of Python that operations came from: half of the file, and paths of the exporting machine."""
+    """Removes references to the exporter's Python source: half of the file, with paths of the exporting machine."""
     parts: list[Any] = [model, model.graph, *model.functions]
     for graph in (model.graph, *model.functions):
         parts += [*graph.node, *graph.value_info]

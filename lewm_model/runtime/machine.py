@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What machine this is: board, JetPack, power mode. Reported by `lewm doctor` and `lewm bench`."""
+"""The machine: board, JetPack, power mode. Reported by `lewm doctor` and `lewm bench`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-JETPACK_OF_L4T = {"36": "6", "38": "7"}  # major releases of Jetson Linux and the JetPack that has them
+JETPACK_OF_L4T = {"36": "6", "38": "7"}  # major release of Jetson Linux -> JetPack
 
 
 @dataclass(frozen=True)
 class Target:
-    """A machine; empty texts are what it does not have or does not tell."""
+    """A machine; a field is "" where it does not apply or is unknown."""
 
-    board: str  # of a Jetson, else the processor's name
-    jetpack: str  # "6 (L4T 36.4.3)"
-    power_mode: str  # "MAXN", "15W", ...: timings are of one power mode only
-    cores: int  # that this process may use
+    board: str  # name of a Jetson board, else of the processor
+    jetpack: str  # such as "6 (L4T 36.4.3)"
+    power_mode: str  # "MAXN", "15W", ...; timings depend on it
+    cores: int  # CPU cores that this process may use
 
     @property
     def jetson(self) -> bool:
@@ -29,7 +29,7 @@ class Target:
 
 
 def this_machine(root: Path = Path("/")) -> Target:
-    """Reads it off the system; `root` is another file system's root in tests."""
+    """The machine that this process runs on; `root` is another folder in tests."""
     return Target(_board(root), _jetpack(root), _power_mode(), len(os.sched_getaffinity(0)))
 
 
@@ -49,7 +49,7 @@ def _board(root: Path) -> str:
 
 
 def _jetpack(root: Path) -> str:
-    """From a line such as `# R36 (release), REVISION: 4.3, GCID: ...`."""
+    """JetPack, from a line such as `# R36 (release), REVISION: 4.3, GCID: ...`."""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
     if not found:
         return ""
@@ -57,7 +57,7 @@ def _jetpack(root: Path) -> str:
 
 
 def _power_mode() -> str:
-    """From the answer of `nvpmodel -q`, whose first line is `NV Power Mode: MAXN`."""
+    """Power mode, from the answer of `nvpmodel -q`, whose first line is `NV Power Mode: MAXN`."""
     program = shutil.which("nvpmodel")
     if program is None:
         return ""

@@ -22,7 +22,10 @@ from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
 
 
 class OnnxRuntime:
-    """Runs a bundle's exported graphs on the CPU. fp16 graphs run slowly here; they are for comparison."""
+    """Runs a bundle's exported graphs on the CPU. fp16 graphs are slow there and run for comparison only.
+
+    :raises RuntimeLoadError: ONNX Runtime is not installed, or a graph is missing or of another model.
+    """
 
     backend = "onnxruntime"
 
@@ -34,7 +37,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores have other work
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to others
         self._sessions = {}
         for graph in signatures(bundle.model, 1, bundle.heads):
             try:
@@ -43,7 +46,7 @@ class OnnxRuntime:
                 raise RuntimeLoadError(f"{error}; run `lewm export {bundle.folder}`") from error
             try:
                 session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # a class of its own for each kind of fault
+            except Exception as error:  # ONNX Runtime has no common class of errors
                 raise RuntimeLoadError(
                     f"ONNX Runtime does not read {path}: {error}; run `lewm export {bundle.folder}`"
                 ) from error
@@ -53,7 +56,7 @@ class OnnxRuntime:
         self.horizon = self._check_graphs()
 
     def _check_graphs(self) -> int:
-        """The horizon of the rollout. Raises RuntimeLoadError unless each graph is one of the model in model.json."""
+        """The horizon of the rollout graph. Raises RuntimeLoadError where a graph does not fit model.json."""
         shapes = {value.name: value.shape for value in self._sessions[ROLLOUT].get_inputs()}
         horizon = (shapes.get("candidates") or [None])[1:2]
         steps = horizon[0] if horizon and isinstance(horizon[0], int) else 0
@@ -96,14 +99,14 @@ class OnnxRuntime:
     def _run(self, graph: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
             return self._sessions[graph].run(None, inputs)
-        except Exception as error:  # a class of its own for each kind of fault
+        except Exception as error:  # ONNX Runtime has no common class of errors
             raise InferenceError(
                 f"ONNX Runtime does not run the graph {graph}: {error}; run `lewm export {self.bundle.folder}`"
             ) from error
 
 
 def _spec(value: Any) -> TensorSpec:
-    """An input or output of an ONNX Runtime session; a dimension with a name is the number of candidates."""
+    """An input or output of an ONNX Runtime session; a named dimension is the number of candidates."""
     kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
     shape = tuple(size if isinstance(size, int) else SAMPLES for size in value.shape)
     return TensorSpec(value.name, shape, kinds.get(value.type, value.type))

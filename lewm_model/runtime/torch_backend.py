@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch back end: what the exported graphs are checked against; on the GPU where there is one, else on the CPU."""
+"""PyTorch back end: on the GPU where there is one, else on the CPU."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class TorchRuntime:
 class Computation:
     """A module in eval mode, called with numpy arrays; on a GPU each shape of its inputs is recorded as a CUDA graph.
 
-    A rollout is some hundred small kernels: a GPU is done with one before Python has asked for the next.
+    A rollout is some hundred small kernels, each of which a GPU finishes before Python can launch the next.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._module = module.to(self.device).eval()
-        self._lock = threading.Lock()  # a recorded graph has one set of inputs and outputs
+        self._lock = threading.Lock()  # a recorded graph has a single set of input and output buffers
         self._recorded: dict[tuple[tuple[int, ...], ...], tuple[list[Tensor], torch.cuda.CUDAGraph, list[Tensor]]] = {}
 
     @torch.inference_mode()
@@ -92,7 +92,7 @@ class Computation:
         held = [tensor.to(self.device) for tensor in inputs]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up in the first runs, which cannot be recorded
+        with torch.cuda.stream(aside):  # libraries initialise in the first runs, which cannot be recorded
             for _ in range(3):
                 self._outputs(held)
         torch.cuda.current_stream().wait_stream(aside)

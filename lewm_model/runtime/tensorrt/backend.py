@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT back end: what runs on a Jetson. `lewm_model.runtime.tensorrt.engines` builds, checks and finds engines.
+"""TensorRT back end, for a Jetson. `lewm_model.runtime.tensorrt.engines` builds, checks and finds engines.
 
-All device and pinned host memory is allocated when an engine is loaded. A call copies the inputs into pinned memory,
-launches one CUDA graph (copy to the GPU, the engine, copy back) and waits for it. torch is not needed.
+All device memory and pinned host memory is allocated when an engine is loaded. A call copies the inputs into pinned
+memory, launches one CUDA graph (copy to the GPU, engine, copy back) and waits for it. PyTorch is not needed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lewm_model.runtime.errors import InferenceError, RuntimeLoadError
 from lewm_model.runtime.tensorrt.builder import make_logger, numpy_dtype
 from lewm_model.runtime.tensorrt.cuda import Cuda, CudaError
 
-OLDEST, NEWEST_MAJOR = (10, 3), 11  # JetPack 6 has 10.3
+OLDEST, NEWEST_MAJOR = (10, 3), 11  # supported versions of TensorRT; JetPack 6 has 10.3
 log = logging.getLogger(__name__)
 
 
 class EngineError(RuntimeLoadError):
-    """A serialised engine that does not load here; building it again may help."""
+    """A serialised engine does not load on this machine; building it again may help."""
 
 
 def import_tensorrt() -> Any:
@@ -43,8 +43,8 @@ def import_tensorrt() -> Any:
     if version is None or not hasattr(trt, "Builder"):
         where = getattr(trt, "__file__", None) or ", ".join(getattr(trt, "__path__", ["?"]))
         raise RuntimeLoadError(
-            f"the module `tensorrt` at {where} is empty: type stubs or the rest of an installation hide the real one; "
-            "run `pip uninstall tensorrt-stubs tensorrt` and let JetPack's package show through"
+            f"the module `tensorrt` at {where} is empty: type stubs or remains of an installation hide the real one; "
+            "run `pip uninstall tensorrt-stubs tensorrt`, so that JetPack's package is found"
         )
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST or numbers[0] > NEWEST_MAJOR:
@@ -56,7 +56,7 @@ def import_tensorrt() -> Any:
 
 
 class Engine:
-    """One graph for fixed shapes: its engine, its buffers, and the CUDA graph that runs it."""
+    """The engine of one graph for fixed shapes, with its buffers and its CUDA graph."""
 
     def __init__(self, trt: Any, runtime: Any, logger: Any, cuda: Cuda, plan: bytes, signature: Signature) -> None:
         self.signature, self._cuda, self._logger = signature, cuda, logger
@@ -68,7 +68,7 @@ class Engine:
         if self._context is None:
             needed = engine.device_memory_size_v2 / 1e6
             raise RuntimeLoadError(
-                f"TensorRT gets no memory for the {signature.graph} engine ({needed:.0f} MB){logger.reasons()}; stop "
+                f"there is no memory for the {signature.graph} engine ({needed:.0f} MB){logger.reasons()}; stop "
                 "other programs that use the GPU, or plan with fewer candidates"
             )
         self._host: dict[str, np.ndarray] = {}
@@ -80,12 +80,14 @@ class Engine:
         for tensor in signature.inputs:
             if not self._context.set_input_shape(tensor.name, tensor.shape):
                 raise EngineError(f"the {signature.graph} engine does not take {tensor}{logger.reasons()}")
-        self._enqueue()  # TensorRT sets itself up in the first run, which cannot be recorded
+        self._enqueue()  # TensorRT initialises in the first run, which cannot be recorded
         cuda.synchronise()
         self._recorded, self.note = self._record()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Runs the engine; an input with fewer rows than the engine's leaves the other rows as they are."""
+        """Runs the engine. An input may have fewer rows than the engine; the outputs of the other rows are
+        meaningless.
+        """
         for tensor in self.signature.inputs:
             self._host[tensor.name][: len(inputs[tensor.name])] = inputs[tensor.name]
         if self._recorded is None:
@@ -115,7 +117,7 @@ class Engine:
         except InferenceError as error:
             problem = str(error)
         try:
-            recorded = self._cuda.end_capture()  # in any case: the stream records until then
+            recorded = self._cuda.end_capture()  # also after an error: the stream records until then
         except CudaError as error:
             problem = problem or str(error)
         if not problem:
@@ -139,7 +141,7 @@ class TensorRTRuntime:
         self.bundle, self.horizon, self.precision = bundle, horizon, precision
         self.notes: list[str] = []
         self._lock = threading.Lock()
-        self.close = weakref.finalize(self, cuda.release)  # gives the GPU's memory back; happens by itself in the end
+        self.close = weakref.finalize(self, cuda.release)  # frees the GPU's memory, at the latest with this object
         self._engines: dict[str, dict[int, Engine]] = {}  # by graph and number of candidates
         try:
             self._load(plans, trt, cuda)
@@ -177,7 +179,7 @@ class TensorRTRuntime:
         return self._in_parts(STEP, inputs, len(blocks))[0]
 
     def _in_parts(self, graph: str, inputs: Mapping[str, np.ndarray], rows: int) -> list[np.ndarray]:
-        """Runs `rows` candidates on the graph's engines, the smallest that takes them; more than it takes in parts."""
+        """Runs `rows` candidates on the smallest engine of the graph that takes them, or in parts on the largest."""
         engines, specs = self._engines[graph], self._signatures[graph].inputs
         split = {tensor.name for tensor in specs if tensor.shape[0] == SAMPLES}
         largest, parts = max(engines), []

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX graph -> serialised TensorRT engine.
+"""Builds TensorRT engines from ONNX graphs.
 
 The TensorRT module is an argument: `tensorrt` on the target, `tensorrt_rtx` in `make engine-check`, which parses and
-builds on a CPU. Only names that TensorRT 10.3 (JetPack 6) to 11.4 all have are used; tests hold the code to that.
-Precision is in the graph: networks are strongly typed, and TF32 is off so that fp32 means fp32.
+builds on a CPU. Only names that exist in all of TensorRT 10.3 (JetPack 6) to 11.4 are used, which tests check.
+Precision is stated in the graph: networks are strongly typed, and TF32 is off so that fp32 is fp32.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 from lewm_model.models.signature import SAMPLES, Signature, TensorSpec
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it is done, from 0 to 1
+Progress = Callable[[str, float], None]  # called with what is being done and its progress, 0 to 1
 log = logging.getLogger(__name__)
 
 
 class EngineBuildError(RuntimeError):
-    """A graph that TensorRT does not take; the message names the node and the reason."""
+    """TensorRT cannot build a graph; the message names the node and the reason."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine for one graph, and the tactics that were timed on the way, for the next build."""
+    """A serialised engine of one graph, and the timing cache, which makes the next build faster."""
 
     data: bytes
     timing_cache: bytes
@@ -44,17 +44,17 @@ def build_plan(
     """Builds the engine of an ONNX `graph` for a fixed number of candidates.
 
     :param trt: the TensorRT module.
-    :param signature: what the graph must have; a graph with other names, shapes or types is refused.
-    :param samples: candidates of a rollout; least, usual and greatest number in one.
-    :param workspace_bytes: most GPU memory that a layer may use for scratch.
+    :param signature: inputs and outputs that the graph must have.
+    :param samples: the number of candidates; minimum, optimum and maximum of the optimisation profile.
+    :param workspace_bytes: greatest GPU memory for temporary data of a layer.
     :param timing_cache: of an earlier build on the same GPU with the same TensorRT, or empty.
     :param progress: called while TensorRT builds.
-    :raises EngineBuildError: the graph does not parse, is another graph, or does not build.
+    :raises EngineBuildError: the graph does not parse, has other inputs or outputs, or does not build.
     """
     logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # pybind's way to say that the constructor returned a null pointer
+    except TypeError as error:  # what pybind11 raises when the constructor returns a null pointer
         raise EngineBuildError(f"TensorRT cannot start a build{logger.reasons()}; run `lewm doctor`") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
@@ -100,7 +100,7 @@ def make_logger(trt: Any) -> Any:
                 self.errors.append(" ".join(message.split()))
 
         def reasons(self) -> str:
-            """The newest errors as the end of a sentence, and forgets them."""
+            """The newest errors as the end of a sentence; clears them."""
             errors, self.errors = self.errors[-3:], []
             return ": " + "; ".join(errors) if errors else ""
 
@@ -108,14 +108,14 @@ def make_logger(trt: Any) -> Any:
 
 
 def numpy_dtype(trt: Any, dtype: Any) -> str:
-    """numpy's name of a tensor type; TensorRT's own name where the graphs have no such type."""
+    """numpy's name of a tensor type, or TensorRT's name of one that no graph has."""
     names = {trt.DataType.FLOAT: "float32", trt.DataType.UINT8: "uint8"}
     return names.get(dtype, str(dtype))
 
 
 def _make_monitor(trt: Any, graph: str, progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """Reports the outermost phase; the phases inside it start and end many times."""
+        """Reports the outermost phase, as inner ones start and end many times."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -138,7 +138,9 @@ def _make_monitor(trt: Any, graph: str, progress: Progress) -> Any:
 
 
 def _check_network(trt: Any, network: Any, signature: Signature) -> None:
-    """The parser takes garbage for an empty network, and any graph for the one that was meant."""
+    """Refuses a network without the inputs and outputs of `signature`: the parser accepts garbage as an empty
+    network.
+    """
 
     def spec(tensor: Any) -> TensorSpec:
         shape = tuple(SAMPLES if size < 0 else size for size in tensor.shape)
@@ -153,12 +155,12 @@ def _check_network(trt: Any, network: Any, signature: Signature) -> None:
             has = ", ".join(map(str, found[kind])) or "none"
             raise EngineBuildError(
                 f"the graph {signature.graph} has the {kind} {has}; this bundle needs {', '.join(map(str, wanted))}. "
-                "The file is damaged or of another model: run `lewm export` again"
+                "The file is damaged or of another model; run `lewm export` again"
             )
 
 
 def _suspects(network: Any, reasons: str) -> str:
-    """The layers whose kind the reasons mention: a failed build often names the kind and not the node."""
+    """Names of the layers whose type the reasons mention: a failed build often names the type but not the node."""
     words = set(re.findall(r"[a-z]+", reasons.lower()))
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     names = [layer.name for layer in layers if layer.type.name.lower().split("_")[0] in words]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few calls of CUDA's runtime that an engine needs, over the package `cuda-python`, with errors as sentences."""
+"""The CUDA runtime calls that engines need, through the package `cuda-python`, with advice in their errors."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class CudaError(RuntimeLoadError, InferenceError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that engines are built for; engines of any other one are not loaded."""
+    """The GPU that engines are built for; engines of another one are not loaded."""
 
     name: str
-    compute_capability: str  # "8.7"
+    compute_capability: str  # such as "8.7"
     multiprocessors: int
     memory_bytes: int
-    driver: str  # newest CUDA that the driver supports, "12.6"
+    driver: str  # newest CUDA version that the driver supports, such as "12.6"
 
 
 class Cuda:
-    """One stream and the memory used on it, on the first GPU that CUDA shows.
+    """A stream on the first visible GPU, and memory for it.
 
-    `api` is the module `cuda.bindings.runtime`; another one can be given in tests. Raises RuntimeLoadError where there
-    is no binding, no driver or no GPU.
+    :param api: the module `cuda.bindings.runtime`, or a replacement in tests.
+    :raises RuntimeLoadError: there is no binding, no driver or no GPU.
     """
 
     def __init__(self, api: Any = None) -> None:
@@ -58,14 +58,14 @@ class Cuda:
                     "`pip install 'cuda-python~=13.0'` on JetPack 7"
                 ) from error
         self.api = api
-        self._owned: list[tuple[str, Any]] = []  # (the call that gives it back, address or handle)
+        self._owned: list[tuple[str, Any]] = []  # (the call that frees it, address or handle)
         if self("cudaGetDeviceCount") == 0:
             raise CudaError("cudaGetDeviceCount", "cudaErrorNoDevice")
         self("cudaSetDevice", 0)
         self.stream = int(self("cudaStreamCreateWithFlags", api.cudaStreamNonBlocking))
 
     def __call__(self, name: str, *arguments: Any) -> Any:
-        """Calls a function of CUDA's runtime: its result without the error code. Raises CudaError."""
+        """Calls a CUDA runtime function; returns its result without the error code. Raises CudaError."""
         code, *results = getattr(self.api, name)(*arguments)
         if code != self.api.cudaError_t.cudaSuccess:
             raise CudaError(name, str(getattr(code, "name", code)))
@@ -83,17 +83,17 @@ class Cuda:
         )
 
     def free_bytes(self) -> int:
-        """GPU memory that is free now."""
+        """Free GPU memory, bytes."""
         return int(self("cudaMemGetInfo")[0])
 
     def device_buffer(self, size: int) -> int:
-        """Address of `size` bytes on the GPU."""
+        """Allocates `size` bytes on the GPU; returns their address."""
         address = int(self("cudaMalloc", size))
         self._owned.append(("cudaFree", address))
         return address
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """A zeroed array in page-locked host memory, which the GPU copies from and to without a detour."""
+        """A zeroed array in page-locked host memory, which the GPU can access without an intermediate copy."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self("cudaMallocHost", size))
         self._owned.append(("cudaFreeHost", address))
@@ -102,12 +102,12 @@ class Cuda:
         return array
 
     def to_device(self, address: int, array: np.ndarray) -> None:
-        """Copies a pinned array to the GPU, in the order of the stream."""
+        """Copies a pinned array to the GPU, asynchronously on the stream."""
         kind = self.api.cudaMemcpyKind.cudaMemcpyHostToDevice
         self("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def to_host(self, array: np.ndarray, address: int) -> None:
-        """Copies from the GPU into a pinned array, in the order of the stream; read it after `synchronise`."""
+        """Copies from the GPU into a pinned array, asynchronously on the stream; read it after `synchronise`."""
         kind = self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
 
@@ -115,11 +115,11 @@ class Cuda:
         self("cudaStreamSynchronize", self.stream)
 
     def begin_capture(self) -> None:
-        """From now on work on the stream is recorded and not run."""
+        """From now on work on the stream is recorded instead of run."""
         self("cudaStreamBeginCapture", self.stream, self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
 
     def end_capture(self) -> Any:
-        """The recorded work, to be run with `launch`. Raises CudaError for work that cannot be recorded."""
+        """The recorded CUDA graph, for `launch`. Raises CudaError for work that cannot be recorded."""
         graph = self("cudaStreamEndCapture", self.stream)
         try:
             recorded = self("cudaGraphInstantiate", graph, 0)
@@ -129,18 +129,18 @@ class Cuda:
         return recorded
 
     def launch(self, recorded: Any) -> None:
-        """Runs recorded work on the stream."""
+        """Runs a recorded CUDA graph on the stream."""
         self("cudaGraphLaunch", recorded, self.stream)
 
     def clear_error(self) -> None:
-        """Forgets the last error, so that later calls do not report it again."""
+        """Clears the last error, so that later calls do not report it again."""
         self.api.cudaGetLastError()
 
     def release(self) -> None:
-        """Waits for the stream and frees everything that was allocated here. Nothing of it may be used afterwards."""
+        """Waits for the stream and frees all that was allocated; none of it may be used afterwards."""
         try:
             self.synchronise()
-        except CudaError:  # a broken context has nothing left to wait for, and its memory goes with the process
+        except CudaError:  # the context is broken; its memory is freed with the process
             return
         while self._owned:
             call, what = self._owned.pop()

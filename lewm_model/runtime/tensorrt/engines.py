@@ -2,15 +2,15 @@
 """TensorRT engines of a bundle: built on the target, described by a manifest, checked before they are used.
 
     <bundle>/engines/<GPU>-sm<NN>-trt<version>-<precision>/
-        manifest.json      what the engines were built from and for, and how well they compute
+        manifest.json      what the engines were built from and for, and their numerical equivalence
         encoder.plan, rollout-64.plan, proposal.plan
     <bundle>/engines/timing-<GPU>-<version>.cache
 
-Where the bundle's folder cannot be written to, the same lies in $XDG_CACHE_HOME/lewm_ros/<hash of the bundle>/.
+Where the bundle's folder is not writable, they are in $XDG_CACHE_HOME/lewm_ros/<hash of the bundle>/.
 
 An engine is used when its manifest fits GPU, TensorRT and ONNX graph, when it loads, and when it passes the check of
-numerical equivalence (`lewm_model.runtime.equivalence`). What does not fit is built again, with the reason in the
-notes. fp16 comes first; a precision that the check refuses is remembered as refused, and the next one is tried.
+numerical equivalence (`lewm_model.runtime.equivalence`). Otherwise it is built again, with the reason in the notes.
+fp16 is tried first; the manifest records a precision that fails the check, and the next one is tried.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ from lewm_model.runtime.tensorrt.backend import EngineError, TensorRTRuntime, im
 from lewm_model.runtime.tensorrt.builder import EngineBuildError, Progress, build_plan
 from lewm_model.runtime.tensorrt.cuda import Cuda, Gpu
 
-SCHEMA = 1
+SCHEMA = 1  # of the manifest; engines with another one are built again
 MANIFEST = "manifest.json"
-MOST_WORKSPACE_BYTES = 2 << 30
+MOST_WORKSPACE_BYTES = 2 << 30  # 2 GiB: a Jetson's GPU shares its memory with the CPU
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of engines is. Two manifests with the same `key` are interchangeable."""
+    """Description of a folder of engines."""
 
     gpu: str
     compute_capability: str
-    multiprocessors: int  # boards of one name differ in it, and engines do not run on fewer
+    multiprocessors: int  # differs between boards of one name, and engines do not run on fewer
     tensorrt: str
     precision: str
-    onnx: dict[str, str]  # graph -> SHA-256 of the ONNX file that it came from
+    onnx: dict[str, str]  # graph -> SHA-256 of its ONNX file
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> graph, samples, sha256, inputs, outputs
     equivalence: dict[str, float] = field(default_factory=dict)
-    refused: str = ""  # why the check of numerical equivalence refused these engines; "" for engines that may be used
-    build: dict[str, Any] = field(default_factory=dict)  # duration, driver: for people
+    refused: str = ""  # why the check of numerical equivalence refused these engines; "" where they may be used
+    build: dict[str, Any] = field(default_factory=dict)  # duration, reason and driver, for information
     schema: int = SCHEMA
 
     def mismatch(self, wanted: Manifest) -> str:
-        """Why these engines are not those that are `wanted` here; "" when they are."""
+        """Why these engines are not the `wanted` ones; "" when they are."""
         for name, what in (
             ("schema", "manifest schema"),
             ("gpu", "GPU"),
@@ -81,7 +81,8 @@ class Manifest:
 class Engines:
     """The engines of one bundle on this machine's GPU.
 
-    :param trt, cuda_api: the modules `tensorrt` and `cuda.bindings.runtime`; given in tests.
+    :param trt: the module `tensorrt`, or a replacement in tests.
+    :param cuda_api: the module `cuda.bindings.runtime`, or a replacement in tests.
     :raises RuntimeLoadError: no TensorRT, no driver, no GPU, or a bundle without graphs.
     """
 
@@ -109,11 +110,12 @@ class Engines:
     ) -> TensorRTRuntime:
         """The engines, checked and ready to run; builds what is missing or does not fit.
 
-        :param samples: numbers of candidates to build rollouts for; existing engines are taken as they are.
+        :param samples: numbers of candidates to build engines for; existing engines are kept as they are.
         :param precision: "fp16", "fp32", or "auto" for the first of them that passes the check.
-        :param build: whether to build; without, a reason to build is an error.
-        :param rebuild: builds although the engines fit.
-        :raises RuntimeLoadError: no precision gives engines that may be used; the message has the reason of each.
+        :param build: whether to build engines; if not, missing ones are an error.
+        :param rebuild: whether to build although the engines fit.
+        :param progress: called while engines are built.
+        :raises RuntimeLoadError: no precision gives usable engines; the message has the reason for each.
         """
         if precision not in ("auto", *PRECISIONS):
             raise RuntimeLoadError(f"the precision is {precision!r}; it must be auto, {', '.join(PRECISIONS)}")
@@ -136,7 +138,7 @@ class Engines:
         return self.root / f"{gpu}-sm{capability}-trt{self.trt.__version__}-{precision}"
 
     def manifest(self, precision: str) -> Manifest:
-        """What engines of this precision must be, without plans. Raises RuntimeLoadError where graphs are missing."""
+        """The manifest that engines of this precision must have. Raises RuntimeLoadError where graphs are missing."""
         files = {graph: onnx_file(graph, precision) for graph in self.signatures}
         missing = [name for name in files.values() if name not in self.bundle.files]
         if missing:
@@ -182,7 +184,7 @@ class Engines:
         return runtime
 
     def _open(self, folder: Path, manifest: Manifest) -> TensorRTRuntime:
-        """Loads engines that a manifest describes. Raises EngineError for those that have to be built again."""
+        """Loads the engines of a manifest. Raises EngineError where they have to be built again."""
         plans = {}
         for name, entry in manifest.plans.items():
             path = folder / f"{name}.plan"
@@ -202,7 +204,7 @@ class Engines:
         workspace = min(MOST_WORKSPACE_BYTES, cuda.free_bytes() // 2)
         cuda.release()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)  # written last: engines without it are not used
+        (folder / MANIFEST).unlink(missing_ok=True)  # it is written last, and engines without it are not used
         gpu = folder.name.rsplit("-", 1)[0]
         cache = self.root / f"timing-{gpu}.cache"
         timings = cache.read_bytes() if cache.is_file() else b""
@@ -239,7 +241,7 @@ class Engines:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process builds, the others wait for it: camera node and planner node start at the same time."""
+        """Lets one process build and the others wait: camera node and planner node start at the same time."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -247,7 +249,7 @@ class Engines:
 
 
 def engine_root(bundle: Bundle) -> Path:
-    """The folder of a bundle's engines: in the bundle, or in the user's cache where the bundle cannot be written to."""
+    """The folder of a bundle's engines: in the bundle, or in the user's cache where the bundle is not writable."""
     inside = bundle.folder / "engines"
     if os.access(inside if inside.is_dir() else bundle.folder, os.W_OK):
         return inside
@@ -255,7 +257,7 @@ def engine_root(bundle: Bundle) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder of engines. Raises EngineError when there is none, or none that this version reads."""
+    """The manifest of a folder of engines. Raises EngineError where there is none or it cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         raise EngineError(f"there are no engines in {folder}")
@@ -263,7 +265,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**json.loads(path.read_text()))
         for name, entry in manifest.plans.items():
             if not re.fullmatch(r"[a-z0-9-]{1,80}", name):
-                raise ValueError(f"{name!r} is no name of a plan")
+                raise ValueError(f"{name!r} is not a valid name of a plan")
             str(entry["graph"]), int(entry["samples"]), str(entry["sha256"])
     except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise EngineError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
@@ -271,7 +273,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Writes a file in one move."""
+    """Writes a file atomically."""
     temporary = path.with_suffix(".part")
     temporary.write_bytes(data)
     os.replace(temporary, path)
