@@ -20,8 +20,7 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_ros.arm_parameters import ArmSettings
 from lewm_ros.camera_node import LATCHED
-from lewm_ros.command_topics import CommandTopics
-from lewm_ros.controller_state import TOPIC as CONTROLLER_STATE
+from lewm_ros.command_topics import ARM, CommandTopics
 from lewm_ros.controller_state import ControllerState, controller_state_topic, message_to_reference
 from lewm_ros.joint_states import JointStates
 from lewm_ros.mailbox import Mailbox
@@ -133,7 +132,8 @@ class ArmNode(ManagedNode):
         ]
         self._gripper_reference: tuple[float, float] | None = None  # steady s, and rad
         if ControllerState is not None:
-            heard.append((ControllerState, CONTROLLER_STATE, self._on_controller_state, qos_profile_sensor_data))
+            topic = controller_state_topic(ARM)
+            heard.append((ControllerState, topic, self._on_controller_state, qos_profile_sensor_data))
             if (gripper := self._commands.gripper) is not None and not gripper.action:
                 topic = controller_state_topic(gripper.topic)
                 heard.append((ControllerState, topic, self._on_gripper_state, qos_profile_sensor_data))

@@ -23,8 +23,6 @@ try:
 except ImportError:
     ControllerState = None
 
-TOPIC = "arm_controller/controller_state"
-
 
 def controller_state_topic(command_topic: str) -> str:
     """Where a controller that takes trajectories on a topic tells what it executes."""

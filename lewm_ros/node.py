@@ -42,6 +42,10 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 QOS_OVERRIDES = QoSOverridingOptions.with_default_policies()
 STOP_S = 5.0  # that a thread which was told to end is waited for
 STANDSTILL_S = 2.0  # that simulated time may stand still before diagnostics say so
+# Of the nodes that only show what others do, viewer_node and panel_node.
+NICENESS = 10  # added to the process's nice value, so that the planner comes first
+LOOK_S = 0.25  # between two looks whether anybody watches
+STALE_S = 1.5  # age after which a plan, a surprise or a camera picture is no longer shown
 
 
 class Refusal(RuntimeError):

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lewm_model.bundle.bundle import Bundle
+from lewm_model.bundle.bundle import MOST_BLOCKS, Bundle
 from lewm_model.config import ConfigError, MonitorConfig, PlanConfig
 from lewm_ros.arm_parameters import ARM_PARAMETERS, ArmSettings, arm_settings, below, rows
 from lewm_ros.camera_node import MODEL_PARAMETERS
@@ -55,9 +55,7 @@ PARAMETERS = (
     Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm.", live=True),
     Parameter("goal_tolerance", 1.0, "Times the calibrated distance at which a goal is reached.", 0.1, 10.0, live=True),
     *ARM_PARAMETERS,
-    Parameter(
-        "plan.horizon", 0, "Action blocks that a plan looks ahead; 0: what the bundle is made for.", 0, 64, needed=False
-    ),
+    Parameter("plan.horizon", 0, "Action blocks that a plan looks ahead; 0: the bundle's horizon.", 0, MOST_BLOCKS),
     *rows("plan", PlanConfig(), PLAN_FIELDS),
     *rows("monitor", MonitorConfig(), MONITOR_FIELDS),
 )

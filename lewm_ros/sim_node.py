@@ -25,6 +25,7 @@ from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.sdf import SdfError
 from lewm_model.sim.world import side_by_side
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+from lewm_ros.command_topics import ARM
 from lewm_ros.controller_state import ControllerState, controller_state_topic, reference_message
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -146,7 +147,7 @@ class SimNode(ManagedNode):
             *self._object_poses.values(),
         ]
         gripper = None if sim.robot is None else sim.robot.gripper
-        self._command_topics = ["arm_controller/joint_trajectory"]  # of each of the simulator's controllers
+        self._command_topics = [ARM]  # of each of the simulator's controllers
         if gripper is not None and len(sim.parts) > 1:
             self._command_topics.append(gripper.topic)
         self._controller_states = []

@@ -28,7 +28,7 @@ from std_msgs.msg import Float32
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.bundle.bundle import MOST_BLOCKS, BundleError, load_bundle
 from lewm_model.models.signature import measuring
 from lewm_model.robot.chain import Chain, Workspace
 from lewm_model.robot.observation import ObservationError
@@ -48,13 +48,10 @@ from lewm_ros.messages import (
     nanoseconds,
     rgb_to_message,
 )
-from lewm_ros.node import compressed_topic, spin, start_ros, told_to_end
+from lewm_ros.node import LOOK_S, NICENESS, STALE_S, compressed_topic, spin, start_ros, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
-NICENESS = 10  # the planner comes first
-LOOK_S = 0.25  # how often it looks whether somebody watches
-STALE_S = 1.5  # after which a surprise or a plan is no longer shown
-MOST_BLOCKS, MOST_ELITES = 64, 50  # that are drawn of a plan; 64 is the most that plan.horizon may be
+MOST_ELITES = 50  # best candidates of a plan that are drawn; more lines could not be told apart
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),

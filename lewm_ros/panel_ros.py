@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS side of the panel: what the nodes publish, kept for the web server, and what it sends to them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import Log
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image, Joy
+from std_msgs.msg import Float32
+from std_srvs.srv import SetBool, Trigger
+
+from lewm_model.bundle.bundle import load_bundle
+from lewm_model.runtime.decoder import load_decoder
+from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
+from lewm_ros.goals import GoalLibrary
+from lewm_ros.messages import rgb_to_message
+from lewm_ros.node import LOOK_S
+from lewm_ros.parameters import Parameter, declare, read
+
+MOST_EVENTS = 500  # lines of the log that are kept, the newest
+LOG_WARN, LOG_ERROR = 30, 40  # levels of rcl_interfaces/Log; rclpy has them as bytes on some releases, as int on others
+PARAMETERS = (
+    Parameter("model", "models/reach", "Folder of the model bundle, the same as of camera_node and planner_node."),
+    Parameter("planner", "planner_node", "Name of the planner node that is shown and commanded."),
+    Parameter("camera", "camera_node", "Name of the camera node that captures goals."),
+    Parameter("compressed", False, "Whether camera/image_raw carries CompressedImage (JPEG, PNG), not Image."),
+    Parameter("goal_folder", "", "Folder of the gallery of goal pictures; uploads go there. Empty: none."),
+    Parameter("host", "127.0.0.1", "Address to listen on; any but this machine's own lets the network watch."),
+    Parameter("port", 8765, "Port to listen on; 0 takes a free one.", 0, 65535),
+    Parameter("token", "", "Secret that commands need; empty makes a new one at each start and prints it."),
+    Parameter("rate", 8.0, "Greatest number of camera pictures per second that a page gets.", 0.5, 30.0),
+    Parameter("deadman_button", -1, "As the planner's; the page has the button then. -1: none.", -1, 63),
+)
+
+
+@dataclass
+class Known:
+    """What the nodes have published, shared by the ROS thread and the thread of the web server."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    said: dict[str, tuple[float, Any]] = field(
+        default_factory=dict
+    )  # newest message of each topic, and its steady time of arrival, s
+    nodes: dict[str, dict[str, str]] = field(default_factory=dict)  # newest diagnostics of each node
+    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
+    happened: int = 0  # number of events so far, also of those that are no longer kept
+
+    def take(self, name: str, message: Any) -> None:
+        with self.lock:
+            self.said[name] = (time.monotonic(), message)
+
+    def newest(self, name: str, newer_than_s: float = math.inf) -> Any:
+        """The newest message of a topic; None where none came, or none in the last `newer_than_s` seconds."""
+        with self.lock:
+            came_s, message = self.said.get(name, (-math.inf, None))
+        return message if time.monotonic() - came_s <= newer_than_s else None
+
+    def note(self, who: str, level: str, text: str) -> None:
+        """Adds a line to the log, unless it repeats the last one."""
+        with self.lock:
+            last = self.events[-1] if self.events else None
+            if last is None or (last["who"], last["text"]) != (who, text):
+                self.happened += 1
+                event = {"number": self.happened, "at": time.time(), "who": who, "level": level, "text": text}
+                self.events.append(event)
+
+
+class PanelNode(Node):
+    """Keeps the newest messages in `known`, and publishes and calls what the page commands.
+
+    :raises ParameterError, BundleError, RuntimeLoadError, GoalError: a parameter, the bundle, its decoder or the goal
+        folder cannot be used; the message says what to do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("panel_node")
+        declare(self, PARAMETERS)
+        self.values = values = read(self, PARAMETERS)
+        self.bundle = load_bundle(values["model"])
+        self.decoder = load_decoder(self.bundle)
+        self.library = GoalLibrary(values["goal_folder"])
+        self.known = Known()
+        planner = values["planner"]
+        self._goals = self.create_publisher(Image, "goal_image", LATCHED)
+        self._speed = self.create_publisher(Float32, f"{planner}/speed_scale", 1)
+        self._joy = self.create_publisher(Joy, "joy", QoSProfile(depth=1))
+        self.triggers = {name: self.create_client(Trigger, f"{planner}/{name}") for name in ("stop", "reset", "cancel")}
+        self.triggers["capture"] = self.create_client(Trigger, f"{values['camera']}/capture_goal")
+        self.enabling = self.create_client(SetBool, f"{planner}/enable")
+        self.setting = self.create_client(SetParameters, f"{planner}/set_parameters")
+        self.watched = False  # whether a page is open; only then are pictures subscribed to
+        self._inputs: list[Any] = []
+        self.create_timer(LOOK_S, self._look)
+        self._subscribe(Image, "goal_image", LATCHED)  # latched: it may have been sent long ago
+        self._subscribe(DiagnosticStatus, "goal_status", LATCHED)
+        self.create_subscription(DiagnosticStatus, f"{planner}/status", self._on_status, LATCHED)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.create_subscription(Log, "/rosout", self._on_log, 50)
+
+    def _subscribe(self, kind: Any, topic: str, quality: Any) -> Any:
+        name = topic.rpartition("/")[2]
+        return self.create_subscription(kind, topic, lambda message: self.known.take(name, message), quality)
+
+    def _look(self) -> None:
+        """Subscribes to pictures while a page is open; the planner publishes `imagined` only to subscribers."""
+        if self.watched and not self._inputs:
+            camera = CompressedImage if self.values["compressed"] else Image
+            self._inputs = [
+                self._subscribe(camera, "camera/image_raw", NEWEST_FRAME),
+                self._subscribe(Float32, "surprise", NEWEST_FRAME),
+                self._subscribe(Float32, "novelty", NEWEST_FRAME),
+                self._subscribe(Image, f"{self.values['planner']}/imagined", NEWEST_FRAME),
+            ]
+        elif not self.watched and self._inputs:
+            for subscription in self._inputs:
+                self.destroy_subscription(subscription)
+            self._inputs = []
+
+    def _on_status(self, message: DiagnosticStatus) -> None:
+        self.known.take("status", message)
+        self.known.note(message.name, _level(message.level), message.message)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        with self.known.lock:
+            for status in message.status:
+                said = {pair.key: pair.value for pair in status.values}
+                self.known.nodes[status.name] = {**said, "message": status.message, "level": _level(status.level)}
+
+    def _on_log(self, message: Log) -> None:
+        if message.level >= LOG_WARN and message.name != self.get_name():
+            level = "error" if message.level >= LOG_ERROR else "warn"
+            self.known.note(message.name, level, message.msg)
+
+    # ---- commands; any thread may call them --------------------------------------------------------------------------
+
+    def show_goal(self, picture: np.ndarray) -> None:
+        """Sends a goal picture (H, W, 3) uint8 RGB."""
+        self._goals.publish(rgb_to_message(picture, time.time_ns()))
+
+    def speed(self, share: float) -> None:
+        """Sets the share of full speed, 0 to 1; 0 holds the arm."""
+        self._speed.publish(Float32(data=share))
+
+    def press(self, pressed: bool) -> None:
+        """Publishes whether the dead-man's button is pressed, where the planner needs one."""
+        button = self.values["deadman_button"]
+        if button >= 0:
+            self._joy.publish(Joy(buttons=[0] * button + [int(pressed)]))
+
+
+def _level(level: bytes) -> str:
+    return ("ok", "warn", "error", "error")[min(3, int.from_bytes(level, "little"))]

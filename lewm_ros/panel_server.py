@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The web server of the panel: pages that watch over a web socket, and commands over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSMsgType, web
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter as RosParameter
+from std_srvs.srv import SetBool, Trigger
+
+from lewm_model.models.signature import measuring
+from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
+from lewm_ros.goals import GoalError
+from lewm_ros.node import STALE_S
+from lewm_ros.panel_pictures import SIDE, Pictures, sized, to_jpeg
+from lewm_ros.panel_ros import PanelNode
+
+PAGE = Path(__file__).parent / "panel"
+FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
+STATE_HZ = 10.0  # how often pages get the state
+HEARTBEAT_S = 0.5  # without a message from the commanding browser, its dead-man's button counts as released
+ANSWER_S = 3.0  # how long a service of a node may take to answer
+MOST_BYTES = 10_000_000  # of a picture that is uploaded
+HEADERS = {
+    # The page runs no script and shows no picture but its own, and cannot be put into a frame of another page.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; style-src 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class Refused(Exception):
+    """A command that is not carried out; the message tells the person at the page why."""
+
+
+class Panel:
+    """Serves the page, its pictures and its commands. Everything here runs in one asyncio thread."""
+
+    def __init__(self, node: PanelNode) -> None:
+        self._node, self._known = node, node.known
+        self.token = node.values["token"] or secrets.token_urlsafe(16)
+        self._pictures = Pictures(node)
+        self._watching: dict[str, web.WebSocketResponse] = {}  # by the name that `_watch` gives to the page
+        self.commander: str | None = None
+        self._pressed_s = -math.inf  # steady time of the last message of the commander that its button is held
+        self._held = False
+        self._full_speed = 1.0  # share of full speed to return to after a hold
+        self.own: set[str] = set()  # host names under which the page may be opened; empty allows any
+        self.application = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
+        self.application.add_routes(
+            [
+                web.get("/ws", self._watch),
+                web.get("/api/goals", self._goals),
+                web.get("/api/goals/{name}.jpg", self._goal_picture),
+                web.get("/api/bundle", self._bundle),
+                web.post("/api/stop", self._stop),
+                web.post("/api/{command}", self._command),
+                web.get("/{file:(panel\\.js|panel\\.css)?}", self._file),
+            ]
+        )
+        self.application.cleanup_ctx.append(self._told)
+
+    async def _told(self, application: web.Application) -> Any:
+        tasks = [asyncio.create_task(self._tell()), asyncio.create_task(self._hold_button())]
+        yield
+        for task in tasks:
+            task.cancel()
+        self._node.press(False)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
+        """Refuses requests of other web pages: any page can make a browser send requests to this address."""
+        origin = request.headers.get("Origin")
+        mine = f"{request.scheme}://{request.host}"
+        called = request.host.rpartition(":")[0].strip("[]")
+        if self.own and called not in self.own:  # a foreign name that resolves to this address (DNS rebinding)
+            return web.json_response({"error": f"this panel is not {request.host}"}, status=403)
+        if origin is not None and origin != mine:
+            return web.json_response({"error": f"pages of {origin} may not use this panel"}, status=403)
+        try:
+            response = await handler(request)
+        except Refused as refusal:
+            response = web.json_response({"error": str(refusal)}, status=409)
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(PAGE / FILES[request.match_info["file"]])
+
+    # ---- watching ----------------------------------------------------------------------------------------------------
+
+    async def _watch(self, request: web.Request) -> web.WebSocketResponse:
+        """The web socket of one page: it gets state and pictures, and sends whether its dead-man's button is held."""
+        socket = web.WebSocketResponse(heartbeat=10.0)  # s; the dead-man's button has a shorter timeout, HEARTBEAT_S
+        await socket.prepare(request)
+        name = secrets.token_urlsafe(8)
+        self._watching[name] = socket
+        try:
+            await socket.send_json({"you": name})
+            async for message in socket:
+                if message.type == WSMsgType.TEXT and self.commander == name:
+                    self._pressed_s = time.monotonic() if message.data == "held" else -math.inf
+        finally:
+            del self._watching[name]
+            if self.commander == name:
+                self.commander, self._pressed_s = None, -math.inf
+                self._known.note("panel_node", "warn", "the browser that commanded is gone")
+        return socket
+
+    async def _tell(self) -> None:
+        """Sends state and new pictures to every page, to a slow one less often."""
+        sent: dict[str, dict[str, bytes | None]] = {}
+        busy: dict[str, asyncio.Task[None]] = {}
+        period_s, next_picture_s = 1.0 / STATE_HZ, 0.0
+        while True:
+            await asyncio.sleep(period_s)
+            self._node.watched = bool(self._watching)
+            if not self._watching:
+                continue
+            state = json.dumps(self.state(), allow_nan=False)
+            pictures: dict[str, bytes | None] = {}
+            if time.monotonic() >= next_picture_s:
+                next_picture_s = time.monotonic() + 1.0 / self._node.values["rate"] - period_s / 2
+                pictures = {name: self._pictures.newest(name) for name in ("camera", "goal", "imagined", "difference")}
+            for name, socket in list(self._watching.items()):
+                if name not in busy or busy[name].done():
+                    has = sent.setdefault(name, {})
+                    new = {kind: jpeg for kind, jpeg in pictures.items() if has.get(kind) is not jpeg}
+                    has.update(new)
+                    busy[name] = asyncio.create_task(_send(socket, state, new))
+            for name in set(sent) - set(self._watching):
+                del sent[name]
+                busy.pop(name, None)
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows besides pictures, for JSON."""
+        known, values = self._known, self._node.values
+        alive = self._node.count_publishers(f"{values['planner']}/status") > 0
+        status = known.newest("status") if alive else None
+        said = {} if status is None else {pair.key: pair.value for pair in status.values}
+        with known.lock:
+            nodes = {name: dict(found) for name, found in known.nodes.items()}
+            events, happened = list(known.events)[-60:], known.happened
+        planner = next((found for name, found in nodes.items() if name.endswith(values["planner"])), {})
+        surprise, novelty = known.newest("surprise", STALE_S), known.newest("novelty", STALE_S)
+        goal_status = known.newest("goal_status")
+        calibration = self._node.bundle.calibration
+        return {
+            "state": said.get("state", "no planner"),
+            "reason": "nothing is heard of the planner" if status is None else status.message,
+            "reached": said.get("reached") == "yes",
+            "dry_run": status is not None and status.message.startswith("dry run"),
+            "speed": _number(said.get("speed_scale")),
+            "distance": _number(said.get("distance")),
+            "distance_limit": None if calibration is None else calibration.reached,
+            "unit": "control steps" if measuring(self._node.bundle.heads) else "squared latent distance",
+            "cost": _number(said.get("cost")),
+            "saturation": _number(said.get("saturation")),
+            "surprise": None if surprise is None else _finite(surprise.data),
+            "novelty": None if novelty is None else _finite(novelty.data),
+            "surprise_limit": SURPRISING,
+            "latency": {
+                f"{stage}_{p}": _number(planner.get(f"{stage}_ms_{p}"))
+                for stage in ("plan", "frame_to_command")
+                for p in ("p50", "p95")
+            },
+            "late": _number(planner.get("plans_late")),
+            "plans": _number(planner.get("plans")),
+            "interventions": {
+                key.removeprefix("interventions "): value
+                for key, value in planner.items()
+                if key.startswith("interventions") and value != "0"
+            },
+            "nodes": {name: {"level": found["level"], "message": found["message"]} for name, found in nodes.items()},
+            "goal": "" if goal_status is None else goal_status.message,
+            "block_s": self._node.bundle.actions.block_s,
+            "deadman": values["deadman_button"] >= 0,
+            "held": self._held,
+            "commander": self.commander,
+            "watching": len(self._watching),
+            "events": events,
+            "happened": happened,
+        }
+
+    async def _goals(self, request: web.Request) -> web.Response:
+        return web.json_response({"goals": self._node.library.names(), "folder": self._node.values["goal_folder"]})
+
+    async def _goal_picture(self, request: web.Request) -> web.Response:
+        try:
+            picture = self._node.library.picture(request.match_info["name"])
+        except GoalError as error:
+            raise Refused(str(error)) from error
+        return web.Response(body=to_jpeg(sized(picture, SIDE)), content_type="image/jpeg")
+
+    async def _bundle(self, request: web.Request) -> web.Response:
+        bundle = self._node.bundle
+        preflight = bundle.evaluation.get("preflight", {})
+        return web.json_response(
+            {
+                "name": bundle.folder.resolve().name,
+                "task": bundle.task,
+                "joints": list(bundle.actions.names),
+                "preflight": preflight.get("verdict", "not judged"),
+                "reason": preflight.get("reason", "run `lewm doctor model` with this model"),
+                "checks": [
+                    {"name": check["name"], "good": check["good"], "found": check["found"]}
+                    for check in preflight.get("checks", [])
+                ],
+                "calibrated": bundle.calibration is not None,
+            }
+        )
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        """Needs no token and no right to command: whoever sees that something goes wrong may stop the arm."""
+        self._known.note("panel_node", "warn", "stop was pressed")
+        return web.json_response({"said": await self._trigger("stop")})
+
+    async def _command(self, request: web.Request) -> web.Response:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(), self.token.encode()):
+            return web.json_response({"error": "open the address with the token that panel_node printed"}, status=401)
+        who, command = request.headers.get("X-Panel", ""), request.match_info["command"]
+        if who not in self._watching:
+            raise Refused("this page is not connected; load it again")
+        if command == "take":
+            if self.commander not in (None, who):
+                raise Refused("somebody else commands; they must give it back first, or close their page")
+            self.commander = who
+            return web.json_response({"said": "you command"})
+        if self.commander != who:
+            raise Refused("take the command first")
+        if command == "give":
+            self.commander, self._pressed_s = None, -math.inf
+            return web.json_response({"said": "you watch"})
+        commands: dict[str, Callable[[web.Request], Awaitable[str]]] = {
+            "arm": self._arm,
+            "disarm": self._disarm,
+            "hold": self._hold,
+            "speed": self._speed,
+            "reset": lambda request: self._trigger("reset"),
+            "cancel": lambda request: self._trigger("cancel"),
+            "capture": lambda request: self._trigger("capture"),
+            "goal": self._goal,
+            "upload": self._upload,
+            "dry_run": self._dry_run,
+        }
+        if command not in commands:
+            raise web.HTTPNotFound
+        said = await commands[command](request)
+        self._known.note("panel_node", "ok", f"{command}: {said}")
+        return web.json_response({"said": said})
+
+    async def _arm(self, request: web.Request) -> str:
+        return _success(await self._call(self._node.enabling, SetBool.Request(data=True)))
+
+    async def _disarm(self, request: web.Request) -> str:
+        return _success(await self._call(self._node.enabling, SetBool.Request(data=False)))
+
+    async def _hold(self, request: web.Request) -> str:
+        status = self._known.newest("status")
+        said = {} if status is None else {pair.key: pair.value for pair in status.values}
+        if now := _number(said.get("speed_scale")):
+            self._full_speed = now
+            self._node.speed(0.0)
+            return "the arm holds; press it again to go on"
+        self._node.speed(self._full_speed)
+        return f"goes on at {self._full_speed:.0%}"
+
+    async def _speed(self, request: web.Request) -> str:
+        share = (await _body(request)).get("share")
+        if not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
+            raise Refused(f"the speed is {share!r}; it must be between 0 and 1")
+        self._node.speed(float(share))
+        return f"{share:.0%} of full speed"
+
+    async def _dry_run(self, request: web.Request) -> str:
+        on = (await _body(request)).get("on") is True
+        parameters = [RosParameter("dry_run", value=on).to_parameter_msg()]
+        answer = await self._call(self._node.setting, SetParameters.Request(parameters=parameters))
+        if not answer.results[0].successful:
+            raise Refused(answer.results[0].reason)
+        return "nothing is sent to the arm" if on else "commands go to the arm"
+
+    async def _goal(self, request: web.Request) -> str:
+        name = str((await _body(request)).get("name"))
+        try:
+            self._node.show_goal(self._node.library.picture(name))
+        except GoalError as error:
+            raise Refused(str(error)) from error
+        return f"{name} is the goal"
+
+    async def _upload(self, request: web.Request) -> str:
+        try:
+            picture = compressed_to_rgb(await request.read())
+            kept = self._node.library.save(picture)
+        except (EncodingError, GoalError) as error:
+            raise Refused(f"not taken: {error}") from error
+        self._node.show_goal(picture)
+        return "the picture is the goal" + (f", and kept as {kept}" if kept else "")
+
+    async def _trigger(self, name: str) -> str:
+        return _success(await self._call(self._node.triggers[name], Trigger.Request()))
+
+    async def _call(self, client: Any, request: Any) -> Any:
+        """Calls a service of a node and returns the response.
+
+        :raises Refused: the service is not there, or does not answer in time.
+        """
+        if not client.service_is_ready():
+            raise Refused(f"{client.srv_name} is not there; is the node up?")
+        loop, answered = asyncio.get_running_loop(), asyncio.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(answered.set))
+        try:
+            await asyncio.wait_for(answered.wait(), ANSWER_S)
+        except asyncio.TimeoutError:
+            raise Refused(f"{client.srv_name} has not answered for {ANSWER_S:g} s") from None
+        return future.result()
+
+    async def _hold_button(self) -> None:
+        """Publishes the dead-man's button of the commanding browser; a browser that is silent has released it."""
+        while True:
+            await asyncio.sleep(0.05)
+            held = time.monotonic() - self._pressed_s < HEARTBEAT_S
+            if held or self._held:
+                self._node.press(held)
+            self._held = held
+
+
+async def _send(socket: web.WebSocketResponse, state: str, pictures: Mapping[str, bytes | None]) -> None:
+    """Sends the state as text, then each picture as bytes: the first letter of its name and a JPEG, empty for none."""
+    try:
+        await socket.send_str(state)
+        for name, jpeg in pictures.items():
+            await socket.send_bytes(name[0].encode() + (jpeg or b""))
+    except (ConnectionError, RuntimeError):
+        pass  # the page was closed, which `_watch` notices
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise Refused(f"the request is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Refused("the request is no JSON object")
+    return body
+
+
+def _success(answer: Any) -> str:
+    if not answer.success:
+        raise Refused(answer.message)
+    return str(answer.message)
+
+
+def _number(text: Any) -> float | None:
+    """A number, or None where the text is no finite one: JSON knows neither NaN nor infinity."""
+    try:
+        return _finite(float(text))
+    except (TypeError, ValueError):
+        return None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+async def serve(panel: Panel, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serves until the task is cancelled; `ready` gets the address of the page.
+
+    :raises OSError: the port is in use or not allowed.
+    """
+    runner = web.AppRunner(panel.application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        server = site._server
+        assert isinstance(server, asyncio.Server)
+        if host in ("127.0.0.1", "localhost", "::1"):
+            panel.own = {"127.0.0.1", "localhost", "::1"}
+        ready(f"http://{host}:{server.sockets[0].getsockname()[1]}/")
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
