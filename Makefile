@@ -51,34 +51,34 @@ demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
 
-test-time: setup  ## the same, and how much processor time it takes, into out/tests
+test-time: setup  ## the test suite with its processor time, into out/tests
 	$(BIN)/python -m validation.test_time
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-engine-check: setup $(RTX)/.dependencies  ## NVIDIA's TensorRT-RTX parses and builds the graphs, on a CPU: SIZE (small, reference or push)
+engine-check: setup $(RTX)/.dependencies  ## parse and build the graphs with NVIDIA's TensorRT-RTX, on a CPU: SIZE (small, reference or push)
 	$(BIN)/python -m validation.engine_check --python $(RTX)/bin/python $(call option,SIZE,size)
 
-train-demo: setup  ## record, train and try the demo's model from nothing, into out/train-demo: SEED, GOALS
+train-demo: setup  ## record, train and evaluate the demo's model from scratch, into out/train-demo: SEED, GOALS
 	$(BIN)/python -m recipes.train_demo $(call option,SEED,seed) $(call option,GOALS,goals)
 
-bench: setup  ## time the planner and measure its success, against the authors' own: PARTS, GOALS
+bench: setup  ## speed and success of the planner, compared with the authors' own: PARTS, GOALS
 	$(BIN)/python -m benchmarks.planner $(call option,PARTS,parts) $(call option,GOALS,goals)
 
-train-push: setup  ## record play with the block, train and try the push model from nothing, into out/train-push: SEED, GOALS, VARY=1
+train-push: setup  ## record, train and evaluate the push model from scratch, into out/train-push: SEED, GOALS, VARY=1
 	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals) $(if $(VARY),--vary)
 
-train-arm: setup $(VENV)/.arms  ## record, train and try a model of any arm with a scene from nothing, into out/train-arm: ROBOT (so101), TASK (reach), SEED, GOALS
+train-arm: setup $(VENV)/.arms  ## record, train and evaluate a model of any arm with a scene from scratch, into out/train-arm: ROBOT (so101), TASK (reach), SEED, GOALS
 	$(BIN)/python -m recipes.train_arm $(call option,ROBOT,robot) $(call option,TASK,task) $(call option,SEED,seed) \
 	    $(call option,GOALS,goals)
 
-eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, beside random motion, hold and the straight line, into out/arm: ROBOT, TASK, GOALS, SEED, BUNDLE
+eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, compared with random motion, hold and the straight line, into out/arm: ROBOT, TASK, GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/$(or $(ROBOT),so101)-$(or $(TASK),reach)) \
 	    --task $(or $(TASK),reach)_$(or $(ROBOT),so101) --out out/arm --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
-adapt-demo: setup  ## another scene: the shipped model, adapted ones and one from nothing, into out/adapt-demo: GOALS
+adapt-demo: setup  ## another scene: the shipped model, adapted ones and one trained from scratch, into out/adapt-demo: GOALS
 	$(BIN)/python -m recipes.adapt_demo $(call option,GOALS,goals)
 
 robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
@@ -88,52 +88,52 @@ robust: setup  ## how often goals are held when light, colours, sensor or camera
 eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE
 	$(BIN)/lewm eval $(or $(BUNDLE),models/push) --task push --out out/eval-push --seed $(or $(SEED),1) $(call option,GOALS,episodes)
 
-house: setup  ## the rules of the house: which folder may import which, no circles, nothing particular in general code
+house: setup  ## architecture checks: which folder may import which, no import cycles, no task or robot named in general code
 	$(BIN)/python -m validation.house
 
-faults: setup  ## what goes wrong around the loop, injected RUNS times each while the arm moves: SEED, JOBS
+faults: setup  ## fault injection: each fault RUNS times while the arm moves: SEED, JOBS
 	$(BIN)/python -m validation.faults $(call option,RUNS,runs) $(call option,SEED,seed) $(call option,JOBS,jobs)
 
-soak: setup  ## the loop for MINUTES with changing goals: memory, latency, missed commands: SEED, LOSS (% of commands)
+soak: setup  ## run the loop for MINUTES with changing goals: memory, latency, missed commands: SEED, LOSS (% of commands)
 	$(BIN)/python -m validation.soak $(call option,MINUTES,minutes) $(call option,SEED,seed) $(call option,LOSS,loss)
 
-fuzz: setup  ## damaged and made-up messages for every reader: INPUTS, SEED
+fuzz: setup  ## fuzzing: damaged and random messages and files for every reader: INPUTS, SEED
 	$(BIN)/python -m validation.fuzz $(call option,INPUTS,inputs) $(call option,SEED,seed)
 
-data-cases: setup  ## recordings as people have them: cases, wrong pairings noticed, conversion speed, into out/data: PARTS
+data-cases: setup  ## conversion of recordings with typical defects, wrong pairings noticed, speed, into out/data: PARTS
 	$(BIN)/python -m validation.recordings $(call option,PARTS,parts)
 
-bench-data: setup  ## loading of clips against the reference's HDF5 reader, at 64 and 224 pixels: ROUNDS
+bench-data: setup  ## speed of loading clips, compared with the reference's HDF5 reader, at 64 and 224 pixels: ROUNDS
 	$(BIN)/python -m benchmarks.loading $(call option,ROUNDS,rounds)
 
-train-memory: setup  ## what training on a sparse data set of GB gigabytes holds in memory: STEPS
+train-memory: setup  ## memory that training on a sparse data set of GB gigabytes takes: STEPS
 	$(BIN)/python -m benchmarks.memory $(call option,GB,gb) $(call option,STEPS,steps)
 
-viewer: setup  ## what looking at debug_image costs the planner, in PAIRS of turns, and pictures of it: SEED
+viewer: setup  ## how much the planner is slowed down by the viewer, in PAIRS of runs, with pictures: SEED
 	$(BIN)/python -m validation.viewer $(call option,PAIRS,pairs) $(call option,SEED,seed)
 
 panel-check: setup  ## the panel beside the nodes: time from STOP to the command that ends the motion, screenshots: STOPS, SEED
 	$(BIN)/python -m validation.panel $(call option,STOPS,stops) $(call option,SEED,seed)
 
-eval: setup  ## what the shipped model can do, knows and notices, and whether the preflight tells good from bad: EPISODES, SEED
+eval: setup  ## evaluate the shipped model: success, probes, surprise, and whether the preflight tells good models from bad: EPISODES, SEED
 	$(BIN)/python -m validation.evaluate --more $(call option,EPISODES,episodes) $(call option,SEED,seed)
 
-picture: setup  ## the pictures of docs/, made anew from the demo and from the viewer
+picture: setup  ## make the pictures of docs/ anew, from the demo and the viewer
 	$(BIN)/python -m lewm_ros.demo --goals 3 --out out/picture
 	$(BIN)/python -m validation.viewer --pairs 2 --out out/picture
 	cp out/picture/demo.png docs/demo.png
 	cp out/picture/debug_image_1.png docs/debug_image.png
 
-equivalence: setup  ## network, loss and gradients beside the authors' code with the same weights: SIZE (reference or short)
+equivalence: setup  ## numerical equivalence of network, loss and gradients with the authors' code: SIZE (reference or short)
 	$(BIN)/python -m benchmarks.equivalence $(call option,SIZE,size)
 
-bench-train: setup  ## the training step beside the authors', same data, batch and precision: ROUNDS
+bench-train: setup  ## speed of a training step, compared with the authors' code, same data, batch and precision: ROUNDS
 	$(BIN)/python -m benchmarks.training $(call option,ROUNDS,rounds)
 
 bench-gpu: setup  ## the same on an NVIDIA GPU: training steps, plans, decisions, TensorRT's engines: PARTS
 	$(BIN)/python -m benchmarks.gpu $(call option,PARTS,parts)
 
-bench-arm: setup $(VENV)/.arms  ## how fast arms with meshes are simulated and drawn, with pictures to look at: ROUNDS
+bench-arm: setup $(VENV)/.arms  ## how fast arms with meshes are simulated and their plans checked, with pictures: ROUNDS
 	$(BIN)/python -m benchmarks.arm $(call option,ROUNDS,rounds)
 
 faults-train: setup  ## training killed RUNS times at a random moment, and a full disk: SEED
@@ -145,7 +145,7 @@ faults-bundle: setup  ## every command that changes a bundle, killed RUNS times:
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
 	$(BIN)/python -m benchmarks.comparison $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
-eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks beside the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED
+eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks, compared with the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED
 	$(BIN)/python -m benchmarks.seed_tasks $(call option,TASKS,tasks) $(call option,GOALS,goals) \
 	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed)
 
@@ -156,7 +156,7 @@ clean:  ## remove .venv and what builds, tests and demos left behind
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
 # environment.py checks what is needed before anything is downloaded, and says what to do. One .venv: `make demo` and
-# what else only runs need a fourth of it; what trains or tests adds the rest.
+# other targets that train nothing need a quarter of it; training and tests install the rest.
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2> /dev/null && echo $$python && break; done)
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the environment that `make` runs in, `.venv`: checks what it needs, then installs, with one line of progress.
+"""Makes the environment `.venv` in which `make` runs: checks the requirements, then installs, with a line of progress.
 
-    python3 environment.py demo     what it takes to run the demo and the nodes: no torch
+    python3 environment.py demo     what the demo and the nodes need: no torch
     python3 environment.py all      everything of a checkout: training, tests, linters, the authors' code
-    python3 environment.py add FILE more, which few targets need: what a requirements file lists
-    python3 environment.py size     the first one anew in out/setup/venv; its size and time go to out/setup/summary.json
+    python3 environment.py add FILE adds what a requirements file lists, for the few targets that need it
+    python3 environment.py size     makes the demo's environment anew in out/setup/venv and measures its size and time
 
-`uv` installs where it is there, pip otherwise. torch is the CPU build where the index has one, unless TORCH names
-another, as in `make setup TORCH=torch==2.13.0`, PyPI's with CUDA. Runs on the system's Python: standard library only.
+Installs with `uv` where there is one, with pip otherwise. torch is the CPU build where the index has one, unless TORCH
+names another, as in `make setup TORCH=torch==2.13.0`, PyPI's with CUDA. Runs on the system's Python: standard library
+only.
 """
 
 from __future__ import annotations
@@ -25,13 +26,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-NEEDS_GB = {"demo": 1.5, "all": 5.0}  # room on the disk while it is made
-EGL = ("libEGL.so.1", "libOpenGL.so.0")  # MuJoCo draws through them, on a GPU or with Mesa on the CPU
+NEEDS_GB = {"demo": 1.5, "all": 5.0}  # free disk space needed during the installation
+EGL = ("libEGL.so.1", "libOpenGL.so.0")  # MuJoCo renders through them, on a GPU or with Mesa on the CPU
 EGL_PACKAGES = ("libegl1", "libopengl0", "libgl1-mesa-dri")
-DRAW = (
-    "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco><worldbody/></mujoco>'), 8, 8).render()"
-)
-TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")  # the first that the package index has: not every one has CPU builds
+DRAW = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco><worldbody/></mujoco>'), 8, 8).render()"
+TORCH = ("torch==2.13.0+cpu", "torch==2.13.0")  # the first that the package index has; not every index has CPU builds
 
 
 class SetupError(Exception):
@@ -42,7 +41,7 @@ class SetupError(Exception):
 
 
 def check(venv: Path, what: str) -> None:
-    """Raises SetupError for what would only be noticed after minutes of downloading."""
+    """Raises SetupError for problems that would otherwise show only after minutes of downloading."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         raise SetupError(
             f"this is Python {platform.python_version()}; the ROS 2 wheels need 3.10, 3.11 or 3.12. "
@@ -74,12 +73,12 @@ def check(venv: Path, what: str) -> None:
 
 
 def uv() -> str | None:
-    """The path of uv, if it is there."""
+    """Path of uv, None where it is not installed."""
     return shutil.which("uv")
 
 
 def missing_egl() -> bool:
-    """Whether MuJoCo will need a library that is not there."""
+    """Whether a library that MuJoCo renders through is missing."""
     if os.environ.get("MUJOCO_GL", "egl") != "egl":
         return False
     try:
@@ -91,7 +90,7 @@ def missing_egl() -> bool:
 
 
 def may_install() -> bool:
-    """Whether this may install packages of the system: only as root, never by asking for a password."""
+    """Whether system packages may be installed: only as root, never by asking for a password."""
     return os.getuid() == 0 and shutil.which("apt-get") is not None
 
 
@@ -99,7 +98,7 @@ def may_install() -> bool:
 
 
 class Setup:
-    """Runs commands into a log, beside one line that tells how long they take."""
+    """Runs commands with their output in a log, and shows a line with the elapsed time."""
 
     def __init__(self, venv: Path, title: str) -> None:
         self.venv, self.python, self.title = venv, venv / "bin" / "python", title
@@ -110,7 +109,10 @@ class Setup:
             print(f"{title} ...", flush=True)
 
     def run(self, step: str, *command: str | Path, may_fail: bool = False) -> bool:
-        """Whether the command succeeded; raises SetupError with the end of its output where it must."""
+        """Runs a command; returns whether it succeeded.
+
+        :raises SetupError: it failed and had to succeed; with the end of its output.
+        """
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(map(str, command))}\n".encode())
             log.flush()
@@ -129,11 +131,11 @@ class Setup:
                 raise
         if code and not may_fail:
             end = self.log.read_bytes()[start:].decode(errors="replace").splitlines()[-15:]
-            raise SetupError("\n".join([f"{step} failed ({self.log} has all of it):", *end]))
+            raise SetupError("\n".join([f"{step} failed (all of its output is in {self.log}):", *end]))
         return code == 0
 
     def install(self, step: str, *arguments: str | Path, may_fail: bool = False) -> bool:
-        """Installs with uv, and where that cannot (it has another index than pip), with pip."""
+        """Installs with uv, and with pip where uv fails: it may be configured for another package index."""
         tool = uv()
         if tool is not None:
             options = ("--python", self.python, "--index-strategy", "unsafe-best-match")
@@ -149,7 +151,7 @@ class Setup:
         print("" if sys.stdout.isatty() else f"{self.title}: ready", flush=True)
 
     def note(self, text: str) -> None:
-        """Tells something that is no obstacle."""
+        """Prints a remark that does not end the set-up."""
         print(f"\r\033[K{text}" if sys.stdout.isatty() else text, flush=True)
 
     def _show(self, text: str) -> None:
@@ -158,7 +160,7 @@ class Setup:
 
 
 def make_venv(setup: Setup) -> None:
-    """An empty environment, where there is none."""
+    """Makes an empty environment where there is none yet."""
     if setup.python.exists():
         return
     tool = uv()
@@ -166,11 +168,11 @@ def make_venv(setup: Setup) -> None:
         return
     setup.run("venv", sys.executable, "-m", "venv", setup.venv)
     for compiled in setup.venv.glob("lib/python*/site-packages/pip/**/__pycache__"):
-        shutil.rmtree(compiled)  # pip is run a few times only; everything else comes without, too
+        shutil.rmtree(compiled)  # room that compiled files of pip would take; it runs only a few times
 
 
 def install_egl(setup: Setup) -> None:
-    """What MuJoCo draws with, as root where it is missing; the proof is a picture."""
+    """Installs the libraries that MuJoCo renders through, as root, if they are missing; tests them with a picture."""
     if missing_egl():
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         setup.run("EGL (apt-get)", "apt-get", "update", "-qq")
@@ -178,7 +180,7 @@ def install_egl(setup: Setup) -> None:
     if not setup.run("a picture", setup.python, "-c", DRAW, may_fail=True):
         raise SetupError(
             "MuJoCo cannot draw here. Install the EGL libraries, then run make again:\n"
-            f"    sudo apt-get install {' '.join(EGL_PACKAGES)}\n{setup.log} has its words"
+            f"    sudo apt-get install {' '.join(EGL_PACKAGES)}\nits error is in {setup.log}"
         )
 
 
@@ -198,7 +200,7 @@ def install_package(setup: Setup) -> None:
     os.environ["AMENT_PREFIX_PATH"] = str(setup.venv)
     built = setup.run("message types", setup.python, "-m", "validation.message_types", may_fail=True)
     if not built:
-        setup.note("control_msgs was not built (it needs gcc and g++): what is executed is read from the joints")
+        setup.note("control_msgs was not built (needs gcc, g++): what is executed shows in the joint states only")
 
 
 def link(path: Path, target: Path) -> None:
@@ -207,7 +209,7 @@ def link(path: Path, target: Path) -> None:
 
 
 def install_demo(setup: Setup) -> None:
-    """What it takes to run: ONNX Runtime, MuJoCo, ROS 2 as wheels."""
+    """What the demo needs: ONNX Runtime, MuJoCo, ROS 2 as wheels."""
     setup.install("demo", "-r", "requirements-run.txt", "-r", "requirements-ros.txt", "-c", "constraints.txt")
 
 
@@ -224,7 +226,7 @@ def install_all(setup: Setup) -> None:
 
 
 def add(requirements: str) -> None:
-    """Adds what a file lists to .venv, without the dependencies that it does not list."""
+    """Installs what a requirements file lists into .venv, without further dependencies."""
     setup = Setup(ROOT / ".venv", f"adding {requirements}")
     setup.install(requirements, "--no-deps", "-r", requirements)
     setup.done()
@@ -234,7 +236,7 @@ INSTALL: dict[str, Callable[[Setup], None]] = {"demo": install_demo, "all": inst
 
 
 def make(venv: Path, what: str) -> None:
-    """Makes the environment, or adds to it what it lacks."""
+    """Makes the environment, or completes it."""
     check(venv, what)
     title = {"demo": "setting up the demo (about 0.7 GB)", "all": "setting up everything (about 2.5 GB)"}[what]
     setup = Setup(venv, f"{title} in {os.path.relpath(venv)}")
@@ -246,7 +248,7 @@ def make(venv: Path, what: str) -> None:
 
 
 def size() -> None:
-    """Makes the demo's environment anew, with nothing kept from before, and writes what it took."""
+    """Makes the demo's environment anew without caches; writes its size and time to out/setup/summary.json."""
     out = ROOT / "out" / "setup"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared with others: planner, training, loading, equivalence."""
+"""Comparisons with the authors' code and with other methods: planner, training, data loading, equivalence."""

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast arms with meshes are simulated, a control step of physics and a picture, and how fast the shield checks
-their plans: limits, workspace and self-collision of a whole trajectory. On one core.
+"""How fast arms with meshes are simulated and their plans checked, on one core: `make bench-arm`.
+
+A simulated control step is its physics and one picture. The shield checks a whole trajectory: limits, workspace and
+self-collision.
 
     python -m benchmarks.arm --rounds 5
 
-The arms of config/scenes whose packages are installed move at random, clear of themselves and the table. Each round
-times 100 control steps; the figure is the median, as it is over the trajectories that the shield is given.
+The arms of config/scenes whose packages are installed move at random without touching themselves or the table. A round
+is 100 control steps; the figures are medians over the rounds, and over the trajectories given to the shield.
 `out/arm/NAME.png` shows what the cameras saw.
 """
 
@@ -29,17 +31,17 @@ from lewm_ros.safety import Shield, ShieldConfig
 
 STEPS = 100  # control steps in a round
 SHOWN = 4  # pictures of each camera
-BLOCK_S, POINT_S = 0.25, 0.05  # of plans: action block, and from point to point
-PLANS, PLAN_BLOCKS = 200, 4  # trajectories that the shield checks, and action blocks of each before it stops
+BLOCK_S, POINT_S = 0.25, 0.05  # of plans: length of an action block, time between points
+PLANS, PLAN_BLOCKS = 200, 4  # trajectories that the shield checks; action blocks in each before its stop
 
 
 def measure(scene: Path, rounds: int, out: Path) -> float:
-    """Control steps with a picture a second; leaves pictures in `out`."""
+    """Simulated control steps per second, each with a picture; writes SHOWN pictures of each camera to `out`."""
     rng, rates, shown = np.random.default_rng(0), [], []
     with ArmSim(scene) as sim:
         dt = sim.control_dt_s
         limits = KnotLimits(sim.limits, BLOCK_STEPS * dt)
-        for number in range(rounds + 1):  # the first one warms up
+        for number in range(rounds + 1):  # the first round warms up
             sim.reset(joint_positions=sim.home)
             timeline = Timeline(0.0, sim.home, limits)
             knots = random_velocities(rng, sim.home, STEPS // BLOCK_STEPS, limits, lambda poses: not sim.touches(poses))
@@ -60,7 +62,7 @@ def measure(scene: Path, rounds: int, out: Path) -> float:
 
 
 def measure_shield(scene: Path) -> float:
-    """How long the shield takes for a trajectory from home, ms."""
+    """Median time in which the shield checks a trajectory that starts at home, ms."""
     robot = load_robot(read_scene(scene).robot, scene.parent)
     chain, limits, now, rng = robot.chain(), robot.limits, 100.0, np.random.default_rng(0)
     box, self_collision, knots = robot.box(chain), robot.self_collision(chain), KnotLimits(limits, BLOCK_S)
@@ -68,7 +70,7 @@ def measure_shield(scene: Path) -> float:
     for _ in range(PLANS):
         shield = Shield(limits, ShieldConfig(), lambda: now, lambda: now, box, self_collision=self_collision)
         shield.frame(now)
-        for _ in range(2):  # one position twice: it rests
+        for _ in range(2):  # the same position twice, so that the arm counts as resting
             shield.joints(robot.home, now)
         if (refusal := shield.arm()) or shield.restart() is None:
             raise RuntimeError(f"{scene}: the shield does not let the arm start at home: {refusal}")
@@ -94,7 +96,7 @@ def main() -> None:
         except ConfigError as error:
             print(f"{scene.stem}: not measured: {error}")
             continue
-        # SO-101, the arm that most people own, has the plain name.
+        # SO-101, the most common of these arms, gives the figure without a suffix.
         suffix = "" if scene.stem == "so101" else f"_{scene.stem}"
         figures[f"arm.sim_frames_per_s{suffix}"] = (rate, "1/s")
         figures[f"arm.shield_ms{suffix}"] = (shield_ms, "ms")

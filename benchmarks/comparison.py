@@ -43,16 +43,16 @@ from lewm_model.training.trainer import learning_rate_factor, train
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed", "latent_dim": 12}
 TASK_SEED = 1
-UNSEEN_SEED = 1000  # of the recording that the probes are fitted and judged on
+UNSEEN_SEED = 1000  # of the recording on which the probes are fitted and evaluated
 
 
 def reference_bundle(data: Episodes, folder: Path, c: ModelConfig, config: TrainConfig) -> Bundle:
-    """Trains the authors' network and imports its checkpoint; heads as in `train`."""
+    """Trains the authors' network, imports its checkpoint into `folder`, and trains heads on it as `train` does."""
     training, _ = data.split(config.validation_fraction, config.seed)
     spec = action_spec(data, training, c.frameskip)
     sampler = ClipSampler(data, training, config.clip_frames, c.frameskip, config.clips_per_pose, config.seed)
     torch.manual_seed(config.seed)
-    ours = LeWM(c)  # for its pixel statistics
+    ours = LeWM(c)  # only for its pixel statistics
     model, regulariser = reference.network(c).train(), reference.sigreg(config.sigreg_projections)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
@@ -96,7 +96,7 @@ def main() -> None:
     data, unseen = recordings
     c = from_dict(ModelConfig, PATCHES, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": arguments.head_steps, "threads": 1}
-    values["augment"] = {"share": 0.0}  # the authors' code changes no pictures
+    values["augment"] = {"share": 0.0}  # the authors' code does not augment
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
     bundles, seconds = {}, {}
     for name in ("ours", "reference"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of DINO-WM's predictor (arXiv 2411.04983): what planning costs when a frame is 196 tokens and not one.
+"""A predictor of the size of DINO-WM's (arXiv 2411.04983): what planning costs when a frame is 196 tokens, not one.
 
-Random weights: only its time is of interest. Patch features of a DINOv2 ViT-S/14 at 196 x 196 pixels, 384 numbers each,
+Random weights, since only the time matters. Patch features of a DINOv2 ViT-S/14 at 196 x 196 pixels, 384 numbers each,
 with 10 numbers of the action and 10 of proprioception beside them in every token; a ViT of depth 6, 16 heads of 64,
 MLP 2048, over up to 3 frames, in which a token sees its own and earlier frames.
 """
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class DinoWMShape(nn.Module):
-    """Imagines frames of patch tokens, one after the other."""
+    """Predicts frames of patch tokens, one after the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class DinoWMShape(nn.Module):
     mask: Tensor
 
     def rollout(self, frame: Tensor, beside: Tensor) -> Tensor:
-        """frame (TOKENS, FEATURES), embedded actions and proprioception (S, H, BESIDE) -> the last imagined frame
-        (S, TOKENS, FEATURES).
+        """frame (TOKENS, FEATURES), embedded actions and proprioception (S, H, BESIDE) -> the last predicted
+        frame (S, TOKENS, FEATURES).
         """
         samples, horizon, _ = beside.shape
         frames = [frame.expand(samples, -1, -1)]

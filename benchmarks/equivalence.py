@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is it LeWM? Our network, loss and gradients beside the authors' code with the same weights: `make equivalence`.
+"""Numerical equivalence of our network, loss and gradients with the authors' code: `make equivalence`.
 
-Random weights, the zero-initialised modulations too, and BatchNorms whose running statistics are not trivial. Rollouts
-go beyond the window of three frames, so that it slides. Both sides get the same pictures, actions and SIGReg
-directions, in fp32; the loss is `evaluate.reference.loss`, as the reference's training script has it. The last lines
-put two processes beside one with the same batch, which the reference cannot do.
+Both have the same random weights, also where LeWM starts from zero (the modulations), and BatchNorms with random
+running statistics. Rollouts are longer than the context of three frames, so that it slides. Both sides get the same
+pictures, actions and SIGReg directions, in fp32; the loss is `benchmarks.reference.loss`, as in the reference's
+training script. The last lines of the table compare two processes with one on the same batch, which the reference does
+not support.
 
     python -m benchmarks.equivalence --size reference
 """
@@ -42,7 +43,7 @@ SMALL = {"image_size": 56, "encoder_depth": 3, "predictor_depth": 3, "projector_
 
 
 def random_model(c: ModelConfig, seed: int = 0) -> LeWM:
-    """A model in eval mode in which nothing is as it was initialised."""
+    """A model in eval mode with random values in every parameter and running statistic."""
     torch.manual_seed(seed)
     model = LeWM(c).eval()
     with torch.no_grad():
@@ -66,7 +67,7 @@ def batch(c: ModelConfig, clips: int, frames: int, seed: int) -> tuple[Tensor, T
 
 
 def encode_and_rollout(c: ModelConfig) -> dict[str, float]:
-    """Greatest differences of latents, and of imagined latents 8 blocks ahead from contexts of 1 to 3 frames."""
+    """Greatest differences of latents, and of latents predicted 8 blocks ahead from contexts of 1 to 3 frames."""
     model = random_model(c)
     theirs = reference.counterpart(model)
     frames, _ = batch(c, 2, c.history, seed=1)
@@ -88,11 +89,11 @@ def encode_and_rollout(c: ModelConfig) -> dict[str, float]:
 
 
 def loss_and_gradients(c: ModelConfig, clips: int, training: bool) -> dict[str, float]:
-    """Differences of the loss and, the greatest, of the gradients of all parameters, and the greatest gradient."""
+    """Difference of the loss, greatest difference of any gradient, and the greatest gradient itself."""
     model = random_model(c).train(training)
     theirs = reference.counterpart(model)
     frames, blocks = batch(c, clips, c.history + 1, seed=3)
-    torch.manual_seed(4)  # the directions
+    torch.manual_seed(4)  # of the SIGReg directions
     latents = model.encode(frames)
     loss = prediction_loss(model, latents, blocks) + WEIGHT * SIGReg()(latents.transpose(0, 1))
     loss.backward()
@@ -118,7 +119,7 @@ def objective_gradients(c: ModelConfig, clips: int) -> tuple[float, dict[str, Te
     if ranks() > 1:
         objective = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
     frames, blocks = (part.chunk(ranks())[rank()] for part in batch(c, clips, c.history + 1, seed=5))
-    torch.manual_seed(6 + rank())  # other directions on every rank, if they were not shared
+    torch.manual_seed(6 + rank())  # directions that were drawn on each rank instead of shared would differ
     prediction, gaussian, _ = objective(frames, blocks)
     loss = prediction + WEIGHT * gaussian
     loss.backward()
@@ -141,7 +142,7 @@ def two_ranks(c: ModelConfig, clips: int) -> dict[str, float]:
 
 
 def spawn_ranks(command: list[Any], count: int = 2) -> None:
-    """Runs a command as `count` processes that find one another, as torchrun does. Raises RuntimeError."""
+    """Runs a command as `count` distributed processes, as torchrun does; RuntimeError where one of them fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--size", default="reference", choices=("reference", "short"))
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--out", type=Path, default=ROOT / "out/equivalence")
-    parser.add_argument("--rank-of", help=argparse.SUPPRESS)  # one of two processes: the sizes of the model
+    parser.add_argument("--rank-of", help=argparse.SUPPRESS)  # for the processes of `two_ranks`: the model's size
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.rank_of:
@@ -185,7 +186,7 @@ def main() -> None:
     values |= {name: max(evaluating[name], training[name]) for name in evaluating} | two_ranks(c, arguments.clips)
     rows = {
         "encode": ("encode_max_abs", "latents of random pictures", LIMIT),
-        "rollout": ("rollout_max_abs", "8 blocks imagined from 1 to 3 frames of context", LIMIT),
+        "rollout": ("rollout_max_abs", "8 blocks predicted from 1 to 3 frames of context", LIMIT),
         "loss": ("loss_abs", "prediction + 0.09 SIGReg, BatchNorm in eval and in training mode", LIMIT),
         "grad": ("grad_max_abs", "every gradient of that loss", LIMIT),
         "ddp_loss": ("ddp_loss_abs", "the loss on 2 gloo ranks and on one, same batch", RANKS_LIMIT),
@@ -202,7 +203,7 @@ def main() -> None:
     report_figures(arguments.out, table, figures, f"make equivalence SIZE={arguments.size}")
     beyond = [name for key, (name, _, limit) in rows.items() if not values[key] <= limit]
     if beyond:
-        sys.exit(f"beyond the limit: {', '.join(beyond)}")
+        sys.exit(f"beyond the limit of numerical equivalence: {', '.join(beyond)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU gives: training steps and plans beside the authors' own, and this machine's engines. `make bench-gpu`.
+"""Training steps and plans on a GPU, compared with the authors' code, and TensorRT engines: `make bench-gpu`.
 
     python -m benchmarks.gpu --parts train plan decision engines
 
@@ -8,7 +8,8 @@ benchmarks/training.py, which does the same on a CPU). `plan`: a plan of the pap
 iterations x 5 blocks, at the reference size: stable-worldmodel's CEMSolver on the GPU beside ours, whose rollout is
 recorded as a CUDA graph, fed with the same noise. `decision`: from a picture to a motion with the robot's settings, in
 PyTorch, for the shipped model and for the reference size. `engines`: TensorRT's engines of the shipped model, built,
-checked by the check of numerical equivalence, and timed. What is compared takes turns, times are wall clock, medians.
+checked for numerical equivalence, and timed. Actions that are compared are run in turn; times are medians of wall
+clock.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from benchmarks import reference
-from benchmarks.planner import ROUNDS, quietly, reference_size, show
+from benchmarks.measuring import ROUNDS, quietly, reference_size, show
 from benchmarks.training import our_step, their_step
 from lewm_model.bundle.bundle import WEIGHTS, Bundle, load_bundle
 from lewm_model.bundle.update import create
@@ -50,7 +51,7 @@ STEPS = 5  # training steps in a turn
 
 
 def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median wall-clock time of each action, s, the GPU's work included; the first two rounds do not count."""
+    """Median wall-clock time of each action, s, until the GPU has finished; the first two rounds warm up."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds + 2):
         for name, action in actions.items():
@@ -65,7 +66,7 @@ def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dic
 
 def train(_: Bundle) -> Figures:
     config = from_dict(TrainConfig, {}, TRAIN_SIZES["reference"])
-    torch.set_float32_matmul_precision("high")  # for both
+    torch.set_float32_matmul_precision("high")  # on both sides
     steps = {"ours": our_step(ModelConfig(), config, "cuda"), "reference": their_step(ModelConfig(), config, "cuda")}
 
     def several(step: Callable[[], Any]) -> None:
@@ -164,7 +165,7 @@ def _decisions(found: dict[str, dict[str, Any]], prefix: str) -> Figures:
 
 
 def _untrained(model: LeWM, like: Bundle, folder: Path) -> Bundle:
-    """A bundle of these weights with the actions of another."""
+    """Writes a bundle of this untrained model with the action spec of the bundle `like`."""
 
     def make(draft: Path) -> Bundle:
         save_file(model.state_dict(), draft / WEIGHTS)

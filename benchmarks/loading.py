@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast clips come from a recording, beside the reference's HDF5 reader: `make bench-data`.
+"""How fast clips are loaded from a recording, compared with the reference's HDF5 reader: `make bench-data`.
 
-One file for each picture size, written by the reference's own writer. The reference draws its batches as its trainer
-does, with a shuffling DataLoader over its HDF5Dataset (actions cached), without and with worker processes, and the
-faster of the two counts; ours is `ClipSampler.batch` in one process, one thread. Both deliver 128 clips of 4 frames at
-frameskip 5 with their actions, as uint8 and float32 tensors; neither does anything to the pixels. Rounds of all are
-interleaved, and the median of their rates counts. The file is in the page cache for both. What ours does once, copying
-the frames out of the HDF5 file, is timed apart.
+There is a file of each picture size, written by the reference's own writer. The reference draws its batches as its
+trainer does, with a shuffling DataLoader over its HDF5Dataset (actions cached), without and with worker processes, and
+the faster of the two is compared; ours is `ClipSampler.batch` in one process, one thread. Both deliver 128 clips of 4
+frames at frameskip 5 with their actions, as uint8 and float32 tensors; neither does anything to the pixels. Rounds of
+all are interleaved, and the medians of their rates are compared. The file is in the page cache for both. Ours copies
+the frames out of the HDF5 file once, before the first batch, which is timed separately.
 
     python -m benchmarks.loading --rounds 5
 """
@@ -34,12 +34,12 @@ from lewm_model.evaluation.figures import Figures, report_figures
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, FRAMESKIP, CLIPS = 4, 5, 128
 EPISODE = 100  # frames
-BATCHES = 8  # of a round that are timed
+BATCHES = 8  # timed in a round
 WORKERS = (0, 2)  # processes of the reference's DataLoader
 
 
 def write(path: Path, size: int, size_bytes: float) -> None:
-    """Episodes of noise in the reference's layout."""
+    """Writes episodes of noise, about `size_bytes` of frames (size, size, 3), in the reference's layout."""
     rng = np.random.default_rng(0)
     with module("data.formats.hdf5").HDF5Writer(path, mode="overwrite") as writer:
         for _ in range(round(size_bytes / (EPISODE * size * size * 3))):
@@ -48,7 +48,7 @@ def write(path: Path, size: int, size_bytes: float) -> None:
 
 
 def theirs(path: Path, workers: int, seed: int) -> Iterator[Any]:
-    """Batches of the reference's loader."""
+    """Endless batches of the reference's loader."""
     data = module("data.formats.hdf5").HDF5Dataset(
         path=path, frameskip=FRAMESKIP, num_steps=FRAMES, keys_to_load=["pixels", "action"], keys_to_cache=["action"]
     )
@@ -63,7 +63,7 @@ def ours(path: Path, seed: int) -> Iterator[Any]:
 
 
 def rate(batches: Iterator[Any], warm_up: int) -> float:
-    """Clips in a second. With workers the first batches were made while nobody waited for them."""
+    """Clips per second after `warm_up` batches: workers have prepared the first ones before the clock starts."""
     for _ in range(warm_up):
         next(batches)
     begin = time.perf_counter()
@@ -73,7 +73,7 @@ def rate(batches: Iterator[Any], warm_up: int) -> float:
 
 
 def measure(path: Path, rounds: int) -> dict[str, list[float]]:
-    """Rates of all rounds, clips in a second."""
+    """Rates of every loader in every round, clips per second."""
     rates: dict[str, list[float]] = {}
     for number in range(rounds):
         for workers in WORKERS:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training on a data set larger than the memory holds in memory: `make train-memory`.
+"""How much memory training takes with a data set that is larger than the memory: `make train-memory`.
 
 Trains the same small model at 224 x 224 pixels three times for the same number of steps, each in a process of its own:
 on a few frames that fit into memory, on a sparse HDF5 file of many gigabytes, and on that file through a plain memory
-map. The file takes no room on the disk: its frames read as zeros, which is all the same to memory. A thread looks at
-VmRSS, RssAnon and RssFile every 10 ms. What counts is the greatest VmRSS, anonymous and mapped pages together, less
-that of the first run. Heads are not trained.
+map. The sparse file takes no room on the disk; its frames read as zeros, which makes no difference to memory. A thread
+reads VmRSS, RssAnon and RssFile every 10 ms. The figure is the greatest VmRSS, anonymous and mapped pages together,
+less that of the first run. Heads are not trained.
 
     python -m benchmarks.memory --gb 50 --steps 60
 """
@@ -30,7 +30,7 @@ from lewm_model.evaluation.figures import Figures, report_figures
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, EPISODE = 224, 500  # pixels, frames
 FIELDS = ("VmRSS", "RssAnon", "RssFile")
-# 512 frames of a step are 77 MB; the network is small, so that the frames are what counts.
+# The 512 frames of a step are 77 MB; the network is small, so that frames take most of the memory.
 MODEL = {"image_size": SIZE, "patch_size": 56, "encoder_width": 32, "encoder_depth": 1, "encoder_heads": 2}
 MODEL |= {"encoder_mlp": 32, "latent_dim": 8, "projector_width": 32, "predictor_width": 32, "predictor_depth": 1}
 MODEL |= {"predictor_heads": 2, "predictor_head_dim": 16, "predictor_mlp": 32}
@@ -38,7 +38,7 @@ TRAIN = {"batch": 128, "clip_frames": 4, "head_steps": 0, "threads": 1, "validat
 
 
 def sparse_recording(path: Path, size_bytes: float, frame: int = SIZE) -> Path:
-    """An HDF5 recording of about so many bytes of frames, none of which is written."""
+    """An HDF5 recording with about `size_bytes` of frames, none of which is written to the disk."""
     episodes = max(2, round(size_bytes / (EPISODE * frame * frame * 3)))
     rows = episodes * EPISODE
     with h5py.File(path, "w") as file:
@@ -116,7 +116,7 @@ def main() -> None:
     small.unlink()
     large.unlink()
 
-    # The small data set itself is in memory in its run, and no part of the model's own.
+    # The small data set is itself in memory in its run; what remains is the model's own.
     own = found["in memory"]["VmRSS"] - found["in memory"]["gb"]
     table = Table(title=f"Memory of training for {arguments.steps} steps, GB")
     for column in ("run", "data set", "read", *FIELDS, "over the model's own"):

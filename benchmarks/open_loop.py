@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LeWM paper's way to reach a goal picture, on the simulated arm: plan 25 control steps, execute all, plan again.
+"""The LeWM paper's open-loop control of the simulated arm: plan 25 control steps, execute all, plan again.
 
-The arm stands still and simulation time too while it plans. Actions are executed as velocities, as far as the arm's
-velocity and position limits let it; its acceleration is not limited, so that nothing holds the plans back.
+Simulation time stands still during planning. Actions are executed as joint velocities, clipped to the arm's velocity
+and position limits; acceleration is not limited, which favours this planner.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cem_planner(
 
 
 def reach_open_loop(trial: Trial, sim: ArmSim, runtime: Runtime, plan: Planner) -> Outcome:
-    """Brings the arm to the picture of the trial's goal, one plan after the other to its end."""
+    """Moves the arm towards the trial's goal picture, executing each plan to its end before the next."""
     view, spec = runtime.bundle.observation, runtime.bundle.actions
     goal = runtime.encode(picture_of(trial.goal, sim, view))
     sim.put(trial.start)
@@ -61,7 +61,7 @@ def reach_open_loop(trial: Trial, sim: ArmSim, runtime: Runtime, plan: Planner) 
             positions.append(np.clip(wanted, sim.limits.lower, sim.limits.upper))
         sim.set_trajectory(spec.control_dt_s * np.arange(len(positions)), np.stack(positions))
         plans += 1
-        until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan is 62.5 samples long
+        until = math.ceil(plans * len(raw) * spec.control_dt_s / SAMPLE_S - 1e-6)  # a plan lasts 62.5 samples
         while len(errors) <= min(until, total):
             sim.step(SAMPLE_S)
             errors.append(error())

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast the planner is, and at what success: against the authors' own planner, in one run. `make bench`.
+"""Speed and success of the planner, compared with the authors' own in one run: `make bench`.
 
     python -m benchmarks.planner --goals 200 --parts exact matmul decision success dinowm curve memory int8
 
-Times are CPU time of one thread, which other programs on the machine hardly lengthen; what is compared takes turns, and
-ratios are of medians. The simulated arm stands still while it is planned for, so that success
-does not depend on the machine: no plan is cut short, and how long each takes is measured beside. Each part leaves
-<part>.json in the folder, and all parts there make summary.json, so that they can be run one by one.
+Times are CPU time of one thread, which other programs on the machine hardly lengthen; actions that are compared are run
+in turn, and ratios are of medians. Simulation time stands still during planning and no plan is cut short, so that
+success does not depend on the machine; planning times are measured separately. Each part writes <part>.json, and
+summary.json is made of all that are in the folder, so that parts can be run one by one.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,166 +30,53 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
-from torch import nn
 
 from benchmarks import reference
 from benchmarks.dinowm import BESIDE, FEATURES, TOKENS, DinoWMShape
+from benchmarks.measuring import (
+    Graph,
+    console,
+    decision_ms,
+    in_turns,
+    product_rate,
+    products,
+    quietly,
+    reference_size,
+    show,
+    unhurried,
+)
 from benchmarks.open_loop import cem_planner, reach_open_loop
 from lewm_model.bundle.bundle import Bundle, load_bundle, load_model
-from lewm_model.config import ModelConfig, PlanConfig, resource
+from lewm_model.config import PlanConfig, resource
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, compare, first_hit, held
 from lewm_model.evaluation.success import PLANNERS
 from lewm_model.evaluation.timing import _Loop
-from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
-from lewm_model.models.objective import final, mean_and_final
+from lewm_model.models.objective import mean_and_final
 from lewm_model.models.rollout import FastRollout
-from lewm_model.models.signature import ROLLOUT, signatures
-from lewm_model.planning import planner as controller
 from lewm_model.planning.solvers import ELITES, HORIZON, ITERATIONS, SAMPLES, reference_cem
 from lewm_model.runtime.equivalence import load_golden
-from lewm_model.runtime.export import export_graph
 from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.tasks.reach import NEAR
 from lewm_model.tasks.task import Attempt, Outcome, Trial, attempt, baselines, draw_trials
 
 PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", "int8")
-ROUNDS = 7  # of what takes turns
-CANDIDATE_S = 5e-5  # that one takes with the demo's model, about
+CANDIDATE_S = 5e-5  # about the CPU time of a candidate with the demo's model
 PLANS = 10_000  # of the part "memory"
 DEADLINES_S, DEADLINE_GOALS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), 25  # of the part "curve"
-# What the robot does, and what it could do with fewer candidates.
+# The settings of the robot, and faster ones with fewer candidates.
 OURS = {"ours_default": PlanConfig(), "ours": PlanConfig(samples=48, iterations=4)}
-console = Console()
 
 
-# ---- what all parts use ----------------------------------------------------------------------------------------------
-
-
-def cpu_ms(action: Callable[[], Any]) -> float:
-    begin = time.process_time()
-    action()
-    return (time.process_time() - begin) * 1e3
-
-
-def in_turns(actions: dict[str, Callable[[], Any]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median CPU time of each action, ms; they take turns, and a first round does not count."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(rounds + 1):
-        for name, action in actions.items():
-            duration = cpu_ms(action)
-            if number:
-                times[name].append(duration)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
-def reference_size() -> LeWM:
-    """The paper's network with random weights, its modulations too: fresh ones are zero, and no action would matter."""
-    torch.manual_seed(0)
-    model = LeWM(ModelConfig()).eval()
-    with torch.no_grad():
-        for layer in model.predictor.transformer.layers:
-            for parameter in layer.adaLN_modulation[1].parameters():
-                parameter.normal_(std=0.1)
-    return model
-
-
-class Graph:
-    """A model's rollout as an ONNX graph, with the squared latent distance, on ONNX Runtime."""
-
-    def __init__(self, model: LeWM, folder: Path, frames: int = 1) -> None:
-        wanted = signatures(replace(model.config, history=frames), HORIZON)[ROLLOUT]
-        path = folder / f"rollout-{model.config.latent_dim}-{frames}.onnx"
-        export_graph(RolloutGraph(model, None), wanted, path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        path.unlink()
-
-    def costs(self, context: np.ndarray, goal: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """context (1, D), goal (D,), candidates (S, H, E) -> squared distances at the end (S,); of one frame."""
-        inputs = {"context": context, "goal": goal, "candidates": candidates}
-        return final(self.session.run(["distances"], inputs)[0])
-
-
-def products(module: nn.Module, run: Callable[[], Any]) -> list[tuple[int, int, int]]:
-    """(rows, inputs, outputs) of every linear layer's product while `run` uses `module`."""
-    found: list[tuple[int, int, int]] = []
-
-    def note(layer: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        found.append((output.numel() // layer.out_features, layer.in_features, layer.out_features))
-
-    hooks = [part.register_forward_hook(note) for part in module.modules() if isinstance(part, nn.Linear)]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def product_rate(m: int, k: int, n: int) -> float:
-    """Multiply-adds in a second of CPU time of a bare product (m, k) x (k, n): the fastest of PyTorch's and ONNX
-    Runtime's, over a few runs that take turns.
-    """
-    a, b, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
-    tensors = [helper.make_tensor_value_info(x, TensorProto.FLOAT, size) for x, size in (("a", (m, k)), ("o", (m, n)))]
-    node = helper.make_node("MatMul", ["a", "b"], ["o"])
-    graph = helper.make_graph([node], "product", tensors[:1], tensors[1:], [numpy_helper.from_array(b.numpy(), "b")])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
-    inputs, repeats = {"a": a.numpy()}, max(1, int(1e8 / (m * k * n)))
-    best = math.inf
-    for _ in range(8):
-        best = min(best, cpu_ms(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)]))
-        best = min(best, cpu_ms(lambda: [session.run(None, inputs) for _ in range(repeats)]))
-    return m * k * n * repeats / best * 1e3
-
-
-@contextlib.contextmanager
-def unhurried() -> Iterator[None]:
-    """No search is cut short by its deadline."""
-    search = controller.search
-    controller.search = lambda *arguments: search(*arguments[:-1], math.inf)  # type: ignore[assignment,call-arg]
-    try:
-        yield
-    finally:
-        controller.search = search
-
-
-def decision_ms(runtime: Any, config: PlanConfig, frames: np.ndarray, repeats: int = 15) -> float:
-    """Median CPU time from a picture to a motion, ms: encode and plan."""
-    with unhurried():
-        loop = _Loop(runtime, config, frames[-1])
-        times = [cpu_ms(partial(loop.step, frames[i % len(frames)])) for i in range(repeats + 2)]
-    return float(np.median(times[2:]))
-
-
-def quietly(action: Callable[[], Any]) -> Any:
-    """The reference's solver prints how long it took."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return action()
-
-
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
-    console.print(table)
-
-
-# ---- the parts: each prints its table, and returns its figures and what else is worth keeping ------------------------
+# ---- the parts: each prints a table and returns its figures and further results --------------------------------------
 
 
 @torch.inference_mode()
 def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
-    """The reference's planner at the reference's size, its code against ours, fed with the same noise."""
+    """The reference's planner at the reference's size: its code and ours with the same noise."""
     model = reference_size()
     theirs, fast, graph = reference.counterpart(model), FastRollout(model), Graph(model, out)
     images = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
@@ -253,7 +138,7 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, di
         "exact_ratio_whole_plan": (whole["reference"][1] / whole["graph"][1], "times"),
         "exact_action_max_abs": (difference, "standard deviations of the actions"),
     }
-    # One re-planning decision with the settings of the robot, three frames of context and a picture to encode.
+    # A decision with the settings of the robot: a picture to encode, and three frames of context.
     robot = OURS["ours"]
     planner = _ReferenceSizeRuntime(bundle, model, Graph(model, out, frames=3))
     second = decision_ms(planner, robot, images, repeats=5) / 1e3
@@ -267,7 +152,7 @@ def exact(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, di
 
 @torch.inference_mode()
 def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
-    """An iteration at the reference's size against the bare products of matrices that are in it."""
+    """An iteration at the reference's size, compared with the matrix products in it alone."""
     model = reference_size()
     fast, graph = FastRollout(model), Graph(model, out)
     now, candidates = torch.randn(1, 192), torch.randn(SAMPLES, HORIZON, 10)
@@ -284,11 +169,11 @@ def matmul(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, d
     work = sum(math.prod(shape) for shape in shapes)
     bare_ms = sum(math.prod(shape) / rates[shape] for shape in shapes) * 1e3
     show(
-        f"products of matrices: {work / SAMPLES / 1e6:.1f} M multiply-adds a candidate, 1 thread, CPU time",
-        ("", "ms", "share of the time that the bare products need"),
+        f"matrix products: {work / SAMPLES / 1e6:.1f} M multiply-adds a candidate, 1 thread, CPU time",
+        ("", "ms", "share of the time that the matrix products alone need"),
         [
             *((name, value, bare_ms / value) for name, value in times.items()),
-            ("bare products of these shapes", bare_ms, 1.0),
+            ("matrix products of these shapes", bare_ms, 1.0),
             ("as many multiply-adds in a product 1024 x 1024 x 1024", work / square * 1e3, ""),
         ],
     )
@@ -325,7 +210,7 @@ class _ReferenceSizeRuntime:
 
 
 def profiled(action: Callable[[], Any]) -> dict[str, float]:
-    """Shares of the time of PyTorch's operations."""
+    """Share of the time that each group of PyTorch operations takes."""
     kinds = {
         "aten::addmm": "products", "aten::mm": "products", "aten::bmm": "products", "aten::gelu": "GELU",
         "aten::native_layer_norm": "norms", "aten::mul": "sums and products of elements",
@@ -344,7 +229,7 @@ def profiled(action: Callable[[], Any]) -> dict[str, float]:
 
 @torch.inference_mode()
 def decision(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
-    """The demo's model: the reference's planner at its default budget, its code, against the robot's planner."""
+    """With the demo's model: the reference's planner, its own code at its default budget, and the robot's planner."""
     model, runtime, frames = load_model(bundle), OnnxRuntime(bundle), load_golden(bundle).frames
     theirs = reference.planning_counterpart(model)
     pixels = reference.pixels(model, frames[None])
@@ -448,7 +333,7 @@ def success(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Fig
 
 @torch.inference_mode()
 def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
-    """Planning with 196 tokens a frame against one, both as their authors compute it: every frame, every step."""
+    """Planning with 196 tokens a frame and with one, both as in the authors' code: every frame at every step."""
     model, few = reference_size(), 2
     theirs, dino, fast = reference.counterpart(model), DinoWMShape().eval(), FastRollout(model)
     candidates = torch.randn(1, SAMPLES, HORIZON, 10)
@@ -483,7 +368,7 @@ def dinowm(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, d
 
 
 def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
-    """What the curve compares, from fast to slow, up to `longest_s` where a candidate takes CANDIDATE_S."""
+    """The settings of each sampler on the curve, from fast to slow, up to `longest_s` estimated from CANDIDATE_S."""
     budgets = [(16, 1), (32, 1), (32, 3), (64, 3), (64, 6), (128, 10), (300, 30), (1000, 100)]
     allowed = [(s, i) for s, i in budgets if s * i * CANDIDATE_S <= longest_s]
     found = {
@@ -533,7 +418,7 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
     )
     deadlines = [under_deadline(runtime, seconds, drawn, frames, options.seed) for seconds in DEADLINES_S]
     show(
-        "the robot's planner, iterations without end until a deadline, on the wall clock",
+        "the robot's planner, as many iterations as a wall-clock deadline allows",
         tuple(deadlines[0]),
         [tuple(row.values()) for row in deadlines],
     )
@@ -551,10 +436,10 @@ def curve(bundle: Bundle, out: Path, options: argparse.Namespace) -> tuple[Figur
 def under_deadline(
     runtime: Any, deadline_s: float, goals: Sequence[Trial], frames: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """What fits into a deadline, by how many iterations a plan overran it at most, and near goals held with it.
+    """Iterations that fit into a deadline, the most by which a plan overran it, and the near goals held with it.
 
-    An iteration's time is that of 64 candidates in the same process just before. The arm waits as long for its
-    command as it would have to, which is why a long deadline costs goals that are near.
+    The time of an iteration of 64 candidates is measured in the same process just before. The simulated arm waits for
+    each command as long as a real one would, so a long deadline loses near goals.
     """
     config = replace(PlanConfig(), deadline_s=deadline_s, iterations=10**6)
     repeats = int(np.clip(2.0 / deadline_s, 10, 50))
@@ -623,7 +508,7 @@ def _resident_mib() -> float:
 
 
 def int8(bundle: Bundle, out: Path, _: argparse.Namespace) -> tuple[Figures, dict[str, Any]]:
-    """The trained rollout with 8-bit weights, quantised by ONNX Runtime: its speed, and whether it keeps the elites."""
+    """The trained rollout with 8-bit weights, quantised by ONNX Runtime: speed, and whether the elites stay."""
     from onnxruntime.quantization import quantize_dynamic
 
     golden, path = load_golden(bundle), out / "rollout.int8.onnx"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authors' own code, to be put beside ours: network, loss and planner of stable-worldmodel 0.1.1.
+"""The authors' own code, for comparison: network, loss and planner of stable-worldmodel 0.1.1.
 
-For tests and benchmarks only (requirements-reference.txt, which `make` installs). The package imports torchvision and
-its simulators when it is imported whole; its network, loss and planner need none of that. So its packages are given
-empty stand-ins in sys.modules, through which Python finds the modules themselves, as they are on disk.
+For tests and benchmarks only (requirements-reference.txt, which `make` installs). Importing the package as
+a whole imports torchvision and its simulators, which network, loss and planner do not need. So empty stand-ins for its
+packages are put into sys.modules, through which Python finds the modules on disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def module(name: str) -> ModuleType:
     spec = importlib.util.find_spec(PACKAGE) if PACKAGE not in sys.modules else sys.modules[PACKAGE].__spec__
     if spec is None or not spec.submodule_search_locations:
         raise ReferenceMissing(
-            f"{PACKAGE} {VERSION} is not installed, beside which ours is measured; run `make setup`, or "
+            f"{PACKAGE} {VERSION} is not installed, with which ours is compared; run `make setup`, or "
             "`pip install --no-deps -r requirements-reference.txt`"
         )
     root = Path(next(iter(spec.submodule_search_locations)))
@@ -130,9 +130,9 @@ class _OurEncoder(nn.Module):
 
 
 def planning_counterpart(model: LeWM) -> Any:
-    """As `counterpart`, for a model that the reference cannot express: it keeps our encoder and our activation.
+    """As `counterpart`, in eval mode, for a model that the reference lacks: our encoder and activation are kept.
 
-    All that its planner spends its time in is the reference's own code. In eval mode.
+    The predictor, in which its planner spends its time, is the reference's own code.
     """
     theirs = network(dataclasses.replace(model.config, stem="patch", patch_size=16, activation="gelu", encoder_depth=1))
     theirs.encoder = _OurEncoder(model)
@@ -146,7 +146,7 @@ def planning_counterpart(model: LeWM) -> Any:
 def loss(
     model: Any, images: torch.Tensor, blocks: torch.Tensor, history: int, regulariser: nn.Module, weight: float
 ) -> torch.Tensor:
-    """The reference's loss of clips, as its training script has it: its network and its SIGReg, put together.
+    """The reference's loss of clips, composed of its network and its SIGReg as in its training script.
 
     `images` (B, T, 3, S, S) as `pixels` makes them, `blocks` (B, T - 1, E) z-scored; `weight` is lambda.
     """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks that LeWM was published with, at a size that a CPU trains: `make eval-seed-tasks`.
+"""The tasks that LeWM was published with, at a size that can be trained on a CPU: `make eval-seed-tasks`.
 
 Two-Room and Reacher are the environments of stable-worldmodel 0.1.1, their pictures 64 pixels wide. For each:
 
 - Episodes are recorded here. Two-Room: their scripted policy with noise in one half, random actions in the other.
-  Reacher: random torques (their policy is a network that the package does not hold).
-- One network that both have (the sizes of `small`, with patches and GELU) is trained by this trainer and by the
+  Reacher: random torques (their policy is a network that the package does not include).
+- A network that both implement (the sizes of `small`, with patches and GELU) is trained by this trainer and by the
   authors' code, on the same batches, for the same steps.
-- Goals are cut from episodes that nobody was trained on: a frame, and the picture 25 control steps later. A start
-  that already counts as success is drawn again. The budget is 50 steps.
+- Goals are taken from episodes outside the training data: start at a frame, goal is the picture 25 control steps later.
+  A start that already counts as success is drawn again. The budget is 50 steps.
 
 "success" is their criterion, "reached" after any step of the budget. "held" is strict: after each of the last 10. The
 tasks are tasks of `lewm_model.tasks`, whose trials can be drawn without a recording as well.
@@ -21,11 +21,11 @@ ours at most 1920:
 - ours_their_planner: the same model with the reference's search, whose plans of 25 steps are executed to their end.
 - reference: the authors' model with their CEMSolver.
 - reference_our_planner: the authors' model, imported, with our planner.
-- random: uniform actions. hold: zero actions. replay: the recorded actions, then zero ones; it is told what the
-  others are not, and shows what the budget allows.
+- random: uniform actions. hold: zero actions. replay: the recorded actions, then zero ones: an upper
+  bound that knows the solution.
 
-Push-T and OGB-Cube are not run: config/tasks has their settings for one GPU. What a task gave stays in the folder, and
-in the summary, when other tasks are run.
+Push-T and OGB-Cube are not run: config/tasks has their settings for one GPU. Results of a task stay in the folder and
+in the summary when other tasks are run later.
 
     python -m benchmarks.seed_tasks --tasks two_room reacher --goals 100 --steps 2000 --seed 0
 """
@@ -36,13 +36,11 @@ import argparse
 import contextlib
 import io
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +50,7 @@ from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.comparison import PATCHES, reference_bundle
+from benchmarks.seed_environments import IMAGE_SIZE, Environment, Reacher, TwoRoom
 from lewm_model.bundle.bundle import Bundle, load_heads, load_model
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes, load_episodes
@@ -63,171 +62,27 @@ from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search
 from lewm_model.robot.actions import ActionSpec
-from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.world import State
 from lewm_model.tasks.task import Outcome, Trial, trial_of
 from lewm_model.training.trainer import train
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE_SIZE = 64  # pixels
 EPISODE_STEPS = 100  # control steps
-GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: to the goal, to reach it in, and to stay there
-HEAD_STEPS = 2000  # of the steps-to-go head, on frozen latents
-ITERATIONS = 10  # of the reference's search, whose default of 30 takes three times as long
-GOAL_SEED = 1000  # of the recording that goals are cut from
-SPRING, DAMPER = 4.0, 1.0  # of the arm whose policy is told the goal, per rad and per rad/s
+GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: start to goal, time budget, last ones for "held"
+HEAD_STEPS = 2000  # training steps of the steps-to-go head, on frozen latents
+ITERATIONS = 10  # of the reference's search; its default of 30 would take three times as long
+GOAL_SEED = 1000  # of the recording that goals are taken from
 NOT_RUN = {"push_t": "config/tasks/pusht.yaml", "ogb_cube": "config/tasks/ogb_cube.yaml"}
-
-
-class Environment(Protocol):
-    """A simulated world of the reference. It takes actions (A,) in [-1, 1] one by one, and no trajectories of joint
-    positions: so the nodes, and the closed loop of `lewm eval`, cannot drive it, and `attempt` below does.
-
-    A state's `joints` (S,) float64 are all numbers that it starts from.
-    """
-
-    action_names: tuple[str, ...]
-    control_dt_s: float
-
-    def begin(self, seed: int) -> None:
-        """A new episode of the recording, from a random state."""
-
-    def act(self) -> np.ndarray:
-        """What the policy that records does now."""
-
-    def place(self, start: State, goal: State) -> None:
-        """A new attempt at a goal."""
-
-    def step(self, action: np.ndarray) -> bool:
-        """One control step; whether the reference counts the goal as reached."""
-
-    def state(self) -> State: ...
-
-    def towards(self, goal: State) -> np.ndarray:
-        """What somebody does now who is told the goal and needs no picture of it."""
-
-    def picture(self) -> np.ndarray:
-        """(64, 64, 3) uint8 RGB."""
-
-
-class HeldActions:
-    """Uniform random actions (A,) in [-1, 1], each held for 1 to 10 control steps."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.rng, self.size, self.left = np.random.default_rng((seed, 1)), size, 0
-
-    def __call__(self) -> np.ndarray:
-        if self.left == 0:
-            self.left, self.action = int(self.rng.integers(1, 11)), self.rng.uniform(-1, 1, self.size)
-        self.left -= 1
-        return self.action
-
-
-class TwoRoom:
-    """A dot goes through the door in a wall. State: its position, pixels of 224. Reached: within 16 pixels."""
-
-    action_names: tuple[str, ...] = ("x", "y")
-    control_dt_s = 0.1
-
-    def __init__(self) -> None:
-        # What the scripted policy derives from imports all of the package; it needs no more than a name to derive from.
-        policy = ModuleType(f"{reference.PACKAGE}.policy")
-        policy.BasePolicy = object  # type: ignore[attr-defined]
-        reference.module("utils")
-        sys.modules.setdefault(policy.__name__, policy)
-        self.env = reference.module("envs.two_room.env").TwoRoomEnv()
-        self.expert = reference.module("envs.two_room.expert_policy").ExpertPolicy
-
-    def begin(self, seed: int) -> None:
-        self.env.reset(seed=seed)
-        self.rng = np.random.default_rng((seed, 0))
-        self.random = HeldActions(2, seed) if seed % 2 else None
-        self.policy = self.expert(action_noise=0.3, seed=seed)
-        self.policy.set_env(self.env)
-
-    def act(self) -> np.ndarray:
-        if self.random:
-            return self.random()
-        now, target = self.state().joints, self.env.target_position.numpy()
-        if np.linalg.norm(now - target) < 16.0:  # there: somewhere else
-            self.env.target_position = torch.from_numpy(self.rng.uniform(21.0, 203.0, 2).astype(np.float32))
-        return self.towards(State(self.env.target_position.numpy()))
-
-    def towards(self, goal: State) -> np.ndarray:
-        info = {"state": self.state().joints, "goal_state": goal.joints.astype(np.float32)}
-        return self.policy.get_action(info).astype(np.float64)
-
-    def place(self, start: State, goal: State) -> None:
-        self.env.reset(seed=0, options={"state": start.joints, "target_state": goal.joints})
-
-    def step(self, action: np.ndarray) -> bool:
-        return bool(self.env.step(action)[2])
-
-    def state(self) -> State:
-        return State(self.env.agent_position.numpy().astype(np.float64))
-
-    def picture(self) -> np.ndarray:
-        return to_model_image(self.env.render(), IMAGE_SIZE)
-
-
-class Reacher:
-    """An arm of two joints, moved by torques. State: angles, rad, and their velocities. Reached: 0.05 rad, both joints.
-
-    One frame holds no velocity, so its model sees two.
-    """
-
-    action_names: tuple[str, ...] = ("shoulder", "wrist")
-    control_dt_s = 0.04
-
-    def __init__(self) -> None:
-        reference.module("utils")
-        self.env = reference.module("envs.dmcontrol.reacher").ReacherDMControlWrapper(task="qpos_match", seed=0)
-        self.env.reset(seed=0)  # compiles the arm as it will stay
-        self.physics, self.task = self.env.env.physics, self.env.env.task
-        self.physics.model.vis.quality.shadowsize = 0  # drawn on a CPU, shadows take two thirds of a picture's time
-        self.env.action_repeat = 1  # the criterion is asked between the two simulation steps of a control step, too
-        self.goal: np.ndarray = np.zeros(2)
-
-    def begin(self, seed: int) -> None:
-        self.env.reset(seed=seed)
-        self.random = HeldActions(2, seed)
-
-    def act(self) -> np.ndarray:
-        return self.random()
-
-    def towards(self, goal: State) -> np.ndarray:
-        """A spring with a damper."""
-        angles, rates = np.split(self.state().joints, 2)
-        return np.clip(SPRING * (goal.joints[:2] - angles) - DAMPER * rates, -1.0, 1.0)
-
-    def place(self, start: State, goal: State) -> None:
-        self.env.reset(seed=0, options={"state": start.joints})
-        self.goal = goal.joints[:2]
-
-    def step(self, action: np.ndarray) -> bool:
-        reached = False
-        for _ in range(2):
-            self.env.step(action)
-            # Only asked, never told: an environment that sees its goal reached ends the episode, and "held" goes on.
-            self.task.target_qpos = self.goal
-            reached |= self.task.get_termination(self.physics) is not None
-            self.task.target_qpos = None
-        return reached
-
-    def state(self) -> State:
-        return State(np.concatenate([self.physics.data.qpos, self.physics.data.qvel]))
-
-    def picture(self) -> np.ndarray:
-        return self.env.render(IMAGE_SIZE, IMAGE_SIZE)
 
 
 @dataclass(frozen=True)
 class SeedTask:
     """A task of :class:`lewm_model.tasks.task.Task` in an environment of the reference.
 
-    :param compared: how many numbers of a state count.
-    :param within: the greatest error, in `unit`, of the norm of the difference.
-    :param model, train: values in which the configurations differ from `small`.
+    :param compared: how many numbers of a state, the first ones, the error is computed from.
+    :param norm: order of the norm of their difference, 2 or infinity.
+    :param within: greatest error of a success, in `unit`.
+    :param model, train: values in which the configurations differ from those of `small`.
     """
 
     name: str
@@ -250,7 +105,7 @@ class SeedTask:
         return float(np.linalg.norm((state.joints - goal.joints)[: self.compared], self.norm))
 
     def draw(self, rng: np.random.Generator, sim: Environment) -> tuple[State, State] | None:
-        """Two states GOAL_STEPS apart of an episode that nobody recorded."""
+        """Two states GOAL_STEPS apart in a fresh episode; None where the start already counts as success."""
         sim.begin(int(rng.integers(2**31)))
         states = [sim.state()]
         for _ in range(int(rng.integers(EPISODE_STEPS - GOAL_STEPS)) + GOAL_STEPS):
@@ -280,15 +135,15 @@ def _is_solved(env: Environment, start: State, goal: State) -> bool:
 
 
 def _outcome(trial: Trial, env: Environment, reached: Sequence[bool]) -> Outcome:
-    """Judged by the reference's criterion after each control step, which it asks in between, too; held is HELD_STEPS
-    of them, whatever they last.
+    """The outcome by the reference's criterion, `reached` after each control step; held means after each of the last
+    HELD_STEPS.
     """
     held, error = all(reached[-HELD_STEPS:]), trial.task.error(env.state(), trial.goal, env)
     return Outcome(held, any(reached), error)
 
 
 def record(env: Environment, path: Path, episodes: int, seed: int) -> Episodes:
-    """Episodes of EPISODE_STEPS + 1 frames; `proprio` holds the states, which no network sees."""
+    """Records episodes of EPISODE_STEPS + 1 frames; `proprio` holds the states, which no network is given."""
     env.begin(seed)
     attributes: dict[str, str | int | float] = {"seed": seed}
     with EpisodeWriter(
@@ -308,7 +163,7 @@ def record(env: Environment, path: Path, episodes: int, seed: int) -> Episodes:
 
 @dataclass(frozen=True)
 class Goal:
-    """A trial cut from a recording: `picture` (64, 64, 3) uint8 shows its goal, and `actions` (25, A) led there."""
+    """A trial from a recording: `picture` (64, 64, 3) uint8 shows its goal, `actions` (25, A) were recorded there."""
 
     trial: Trial
     picture: np.ndarray
@@ -337,7 +192,7 @@ Planner = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
 
 
 def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> Outcome:
-    """What a planner reaches of a goal."""
+    """Executes a planner's blocks until the budget is over; returns the outcome."""
     budget = goal.trial.task.budget_steps
     env.place(goal.trial.start, goal.trial.goal)
     frames, blocks, reached = [env.picture()], list[np.ndarray](), list[bool]()
@@ -352,7 +207,7 @@ def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> Ou
 
 
 class Ours:
-    """A bundle's model with our rollout, and two ways to plan with it."""
+    """A bundle's model with our rollout, planned for by the reference's search or by ours."""
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         self.model, self.spec, self.seed = load_model(bundle), bundle.actions, seed
@@ -366,12 +221,12 @@ class Ours:
 
     @torch.inference_mode()
     def imagine(self, context: torch.Tensor, past: list[np.ndarray], candidates: np.ndarray) -> torch.Tensor:
-        """Latents (S, H, D) that candidates (S, H, E) lead to."""
+        """Predicted latents (S, H, D) of candidates (S, H, E)."""
         before = torch.from_numpy(np.stack(past)) if past else None
         return self.rollout(context, before, torch.from_numpy(candidates.astype(np.float32)))
 
     def their_planner(self, goal: Goal) -> Planner:
-        """The reference's search, executed to its end; it knows one frame."""
+        """The reference's search from one frame; its plans are executed to their end."""
         wanted = self.encode([goal.picture])[0].numpy()
 
         def draw() -> np.ndarray:
@@ -388,7 +243,7 @@ class Ours:
         return plan
 
     def planner(self, goal: Goal) -> Planner:
-        """The search of the planner node: one action a block, inside the recorded range, from the plan before."""
+        """The planner node's search, warm-started from the last plan: one action a block, in the recorded range."""
         wanted, config, spec = self.encode([goal.picture])[0], PlanConfig(), self.spec
         low, high, rest = (spec.normalise(np.array(a)) for a in (spec.low, spec.high, np.zeros(len(spec.low))))
         still = np.tile(rest, (config.horizon, 1))
@@ -435,7 +290,7 @@ def reference_planner(network: Any, ours: LeWM, spec: ActionSpec, seed: int) -> 
 
 
 def baselines(spec: ActionSpec, seed: int) -> dict[str, Callable[[Goal], Planner]]:
-    """Planners that look at nothing."""
+    """Policies that look at no picture: random, hold, replay."""
     rng = np.random.default_rng((seed, 7))
 
     def replay(goal: Goal) -> Planner:
@@ -453,14 +308,14 @@ def baselines(spec: ActionSpec, seed: int) -> dict[str, Callable[[Goal], Planner
 
 
 def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
-    """Records, trains and evaluates a task; its figures."""
+    """Records, trains and evaluates a task; returns its figures."""
     task = TASKS[name]
     env = task.environment()
     data = record(env, folder / "episodes.h5", arguments.episodes, arguments.seed)
     goals = cut_goals(task, env, record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED), arguments.seed)
     c = from_dict(ModelConfig, {**PATCHES, **task.model}, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": HEAD_STEPS, "threads": 1, **task.train}
-    values["augment"] = {"share": 0.0}  # the authors' code changes no pictures
+    values["augment"] = {"share": 0.0}  # the authors' code does not augment
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
     began = time.monotonic()
     mine = train(data, folder / "ours/bundle", folder / "ours/run", c, config)
@@ -495,7 +350,7 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
 
 
 def show(figures: list[dict[str, Any]]) -> None:
-    """The four tasks as a table."""
+    """Prints the figures of the tasks, a table row for each planner."""
     values = {figure["name"]: figure["value"] for figure in figures}
 
     def rate(name: str) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast training steps are, beside the authors' own step: `make bench-train`.
+"""Speed of a training step, compared with the authors' own: `make bench-train`.
 
-A step is what lies between a batch of uint8 clips in memory and new weights. The reference's is as its training
-script has it: pictures to float, scaled by 1/255 and normalised with ImageNet's statistics, its LeWM and loss
-(`evaluate.reference.loss`), the backward pass, the gradients' norm clipped, AdamW. Ours is the trainer's: normalisation
-inside, `Objective`, the same clipping and AdamW. Same clips, batch, fp32, threads; rounds of both are interleaved and
-the medians compared.
+A step begins with a batch of uint8 clips in memory and ends with new weights. The reference's is that of its training
+script: pictures to float, scaled by 1/255 and normalised with ImageNet's statistics, its LeWM and loss
+(`benchmarks.reference.loss`), the backward pass, the gradients' norm clipped, AdamW. Ours is the trainer's:
+normalisation inside, `Objective`, the same clipping and AdamW. Same clips, batch, fp32, threads; rounds of both are
+interleaved and the medians compared.
 
 `small` has the sizes of `lewm train`'s default with what the reference has too, patches of 16 pixels and GELU, and the
 reference's loss with its 1024 SIGReg directions: both compute the same. `small, 256 directions` is that with the number
@@ -91,10 +91,10 @@ def their_step(c: ModelConfig, config: TrainConfig, device: str = "cpu") -> Call
 
 
 def measure(ours: Callable[[], None], theirs: Callable[[], None], rounds: int, steps: int) -> tuple[float, float]:
-    """Median times of a step, s, of rounds of `steps` that take turns."""
+    """Median time of a step of either, s; rounds of `steps` steps of both are interleaved."""
     times: dict[Callable[[], None], list[float]] = {ours: [], theirs: []}
     for step in times:
-        step()  # the first one allocates
+        step()  # the first step allocates
     for _ in range(rounds):
         for step, taken in times.items():
             began = time.perf_counter()

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-Room and Reacher of stable-worldmodel behind one interface, for `benchmarks.seed_tasks`."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from benchmarks import reference
+from lewm_model.robot.observation import to_model_image
+from lewm_model.sim.world import State
+
+IMAGE_SIZE = 64  # pixels
+SPRING, DAMPER = 4.0, 1.0  # torque per rad and per rad/s of Reacher's scripted policy
+
+
+class Environment(Protocol):
+    """A simulated world of the reference. It takes single actions (A,) in [-1, 1], not joint trajectories, so the nodes
+    and the closed loop of `lewm eval` cannot drive it; `benchmarks.seed_tasks.attempt` does.
+
+    The `joints` (S,) float64 of a state are all numbers that determine it.
+    """
+
+    action_names: tuple[str, ...]
+    control_dt_s: float
+
+    def begin(self, seed: int) -> None:
+        """Begins an episode to be recorded, from a random state."""
+
+    def act(self) -> np.ndarray:
+        """The next action (A,) of the recording policy."""
+
+    def place(self, start: State, goal: State) -> None:
+        """Begins an attempt at a goal."""
+
+    def step(self, action: np.ndarray) -> bool:
+        """Executes a control step; returns whether the reference counts the goal as reached."""
+
+    def state(self) -> State: ...
+
+    def towards(self, goal: State) -> np.ndarray:
+        """The next action (A,) of the scripted policy, which knows the goal's state."""
+
+    def picture(self) -> np.ndarray:
+        """(64, 64, 3) uint8 RGB."""
+
+
+class HeldActions:
+    """Uniform random actions (A,) in [-1, 1], each held for 1 to 10 control steps."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.rng, self.size, self.left = np.random.default_rng((seed, 1)), size, 0
+
+    def __call__(self) -> np.ndarray:
+        if self.left == 0:
+            self.left, self.action = int(self.rng.integers(1, 11)), self.rng.uniform(-1, 1, self.size)
+        self.left -= 1
+        return self.action
+
+
+class TwoRoom:
+    """A dot moves through a door in a wall. State: its x and y, in pixels of 224. Reached: within 16 pixels."""
+
+    action_names: tuple[str, ...] = ("x", "y")
+    control_dt_s = 0.1
+
+    def __init__(self) -> None:
+        # The module of the scripted policy's base class imports the whole package. The base class adds nothing that is
+        # needed, so an empty one takes its place.
+        policy = ModuleType(f"{reference.PACKAGE}.policy")
+        policy.BasePolicy = object  # type: ignore[attr-defined]
+        reference.module("utils")
+        sys.modules.setdefault(policy.__name__, policy)
+        self.env = reference.module("envs.two_room.env").TwoRoomEnv()
+        self.expert = reference.module("envs.two_room.expert_policy").ExpertPolicy
+
+    def begin(self, seed: int) -> None:
+        self.env.reset(seed=seed)
+        self.rng = np.random.default_rng((seed, 0))
+        self.random = HeldActions(2, seed) if seed % 2 else None
+        self.policy = self.expert(action_noise=0.3, seed=seed)
+        self.policy.set_env(self.env)
+
+    def act(self) -> np.ndarray:
+        if self.random:
+            return self.random()
+        now, target = self.state().joints, self.env.target_position.numpy()
+        if np.linalg.norm(now - target) < 16.0:  # reached: draw another target
+            self.env.target_position = torch.from_numpy(self.rng.uniform(21.0, 203.0, 2).astype(np.float32))
+        return self.towards(State(self.env.target_position.numpy()))
+
+    def towards(self, goal: State) -> np.ndarray:
+        info = {"state": self.state().joints, "goal_state": goal.joints.astype(np.float32)}
+        return self.policy.get_action(info).astype(np.float64)
+
+    def place(self, start: State, goal: State) -> None:
+        self.env.reset(seed=0, options={"state": start.joints, "target_state": goal.joints})
+
+    def step(self, action: np.ndarray) -> bool:
+        return bool(self.env.step(action)[2])
+
+    def state(self) -> State:
+        return State(self.env.agent_position.numpy().astype(np.float64))
+
+    def picture(self) -> np.ndarray:
+        return to_model_image(self.env.render(), IMAGE_SIZE)
+
+
+class Reacher:
+    """An arm of two joints, moved by torques. State: angles, rad, and their velocities. Reached: 0.05 rad, both joints.
+
+    One frame does not show velocities, so the model sees two.
+    """
+
+    action_names: tuple[str, ...] = ("shoulder", "wrist")
+    control_dt_s = 0.04
+
+    def __init__(self) -> None:
+        reference.module("utils")
+        self.env = reference.module("envs.dmcontrol.reacher").ReacherDMControlWrapper(task="qpos_match", seed=0)
+        self.env.reset(seed=0)  # compiles the model, which later resets keep
+        self.physics, self.task = self.env.env.physics, self.env.env.task
+        self.physics.model.vis.quality.shadowsize = 0  # on a CPU, shadows take two thirds of the rendering time
+        self.env.action_repeat = 1  # `step` makes the two simulation steps itself, to check for success after each
+        self.goal: np.ndarray = np.zeros(2)
+
+    def begin(self, seed: int) -> None:
+        self.env.reset(seed=seed)
+        self.random = HeldActions(2, seed)
+
+    def act(self) -> np.ndarray:
+        return self.random()
+
+    def towards(self, goal: State) -> np.ndarray:
+        """A spring with a damper."""
+        angles, rates = np.split(self.state().joints, 2)
+        return np.clip(SPRING * (goal.joints[:2] - angles) - DAMPER * rates, -1.0, 1.0)
+
+    def place(self, start: State, goal: State) -> None:
+        self.env.reset(seed=0, options={"state": start.joints})
+        self.goal = goal.joints[:2]
+
+    def step(self, action: np.ndarray) -> bool:
+        reached = False
+        for _ in range(2):
+            self.env.step(action)
+            # The goal is set only for this check: an environment that reaches its goal ends the episode, and whether it
+            # is held needs the steps after that.
+            self.task.target_qpos = self.goal
+            reached |= self.task.get_termination(self.physics) is not None
+            self.task.target_qpos = None
+        return reached
+
+    def state(self) -> State:
+        return State(np.concatenate([self.physics.data.qpos, self.physics.data.qvel]))
+
+    def picture(self) -> np.ndarray:
+        return self.env.render(IMAGE_SIZE, IMAGE_SIZE)
