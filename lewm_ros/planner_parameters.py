@@ -55,7 +55,9 @@ PARAMETERS = (
     Parameter("dry_run", False, "Plan and show, hold and report as ever, and send nothing to the arm.", live=True),
     Parameter("goal_tolerance", 1.0, "Times the calibrated distance at which a goal is reached.", 0.1, 10.0, live=True),
     *ARM_PARAMETERS,
-    Parameter("plan.horizon", 0, "Action blocks that a plan looks ahead; 0: the bundle's horizon.", 0, MOST_BLOCKS),
+    Parameter(
+        "plan.horizon", 0, "Action blocks that a plan looks ahead; 0: the bundle's.", 0, MOST_BLOCKS, needed=False
+    ),
     *rows("plan", PlanConfig(), PLAN_FIELDS),
     *rows("monitor", MonitorConfig(), MONITOR_FIELDS),
 )
