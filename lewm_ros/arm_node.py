@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What nodes that command an arm have in common: arming, dead-man's button, speed scale, joint states, the way out."""
+"""Base of the nodes that command an arm: arming, dead-man's button, speed scale, joint states, sending commands."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from lewm_ros.messages import (
 from lewm_ros.node import QOS_OVERRIDES, ManagedNode, Worker, status_message
 from lewm_ros.safety import Shield, State
 
-WATCH_S = 0.02  # the watchdog looks at least this often
-COMPLAINT_S = 2.0  # that diagnostics show an input that could not be used
-# From when a node came up, or somebody new listens to the commands, until a motion may begin, where the controller does
-# not say what it executes: until all who listen have found this node. A controller that misses the first command would
-# jump into the second, and the joints tell that too late.
+WATCH_S = 0.02  # greatest time between two checks of the watchdog
+COMPLAINT_S = 2.0  # how long diagnostics show an input that could not be used
+# Before the first motion, and after a new subscriber of the commands appears, for DDS discovery to be complete: a
+# controller that misses the first command would jump into the second, and joint states show that too late. Not needed
+# where the controller publishes its reference.
 SETTLE_S = 2.0
 
 
 class ArmNode(ManagedNode):
-    """`joint_states`, `joy`, `arm_controller/controller_state` -> `arm_controller/joint_trajectory`, by the shield.
+    """`joint_states`, `joy`, `arm_controller/controller_state` -> shield -> `arm_controller/joint_trajectory`.
 
     Services: `~/enable` arms and disarms, `~/stop` brings the arm to rest and latches, `~/reset` releases the latch.
-    `~/speed_scale` (0 to 1) is a share of full speed that a person can turn down at any time. `~/status` says at every
-    change what the node does and why not more.
+    `~/speed_scale` (0 to 1) is a share of full speed that a person can turn down at any time. `~/status` is
+    published at every change: the state and its reason.
 
-    A node has a worker thread, which alone sends commands; callbacks reach it through the mailbox and the shield, which
-    have locks. Its step begins with `watch`.
+    Only the worker thread of a node sends commands; callbacks pass data to it through the mailbox and the shield, which
+    have locks. Each of its steps begins with `watch`.
     """
 
     _worker: Worker | None = None
@@ -58,24 +58,24 @@ class ArmNode(ManagedNode):
     _values: dict[str, Any]
     _limits: JointLimits
     _mailbox: Mailbox
-    _start_is_over = False  # it was armed on start, or a person did not want that
+    _start_is_over = False  # enable_on_start has armed the arm, or a person has disarmed or stopped it before
 
     # What a node implements.
 
     def bring_to_rest(self) -> None:
-        """Ends the commanded motion with a smooth stop, if there is one; for the worker."""
+        """Ends the commanded motion with a smooth stop, if there is one; called by the worker."""
         raise NotImplementedError
 
     def arming_refusal(self) -> str | None:
-        """Why it must not be armed, for people, besides what the shield says; None where nothing keeps it."""
+        """A reason of the node's own, besides the shield's, why the arm must not be armed; None without one."""
         return None
 
-    # ---- lifecycle: a node calls each in its own transition ----------------------------------------------------------
+    # ---- lifecycle: called by the transitions of the node ------------------------------------------------------------
 
     def configure_arm(self, values: Mapping[str, Any], checked: ArmSettings, limits: JointLimits) -> None:
         """Makes publishers and services.
 
-        :param limits: of the joints that are commanded, the first ones of those that `checked` has.
+        :param limits: of the commanded joints, which are the first ones of `checked.limits`.
         """
         self._values, self._limits = dict(values), limits
         self._workspace, self._self_collision = checked.workspace, checked.self_collision
@@ -92,14 +92,14 @@ class ArmNode(ManagedNode):
         ]
 
     def cleanup_arm(self) -> None:
-        """Frees them."""
+        """Frees what `configure_arm` made."""
         self._commands.destroy()
         self.destroy_publisher(self._status)
         for service in self._arm_services:
             self.destroy_service(service)
 
     def activate_arm(self, needs_frames: bool) -> None:
-        """Makes the shield, the mailbox and what is listened to. The worker is the node's."""
+        """Makes the shield, the mailbox and the subscriptions. The node starts the worker itself."""
         self._shield = Shield(
             self._limits,
             self._shield_config,
@@ -119,18 +119,18 @@ class ArmNode(ManagedNode):
             self._limits.velocity,
             self._shield_config.start_tolerance_rad,
         )
-        self._arm_when_ready = self._values["enable_on_start"] and not self._start_is_over  # once only
+        self._arm_when_ready = self._values["enable_on_start"] and not self._start_is_over
         self._complaint, self._complained_s = "", -np.inf
         self._shown: tuple[Any, ...] = ()
         self._listeners, self._settled_s = 0, time.monotonic() + SETTLE_S
-        self._repeated: tuple[JointTrajectory, float] | None = None  # what was sent last, until when it may be again
+        self._repeated: tuple[JointTrajectory, float] | None = None  # newest command, and until when it is repeated, s
         self._adjust_shield()
         heard = [
             (JointState, "joint_states", self._on_joint_state, qos_profile_sensor_data),
             (Joy, "joy", self._on_joy, qos_profile_sensor_data),
             (Float32, "~/speed_scale", self._on_speed_scale, 1),
         ]
-        self._gripper_reference: tuple[float, float] | None = None  # steady s, and rad
+        self._gripper_reference: tuple[float, float] | None = None  # steady s of arrival, and position
         if ControllerState is not None:
             topic = controller_state_topic(ARM)
             heard.append((ControllerState, topic, self._on_controller_state, qos_profile_sensor_data))
@@ -142,7 +142,7 @@ class ArmNode(ManagedNode):
         )
 
     def deactivate_arm(self) -> None:
-        """Disarms and ends the worker, whose last act should be a smooth stop; harmless when nothing runs."""
+        """Disarms the arm and ends the worker, which sends a smooth stop last; does nothing when nothing runs."""
         if self._worker is not None:
             self._shield.disarm()
             self._end(self._worker)
@@ -156,16 +156,16 @@ class ArmNode(ManagedNode):
         scale, needs_deadman = self._values["speed_scale"], self._values["deadman_button"] >= 0
         self._shield.config = self._shield_config
         if needs_deadman and not self._shield.needs_deadman:
-            self._shield.deadman(False)  # until it is heard of
+            self._shield.deadman(False)  # released until a message says otherwise
         self._shield.needs_deadman = needs_deadman
         self._shield.pause("speed_scale is 0; set it above 0 to go on" if scale == 0 else None)
 
     def now_s(self) -> float:
-        """Now on the clock of the stamps, s since the node was configured: small, so that floats are precise."""
+        """Now on the ROS clock, s since the node was configured: small numbers keep floats precise."""
         return (self.get_clock().now().nanoseconds - self._epoch_ns) / NANOSECONDS
 
     def seconds(self, stamp: Any) -> float:
-        """A stamp on the same clock."""
+        """A stamp as s on the same clock."""
         return (nanoseconds(stamp) - self._epoch_ns) / NANOSECONDS
 
     # ---- the executor's thread ---------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ class ArmNode(ManagedNode):
             self._mailbox.put("joints", (stamp_s, positions))
 
     def _publishers_of(self, topic: str) -> list[str]:
-        """Full names of the nodes that publish on it."""
+        """Full names of the nodes that publish on a topic."""
         ends = self.get_publishers_info_by_topic(self.resolve_topic_name(topic))
         return [f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in ends]
 
@@ -217,7 +217,7 @@ class ArmNode(ManagedNode):
             return
         if button >= len(message.buttons):
             self.complain(
-                f"joy has {len(message.buttons)} buttons, deadman_button is {button}; set it to a button that there is"
+                f"joy has {len(message.buttons)} buttons, deadman_button is {button}; set it to an existing button"
             )
         self._shield.deadman(button < len(message.buttons) and message.buttons[button] != 0)
 
@@ -228,14 +228,14 @@ class ArmNode(ManagedNode):
             self.set_parameters([RosParameter("speed_scale", value=scale)])
 
     def complain(self, text: str) -> None:
-        """Logs a problem with the input, once while it stays the same; diagnostics show it for a while."""
+        """Logs a problem with an input, once as long as it stays the same; diagnostics show it for COMPLAINT_S."""
         if text != self._complaint:
             self.get_logger().error(text)
         self._complaint, self._complained_s = text, time.monotonic()
 
     @property
     def complains(self) -> bool:
-        """Whether an input could not be used lately."""
+        """Whether `complain` was called in the last COMPLAINT_S."""
         return time.monotonic() - self._complained_s < COMPLAINT_S
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -271,7 +271,7 @@ class ArmNode(ManagedNode):
     # ---- the worker's thread -----------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """The watchdog, arming on start, and whether somebody takes the commands; also sends again what may be lost."""
+        """Runs the watchdog, arms on start, checks that commands have a subscriber, and repeats the newest command."""
         self._repeat()
         self._count_listeners()
         if self._arm_when_ready and self.arming_refusal() is None and self._shield.arm() is None:
@@ -280,7 +280,7 @@ class ArmNode(ManagedNode):
         self._shield.watch()
 
     def _count_listeners(self) -> None:
-        """The arm holds while nobody takes its commands."""
+        """Holds the arm while a controller is missing."""
         count = self._commands.listeners
         if count > self._listeners:
             self._settled_s = time.monotonic() + SETTLE_S
@@ -288,13 +288,16 @@ class ArmNode(ManagedNode):
         self._shield.unheard(None if self._values.get("dry_run", False) else self._commands.missing())
 
     def rest_position(self) -> np.ndarray | None:
-        """Where a motion may start from rest now, (A,) rad; None while it may not."""
-        # A controller that says what it executes cannot miss a command unnoticed.
+        """Where a motion may start from rest now, (A,) rad; None while it may not start."""
+        # Where the controller publishes its reference, a lost command is noticed.
         settled = self._shield.reference is not None or time.monotonic() >= self._settled_s
         return self._shield.restart() if settled else None
 
     def send(self, trajectory: Trajectory) -> None:
-        """Sends what the shield let through, and repeats it while that makes no difference: commands get lost."""
+        """Sends a trajectory that the shield let through.
+
+        Since commands can be lost, it is repeated until it differs from the one that it replaces.
+        """
         message = self.trajectory_message(trajectory)
         self._commands.send(message)
         self._repeated = message, self._shield.parting_s
@@ -308,10 +311,12 @@ class ArmNode(ManagedNode):
                 self._repeated = None
 
     def send_stop(self, stop: Trajectory) -> bool:
-        """Sends the smooth stop that ends a commanded motion; whether it was sent. It is not where the arm rests anyway
-        or the shield refuses it: then the arm goes on to the end of what it has, which is a stop, too.
+        """Sends the smooth stop that ends a commanded motion; returns whether it was sent.
+
+        It is not sent where the arm rests already or the shield refuses it. The arm then executes the trajectory that
+        it has to its end, which is a stop too.
         """
-        if self._shield.at_rest():  # a stop of an arm that rests would arrive when it has ended
+        if self._shield.at_rest():  # a stop would arrive after its own end
             return False
         refusal = self._shield.release(stop)
         if refusal is None:
@@ -333,7 +338,7 @@ class ArmNode(ManagedNode):
         self._shown = shown
 
     def _log_state(self, state: State) -> None:
-        """Holds, stops and what ends them are in the log, with the reason; not only in ~/status, which nobody keeps."""
+        """Logs holds, stops and their ends with the reason: ~/status is usually not recorded."""
         text = self._shield.message
         if state is State.STOPPED:
             self.get_logger().error(text)
@@ -345,5 +350,5 @@ class ArmNode(ManagedNode):
             )
 
     def publish_status(self) -> None:
-        """Says on `~/status` what `diagnose` says."""
+        """Publishes the result of `diagnose` on `~/status`."""
         self._status.publish(status_message(self, *self.diagnose()))

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters of nodes that command an arm: what its joints and links may do, who lets it move, how fast, and when
-the shield intervenes."""
+"""Parameters of the nodes that command an arm: limits, workspace, arming, speed, and settings of the shield."""
 
 from __future__ import annotations
 
@@ -23,19 +22,19 @@ from lewm_ros.safety import ShieldConfig
 SHIELD_FIELDS: dict[str, tuple[Any, ...]] = {
     "frame_timeout_s": ("Seconds without a fresh frame after which the arm holds.", 0.05, 10.0),
     "joint_timeout_s": ("Seconds without a joint state after which the arm holds.", 0.02, 10.0),
-    "tracking_tolerance_rad": ("Measured minus commanded position that latches the stop, rad.", 0.001, 3.0),
-    "start_tolerance_rad": ("Farthest that a motion from rest may start from the measured position, rad.", 0.001, 0.5),
-    "jump_tolerance_rad": ("Farthest that a new trajectory may be from the old one, rad.", 1e-6, 0.1),
-    "deadman_timeout_s": ("Seconds after which a dead-man button counts as released without a new message.", 0.05, 5.0),
+    "tracking_tolerance_rad": ("Measured minus commanded position beyond which the stop latches, rad.", 0.001, 3.0),
+    "start_tolerance_rad": ("Greatest distance of the start of a motion from the measured position, rad.", 0.001, 0.5),
+    "jump_tolerance_rad": ("Greatest distance of a new trajectory from the one it replaces, rad.", 1e-6, 0.1),
+    "deadman_timeout_s": ("Seconds without a message after which the dead-man's button counts as released.", 0.05, 5.0),
     "jump_tolerance_rad_s": ("The same for velocities, rad/s.", 1e-6, 1.0),
 }
 
-# What a person may change while the arm is armed; it takes effect at once.
+# May be changed while the arm is armed, with effect at once.
 LIVE = {"plan.deadline_s", "shield.deadman_timeout_s"}
 
 
 def rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> list[Parameter]:
-    """A table row for each of these fields of a dataclass instance, which has the defaults."""
+    """A table row for each of `fields` of the dataclass instance `settings`, whose values are the defaults."""
     return [
         Parameter(f"{prefix}.{name}", getattr(settings, name), description, low, high, live=f"{prefix}.{name}" in LIVE)
         for name, (description, low, high) in fields.items()
@@ -43,21 +42,21 @@ def rows(prefix: str, settings: Any, fields: Mapping[str, tuple[Any, ...]]) -> l
 
 
 def below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values below a prefix, without it."""
+    """The values whose names begin with `prefix`, by the rest of the name."""
     return {name.removeprefix(prefix + "."): value for name, value in values.items() if name.startswith(prefix + ".")}
 
 
 DOUBLES = RosParameter.Type.DOUBLE_ARRAY
 ARM_PARAMETERS = (
-    Parameter("enable_on_start", False, "Arm as soon as all that it needs arrives; leave it off on a real arm."),
+    Parameter("enable_on_start", False, "Arm as soon as all inputs arrive; leave it off on a real arm."),
     Parameter(
         "deadman_button", -1, "Button of `joy` to hold while the arm may move; -1 needs none.", -1, 63, live=True
     ),
     Parameter("speed_scale", 1.0, "Share of full speed; 0 holds. Also the topic ~/speed_scale.", 0.0, 1.0, live=True),
     Parameter(
-        "robot", "", "Robot file (path, or name in config/robots): limits, links, self-collision. Then no limits.*."
+        "robot", "", "Robot file (path, or name in config/robots): limits, links, self-collision. Excludes limits.*."
     ),
-    Parameter("urdf", "", "URDF file of the arm, expanded: limits that are not given here, the workspace's links."),
+    Parameter("urdf", "", "URDF file of the arm, without xacro: limits not given here, links for the workspace."),
     Parameter(
         "limits.names",
         RosParameter.Type.STRING_ARRAY,
@@ -76,7 +75,7 @@ ARM_PARAMETERS = (
     Parameter(
         "effort_limits",
         DOUBLES,
-        "Effort of each joint, in the unit of joint_states, beyond which the stop latches; by default any may be.",
+        "Greatest effort of each joint, in the unit of joint_states; beyond it the stop latches. By default none.",
         needed=False,
     ),
     *rows("shield", ShieldConfig(), SHIELD_FIELDS),
@@ -85,10 +84,10 @@ ARM_PARAMETERS = (
 
 @dataclasses.dataclass(frozen=True)
 class ArmSettings:
-    """What the parameters say, checked."""
+    """Checked settings of an arm."""
 
     robot: Robot | None
-    chain: Chain | None  # of the robot, where its file says where the links are
+    chain: Chain | None  # of the robot file, where it has kinematics
     limits: JointLimits
     efforts: np.ndarray | None  # (A,) in the unit of joint_states
     workspace: Workspace | None
@@ -97,9 +96,9 @@ class ArmSettings:
 
 
 def arm_settings(values: Mapping[str, Any]) -> ArmSettings:
-    """The settings that parameter values by name describe.
+    """Checked settings from parameter values by name.
 
-    :raises ParameterError: they cannot be used, or do not fit together, or not to the robot file or the URDF.
+    :raises ParameterError: values cannot be used, or contradict each other, the robot file or the URDF.
     """
     try:
         robot = load_robot(values["robot"]) if values["robot"] else None
@@ -119,7 +118,7 @@ def arm_settings(values: Mapping[str, Any]) -> ArmSettings:
 
 
 def _efforts(given: Sequence[float], names: Sequence[str]) -> np.ndarray | None:
-    """Effort limits (A,), or None where none are given; raises ValueError for numbers that cannot be limits."""
+    """Effort limits (A,), None where none are given; ValueError for a wrong count or numbers not above 0."""
     if not given:
         return None
     efforts = np.array(given, float)
@@ -129,13 +128,13 @@ def _efforts(given: Sequence[float], names: Sequence[str]) -> np.ndarray | None:
 
 
 def _limits(values: Mapping[str, Any], robot: Robot | None) -> JointLimits:
-    """What the joints may do, from the robot file or else from the parameters limits.*: one of them says it.
+    """Joint limits, from either the robot file or the parameters limits.*.
 
-    :raises ValueError: both say it, or neither does, or the numbers cannot be used.
+    :raises ValueError: both are given, or neither is, or the numbers cannot be used.
     """
     given = below("limits", values)
     if robot is None and not given["names"]:
-        raise ValueError("nothing says what the arm's joints may do: give a robot (config/robots), or limits.*")
+        raise ValueError("no joint limits are given: set robot (a file of config/robots, or yours), or limits.*")
     if robot is None:
         return limits_from_parameters(**given, urdf=values["urdf"])
     named = [name for name, row in given.items() if row]
@@ -148,10 +147,9 @@ def _limits(values: Mapping[str, Any], robot: Robot | None) -> JointLimits:
 def _workspace(
     values: Mapping[str, Any], names: Sequence[str], robot: Robot | None, chain: Chain | None
 ) -> Workspace | None:
-    """The box that the parameters workspace.* describe, for the robot file's links or else the URDF's; where they
-    describe none, the robot file's.
+    """The workspace box of the parameters workspace.*, or else of the robot file, for the links of robot file or URDF.
 
-    :raises ValueError: they do not fit together, or not to the URDF.
+    :raises ValueError: the values contradict each other, or the URDF.
     """
     box = below("workspace", values)
     if not box["lower"] and not box["upper"]:
@@ -159,6 +157,6 @@ def _workspace(
     if robot is not None and chain is not None:
         return Workspace(chain, box["lower"], box["upper"], robot.radii(chain))
     if not values["urdf"]:
-        raise ValueError("workspace.lower and workspace.upper need a urdf or a robot that says where the links are")
+        raise ValueError("workspace.lower and workspace.upper need a urdf, or a robot file with kinematics")
     chain = Chain.from_urdf(values["urdf"], box["base"], box["tip"], names)
     return Workspace(chain, box["lower"], box["upper"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in, latents out: encodes the newest camera frame, and every goal picture, with the model of a bundle."""
+"""Encodes the newest camera frame and every goal picture into latents, with the model of a bundle."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ from lewm_ros.parameters import Parameter
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-STEADY_WAIT_S = 5.0  # that a goal to be captured waits for a steady exposure
+STEADY_WAIT_S = 5.0  # how long ~/capture_goal waits for the exposure to be steady
 BACKENDS = ("auto", "tensorrt", "onnxruntime", "torch")
 
 MODEL_PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle."),
     Parameter("backend", "auto", "What runs the model; auto takes the first that works here.", choices=BACKENDS),
     Parameter("threads", 1, "CPU threads of the model.", 1, 64),
-    Parameter("build_engines", True, "Whether TensorRT engines that do not fit are built anew, which takes minutes."),
+    Parameter("build_engines", True, "Build TensorRT engines that do not fit this machine, which takes minutes."),
 )
 PARAMETERS = (
     *MODEL_PARAMETERS,
     Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
-    Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty has none."),
+    Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty: none."),
     # Of MonitorConfig, what is about pictures; planner_node has the rest.
     Parameter(
         "monitor.familiar_s",
@@ -77,19 +77,19 @@ PARAMETERS = (
 
 
 class CameraNode(ManagedNode):
-    """Pictures of the cameras -> `latent`, `goal_image` -> `goal_latent`, both with the stamp of the picture.
+    """Encodes camera pictures to `latent` and `goal_image` to `goal_latent`, each with the stamp of its picture.
 
-    Each camera has the topic that the bundle has from the robot file, `camera/image_raw` where that says nothing. The
-    newest pictures of several cameras are one frame as soon as they were taken within half a control step; it has the
-    first camera's stamp. A goal picture then shows them side by side.
+    The topic of each camera is in the bundle, which has it from the robot file; the default is `camera/image_raw`. The
+    newest pictures of several cameras form a frame when they were taken within half a control step of each other; it
+    has the stamp of the first camera. A goal picture for several cameras shows them side by side.
 
-    `novelty` is how much of each frame has colours that its place never had in the recordings, in times the usual.
+    `novelty` is the share of a frame whose colours were never recorded at that place, in multiples of the usual share.
 
-    `~/capture_goal` makes the newest frame the goal, once the exposure is steady, `goal_name` a picture of the folder
-    goal_folder: both send it to `goal_image`, where recorders and people see it too. Every goal picture is examined
-    (`lewm_model.monitoring.goal_check`); `goal_status` says whether it is accepted, and why not. One that is refused
-    gets no latent, and the goal before it stays. Encoding has a thread of its own and takes the newest frame only:
-    frames that arrive while it is busy are dropped and counted.
+    `~/capture_goal` makes the newest frame the goal once the exposure is steady; `goal_name` chooses a picture of the
+    folder goal_folder. Both publish it on `goal_image`, where recorders get it too. Every goal picture is examined
+    (`lewm_model.monitoring.goal_check`), and `goal_status` reports whether it is accepted, or why not. A refused one
+    gets no latent, and the previous goal stays. Encoding runs in a thread of its own on the newest frame: frames that
+    arrive while it is busy are dropped and counted.
     """
 
     def __init__(self) -> None:
@@ -109,8 +109,8 @@ class CameraNode(ManagedNode):
         self._topics = [camera.topic for camera in bundle.cameras]
         if len(set(self._topics)) < len(self._topics):
             raise Refusal(
-                f"cameras of the bundle {bundle.folder} have one topic, {', '.join(self._topics)}; record anew with a "
-                "topic for each"
+                f"several cameras of the bundle {bundle.folder} have the same topic, {', '.join(self._topics)}; record "
+                "anew with a topic for each"
             )
         if values["compressed"]:
             self._topics = [compressed_topic(self, topic) for topic in self._topics]
@@ -122,7 +122,7 @@ class CameraNode(ManagedNode):
         except GoalError as error:
             raise Refusal(str(error)) from error
         self._runtime = self.load_runtime(bundle, values)
-        try:  # what does not run shows now, and the first frame is not slow
+        try:  # shows now whether the model runs, and warms it up for the first frame
             self._runtime.encode(np.zeros((*bundle.model.image_size, 3), np.uint8))
         except Exception as error:
             self._runtime = None
@@ -132,7 +132,7 @@ class CameraNode(ManagedNode):
         self._goal_latents = self.create_publisher(Image, "goal_latent", LATCHED)
         self._goals = self.create_publisher(Image, "goal_image", LATCHED)
         self._goal_statuses = self.create_publisher(DiagnosticStatus, "goal_status", LATCHED)
-        beside = ReentrantCallbackGroup()  # while it waits, the other callbacks go on
+        beside = ReentrantCallbackGroup()  # its callback waits, and the others must go on meanwhile
         self._capture = self.create_service(Trigger, "~/capture_goal", self._on_capture_goal, callback_group=beside)
         self.get_logger().info(f"loaded {bundle.folder} on {self._runtime.backend}")
 
@@ -141,7 +141,7 @@ class CameraNode(ManagedNode):
         self._received = self._encoded = self._dropped = self._unreadable = 0
         self._encode_ms, self._frame_age_ms = Milliseconds(), Milliseconds()
         self._last_received: float | None = None
-        self._waiting: list[Image | CompressedImage | None] = [None] * len(self._topics)  # one of each camera
+        self._waiting: list[Image | CompressedImage | None] = [None] * len(self._topics)  # newest of each camera
         self._newest: list[Image | CompressedImage] | None = None
         self._problem = self._goal_problem = ""
         self._newness = 0.0
@@ -220,14 +220,14 @@ class CameraNode(ManagedNode):
         return response
 
     async def _pause(self) -> None:
-        """Lets other callbacks run for a moment."""
+        """Waits 0.1 s while other callbacks run."""
         over: Future = Future()
         timer = self.create_timer(0.1, lambda: over.set_result(None), clock=Clock(clock_type=ClockType.STEADY_TIME))
         await over
         self.destroy_timer(timer)
 
     def _capture_goal(self) -> tuple[bool, str]:
-        """Whether the newest frame is the goal now, and a sentence."""
+        """Makes the newest frame the goal; returns whether it is, and a sentence for the user."""
         if self._worker is None:
             return False, "the node is not active; activate it first"
         if self._newest is None or self._last_received is None:
@@ -283,7 +283,10 @@ class CameraNode(ManagedNode):
             self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
 
     def _take_goal(self, message: Image, picture: np.ndarray) -> None:
-        """Publishes the latent of a goal's picture, if there is nothing wrong with it."""
+        """Examines a goal picture and publishes its latent if it is accepted.
+
+        :param picture: as the model sees it, (S, S, 3) uint8 RGB for each camera, side by side.
+        """
         assert self._runtime is not None
         latent = self._runtime.encode(picture)
         report = examine_goal(picture, latent, self._calibration, self._novelty)
@@ -293,7 +296,7 @@ class CameraNode(ManagedNode):
         self._judge(message, report.problem, {name: f"{value:.4g}" for name, value in report.values.items()})
 
     def _judge(self, message: Image, problem: str | None, values: dict[str, str]) -> None:
-        """Says whether a goal is accepted: to its sender, to the log and in diagnostics."""
+        """Reports whether a goal is accepted: on `goal_status`, in the log and in diagnostics."""
         header = Header(stamp=message.header.stamp, frame_id=picture_hash(message))
         values = {"goal_identity": goal_identity(header), **values}
         if problem is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charts drawn with OpenCV, which the demo needs anyway: lines, bars and counts in a picture."""
+"""Charts drawn with OpenCV, which the demo needs anyway: lines, bars, histograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 620, 460  # pixels of a chart
-LEFT, RIGHT, TOP, BOTTOM = 84, 18, 44, 66  # pixels around what is drawn
+LEFT, RIGHT, TOP, BOTTOM = 84, 18, 44, 66  # pixels between the edge of the picture and the axes
 INK, FAINT = (40, 40, 40), (225, 225, 225)
 Colour = tuple[int, int, int]  # RGB
 
@@ -19,7 +19,7 @@ class Chart:
     """One pair of axes in a picture (HEIGHT, width, 3) uint8 RGB, `picture`.
 
     :param x, y: what the axes show, (least, most); y above 0 where `log`.
-    :param ticks: what stands below the x axis instead of numbers, (place, text).
+    :param ticks: labels below the x axis instead of numbers, (x, text).
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Chart:
         self.picture[:, 4:26] = cv2.rotate(turned, cv2.ROTATE_90_COUNTERCLOCKWISE)
 
     def line(self, xs: Sequence[float] | np.ndarray, ys: Sequence[float] | np.ndarray, colour: Colour) -> None:
-        """Points joined by a line; what lies outside is cut off."""
+        """Draws points joined by a line, clipped to the axes."""
         points = np.array([self._at(x, y) for x, y in zip(xs, ys, strict=True)], np.int32)
         if len(points):
             inside = self.picture[TOP : HEIGHT - BOTTOM, LEFT : self._width - RIGHT]
             cv2.polylines(inside, [(points - (LEFT, TOP)).reshape(-1, 1, 2)], False, colour, 1, cv2.LINE_AA)
 
     def dashes(self, x: float | None = None, y: float | None = None, colour: Colour = INK) -> None:
-        """A dashed line up at x, or across at y."""
+        """Draws a dashed line, vertical at x or horizontal at y."""
         ends = self._at(self._x[0] if x is None else x, self._y[0] if y is None else y)
         last = self._at(self._x[1] if x is None else x, self._y[1] if y is None else y)
         length = max(abs(last[0] - ends[0]), abs(last[1] - ends[1]))
@@ -68,7 +68,7 @@ class Chart:
             cv2.line(self.picture, a, b, colour, 1)
 
     def shade(self, x: tuple[float, float]) -> None:
-        """Darkens what lies between two places of the x axis."""
+        """Darkens the chart between two values of x."""
         (left, _), (right, _) = (self._at(value, self._y[0]) for value in x)
         part = self.picture[TOP : HEIGHT - BOTTOM, max(LEFT, left) : min(self._width - RIGHT, right)]
         part[:] = part // 10 * 9
@@ -76,7 +76,7 @@ class Chart:
     def bar(
         self, x: tuple[float, float], y: float, colour: Colour, interval: tuple[float, float] | None = None
     ) -> None:
-        """A bar from x[0] to x[1], with an interval (low, high) where there is one."""
+        """Draws a bar from x[0] to x[1] of height y, with an error bar (low, high) if given."""
         cv2.rectangle(self.picture, self._at(x[0], self._y[0]), self._at(x[1], y), colour, -1)
         if interval is not None:
             middle = sum(x) / 2
@@ -86,7 +86,7 @@ class Chart:
                 cv2.line(self.picture, (column - 4, row), (column + 4, row), INK, 1)
 
     def legend(self, entries: Sequence[tuple[str, Colour]]) -> None:
-        """What the colours mean, at the top on the right."""
+        """Draws the names of colours at the top right."""
         for i, (name, colour) in enumerate(entries):
             row = TOP + 20 + 20 * i
             cv2.line(self.picture, (self._width - 130, row - 5), (self._width - 112, row - 5), colour, 4)

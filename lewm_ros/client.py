@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends goals and waits for what becomes of them, as an action's client would.
+"""Sends goals and waits for their outcome, as an action client would.
 
     with GoalClient() as client:
         result = client.reach(picture, timeout_s=20.0)     # (H, W, 3) uint8 RGB
@@ -30,32 +30,32 @@ from lewm_ros.camera_node import LATCHED
 from lewm_ros.goals import goal_identity, picture_hash
 from lewm_ros.messages import rgb_to_message
 
-CANCEL_S = 2.0  # that an answer to a cancellation is waited for
+CANCEL_S = 2.0  # how long to wait for the answer to a cancellation
 
 
 class Outcome(Enum):
     """How a goal ended; the value is the exit status of `reach_goal`."""
 
     REACHED = 0
-    REFUSED = 1  # its picture shows no goal
-    HELD_BACK = 3  # the planner is stopped, or was not armed or held at the end of the time
+    REFUSED = 1  # camera_node does not accept the picture
+    HELD_BACK = 3  # the planner is stopped, or is disarmed or holding when the time is over
     TIMED_OUT = 4
     CANCELLED = 5  # somebody else cancelled or replaced it
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a goal. `distance` is to its latent, as the planner measures it; None before the first plan."""
+    """State of a goal. `distance` is that to its latent in the planner's cost; None before the first plan."""
 
     accepted: bool
-    state: str  # of the planner: disarmed, armed, holding, stopped; empty: it has not been heard of
+    state: str  # of the planner: disarmed, armed, holding or stopped; empty before its first status
     message: str  # of the planner, for people
     distance: float | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a goal, and a sentence."""
+    """Outcome of a goal, with a sentence for people."""
 
     outcome: Outcome
     text: str
@@ -63,10 +63,10 @@ class Result:
 
 
 class GoalClient:
-    """See the module. Not for use in a callback: it waits, and spins its own node meanwhile.
+    """See the module. Not for use in a callback: its methods block and spin the node meanwhile.
 
-    :param planner: name of the planner's node.
-    :param node: of this process, with remappings and namespace; None makes one, and starts rclpy if needed.
+    :param planner: name of the planner node.
+    :param node: a node that has the wanted remappings and namespace; None makes one, and starts rclpy if needed.
     """
 
     def __init__(self, planner: str = "planner_node", node: Node | None = None) -> None:
@@ -95,7 +95,7 @@ class GoalClient:
         self.close()
 
     def close(self) -> None:
-        """Frees the node. A goal that was sent goes on."""
+        """Destroys the node. The planner goes on with a goal that was sent."""
         self._executor.shutdown()
         self.node.destroy_node()
         if self._own:
@@ -109,11 +109,11 @@ class GoalClient:
         self._status, self._values = status, {pair.key: pair.value for pair in status.values}
         self._pursued |= self._values.get("goal_identity") == self._goal
 
-    # ---- what it does ------------------------------------------------------------------------------------------------
+    # ---- commands ----------------------------------------------------------------------------------------------------
 
     def send(self, picture: np.ndarray) -> str:
         """Sends a picture (H, W, 3) uint8 RGB as the goal; returns its identity."""
-        stamp_ns = self.node.get_clock().now().nanoseconds or time.time_ns()  # simulated time may not have begun
+        stamp_ns = self.node.get_clock().now().nanoseconds or time.time_ns()  # simulated time begins at 0
         message = rgb_to_message(picture, stamp_ns)
         self._goal = goal_identity(Header(stamp=message.header.stamp, frame_id=picture_hash(message)))
         self._pursued = False
@@ -121,16 +121,18 @@ class GoalClient:
         return self._goal
 
     def judgement(self, timeout_s: float, remind: Callable[[], None] = lambda: None) -> Result | None:
-        """Whether the goal that was sent is accepted (None) or what is wrong; `remind` is called every 10 s of waiting.
+        """Waits until camera_node has examined the goal that was sent; None when it accepts it, else the result.
 
-        It may be waited for until a camera_node is active: the topic keeps the goal for it.
+        camera_node need not be active yet: the latched topic keeps the goal for it.
+
+        :param remind: called every 10 s of waiting.
         """
         end_s, remind_s = time.monotonic() + timeout_s, time.monotonic() + 10.0
         while self._goal not in self._judged:
             self._executor.spin_once(timeout_sec=0.1)
             if time.monotonic() > end_s:
                 return Result(
-                    Outcome.TIMED_OUT, f"nobody has looked at the goal within {timeout_s:g} s; is camera_node active?"
+                    Outcome.TIMED_OUT, f"the goal was not examined within {timeout_s:g} s; is camera_node active?"
                 )
             if time.monotonic() > remind_s:
                 remind()
@@ -141,9 +143,9 @@ class GoalClient:
     def reach(
         self, picture: np.ndarray, timeout_s: float, show: Callable[[Progress], None] = lambda progress: None
     ) -> Result:
-        """Sends a goal and waits until it is reached, or why not. What is given up is cancelled.
+        """Sends a goal picture (H, W, 3) uint8 RGB and waits for the outcome. A goal that is given up is cancelled.
 
-        :param show: is told what is known, ten times a second.
+        :param show: called with the progress ten times a second.
         """
         end_s = time.monotonic() + timeout_s
         self.send(picture)
@@ -153,7 +155,7 @@ class GoalClient:
                 self._executor.spin_once(timeout_sec=0.1)
                 show(self.progress)
                 result = self._result(time.monotonic() > end_s, timeout_s)
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # also KeyboardInterrupt
             self.cancel()
             raise
         if result.outcome in (Outcome.HELD_BACK, Outcome.TIMED_OUT):
@@ -162,7 +164,7 @@ class GoalClient:
 
     @property
     def progress(self) -> Progress:
-        """What is known of the goal that was sent last."""
+        """State of the goal that was sent last."""
         distance = self._values.get("distance") if self._pursued else None
         return Progress(
             self._goal in self._judged,
@@ -172,7 +174,7 @@ class GoalClient:
         )
 
     def _result(self, over: bool, timeout_s: float) -> Result | None:
-        """What became of the goal by now; None while that is open."""
+        """The outcome of the goal, None while it is open. `over` says that the time is over."""
         if self._goal not in self._judged:
             return self.judgement(0.0) if over else None
         if refused := self.judgement(0.0):
@@ -187,16 +189,16 @@ class GoalClient:
         if not over:
             return None
         text = f"not reached within {timeout_s:g} s"
-        return Result(Outcome.TIMED_OUT, text if state else f"{text}: nothing is heard of the planner", distance)
+        return Result(Outcome.TIMED_OUT, text if state else f"{text}: no status has come from the planner", distance)
 
     def wait(self, duration_s: float) -> None:
-        """Lets time pass, for instance at a goal."""
+        """Handles callbacks for a while, for instance at a goal."""
         end_s = time.monotonic() + duration_s
         while time.monotonic() < end_s:
             self._executor.spin_once(timeout_sec=0.1)
 
     def cancel(self) -> bool:
-        """Cancels the goal; whether the planner has answered."""
+        """Cancels the goal; returns whether the planner has answered."""
         end_s = time.monotonic() + CANCEL_S
         while not self._cancels.service_is_ready() and time.monotonic() < end_s:
             self._executor.spin_once(timeout_sec=0.05)

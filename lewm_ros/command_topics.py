@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where commands go: to the arm's trajectory controller, and a gripper's part to the controller that it has."""
+"""Sends commands: the arm's part to its trajectory controller, the gripper's part to the gripper's controller."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ except ImportError:
 
 ARM = "arm_controller/joint_trajectory"
 COMMAND = QoSProfile(depth=1)
-SAME = 1e-3  # rad or m: an action that asks for less of a change is not sent, since each one replaces the one before
+SAME = 1e-3  # rad or m: gripper goals closer to the last one are not sent, since each restarts the action
 
 
 class Receiver(Protocol):
-    """Who takes the commands of some of the joints."""
+    """A controller that takes the commands of some of the joints."""
 
     def send(self, message: JointTrajectory) -> None:
-        """Hands on a trajectory of just these joints."""
+        """Sends a trajectory of just these joints."""
 
     def missing(self) -> str | None:
-        """That nobody takes them, and where, for people; None: somebody does."""
+        """A sentence when the controller is not there; None when it is."""
 
     @property
     def listeners(self) -> int:
-        """How many take them."""
+        """Number of controllers that take the commands."""
 
     def destroy(self) -> None:
-        """Frees what it made."""
+        """Destroys its publisher or client."""
 
 
 class TrajectoryTopic:
@@ -53,7 +53,7 @@ class TrajectoryTopic:
         self._publisher.publish(message)
 
     def missing(self) -> str | None:
-        return None if self.listeners else f"nobody takes the commands on {self._publisher.topic_name}"
+        return None if self.listeners else f"no controller takes the commands on {self._publisher.topic_name}"
 
     @property
     def listeners(self) -> int:
@@ -64,9 +64,9 @@ class TrajectoryTopic:
 
 
 class GripperAction:
-    """A GripperCommand server: it gets the position in which a trajectory ends, where that is another one.
+    """A GripperCommand action server, which is sent the last position of each trajectory when that changes.
 
-    :raises Refusal: control_msgs is not installed, which has the action's type.
+    :raises Refusal: control_msgs, which has the type of the action, is not installed.
     """
 
     def __init__(self, node: Node, gripper: Gripper) -> None:
@@ -81,7 +81,7 @@ class GripperAction:
 
     def send(self, message: JointTrajectory) -> None:
         position = float(message.points[-1].positions[0])
-        if abs(position - self._sent) <= SAME:  # nothing is sent yet where that is NaN
+        if abs(position - self._sent) <= SAME:  # NaN before the first goal, which is then sent
             return
         self._sent = position
         goal = GripperCommand.Goal()
@@ -100,10 +100,10 @@ class GripperAction:
 
 
 class CommandTopics:
-    """Sends trajectories of all joints, each joint's part to its controller.
+    """Sends trajectories of all joints, split between the controllers of arm and gripper.
 
-    :param names: of the joints, a gripper's the last one.
-    :param gripper: of the robot file, if any; where its joint is among them it gets its part.
+    :param names: of the joints; a gripper's joint is the last one.
+    :param gripper: of the robot file, or None; it is sent its part if its joint is in `names`.
     :raises Refusal: see `GripperAction`.
     """
 
@@ -124,22 +124,22 @@ class CommandTopics:
             receiver.send(part_of(message, names))
 
     def missing(self) -> str | None:
-        """Which of the controllers is not there, for people; None: all are."""
+        """A sentence about a controller that is not there; None when all are."""
         return next(filter(None, (receiver.missing() for _, receiver in self._receivers)), None)
 
     @property
     def listeners(self) -> int:
-        """How many take commands, of all controllers together."""
+        """Number of controllers that take commands."""
         return sum(receiver.listeners for _, receiver in self._receivers)
 
     def destroy(self) -> None:
-        """Frees publishers and clients."""
+        """Destroys publishers and clients."""
         for _, receiver in self._receivers:
             receiver.destroy()
 
 
 def part_of(message: JointTrajectory, names: Sequence[str]) -> JointTrajectory:
-    """The same trajectory, of some of its joints."""
+    """The trajectory message of some of its joints."""
     columns = [list(message.joint_names).index(name) for name in names]
     if columns == list(range(len(message.joint_names))):
         return message
@@ -155,7 +155,7 @@ def part_of(message: JointTrajectory, names: Sequence[str]) -> JointTrajectory:
 
 
 def joined(parts: Sequence[JointTrajectory]) -> JointTrajectory:
-    """What was divided, together again: trajectories of one stamp and the same times."""
+    """Joins the parts of a trajectory: messages with the same stamp and the same times, of different joints."""
     points = [
         JointTrajectoryPoint(
             positions=array.array("d", [value for point in same for value in point.positions]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream of joint trajectories told the arm to do, put together as a trajectory controller executes it."""
+"""The motion that a sequence of joint trajectories commands, as a trajectory controller executes it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
 
-GRID_S = 0.005  # on which commanded motions are compared
-RESTING = 0.005  # of full speed: slower joints are at rest
-JERK_STEP_S = 0.05  # over which acceleration and jerk are taken; the points of a command lie this far apart
-JERK_ROUNDING = 1.1  # cubic pieces between points, and the switch from one command to the next, add this much
+GRID_S = 0.005  # time step at which commanded motions are compared
+RESTING = 0.005  # share of the velocity limit below which a joint counts as resting
+JERK_STEP_S = 0.05  # for differences that give acceleration and jerk: the time between the points of a command
+JERK_ROUNDING = 1.1  # tolerance: cubic pieces and the switch between commands add up to 10 %
 
 
 @dataclass(frozen=True)
 class Command:
-    """A trajectory, and when it arrived, s on the same clock."""
+    """A trajectory and when it arrived, s on the clock of its times."""
 
     received_s: float
     trajectory: Trajectory
 
 
 def stitch(commands: Sequence[Command], times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Commanded positions (T, A) rad and velocities (T, A) rad/s at times (T,): the newest command that had arrived.
-
-    Before the first one arrives the arm counts as resting where that begins.
+    """Commanded positions (T, A) rad and velocities (T, A) rad/s at times (T,) s, each of the newest command that
+    had arrived. Before the first command the arm rests at its start.
     """
     received = np.array([command.received_s for command in commands])
     newest = np.searchsorted(received, times_s, side="right") - 1
@@ -43,7 +42,7 @@ def stitch(commands: Sequence[Command], times_s: np.ndarray) -> tuple[np.ndarray
 
 
 def latest_arrival_s(commands: Sequence[Command], config: ShieldConfig) -> float:
-    """How long the arm followed an old command after the new one had turned away from it, at most, s; 0 when never."""
+    """Longest time, s, that the arm followed an old command after the new one had departed from it; 0 when never."""
     worst = 0.0
     for old, new in itertools.pairwise(commands):
         times = np.arange(new.trajectory.times_s[0], new.received_s, GRID_S)
@@ -56,9 +55,9 @@ def latest_arrival_s(commands: Sequence[Command], config: ShieldConfig) -> float
 
 
 def longest_pause_s(velocities: np.ndarray, limits: JointLimits) -> float:
-    """Longest rest between two motions in commanded velocities (T, A) on a grid of GRID_S, s.
+    """Longest rest between two motions, s, in commanded velocities (T, A) rad/s at steps of GRID_S.
 
-    A joint that turns round rests for an instant only, and not while another one moves.
+    The arm rests while all joints do; a joint that reverses does so for an instant only.
     """
     moves = (np.abs(velocities) > RESTING * limits.velocity).any(1)
     at = np.flatnonzero(moves)
@@ -66,7 +65,7 @@ def longest_pause_s(velocities: np.ndarray, limits: JointLimits) -> float:
 
 
 def count_violations(commands: Sequence[Command], limits: JointLimits) -> int:
-    """Commands that break a limit by themselves, and moments at which the stitched motion exceeds the jerk limit."""
+    """Number of commands that violate a limit, plus time steps at which the stitched motion exceeds the jerk limit."""
     broken = sum(find_violation(command.trajectory, limits) is not None for command in commands)
     times = np.arange(commands[0].received_s, commands[-1].trajectory.times_s[-1] + 3 * JERK_STEP_S, JERK_STEP_S)
     _, velocities = stitch(commands, times)

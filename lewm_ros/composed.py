@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""camera_node and planner_node in one process: less memory, one CUDA context, and slower plans, as Python has one lock.
+"""camera_node and planner_node in one process: less memory and one CUDA context, but slower plans because of the GIL.
 
     ros2 launch lewm_ros plan.launch.py composed:=true
 
 Both keep their names, their sections of the params file, their topics and their lifecycles. They share one thread for
-callbacks, so while one is configured the other takes no messages, and one that dies takes the other with it.
+callbacks: while one is configured the other handles no messages, and a crash of one ends both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trajectory controller says that it executes: `controller_state` of ros2_control's.
+"""The state that ros2_control's joint_trajectory_controller publishes: its reference, that is what it executes.
 
-Its message type comes with every ROS installation that has the controller, and with no other: where it cannot be
-imported there is nothing to hear, and whoever wants to know has to look at the joints.
+The message type is installed together with the controller. Where it cannot be imported, there is no such topic either,
+and what is executed has to be inferred from the joint states.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ except ImportError:
 
 
 def controller_state_topic(command_topic: str) -> str:
-    """Where a controller that takes trajectories on a topic tells what it executes."""
+    """The topic on which the controller that takes trajectories on `command_topic` publishes its state."""
     return f"{command_topic.rpartition('/')[0]}/controller_state"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the controller demanded of the arm at a time: (A,) rad, and how fast it lets time pass on a trajectory."""
+    """The reference of a controller at a time: positions (A,) rad, and by what factor it slows trajectories down."""
 
     stamp_ns: int
     positions: np.ndarray
@@ -41,9 +41,9 @@ class Reference:
 def message_to_reference(message: Any, names: Sequence[str]) -> Reference:
     """The reference of a controller's state, in the order of `names`.
 
-    :raises MessageError: other joints, no positions for them, or such that are not finite.
+    :raises MessageError: a joint is missing, or a position is not finite.
     """
-    point = message.reference if hasattr(message, "reference") else message.desired  # before Iron
+    point = message.reference if hasattr(message, "reference") else message.desired  # the field's name before Iron
     found = dict(zip(message.joint_names, point.positions, strict=False))
     if missing := [name for name in names if name not in found]:
         raise MessageError(
@@ -58,7 +58,7 @@ def message_to_reference(message: Any, names: Sequence[str]) -> Reference:
 def reference_message(
     names: Sequence[str], desired: Sequence[np.ndarray], measured: np.ndarray, speed_scaling: float, stamp_ns: int
 ) -> Any:
-    """The state of a controller that demands `desired`: positions, velocities and accelerations, (A,) each."""
+    """The state of a controller whose reference is `desired`: positions, velocities, accelerations, (A,) each."""
     positions, velocities, accelerations = (array.array("d", np.asarray(values, float).tobytes()) for values in desired)
     return ControllerState(
         header=Header(stamp=time_message(stamp_ns)),

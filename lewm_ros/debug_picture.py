@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture of what the robot sees, wants, imagines and feels: what `debug_image` shows. Drawing only, no ROS.
+"""Draws `debug_image`: camera, goal, imagined future, costs, surprise and state in one picture. No ROS.
 
 +----------------------------------------------------------+
 | STATE  why                                  plan, latency |
@@ -24,15 +24,15 @@ from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.observation import to_model_image
 
 WIDTH, HEIGHT = 960, 592
-MARGIN = 8
+MARGIN = 8  # pixels, as all sizes here
 PANE = 300  # side of the camera's and of the goal's picture
 HEADER = 44
 STRIP_TOP = HEADER + MARGIN + PANE + 56
-STRIP_SIDE = 180  # of an imagined picture, at most
-MOST_PICTURES = 10  # of the imagined future; of a longer one some are left out
-COLUMN = 2 * PANE + 3 * MARGIN  # where the plots begin
-HISTORY_S = 20.0
-BAR_END = 2 * SURPRISING  # what a full bar says
+STRIP_SIDE = 180  # greatest side of an imagined picture
+MOST_PICTURES = 10  # of the imagined future; of a longer one evenly spaced ones are shown
+COLUMN = 2 * PANE + 3 * MARGIN  # left edge of the plots
+HISTORY_S = 20.0  # of the distance to the goal
+BAR_END = 2 * SURPRISING  # value of a full bar
 
 Colour = tuple[int, int, int]  # RGB
 INK, FAINT, PAPER, FRAME = (40, 40, 40), (130, 130, 130), (250, 250, 250), (205, 205, 205)
@@ -42,7 +42,7 @@ STATES: dict[str, Colour] = {"armed": GREEN, "holding": AMBER, "stopped": RED, "
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known now; what is not is None or empty and is drawn as missing."""
+    """What to draw. What is not known is None or empty, and is drawn as missing."""
 
     camera: np.ndarray | None = None  # (H, W, 3) uint8 RGB
     goal: np.ndarray | None = None
@@ -51,11 +51,11 @@ class Scene:
     missing: str = "nothing is imagined: no plan yet"  # why `imagined` is None
     block_s: float = 0.25
     costs: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (iterations,) of the best candidate of each
-    history: Sequence[tuple[float, float]] = ()  # (age s, distance to the goal) of the newest plans
+    history: Sequence[tuple[float, float]] = ()  # (age in s, distance to the goal) of the newest plans
     distance_unit: str = "steps"
-    surprise: float | None = None  # times the usual
+    surprise: float | None = None  # in multiples of the usual value, as novelty
     novelty: float | None = None
-    state: str = "unknown"  # of the shield, or why it is not known
+    state: str = "unknown"  # of the shield
     message: str = ""
     latency: str = ""
 
@@ -110,7 +110,7 @@ def _header(picture: np.ndarray, scene: Scene) -> None:
 
 
 def _pane(picture: np.ndarray, content: np.ndarray | None, left: int, top: int, side: int) -> None:
-    """A picture in a square frame, whole; grey where there is none, or where it is not square."""
+    """Draws a whole picture in a square frame, grey where the picture is missing or not square."""
     inside = picture[top : top + side, left : left + side]
     inside[:] = 225
     if content is not None:
@@ -121,7 +121,7 @@ def _pane(picture: np.ndarray, content: np.ndarray | None, left: int, top: int, 
 
 
 def _strip(picture: np.ndarray, scene: Scene) -> None:
-    """The imagined future, a picture a block."""
+    """Draws the imagined future, a picture for each action block."""
     if scene.imagined is None or not len(scene.imagined):
         _text(picture, scene.missing, (MARGIN, STRIP_TOP - 8), FAINT, 0.45, WIDTH - 2 * MARGIN)
         for place in range(5):
@@ -147,7 +147,7 @@ def _plot(
     colour: Colour,
     from_zero: bool = False,
 ) -> None:
-    """A line over `span`, with least and greatest value beside it; `box` is left, top, width, height."""
+    """Plots y over x in `span`, with least, newest and greatest value beside it; `box` is left, top, width, height."""
     left, top, width, height = box
     _text(picture, title, (left, top + 12), INK, 0.42, width)
     top, height, right = top + 20, height - 20, left + width - 56
@@ -171,7 +171,7 @@ def _plot(
 
 
 def _bar(picture: np.ndarray, box: tuple[int, int, int, int], name: str, value: float | None) -> None:
-    """Times the usual, with a mark where the arm is slowed down and held; longer values end at the box."""
+    """Draws a value in multiples of the usual one, with a mark where it counts as surprising; clipped to the box."""
     left, top, width, height = box
     known = value is not None and bool(np.isfinite(value))
     said = f"{value:.2f} x usual" if known else "not known"
@@ -198,7 +198,10 @@ def _text_width(text: str, size: float) -> int:
 def _text(
     picture: np.ndarray, text: str, at: tuple[int, int], colour: Colour, size: float = 0.45, room: int | None = None
 ) -> None:
-    """Writes a line from the point `at` of its base line on, at most `room` pixels long; OpenCV's fonts have ASCII."""
+    """Writes a line of ASCII text, which is all that OpenCV's fonts have, shortened to `room` pixels.
+
+    :param at: left end of the base line.
+    """
     text = text.encode("ascii", "replace").decode()
     if room is not None and _text_width(text, size) > room:
         while text and _text_width(text + "...", size) > room:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo leaves to look at: a film of some goals, a picture of it, one of every failure, and a summary."""
+"""The pictures of the demo: a film of some goals, a still of it, a picture of every failure, and a summary."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from lewm_model.tasks.task import HELD_S, Outcome, Trial
 from lewm_ros.charts import FAINT, Chart, Colour
 from lewm_ros.commanded import GRID_S, Command, stitch
 
-PANE = 576  # pixels, square: one picture of the film
-INSET = 3  # of a pane's side, the goal that is drawn into its corner
-BAR = 64  # pixels: the line of text above
-WORDS = {"near": "short way"}  # a task in the film, where "near goal" would read as if the arm were there already
-LINE, STRIP = 44, 228  # pixels: the line of text above the imagined future, and a picture of it, square
+PANE = 576  # pixels, side of each square picture in the film
+INSET = 3  # the goal in the corner of a pane has a third of its side
+BAR = 64  # pixels, height of the line of text at the top
+WORDS = {"near": "short way"}  # title of a task in the film; "near goal" could be read as a state of the arm
+LINE, STRIP = 44, 228  # pixels: height of the text above the imagined future, side of its pictures
 COLOURS: dict[str, Colour] = {"planner": (27, 108, 168), "random": (201, 138, 27), "hold": (136, 136, 136)}
-LOST: Colour = (192, 57, 43)  # a goal that was not held
+LOST: Colour = (192, 57, 43)  # of a goal that was not held
 LINES: tuple[Colour, ...] = ((27, 108, 168), (214, 96, 20), (40, 140, 60), (130, 80, 170), (120, 90, 60))  # of joints
 
 
 @dataclass
 class Episode:
-    """What happened at one goal. Times are seconds since the first command of the goal."""
+    """The record of one goal. Times are seconds since the first command of the goal."""
 
     trial: Trial
     number: int
@@ -44,7 +44,7 @@ class Episode:
     errors_m: np.ndarray = field(default_factory=lambda: np.zeros(0))
     commands: list[Command] = field(default_factory=list)  # that arrived
     outcome: Outcome | None = None
-    note: str = ""  # what went wrong outside of planning
+    note: str = ""  # what went wrong besides planning
     frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, picture) of the first camera
     others: dict[str, list[tuple[float, np.ndarray]]] = field(default_factory=dict)  # of each of the other cameras
     plans: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (time, joint path (T, A))
@@ -52,8 +52,8 @@ class Episode:
 
     @property
     def latencies_ms(self) -> np.ndarray:
-        """From camera frame to command, of each command when it arrived first, ms: commands are repeated."""
-        first: dict[float, float] = {}  # by the frame's stamp, s
+        """From camera frame to command, ms, for the first arrival of each command: commands are repeated."""
+        first: dict[float, float] = {}  # by the stamp of the frame, s
         for command in self.commands:
             first.setdefault(float(command.trajectory.times_s[0]), command.received_s)
         return np.array([1e3 * (received_s - stamp_s) for stamp_s, received_s in first.items()])
@@ -65,9 +65,8 @@ class Episode:
 
 
 class Film:
-    """Writes mp4: camera with the imagined path of the end effector on the left, then the goal, then what other cameras
-    see, and below what the model imagines that it will see, where the bundle has a decoder. One frame of it becomes a
-    PNG beside it.
+    """Writes an mp4: the camera with the planned path of the end effector, the goal, other cameras, and below them the
+    imagined future where the bundle has a decoder. One frame is also written as PNG.
     """
 
     def __init__(
@@ -81,7 +80,10 @@ class Film:
         decoder: PictureDecoder | None = None,
         block_s: float = 0.25,
     ) -> None:
-        """`still` is the task whose picture becomes the PNG, and the moment of it, s since the first command."""
+        """
+        :param still: task and time, s since the first command, of the frame for the PNG.
+        :param block_s: length of an action block.
+        """
         self.path, self.frames = path, 0
         self._parts, self._width = observation, (1 + len(sim.cameras)) * PANE
         self._still, self._camera, self._sim = still, camera, sim
@@ -91,7 +93,7 @@ class Film:
         self._stream: Any = self._file.add_stream("libx264", Fraction(rate_hz).limit_denominator(1000))
         self._stream.width = self._width
         self._stream.height = BAR + PANE + (STRIP + LINE if decoder is not None else 0)
-        self._stream.pix_fmt = "yuv420p"  # the one that every browser plays
+        self._stream.pix_fmt = "yuv420p"  # the pixel format that every browser plays
         self._stream.options = {"crf": "20", "preset": "veryfast"}
 
     def __enter__(self) -> Film:
@@ -144,7 +146,7 @@ class Film:
                 self._still_taken = True
 
     def _goals(self, picture: np.ndarray) -> list[np.ndarray]:
-        """What each camera of the model sees at the goal: a goal picture shows them side by side."""
+        """The parts of a goal picture, by camera: it shows the cameras side by side."""
         widths = [camera.width for camera in self._parts.cameras]
         return [picture] if len(widths) == 1 else np.split(picture, np.cumsum(widths)[:-1], axis=1)
 
@@ -176,14 +178,14 @@ class Film:
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """A square picture of the camera at the size of a pane, smooth: more than the camera sees is not to be seen."""
+    """A square camera picture at the size of a pane, smoothed, so that it suggests no more detail than there is."""
     return cv2.resize(picture, (PANE, PANE), interpolation=cv2.INTER_CUBIC)
 
 
 def _pane_of(
     name: str, frames: Sequence[tuple[float, np.ndarray]], time_s: float, goal: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """What another camera saw last, with its goal in a corner where the model sees it too."""
+    """The newest picture of another camera, with its goal in a corner where the model uses that camera."""
     known = [picture for at, picture in frames if at <= time_s]
     pane = _enlarged(known[-1]) if known else np.full((PANE, PANE, 3), 255, np.uint8)
     for picture in goal:
@@ -223,7 +225,7 @@ def save_summary(
     frame_to_command_ms: np.ndarray,
     tolerance_m: Mapping[str, float],
 ) -> None:
-    """One picture: success beside the baselines, the error of every goal over time, and the latency.
+    """One picture: success and that of the baselines, the error of every goal over time, and the latency.
 
     :param rates: share of held goals by (task, policy).
     :param tolerance_m: by task.
@@ -246,7 +248,7 @@ def save_summary(
 
 
 def save_velocities(path: Path, titles: Sequence[str], episodes: Sequence[Episode], names: Sequence[str]) -> None:
-    """The commanded velocity of each joint over time, an episode below the other, of the same start and goal."""
+    """Plots the commanded joint velocities of episodes with the same start and goal over time, one below the other."""
     pictures = []
     for title, episode in zip(titles, episodes, strict=True):
         times = np.arange(0.0, episode.trial.budget_s, GRID_S)
@@ -267,7 +269,7 @@ def save_velocities(path: Path, titles: Sequence[str], episodes: Sequence[Episod
 
 def _rates(kinds: Sequence[str], rates: dict[tuple[str, str], Rate]) -> Chart:
     ticks = [(float(i), kind) for i, kind in enumerate(kinds)]
-    # Wide enough for the legend beside the last bars.
+    # The x axis leaves room for the legend.
     chart = Chart("goals held, with 95 % intervals", "", "%", (-0.6, len(kinds) + 0.1), (0.0, 105.0), ticks=ticks)
     for offset, (policy, colour) in enumerate(COLOURS.items()):
         for position, kind in enumerate(kinds):

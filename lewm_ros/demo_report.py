@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's tables, figures and pictures, from what happened."""
+"""The tables, figures and pictures of the demo, from its recorded episodes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lewm_ros.safety import ShieldConfig
 
 @dataclass
 class Results:
-    """What happened in a run of the demo."""
+    """Everything that a run of the demo recorded."""
 
     suite: Suite
     episodes: list[Episode]
-    stopped: list[Episode]  # the first goals of the last task once more, by a planner that stops to plan; or none
+    stopped: list[Episode]  # some goals of the last task again, by a planner that stops the arm to plan
     outcomes: Mapping[tuple[str, str], Sequence[Outcome]]  # by (task, policy)
     limits: JointLimits
     tolerance_m: Mapping[str, float]  # by task
@@ -37,19 +37,19 @@ class Results:
     camera: Mapping[str, str]
     simulator: Mapping[str, str]
     camera_rate_hz: float
-    first_command_s: float  # after the start of the program
-    nodes_started_s: float  # the same
+    first_command_s: float  # s after the start of the program
+    nodes_started_s: float  # s after the start of the program
     resets: int
     light: str = "constant"  # or "changing"
 
     @property
     def interventions(self) -> int:
-        """Of the shield."""
+        """Number of interventions of the shield."""
         return sum(int(value) for key, value in self.planner.items() if key.startswith("interventions"))
 
     @property
     def hurt(self) -> int:
-        """How often the simulated arm hit itself or the table, or a joint left its limits."""
+        """How often the simulated arm collided with itself or the table, or a joint left its limits."""
         return sum(int(self.simulator.get(name, 0)) for name in ("collisions", "beyond_limits"))
 
 
@@ -102,7 +102,7 @@ def _of(episode: Episode) -> Outcome:
 
 def _success(results: Results) -> Figures:
     figures: Figures = []
-    last = results.suite.tasks[-1].name  # its figures have the plain names
+    last = results.suite.tasks[-1].name  # its figures have no suffix
     for kind in (last, *(task.name for task in results.suite.tasks[:-1])):
         suffix = "" if kind == last else f"_{kind}"
         found = results.outcomes[kind, "planner"]
@@ -147,10 +147,10 @@ def _latency(results: Results, latencies_ms: np.ndarray) -> Figures:
 
 
 def _motion(results: Results) -> Figures:
-    """Whether the arm stuttered: gaps, broken limits, and goals per minute beside an arm that stops to plan.
+    """Smoothness: gaps between commands, limit violations, and goals per minute compared with stopping to plan.
 
-    A gap is a time in which the arm still followed an old command though the new one had turned away from it, or in
-    which it was commanded to rest between two motions before it had first been at the goal.
+    A gap is a time in which the arm still followed an old command after the new one had departed from it, or in which
+    it was commanded to rest before it had first been at the goal.
     """
     gap_s, violations = 0.0, 0
     for episode in results.episodes:
@@ -183,7 +183,7 @@ def _motion(results: Results) -> Figures:
 
 
 def _goals_per_minute(episodes: Sequence[Episode], tolerance_m: float) -> float:
-    """Goals that were reached to stay, per minute until then; what was not reached costs its whole budget."""
+    """Goals held per minute of the time until the arm was there to stay; one not held takes its whole budget."""
     reached, spent_s = 0, 0.0
     for episode in episodes:
         inside = (episode.times_s >= 0) & (episode.times_s <= episode.trial.budget_s)

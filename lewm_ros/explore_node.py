@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves an arm at random, so that there is something to learn from: episodes, each from the home pose on.
+"""Moves an arm at random, to record training data: episodes that each begin at the home pose.
 
     ros2 launch lewm_ros explore.launch.py robot:=so101 minutes:=60 out:=recordings/session1.mcap
 
@@ -26,29 +26,31 @@ from lewm_ros.node import ERROR, OK, WARN, Refusal, Worker, run
 from lewm_ros.parameters import Parameter, ParameterError
 from lewm_ros.safety import Reason, State
 
-# Before a hand-over that the next piece of motion is sent, from so early on, not later: it is repeated until then, and
-# the piece before it must have been seen to be executed, which began a block ago.
+# The next piece of motion is sent at most LEAD_S and at least MARGIN_S before its hand-over. Not earlier, since by then
+# the controller must be seen to execute the piece before, which began a block ago; not later, since a command takes
+# time to arrive and is repeated meanwhile.
 LEAD_S, MARGIN_S = 0.12, 0.04
 POINT_S = 0.05  # between the points of a trajectory
-CLEAR_M = 0.01  # that links stay from the sides of the box and from each other, on top of what the shield asks for
-AT_HOME_RAD, AT_REST_RAD_S, LONGEST_WAY_HOME_S = 1e-6, 1e-6, 60.0
-SLOW = 0.3  # share of full speed where nobody says one
+CLEAR_M = 0.01  # distance that links keep from the box and each other, beyond what the shield requires
+AT_HOME_RAD, AT_REST_RAD_S = 1e-6, 1e-6  # of commanded motion, so only rounding has to be allowed for
+LONGEST_WAY_HOME_S = 60.0  # then the next episode begins where the arm is
+SLOW = 0.3  # default share of full speed
 MARKS = QoSProfile(depth=50)
 
 PARAMETERS = (
     *(replace(row, default=SLOW) if row.name == "speed_scale" else row for row in ARM_PARAMETERS),
-    Parameter("minutes", 60.0, "Minutes of episodes, after which the node goes home and ends.", 0.01, 10_000.0),
+    Parameter("minutes", 60.0, "Minutes of episodes, after which the arm goes home and the node ends.", 0.01, 10_000.0),
     Parameter("episode_s", 30.0, "Seconds in an episode.", 1.0, 3600.0),
     Parameter("pause_s", 1.0, "Seconds at rest before and after each episode.", 0.1, 60.0),
     Parameter("block_s", 0.25, "Seconds from one random speed to the next, as in the model's action blocks.", 0.1, 2.0),
-    Parameter("home", DOUBLES, "Where episodes begin, rad; by default the robot file's home, else 0.", needed=False),
-    Parameter("gripper", False, "Move the robot file's gripper at random, too."),
-    Parameter("seed", 0, "Of the motion; another one for each session.", 0, 2**31 - 1),
+    Parameter("home", DOUBLES, "Where episodes begin, rad; default: the robot file's home, else 0.", needed=False),
+    Parameter("gripper", False, "Move the gripper of the robot file at random, too."),
+    Parameter("seed", 0, "Seed of the motion; use another one for each session.", 0, 2**31 - 1),
 )
 
 
 class Stage(Enum):
-    """What the arm is doing; also for people."""
+    """What the arm is doing; the value is shown to people."""
 
     RESTING = "resting"
     HOMING = "going home"
@@ -57,15 +59,15 @@ class Stage(Enum):
 
 
 class ExploreNode(ArmNode):
-    """`joint_states` -> `arm_controller/joint_trajectory` and marks of episodes on `episode`, which recorders keep.
+    """`joint_states` -> `arm_controller/joint_trajectory`, and episode markers on `episode` for recorders.
 
-    Home, rest, "start", random motion with pauses, rest, "end", and again. No piece of motion is sent from which the
-    arm could not stop within its limits, the box and clear of itself.
+    An episode: go home, rest, "start", random motion with pauses, rest, "end". Every piece of motion that is sent can
+    end in a stop within the limits and the box, without self-collision.
 
-    The arm comes to rest and the node is disarmed when the dead-man's button is let go; when the arm does not follow
-    (it has touched something) or a joint needs more than `effort_limits`, the stop latches besides and the episode is
-    marked "discard". Moving on takes `~/enable`, after `~/reset` where it latched. What else holds the arm ends the
-    episode, and the next one begins by itself.
+    Releasing the dead-man's button brings the arm to rest and disarms the node. When the arm does not follow (it has
+    touched something) or a joint exceeds `effort_limits`, the stop also latches and the episode is marked "discard".
+    `~/enable` continues, after `~/reset` where the stop has latched. Any other hold ends the episode, and the next one
+    begins by itself.
     """
 
     def __init__(self) -> None:
@@ -86,7 +88,7 @@ class ExploreNode(ArmNode):
         self._checked = checked
         self._home = self._home_of(values, checked, limits)
         if problem := self._too_near(self._home[None]):
-            raise Refusal(f"the arm cannot begin at home: {problem}; give another home, or a larger box")
+            raise Refusal(f"the arm cannot begin at home: {problem}; give another home or a larger box")
         self._rng = np.random.default_rng(values["seed"])
         self._marks = self.create_publisher(String, "episode", MARKS)
         self.configure_arm(values, checked, limits)
@@ -98,7 +100,7 @@ class ExploreNode(ArmNode):
         self.activate_arm(needs_frames=False)
         self._motion = RandomKnots(self._rng, len(self._home), lambda poses: self._too_near(poses) is None)
         self._timeline: Timeline | None = None
-        self._planned = -1  # newest hand-over knot from which motion was sent
+        self._planned = -1  # newest knot at which a piece of motion that was sent begins
         self._stage, self._stage_s, self._in_episode = Stage.RESTING, 0.0, False
         self._worker = Worker("explore", self._step, self._on_failure, last=self.bring_to_rest)
 
@@ -122,7 +124,7 @@ class ExploreNode(ArmNode):
         if not values["home"]:
             rest: np.ndarray = np.zeros(len(limits.names))
             if checked.robot is not None:
-                rest = checked.robot.home[: len(limits.names)]  # the gripper is the last joint
+                rest = checked.robot.home[: len(limits.names)]  # a gripper is the last joint
             return np.clip(rest, limits.lower, limits.upper)
         home = np.array(values["home"], float)
         if home.shape != limits.lower.shape or not ((home >= limits.lower) & (home <= limits.upper)).all():
@@ -133,7 +135,7 @@ class ExploreNode(ArmNode):
         return home
 
     def _too_near(self, poses: np.ndarray) -> str | None:
-        """Which link is how near to what it must not touch in one of the poses (N, A) rad; None where none is."""
+        """A sentence if links come too near to the box or each other at positions (N, A) rad, else None."""
         box, itself = self._checked.workspace, self._checked.self_collision
         if box is not None and (outside := box.find_outside(poses[:, : box.chain.columns], -CLEAR_M)):
             return outside
@@ -149,7 +151,7 @@ class ExploreNode(ArmNode):
         self.watch()
         if self._timeline is not None and any(cause.reason is Reason.DEADMAN for cause in self._shield.holding):
             self._shield.disarm()
-            self.get_logger().warning("the dead-man's button was let go: disarmed; ~/enable goes on")
+            self.get_logger().warning("the dead-man's button was released: disarmed; ~/enable goes on")
         if self._shield.state is not State.ARMED:
             self.bring_to_rest()
         elif self._timeline is None:
@@ -159,7 +161,7 @@ class ExploreNode(ArmNode):
         self.show_state(self._stage, self._episodes)
 
     def _begin(self) -> None:
-        """Sets off from rest, towards home."""
+        """Begins a motion from rest, towards home."""
         start = self.rest_position()
         if start is None:
             return
@@ -172,7 +174,7 @@ class ExploreNode(ArmNode):
         self._enter(Stage.HOMING, now_s)
 
     def _go_on(self, timeline: Timeline) -> None:
-        """Sends the next piece of motion once it is time: from a knot on, in place of the stop that was to follow."""
+        """Sends the next piece of motion when it is time: from a knot on, it replaces the stop that was to follow."""
         now_s, delay_s = self.now_s(), self._shield.delay_s
         knot = timeline.knot_at_or_after(now_s + MARGIN_S + delay_s)
         if knot <= self._planned or timeline.knot_time(knot) > now_s + LEAD_S + delay_s:
@@ -182,7 +184,7 @@ class ExploreNode(ArmNode):
         self._advance(position, velocity, at_s, now_s)
         if self._stage is Stage.RESTING:
             return
-        limits = self._knot_limits.scaled(self._values["speed_scale"] or SLOW)  # at 0 the shield holds
+        limits = self._knot_limits.scaled(self._values["speed_scale"] or SLOW)  # at 0 the shield holds the arm
         if self._stage is Stage.EXPLORING:
             following = self._motion.knot(position, velocity, limits)
         elif self._stage is Stage.HOMING:
@@ -202,9 +204,10 @@ class ExploreNode(ArmNode):
             self.bring_to_rest()
 
     def _advance(self, position: np.ndarray, velocity: np.ndarray, at_s: float, now_s: float) -> None:
-        """Enters the next stage where this one is over, at a knot with this state (A,) rad and rad/s, which lies ahead.
+        """Enters the next stage where the current one is over.
 
-        Marks are of what has happened by now.
+        Stages change at knots, which lie ahead: `at_s`, with `position` and `velocity` (A,). Episode markers are
+        published when the motion has reached them: at `now_s`.
         """
         since_s, rests = at_s - self._stage_s, bool((np.abs(velocity) < AT_REST_RAD_S).all())
         if self._stage is Stage.HOMING and rests:
@@ -235,7 +238,7 @@ class ExploreNode(ArmNode):
         self._stage, self._stage_s = stage, at_s
 
     def _mark(self, text: str) -> None:
-        """Marks an episode for whoever records."""
+        """Publishes an episode marker."""
         self._in_episode = text.startswith("start")
         self._marks.publish(String(data=text))
 
@@ -247,7 +250,7 @@ class ExploreNode(ArmNode):
         self.send_stop(self._timeline.stop(now_s, now_s + MARGIN_S + self._shield.delay_s))
         self._timeline = None
         if self._in_episode:
-            if self._shield.state is State.STOPPED:  # the arm was not where its commands say
+            if self._shield.state is State.STOPPED:  # it did not follow its commands, or was stopped by a person
                 self._mark("discard")
             else:
                 self._explored_s += max(0.0, now_s - self._stage_s) if self._stage is Stage.EXPLORING else 0.0

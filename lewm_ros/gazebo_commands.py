@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between planner and Gazebo: trajectories as Gazebo's own trajectory controller can follow them.
+"""Adapts the planner's trajectories to Gazebo's own trajectory controller.
 
-gz-sim's JointTrajectoryController (looked up in gz-sim 8 and in main) begins every trajectory when it arrives: its
-`use_header_start_time` is looked for as an attribute of <plugin>, where SDF allows none, and would leave the controller
-waiting. It also holds each point instead of interpolating. ros2_control's controller does neither, and the planner
-counts on that: its trajectories begin at the stamp of a frame that is past by then. So this node sends on what is left
-of a trajectory, from now on, in steps that are small enough to be held.
+The planner's trajectories begin at the stamp of a camera frame, which is past when they arrive, and are to be
+interpolated, as ros2_control's controller does. gz-sim's JointTrajectoryController (as read in the sources of gz-sim 8
+and main) begins every trajectory when it arrives, since its `use_header_start_time` is read from an attribute of
+<plugin> that SDF does not allow, and it holds each point instead of interpolating. So this node forwards the rest of a
+trajectory from now on, in steps small enough to be held.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.trajectory import JointTrajectory
 from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, nanoseconds, trajectory_to_message
 
-STEP_S = 0.01
-LONGEST_S = 60.0  # of what is left of a trajectory; every step of it becomes a point
+STEP_S = 0.01  # between the points that are sent to Gazebo
+LONGEST_S = 60.0  # of the rest of a trajectory, each step of which becomes a point
 COMMAND = QoSProfile(depth=1)
 
 
 def held_points(motion: JointTrajectory, now_s: float, step_s: float = STEP_S) -> Trajectory:
-    """What is left of a motion, as points that may each be held for a step.
+    """The rest of a motion, as points each of which may be held for a step.
 
-    Gazebo holds point i from time i - 1 to time i, so point i is what the motion is in the middle of that step; the
-    last point is its end, at rest. Times count from `now_s`.
+    Gazebo holds point i from time i - 1 to time i, so point i is the state in the middle of that step; the last point
+    is the end of the motion, at rest. Times count from `now_s`.
     """
     steps = max(1, int(np.ceil((motion.at_s[-1] - now_s) / step_s - 1e-9)) + 1)
     edges_s = now_s + step_s * np.arange(-1, steps + 1)
@@ -44,9 +44,9 @@ def held_points(motion: JointTrajectory, now_s: float, step_s: float = STEP_S) -
 
 
 class GazeboCommands(Node):
-    """`arm_controller/joint_trajectory` -> `gazebo/joint_trajectory`, which gazebo_bridge.yaml hands to Gazebo.
+    """`arm_controller/joint_trajectory` -> `gazebo/joint_trajectory`, from there to Gazebo by gazebo_bridge.yaml.
 
-    Its clock must be that of the stamps: use_sim_time.
+    Needs use_sim_time: stamps are simulated time.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class GazeboCommands(Node):
         now_ns = self.get_clock().now().nanoseconds
         try:
             points = message_to_trajectory(message, names)
-            # Before a trajectory that begins later the arm stays on its way from where it was told to be.
+            # A trajectory that begins later is approached from the newest commanded position.
             was = points.positions[0]
             if self._motion is not None and self._motion.positions.shape[1] == len(names):
                 was = self._motion.sample([now_ns / NANOSECONDS])[0]
@@ -77,9 +77,9 @@ class GazeboCommands(Node):
             )
             left_s = motion.at_s[-1] - now_s
             if left_s > LONGEST_S:
-                raise MessageError(f"it lasts {left_s:.3g} s from now on, at most {LONGEST_S:.0f} s are sent on")
+                raise MessageError(f"it lasts {left_s:.3g} s from now on, at most {LONGEST_S:.0f} s can be forwarded")
         except (MessageError, ValueError) as error:
-            self.get_logger().error(f"trajectory not sent on: {error}", throttle_duration_sec=1.0)
+            self.get_logger().error(f"trajectory not forwarded: {error}", throttle_duration_sec=1.0)
             return
         self._motion = motion
         self._publisher.publish(trajectory_to_message(held_points(motion, now_s), names, now_ns))

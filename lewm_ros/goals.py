@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Goals: pictures in files, a folder of named ones, and which goal is which, so that one that has ended stays so."""
+"""Goal pictures: from files and recordings, a folder of named ones, identities, and which goals have ended."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_
 from lewm_ros.messages import NANOSECONDS, nanoseconds
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-MOST_ENDED = 10_000  # goals that are remembered to have ended, the newest
+MOST_ENDED = 10_000  # ended goals that are remembered, the newest
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class GoalError(ValueError):
-    """A goal picture that cannot be had; the message says what to do."""
+    """A goal picture that is not available; the message says what to do."""
 
 
 def read_picture(path: Path) -> np.ndarray:
     """A picture file as (H, W, 3) uint8 RGB.
 
-    :raises GoalError: not there, or not a picture.
+    :raises GoalError: the file is missing, or not a picture.
     """
     try:
         return compressed_to_rgb(path.read_bytes())
@@ -42,11 +42,11 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_goal(path: Path, at_s: float | None = None, episode: int = 0, topic: str = "") -> np.ndarray:
-    """A goal (H, W, 3) uint8 RGB from a picture's file, or, `at_s` seconds after its first picture, from a recording.
+    """A goal (H, W, 3) uint8 RGB from a picture file, or from a recording `at_s` seconds after its first picture.
 
-    :param episode: of a recording in HDF5.
-    :param topic: of a bag with several cameras.
-    :raises GoalError: it cannot be read, or has no picture then.
+    :param episode: of an HDF5 recording; `at_s` then counts from its first picture.
+    :param topic: of the camera, in a bag with several.
+    :raises GoalError: the file cannot be read, or has no picture at that time.
     """
     if at_s is None:
         return read_picture(path)
@@ -70,7 +70,7 @@ def _recorded_frame(path: Path, at_s: float, episode: int) -> np.ndarray:
 
 
 def _bag_picture(path: Path, at_s: float, topic: str) -> np.ndarray:
-    from lewm_model.data.converters.rosbag2.files import bag_files, messages  # a robot that reads no bag needs no mcap
+    from lewm_model.data.converters.rosbag2.files import bag_files, messages  # needs mcap, which a robot may lack
 
     first_ns = None
     for message in messages(bag_files(path)):
@@ -88,15 +88,15 @@ def _bag_picture(path: Path, at_s: float, topic: str) -> np.ndarray:
 
 
 class GoalLibrary:
-    """The pictures of a folder; a goal's name is its file's without the suffix. The folder is read anew each time.
+    """The goal pictures of a folder, named by their files without suffix. The folder is read anew each time.
 
-    :param folder: "" is a library that is empty and takes nothing.
+    :param folder: "" makes an empty library that keeps nothing.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder) if folder else None
         if self._folder is not None and not self._folder.is_dir():
-            raise GoalError(f"goal_folder {folder} is no folder; make it, or leave goal_folder empty")
+            raise GoalError(f"goal_folder {folder} is no folder; create it, or leave goal_folder empty")
 
     def names(self) -> list[str]:
         """What there is."""
@@ -105,16 +105,16 @@ class GoalLibrary:
     def picture(self, name: str) -> np.ndarray:
         """The goal of that name, (H, W, 3) uint8 RGB.
 
-        :raises GoalError: there is none, or its file is no picture.
+        :raises GoalError: there is no such goal, or its file is no picture.
         """
-        files = self._files()  # a name is looked up, never joined to a path: no name leads out of the folder
+        files = self._files()  # names are looked up, never joined to a path, so that none leads out of the folder
         if name not in files:
             known = f"there are {', '.join(files)}" if files else "goal_folder holds no picture (or is not set)"
             raise GoalError(f"there is no goal {name[:80]!r}; {known}")
         return read_picture(files[name])
 
     def save(self, picture: np.ndarray) -> str | None:
-        """Keeps a picture (H, W, 3) uint8 RGB under a new name and returns that; None without a folder.
+        """Saves a picture (H, W, 3) uint8 RGB under a new name and returns the name; None without a folder.
 
         :raises GoalError: it cannot be written.
         """
@@ -135,35 +135,34 @@ class GoalLibrary:
         return {path.stem: path for path in sorted(self._folder.iterdir()) if path.suffix.lower() in SUFFIXES}
 
 
-# ---- which goal is which ---------------------------------------------------------------------------------------------
+# ---- identities ------------------------------------------------------------------------------------------------------
 
 
 def picture_hash(message: Any) -> str:
-    """What the picture of an image message is called beside its stamp: 16 hexadecimal digits of its data's SHA-256."""
+    """The first 16 hexadecimal digits of the SHA-256 of an image message's data."""
     return hashlib.sha256(memoryview(message.data)).hexdigest()[:16]
 
 
 def goal_identity(header: Header) -> str:
-    """The identity of a goal, from the header of its latent: the stamp (ns) of its picture and the picture's hash.
+    """The identity of a goal, from the header of its latent: stamp (ns) and hash of its picture.
 
-    camera_node puts the hash where other images have their frame. Whoever sends the same picture with another stamp
-    sends another goal; what a topic delivers again, to a node that was started anew, is the same one.
+    camera_node puts the hash into frame_id. The same picture with another stamp is another goal; a message that a
+    latched topic delivers again, to a restarted node, is the same goal.
     """
     name = header.frame_id
-    if not re.fullmatch("[0-9a-f]{16}", name):  # not from camera_node; anything may stand there
+    if not re.fullmatch("[0-9a-f]{16}", name):  # not published by camera_node
         name = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     return f"{nanoseconds(header.stamp)}-{name}"
 
 
 class EndedGoals:
-    """Goals that were cancelled, reached or replaced, and must not be taken up again by themselves. Safe to use from
-    several threads.
+    """Goals that were cancelled, reached or replaced, and must not be pursued again by themselves. Thread-safe.
 
-    Topics deliver the last goal to every node that comes up, for as long as its sender lives: also to a planner that
-    was killed after its goal had been cancelled. So the identities are kept in a file as well, a line each.
+    A latched topic delivers the last goal to every node that starts, also to a planner that was restarted after its
+    goal had been cancelled. So the identities are also kept in a file, a line each.
 
     :param path: the file; several nodes may share it.
-    :param warn: is told, once, that the file cannot be used; they are then remembered until the process ends.
+    :param warn: called once when the file cannot be used; identities are then kept until the process ends.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], Any]) -> None:
@@ -186,7 +185,7 @@ class EndedGoals:
             self._how[identity] = how
 
     def add(self, identity: str, how: str) -> None:
-        """A goal has ended: it was "cancelled", "reached" or "replaced"."""
+        """Records that a goal has ended: `how` is "cancelled", "reached" or "replaced"."""
         with self._lock:
             if identity in self._how:
                 return
@@ -200,16 +199,16 @@ class EndedGoals:
                 self._fail(error)
 
     def how(self, identity: str) -> str | None:
-        """How the goal ended; None when it has not."""
+        """How the goal ended; None when it has not ended."""
         with self._lock:
             return self._how.get(identity)
 
     def _fail(self, error: OSError) -> None:
-        self._warn(f"cannot keep in {self._path} which goals have ended ({error}); a restart of this node forgets it")
+        self._warn(f"cannot write the ended goals to {self._path} ({error}); a restart of this node forgets them")
         self._warn = lambda text: None
 
 
 def ended_goals_file() -> Path:
-    """Where this user's nodes keep which goals have ended: below ROS_HOME, where ROS has its logs."""
+    """The file in which the nodes of this user keep the ended goals: in ROS_HOME, beside the logs of ROS."""
     home = os.environ.get("ROS_HOME") or os.path.join(os.path.expanduser("~"), ".ros")
     return Path(home) / "lewm_ros" / "ended_goals"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts nodes as processes and drives them: what a launch file does, for programs that also look at the outcome.
+"""Starts nodes as processes, brings them up and talks to them, for the demo, validation and tests.
 
-Used by the demo and by tests, where ROS 2's launch system need not be installed.
+It does the work of a launch file where ROS 2's launch system need not be installed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from lewm_model.config import resource
 
 
 class GraphError(RuntimeError):
-    """A process ended, refused or did not answer; the message ends with the last lines of its log."""
+    """A node ended, refused or did not answer; the message ends with the last lines of its log."""
 
 
 def reserve_domain() -> socket.socket:
-    """Sets ROS_DOMAIN_ID to one that nobody else on this machine reserved, until the socket is closed.
+    """Sets ROS_DOMAIN_ID to one that no other process on this machine has reserved; closing the socket releases it.
 
-    The socket's name is one of the kernel's, not a file: it needs no folder that can be written, belongs to no user and
-    goes with the process. Domains above 101 collide with the ephemeral ports of Linux, 0 is everyone's default.
+    The socket's name is abstract, not a file: it needs no writable folder, is seen by all users and is freed with the
+    process. Domains above 101 collide with the ephemeral ports of Linux, 0 is the default domain.
     """
     for domain in random.sample(range(1, 102), k=101):
         reserved = socket.socket(socket.AF_UNIX)
@@ -57,7 +57,7 @@ def reserve_domain() -> socket.socket:
 
 
 def home_for_ros(spare: Path) -> None:
-    """Sets ROS_HOME to `spare` where ROS could keep nothing: no HOME, or one that this user cannot write.
+    """Sets ROS_HOME to `spare` where HOME is missing or not writable.
 
     ROS does not start without a folder for its logs.
     """
@@ -76,7 +76,7 @@ def home_for_ros(spare: Path) -> None:
 
 
 def set_environment() -> None:
-    """Settings that this process and the nodes share and that a user may have made already. Call before rclpy.init."""
+    """Sets environment variables for this process and the nodes, unless the user has. Call before rclpy.init."""
     profiles = str(resource("config", "fastdds.xml"))
     defaults = {
         "AMENT_PREFIX_PATH": sys.prefix,
@@ -90,33 +90,33 @@ def set_environment() -> None:
 
 
 def end_with_parent() -> None:
-    """In a child process: Linux sends it SIGTERM when this process ends, however it ends."""
+    """Called in a child process: Linux then sends it SIGTERM when its parent ends, however that ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_shared_memory() -> None:
-    """Removes what killed processes left in /dev/shm; Fast DDS's own tool knows what is in use.
+    """Removes the shared memory of killed processes with Fast DDS's own tool, which leaves what is in use.
 
-    Each leaves several MB, and a port at which its successor stays deaf for seconds.
+    Each leaves several MB in /dev/shm, and a port at which its successor may receive nothing for seconds.
     """
     tool = shutil.which("fastdds", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     clean = Path(tool).parent.parent / "tools" / "fastdds" / "shm" / "clean.py" if tool else None
-    if clean is not None and clean.is_file():  # `fastdds shm clean` itself, without half a second to start it
+    if clean is not None and clean.is_file():  # what `fastdds shm clean` runs, without its start of 0.5 s
         with contextlib.redirect_stdout(None):
             runpy.run_path(str(clean))["Clean"]().run()
 
 
 class Graph:
-    """Processes of nodes, and a node in this process, `node`, to talk to them. A context manager that ends them all.
+    """Processes of nodes, and `node` in this process to talk to them. A context manager that ends all at its exit.
 
-    A node goes by the name of its module, with the namespace before it where it has one: "camera_node",
-    "left/camera_node". Callbacks of `node` run in `spin_until` and `call`, in the thread that calls those.
+    A node is named by its module, after its namespace if any: "camera_node", "left/camera_node". Callbacks of `node`
+    run in `spin_until` and `call`, in the thread that calls those.
     """
 
     def __init__(self, name: str, logs: Path) -> None:
         self.logs = logs
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands: dict[str, list[str]] = {}  # what starts each node
+        self._commands: dict[str, list[str]] = {}  # command line of each node
         self._clients: dict[str, Any] = {}
         logs.mkdir(parents=True, exist_ok=True)
         home_for_ros(logs.resolve() / "ros_home")
@@ -152,8 +152,8 @@ class Graph:
     ) -> None:
         """Starts the node as a process; its output goes to `<logs>/<name>.log`.
 
-        :param parameters: by full name, laid over those of the params file `base`.
-        :param remappings: topics and services by the name that the node's code has for them.
+        :param parameters: by full name; they override those of the params file `base`.
+        :param remappings: from topic and service names in the code of the node to new ones.
         """
         namespace, _, module = name.rpartition("/")
         file = self.logs / f"{name}.yaml"
@@ -167,7 +167,7 @@ class Graph:
         self.start_again(name)
 
     def start_again(self, name: str) -> None:
-        """Starts a node that has ended as it was started before; its log goes on."""
+        """Restarts a node that has ended, with the same arguments; its log is continued."""
         free_shared_memory()
         with (self.logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -185,7 +185,7 @@ class Graph:
         return self._processes[name]
 
     def forget(self, name: str) -> None:
-        """A process that was ended on purpose: nothing waits for it any more, and it can be started again."""
+        """Removes a process that was ended on purpose, so that its end is no error; it can be started again."""
         del self._processes[name]
 
     def log(self, name: str) -> str:
@@ -195,7 +195,8 @@ class Graph:
     def spin_until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> None:
         """Handles callbacks until the condition holds.
 
-        :raises GraphError: not within `timeout_s`, or a process ended.
+        :param what: what is waited for, for the error message.
+        :raises GraphError: it does not hold within `timeout_s`, or a process ended.
         """
         end = time.monotonic() + timeout_s
         while not condition():
@@ -215,10 +216,10 @@ class Graph:
     def call(
         self, kind: Any, services: Mapping[str, Any], timeout_s: float = 30.0, again_s: float = math.inf
     ) -> dict[str, Any]:
-        """Calls services of one type at once: requests by service name -> responses by service name.
+        """Calls services of one type at the same time: requests by service name -> responses by service name.
 
-        :param again_s: asks again after so long without an answer, where asking twice does no harm: a node that was
-            killed leaves services behind for a while that nobody serves, and what its successor does not see is lost.
+        :param again_s: calls again after this time without an answer; only for calls that may be made twice. The
+            services of a killed node stay visible for a while, and a request to them is lost.
         :raises GraphError: no answer within `timeout_s`.
         """
         for name in services:
@@ -244,8 +245,9 @@ class Graph:
         return self._clients[name]
 
     def wait_for(self, *names: str, timeout_s: float = 30.0) -> None:
-        """Waits until nodes answer. It asks again and again: a node that was killed leaves a service that nobody serves
-        behind for a while, and a question to that is lost."""
+        """Waits until nodes answer. It asks repeatedly: the services of a killed node stay visible for a while, and a
+        request to them is lost.
+        """
         answered: set[str] = set()
 
         def ask() -> None:
@@ -261,7 +263,7 @@ class Graph:
         self.node.destroy_timer(timer)
 
     def change_state(self, transition: str, *names: str) -> list[str]:
-        """Asks nodes for a lifecycle transition ("configure", "activate", ...); returns those that refused."""
+        """Requests a lifecycle transition ("configure", "activate", ...) of nodes; returns those that refused."""
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
         requests = {f"/{name}/change_state": ChangeState.Request(transition=Transition(id=number)) for name in names}
         answers = self.call(ChangeState, requests)
@@ -270,7 +272,7 @@ class Graph:
     def bring_up(self, *names: str) -> None:
         """Configures and activates nodes.
 
-        :raises GraphError: one refused; with its log.
+        :raises GraphError: a node refused; with the end of its log.
         """
         self.wait_for(*names)
         for transition in ("configure", "activate"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint positions out of `joint_states`, whoever publishes there: an arm's driver, its gripper's, and others."""
+"""Collects joint positions from `joint_states`, which arm driver, gripper driver and others may publish in parts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from sensor_msgs.msg import JointState
 
 from lewm_ros.messages import NANOSECONDS, MessageError, message_to_joint_positions, nanoseconds
 
-DISPUTED_S = 1.0  # that nobody is believed after two publishers have said different things of a joint
+DISPUTED_S = 1.0  # how long positions are refused after two publishers have contradicted each other
 
 
 class JointStates:
-    """Puts the positions of an arm together from the messages of one publisher or several.
+    """Combines the positions of the joints `names` from the messages of one publisher or several.
 
-    :param publishers: names of the nodes that publish on the topic.
-    :param fastest: (A,) rad/s that the joints may move, and by how much (rad) positions may differ besides: what is
-        farther apart in two messages is not of one arm.
+    :param publishers: returns the names of the nodes that publish on the topic.
+    :param fastest: (A,) rad/s, greatest speed of each joint, and
+    :param far_rad: tolerance: positions in two messages that differ by more than speed times time plus this contradict
+        each other.
     """
 
     def __init__(
@@ -31,16 +32,16 @@ class JointStates:
         self._dispute, self._disputed_s = "", -np.inf
 
     def take(self, message: JointState) -> tuple[int, np.ndarray] | None:
-        """The arm's positions (A,) rad with the stamp (ns) of the oldest; None where the message has none of them.
+        """Takes a message; returns positions (A,) rad and the oldest of their stamps (ns), None for foreign joints.
 
-        :raises MessageError: a position is not finite or missing, or two publishers say different things of a joint.
+        :raises MessageError: a position is missing or not finite, or two publishers contradict each other.
         """
         stamp_ns = nanoseconds(message.header.stamp)
         ours = [name for name in message.name[: len(message.position)] if name in self.names]
         if not ours and self._known:
-            return None  # a gripper's, say
+            return None  # of a gripper, for instance
         if not ours:
-            message_to_joint_positions(message, self.names)  # says what is missing
+            message_to_joint_positions(message, self.names)  # raises the error that names the missing joints
         found = dict(zip(ours, message_to_joint_positions(message, ours), strict=True))
         now_s = time.monotonic()
         far = [name for name in ours if self._is_far(name, stamp_ns, found[name])]
@@ -64,7 +65,7 @@ class JointStates:
         return min(stamps), np.array(positions)
 
     def _is_far(self, name: str, stamp_ns: int, position: float) -> bool:
-        """Whether a joint cannot have come here since it was heard of last."""
+        """Whether a joint cannot have moved to this position since its last message."""
         if name not in self._known:
             return False
         then_ns, before = self._known[name]

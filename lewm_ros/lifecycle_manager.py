@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings lifecycle nodes up in order, watches them, and brings one up again after its process died and was restarted.
+"""Brings lifecycle nodes up in order, watches them, and brings a node up again after its process was restarted.
 
     ros2 run lewm_ros lifecycle_manager --ros-args -p "nodes:=[camera_node, planner_node]"
 
-Nodes are configured as soon as they are there, all at the same time, as that loads models; once all are configured,
-they are activated one after the other. It starts no process: launch (respawn) or systemd does. It never touches a node
-whose process lives on: what a person does with `ros2 lifecycle set` stays done. A node that refuses to be brought up
-ends it, with exit status 1; SIGINT and SIGTERM end it after it has deactivated the nodes, the last one first.
+Nodes are configured as soon as they appear, all at the same time, since that loads models; once all are configured,
+they are activated in order. The manager starts no process: launch (respawn) or systemd does. It changes no node whose
+process lives on, so what a person does with `ros2 lifecycle set` stays. When a node refuses a transition, the manager
+ends with exit status 1. On SIGINT and SIGTERM it first deactivates the nodes, the last one first.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 PARAMETERS = (
     Parameter("nodes", RosParameter.Type.STRING_ARRAY, "Lifecycle nodes, in the order in which they are brought up."),
-    Parameter("watch_period", 0.5, "Seconds between two questions to a node for its state.", 0.05, 10.0),
-    Parameter("enable", "", "Node whose enable_on_start is set at its first start, and not when it is started again."),
+    Parameter("watch_period", 0.5, "Seconds between two requests for the state of a node.", 0.05, 10.0),
+    Parameter("enable", "", "Node whose enable_on_start is set at its first start, not after a restart."),
     Parameter("dead_after", 5.0, "Seconds without an answer after which a node counts as dead.", 0.5, 600.0),
 )
-# The way up: the state that a step starts from, its transition, the word for it, and the state that it leads to.
+# Steps of bringing up: state before -> transition, its past participle for messages, state after.
 STEPS = {
     "unconfigured": (Transition.TRANSITION_CONFIGURE, "configured", "inactive"),
     "inactive": (Transition.TRANSITION_ACTIVATE, "activated", "active"),
 }
-BRING_UP_PERIOD_S = 0.1  # between two looks at a node that is to be brought up
-FRESH_S = 1.0  # an answer that is older says nothing about the state of now
-LOST_S = 2.0  # a question without an answer for so long is asked again: the process it went to may be gone
-LOST_ANSWERS = 4  # so many answers later, a transition that was asked for must have ended: nodes do one thing at a time
-DEACTIVATE_S = 2.0  # that the end waits for one node: more than any needs, and all together less than launch allows
+BRING_UP_PERIOD_S = 0.1  # between two requests for the state of a node that is being brought up
+FRESH_S = 1.0  # age up to which an answer is taken for the current state
+LOST_S = 2.0  # after which a state request without an answer is repeated: its process may have ended
+LOST_ANSWERS = 4  # after so many state answers, a pending transition was lost: nodes handle one request at a time
+DEACTIVATE_S = 2.0  # timeout for each node at the end: longer than any needs, in sum less than launch waits
 
 
 @dataclass
 class Managed:
-    """What is known of one node."""
+    """State of one managed node."""
 
     name: str
     get_state: Any  # service clients
     change_state: Any
-    state: str = "not started"  # as it said last
-    answered_s: float | None = None  # steady clock, when it said so
-    question: Any = None  # future of its answer
-    asked_s: float = 0.0
-    transition: Any = None  # future of the transition that it was asked for
-    answers: int = 0  # while that is pending
-    refused: str = ""  # the state in which it refused a step
-    owed: bool = True  # whether it is to be made active; no longer, once it was
-    processes: set[bytes] = field(default_factory=set)  # that were active: identities of their endpoints
+    state: str = "not started"  # newest answer
+    answered_s: float | None = None  # steady time of that answer
+    question: Any = None  # future of a pending state request
+    asked_s: float = 0.0  # steady time of the newest state request
+    transition: Any = None  # future of a pending transition
+    answers: int = 0  # state answers since that was requested
+    refused: str = ""  # state in which it refused a step
+    owed: bool = True  # whether it has yet to be made active; False from then on, until its process is restarted
+    processes: set[bytes] = field(default_factory=set)  # endpoint identities of the processes that were active
     dead: bool = False
     restarts: int = 0
 
@@ -79,11 +79,11 @@ class Managed:
 
 
 class LifecycleManager(Node):
-    """See the module. `failure` is empty until a node cannot be brought up."""
+    """See the module. `failure` is the reason why a node could not be brought up, empty while there is none."""
 
     def __init__(self) -> None:
         """
-        :raises ParameterError: no nodes are given.
+        :raises ParameterError: a parameter cannot be used, or `nodes` is empty.
         """
         super().__init__("lifecycle_manager")
         declare(self, PARAMETERS)
@@ -112,8 +112,8 @@ class LifecycleManager(Node):
     # ---- watching ----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        # A node does not answer while it changes its state, which takes minutes where engines are built, and neither
-        # does another one in the same process. Then it is its service that says whether it is there.
+        # During a transition, which takes minutes where engines are built, no node of that process answers. Whether it
+        # lives is then known from its service.
         busy = any(node.transition is not None for node in self._nodes)
         for node in self._nodes:
             dead = node.silent_s > self._dead_after_s and not (busy and node.get_state.service_is_ready())
@@ -136,8 +136,10 @@ class LifecycleManager(Node):
             node.question.add_done_callback(partial(self._on_state, node, self._processes(node)))
 
     def _processes(self, node: Managed) -> set[bytes]:
-        """Identities of the processes that have a node of this name: new ones when it is started anew. One that was
-        killed stays among them until the middleware misses it."""
+        """Identities of the processes that have a node of this name; a restarted process has a new one.
+
+        That of a killed process stays until the middleware notices.
+        """
         publishers = self.get_publishers_info_by_topic(f"{node.name}/transition_event")
         return {bytes(publisher.endpoint_gid) for publisher in publishers}
 
@@ -170,7 +172,7 @@ class LifecycleManager(Node):
         elif state == "unconfigured" and not node.owed and processes - node.processes:
             node.owed = True
             node.restarts += 1
-            self.get_logger().warning(f"{node.name} was started anew and is brought up again")
+            self.get_logger().warning(f"{node.name} was restarted and is brought up again")
         self._advance()
 
     def _fail(self, text: str) -> None:
@@ -181,9 +183,9 @@ class LifecycleManager(Node):
     # ---- bringing up -------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Asks for the next steps: every node is configured, and once all are, one after the other is activated.
+        """Requests the next transitions: configures every node, then activates them in order.
 
-        A dead node does not keep the others waiting; one that has never been there does, at the start.
+        A dead node does not hold up the others; at the start, one that has not appeared yet does.
         """
         owed = [node for node in self._nodes if node.owed and not node.dead]
         if self.failure or self._ending:
@@ -198,13 +200,13 @@ class LifecycleManager(Node):
                     return
 
     def _step(self, node: Managed) -> None:
-        """Asks a node for its next transition, if none is pending and its state is known."""
+        """Requests the next transition of a node, if none is pending and its state is known."""
         if node.transition is not None or node.silent_s > FRESH_S or not node.change_state.service_is_ready():
             return
         if node.name == self._to_enable and node.state == "unconfigured":
             if not self._settings.service_is_ready():
                 return
-            self._to_enable = ""  # once only: what died is not armed again by itself
+            self._to_enable = ""  # once only: a restarted node is not armed by itself
             value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
             request = SetParameters.Request(parameters=[ParameterMessage(name="enable_on_start", value=value)])
             node.transition, node.answers = self._settings.call_async(request), 0
@@ -230,15 +232,15 @@ class LifecycleManager(Node):
         if transition.result().success:
             node.state, node.refused, node.answered_s = STEPS[start][2], "", time.monotonic()
         else:
-            node.state, node.refused = "unknown", start  # until it has said
-        if node.question is not None:  # it may be from before the step
+            node.state, node.refused = "unknown", start  # until its next answer
+        if node.question is not None:  # its answer may be older than the transition
             node.get_state.remove_pending_request(node.question)
             node.question = None
         self._ask(node)
         self._advance()
 
     def take_down(self, executor: SingleThreadedExecutor) -> None:
-        """Deactivates what is active, the last node first."""
+        """Deactivates the active nodes, the last one first."""
         self._ending = True
         for node in reversed(self._nodes):
             if node.state != "active" or node.dead or not node.change_state.service_is_ready():
@@ -259,7 +261,7 @@ class LifecycleManager(Node):
                 level = ERROR
                 since = time.strftime("%H:%M:%S", time.localtime(time.time() - node.silent_s))
                 values[f"{node.name} dead since"] = since
-                said.append(f"{node.name} is dead since {since}; it is brought up when it is back")
+                said.append(f"{node.name} is dead since {since}; it is brought up once it is restarted")
             elif node.state != "active":
                 level = max(level, WARN)
                 said.append(f"{node.name} is {node.state}")

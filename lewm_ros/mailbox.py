@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hand-over from callbacks to a worker thread that always gets the newest, never a growing queue."""
+"""Passes data from callbacks to a worker thread: the newest items only, never a growing queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Mailbox:
-    """Slots that hold the newest `depth` items each. When one is full its oldest item makes room, and `put` says so."""
+    """Named slots that hold the newest `depth` items each; a full slot drops its oldest. Thread-safe."""
 
     def __init__(self, depth: int = 1) -> None:
         self._depth = depth
@@ -17,7 +17,7 @@ class Mailbox:
         self._changed = threading.Condition()
 
     def put(self, slot: str, item: Any) -> bool:
-        """Leaves an item; returns whether an older one, which nobody had taken, was dropped for it."""
+        """Adds an item; returns whether an older one, not taken yet, was dropped for it."""
         with self._changed:
             items = self._items.setdefault(slot, deque(maxlen=self._depth))
             full = len(items) == self._depth
@@ -26,7 +26,7 @@ class Mailbox:
             return full
 
     def take(self, timeout_s: float) -> dict[str, list[Any]]:
-        """Everything that lies there, by slot, oldest first; waits up to `timeout_s` for something."""
+        """Removes and returns all items by slot, oldest first; waits up to `timeout_s` for the first one."""
         with self._changed:
             if not self._items:
                 self._changed.wait(timeout_s)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the planner thinks of moving the end effector, as markers for RViz and Foxglove.
+"""Planned paths of the end effector as markers for RViz and Foxglove.
 
-Positions are in m in the frame of the arm's base link, x forward and z up as in REP 103 if the URDF is.
+Positions are in m in the frame of the arm's base link.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from lewm_model.robot.chain import Chain
 
-LIFETIME = Duration(sec=2)  # a viewer that ends leaves nothing behind
+LIFETIME = Duration(sec=2)  # after which markers vanish when the viewer has ended
 BLUE, GREEN, AMBER, RED, GREY = (
     (0.11, 0.42, 0.66),
     (0.08, 0.63, 0.24),
@@ -25,7 +25,7 @@ BLUE, GREEN, AMBER, RED, GREY = (
     (0.5, 0.5, 0.5),
 )
 STATES = {"armed": GREEN, "holding": AMBER, "stopped": RED}
-EDGES = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]  # of a box, by the bits of its corners
+EDGES = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]  # pairs of corners of a box
 
 
 def tip_path(chain: Chain, joint_path: np.ndarray) -> np.ndarray:
@@ -46,12 +46,13 @@ def plan_markers(
 ) -> MarkerArray:
     """Markers in the namespaces elites, plan, goal and workspace.
 
-    :param chain: ends with the end effector; `frame` is that of its base.
-    :param elites: (E, N, A) rad, the best candidate first.
-    :param plan: (N, A) rad, the way of the newest plan.
-    :param joints: (A,) rad, where the arm is: a ball there is green when the goal is reached.
-    :param state: of the shield; `reached` whether the arm rests at its goal.
-    :param box: least and greatest x, y, z of the workspace, (3,) m each.
+    :param chain: from the base, whose frame is `frame`, to the end effector.
+    :param elites: joint paths of the best candidates, (E, N, A) rad, the best first; None draws none.
+    :param plan: joint path of the newest plan, (N, A) rad, or None.
+    :param joints: measured positions (A,) rad, or None: the end effector there is drawn as a ball.
+    :param state: of the shield, written beside the ball, which has its colour.
+    :param reached: whether the arm rests at its goal.
+    :param box: least and greatest x, y, z of the workspace, (3,) m each, or None.
     """
     header = Header(stamp=stamp, frame_id=frame)
     markers = []

@@ -25,9 +25,9 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 
 NANOSECONDS = 1_000_000_000
-LAST_STAMP_NS = 2**31 * NANOSECONDS - 1  # seconds of a stamp are int32
+LAST_STAMP_NS = 2**31 * NANOSECONDS - 1  # a stamp has its seconds as int32
 LATENT_ENCODING = "32FC1"
-PIXEL_BYTES = {  # the encodings that cv_bridge converts, and how many bytes a pixel has
+PIXEL_BYTES = {  # bytes per pixel of the encodings that cv_bridge converts
     "rgb8": 3,
     "bgr8": 3,
     "rgba8": 4,
@@ -40,11 +40,11 @@ PIXEL_BYTES = {  # the encodings that cv_bridge converts, and how many bytes a p
 
 
 class MessageError(ValueError):
-    """A message that cannot be used; the text says what is wrong with it."""
+    """A message that cannot be used; the text says why."""
 
 
 class ImageError(MessageError):
-    """An image, or a latent in the form of one, that cannot be read."""
+    """An image message, also one that carries a latent, that cannot be read."""
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def nanoseconds(time: Any) -> int:
 
 
 def time_message(stamp_ns: int) -> Any:
-    """A message's stamp of `stamp_ns` nanoseconds since the clock's epoch; what a stamp cannot say becomes its end."""
+    """A stamp of `stamp_ns` nanoseconds since the epoch of the clock, clipped to what a stamp can hold."""
     return Time(nanoseconds=min(max(0, stamp_ns), LAST_STAMP_NS)).to_msg()
 
 
@@ -68,7 +68,7 @@ def rgb_to_message(rgb: np.ndarray, stamp_ns: int, frame_id: str = "") -> Image:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"a picture must be (H, W, 3) uint8, this one is {rgb.shape} {rgb.dtype}")
     height, width = rgb.shape[:2]
-    # cv_bridge would hand over bytes, which rclpy copies one by one; an array it takes as it is.
+    # An array, which rclpy takes as it is; bytes, as cv_bridge makes them, it would convert one by one.
     return Image(
         header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
         height=height,
@@ -161,8 +161,8 @@ def message_to_array(
 ) -> np.ndarray:
     """The numbers of a float image, (H, W, C) float32.
 
-    :param width: that it must have; None takes any.
-    :param most_rows: that it may have; None takes any number.
+    :param width: required width; None takes any.
+    :param most_rows: greatest height; None takes any.
     :raises ImageError: another encoding, width or layout, or numbers that are not finite.
     """
     if message.encoding != f"32FC{channels}" or (width is not None and message.width != width):
@@ -183,7 +183,7 @@ def message_to_array(
 
 
 def _check_layout(message: Image, row: int) -> None:
-    """Raises ImageError unless height rows of `row` bytes lie in the data."""
+    """Raises ImageError unless the data holds `height` rows of at least `row` bytes."""
     size = f"{message.width} x {message.height} {message.encoding} image"
     if message.width == 0 or message.height == 0:
         raise ImageError(f"a {size} has no pixels; look at the camera driver")
@@ -195,7 +195,7 @@ def _check_layout(message: Image, row: int) -> None:
 
 
 def camera_info_message(width: int, height: int, focal_px: float, stamp_ns: int, frame_id: str = "") -> CameraInfo:
-    """Calibration of an ideal pinhole camera that looks through the middle of its picture."""
+    """Calibration of an ideal pinhole camera whose principal point is the middle of its picture."""
     f, cx, cy = float(focal_px), width / 2, height / 2
     return CameraInfo(
         header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
@@ -230,7 +230,7 @@ def joint_state_message(
 
 
 def message_to_joint_positions(message: JointState, names: Sequence[str]) -> np.ndarray:
-    """Positions (A,) rad in the order of `names`; joints that nobody asked for are ignored.
+    """Positions (A,) rad in the order of `names`; other joints are ignored.
 
     :raises MessageError: a joint is missing, has no position, or one that is not finite.
     """
@@ -247,7 +247,7 @@ def message_to_joint_positions(message: JointState, names: Sequence[str]) -> np.
 
 
 def message_to_joint_efforts(message: JointState, names: Sequence[str]) -> np.ndarray:
-    """Efforts (A,) in the order of `names` and the unit of whoever publishes; NaN where the message does not say."""
+    """Efforts (A,) in the order of `names` and the unit of the publisher; NaN where the message has none."""
     found = dict(zip(message.name, message.effort, strict=False))
     return np.array([found.get(name, np.nan) for name in names])
 
@@ -256,7 +256,7 @@ def message_to_joint_efforts(message: JointState, names: Sequence[str]) -> np.nd
 
 
 def pose_message(pose: np.ndarray, stamp_ns: int, frame_id: str) -> PoseStamped:
-    """A pose (7,) in that frame: x y z in m and quaternion w x y z."""
+    """A pose (7,) in the frame `frame_id`: x y z in m and quaternion w x y z."""
     x, y, z, qw, qx, qy, qz = (float(value) for value in pose)
     return PoseStamped(
         header=Header(stamp=time_message(stamp_ns), frame_id=frame_id),
@@ -267,7 +267,7 @@ def pose_message(pose: np.ndarray, stamp_ns: int, frame_id: str) -> PoseStamped:
 def message_to_pose(message: PoseStamped, frame_id: str) -> np.ndarray:
     """The pose (7,) as `pose_message` takes it.
 
-    :raises MessageError: another frame, a number that is not finite, or no unit quaternion.
+    :raises MessageError: it is in another frame, or not a finite position and a unit quaternion.
     """
     if message.header.frame_id != frame_id:
         raise MessageError(f"the pose is in the frame {message.header.frame_id!r}; give it in {frame_id!r}")
@@ -283,10 +283,10 @@ def message_to_pose(message: PoseStamped, frame_id: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrajectoryPoints:
-    """A joint trajectory as it was sent: times_s (T,) from `stamp_ns`, positions (T, A) rad, velocities (T, A) rad/s
+    """A joint trajectory as received: times_s (T,) from `stamp_ns`, positions (T, A) rad, velocities (T, A) rad/s
     and accelerations (T, A) rad/s^2 or None.
 
-    `stamp_ns` 0 means "when it arrives", as for ros2_control's joint trajectory controller.
+    `stamp_ns` 0 means that it begins on arrival, as for ros2_control's joint_trajectory_controller.
     """
 
     stamp_ns: int
@@ -297,7 +297,7 @@ class TrajectoryPoints:
 
 
 def trajectory_to_message(trajectory: Trajectory, names: Sequence[str], epoch_ns: int) -> JointTrajectory:
-    """A trajectory whose `times_s` count from `epoch_ns`; the header's stamp is its first time."""
+    """A message of a trajectory whose `times_s` count from `epoch_ns`; its stamp is the first of them."""
     start_s = float(trajectory.times_s[0])
     points = [
         JointTrajectoryPoint(
@@ -319,8 +319,8 @@ def trajectory_to_message(trajectory: Trajectory, names: Sequence[str], epoch_ns
 def message_to_trajectory(message: JointTrajectory, names: Sequence[str]) -> TrajectoryPoints:
     """The points of a joint trajectory, columns in the order of `names`.
 
-    :raises MessageError: other joints, no points, or points with the wrong number of values. Whether the numbers make
-        sense is for who executes them to check.
+    :raises MessageError: other joints, no points, or points with the wrong number of values. The values themselves
+        are not checked: the controller does that.
     """
     if sorted(message.joint_names) != sorted(names):
         raise MessageError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the three nodes have in common: lifecycle with reasons, parameters, diagnostics at 1 Hz, and an orderly end."""
+"""Base of the lifecycle nodes: transitions that log why they are refused, parameters, diagnostics at 1 Hz, shutdown."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.parameters import Parameter, ParameterError, check_choice, declare, read, refuse_unknown
 
-HARDWARE_ID = platform.node()  # of diagnostics: the computer that the node runs on
+HARDWARE_ID = platform.node()  # in diagnostics: the computer that the node runs on
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 # For topics shared with drivers and controllers: a params file may set history, depth and reliability of each, as in
 # qos_overrides./joint_states.subscription.reliability. rclpy reads it once, when the topic is first made.
 QOS_OVERRIDES = QoSOverridingOptions.with_default_policies()
-STOP_S = 5.0  # that a thread which was told to end is waited for
-STANDSTILL_S = 2.0  # that simulated time may stand still before diagnostics say so
+STOP_S = 5.0  # how long a worker thread may take to end
+STANDSTILL_S = 2.0  # without a change of simulated time before diagnostics report it
 # Of the nodes that only show what others do, viewer_node and panel_node.
 NICENESS = 10  # added to the process's nice value, so that the planner comes first
 LOOK_S = 0.25  # between two looks whether anybody watches
@@ -49,11 +49,11 @@ STALE_S = 1.5  # age after which a plan, a surprise or a camera picture is no lo
 
 
 class Refusal(RuntimeError):
-    """A transition that a node refuses; the message tells the user what to change."""
+    """Raised by a transition that cannot be made; the message tells the user what to change."""
 
 
 class Milliseconds:
-    """The newest durations of one stage, for percentiles. Safe to use from two threads."""
+    """The newest 10,000 durations of a processing stage, for percentiles. Thread-safe."""
 
     def __init__(self) -> None:
         self._values: deque[float] = deque(maxlen=10_000)
@@ -74,11 +74,11 @@ class Milliseconds:
 
 
 class ManagedNode(LifecycleNode):
-    """A lifecycle node whose transitions own what they make.
+    """A lifecycle node with parameters, diagnostics, and errors that users can act on.
 
-    A node implements `configure` and `cleanup`, `activate` and `deactivate`, in which each pair undoes the other, and
-    `diagnose`. An expected error in a transition is logged with its sentence and leaves the node where it was; an
-    unexpected one is logged with its traceback, and the node frees everything and becomes unconfigured.
+    A subclass implements `configure` and its inverse `cleanup`, `activate` and its inverse `deactivate`, and
+    `diagnose`. An expected error in a transition is logged as one sentence and the node keeps its state; an unexpected
+    one is logged with its traceback, and the node frees everything and becomes unconfigured.
     """
 
     def __init__(self, name: str, parameters: Sequence[Parameter]) -> None:
@@ -87,19 +87,19 @@ class ManagedNode(LifecycleNode):
         declare(self, parameters)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, and that must be told
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # diagnostics must go on where simulated time stands still
         self._diagnostics_timer = self.create_timer(1.0, self.publish_diagnostics, clock=steady)
-        self._clock_seen = (-1, time.monotonic())  # ns that the clock said last, and since when
-        self.is_done = False  # all that it was to do, and its process may end
-        self._backend: dict[str, str] = {}  # diagnostic values: what runs the model, and why nothing before it does
-        self._unconnected: list[str] = []  # who is on a topic of this node and does not reach it, as last told
-        self._built_s = 0.0  # when the progress of a build was last told, steady clock
+        self._clock_seen = (-1, time.monotonic())  # newest time of the ROS clock, ns, and when it changed, steady s
+        self.is_done = False  # set by a node that has finished its task; ends the process
+        self._backend: dict[str, str] = {}  # for diagnostics: which back end runs the model, and why
+        self._unconnected: list[str] = []  # newest result of `find_unconnected`
+        self._built_s = 0.0  # when the progress of building engines was last published, steady s
         self._refuse_impossible_transitions()
 
     # What a node implements.
 
     def configure(self, values: Mapping[str, Any]) -> None:
-        """Loads and checks, from the parameters' values by name."""
+        """Loads and checks everything, from the parameters' values by name."""
         raise NotImplementedError
 
     def activate(self) -> None:
@@ -107,28 +107,34 @@ class ManagedNode(LifecycleNode):
         raise NotImplementedError
 
     def deactivate(self) -> None:
-        """Ends the work, or refuses because it cannot; harmless when nothing runs."""
+        """Ends the work; does nothing when nothing runs.
+
+        :raises Refusal: it cannot be ended now.
+        """
         raise NotImplementedError
 
     def cleanup(self) -> None:
-        """Frees what `configure` made; harmless when there is nothing."""
+        """Frees what `configure` made; does nothing when there is nothing."""
         raise NotImplementedError
 
     def diagnose(self) -> tuple[bytes, str, dict[str, str]]:
-        """Level, message and values of an active node."""
+        """Level, message and values for the diagnostics of an active node."""
         raise NotImplementedError
 
     def change(self, values: Mapping[str, Any]) -> None:
-        """Takes new values of live parameters, by name, while the node is configured; ParameterError refuses them."""
+        """Applies new values of live parameters, by name, while the node is configured.
+
+        :raises ParameterError: they cannot be used; the old ones stay.
+        """
         raise NotImplementedError
 
     # ---- parameters --------------------------------------------------------------------------------------------------
 
     def _on_set_parameters(self, parameters: Sequence[RosParameter]) -> SetParametersResult:
-        """What would have no effect is refused, with what to do."""
+        """Refuses values that would have no effect in this state, and says what to do instead."""
         rows = {row.name: row for row in self._table}
         if self.state_label == "unconfigured":
-            return SetParametersResult(successful=True)  # they are read when it is configured
+            return SetParametersResult(successful=True)  # they are read at the next configure
         live = {}
         try:
             for parameter in parameters:
@@ -148,15 +154,16 @@ class ManagedNode(LifecycleNode):
             self.get_logger().error(f"a parameter was not set: {error}")
             return SetParametersResult(successful=False, reason=str(error))
         for name, value in live.items():
-            self.get_logger().info(f"{name} is {value} from now on")
+            self.get_logger().info(f"{name} is set to {value}")
         return SetParametersResult(successful=True)
 
     # ---- the model ---------------------------------------------------------------------------------------------------
 
     def load_runtime(self, bundle: Bundle, values: Mapping[str, Any], samples: int = PlanConfig().samples) -> Runtime:
-        """The back end that the parameters backend, threads and build_engines ask for.
+        """Loads the model on the back end that the parameters backend, threads and build_engines select.
 
-        What is being built, what was chosen and why nothing before it was, goes to the log and to /diagnostics.
+        Progress of building engines, the back end and why earlier candidates were skipped go to the log and
+        diagnostics.
         """
         runtime = load_runtime(
             bundle, values["backend"], values["threads"], samples, values["build_engines"], self._tell_progress
@@ -167,7 +174,7 @@ class ManagedNode(LifecycleNode):
         return runtime
 
     def _tell_progress(self, what: str, share: float) -> None:
-        """Building engines takes minutes in which no timer runs: says how far it is, once a second."""
+        """Publishes the progress of building engines, once a second: it takes minutes in which no timer runs."""
         if time.monotonic() - self._built_s >= 1.0:
             self._built_s = time.monotonic()
             self._send_diagnostics(WARN, f"{what}: {share:.0%}", {})
@@ -198,7 +205,7 @@ class ManagedNode(LifecycleNode):
         return self._attempt("shut down", self._free)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Frees everything; the node can be configured again."""
+        """Frees everything, so that the node can be configured again."""
         return self._attempt("recover from an error", self._free)
 
     def _free(self) -> None:
@@ -206,9 +213,9 @@ class ManagedNode(LifecycleNode):
         self.cleanup()
 
     def _end(self, worker: Worker) -> None:
-        """Ends the thread of an active node.
+        """Ends a worker thread.
 
-        :raises Refusal: it does not end; the node stays active, so that no second one is started beside it.
+        :raises Refusal: it does not end in time. The node then stays active: no second worker may be started beside it.
         """
         if not worker.stop():
             raise Refusal(
@@ -227,12 +234,15 @@ class ManagedNode(LifecycleNode):
             if undo:
                 undo()
             return TransitionCallbackReturn.FAILURE
-        except Exception:  # rclpy would swallow it
+        except Exception:  # rclpy would not log it
             self.get_logger().error(f"cannot {what}, this is a bug:\n{traceback.format_exc()}")
             return TransitionCallbackReturn.ERROR
 
     def _refuse_impossible_transitions(self) -> None:
-        """Answers a transition that the state does not allow with "no"; rclpy would raise it out of the executor."""
+        """Makes the service answer transitions that the state does not allow with success = false.
+
+        rclpy would raise an exception out of the executor instead, and end the process.
+        """
         service = getattr(self, "_service_change_state", None)
         if service is None:
             return
@@ -256,7 +266,7 @@ class ManagedNode(LifecycleNode):
     # ---- diagnostics -------------------------------------------------------------------------------------------------
 
     def publish_diagnostics(self) -> None:
-        """Sends one status on /diagnostics; a timer calls it every second."""
+        """Publishes the status on /diagnostics; called by a timer every second."""
         level, message = OK, self.state_label
         values: dict[str, str] = {}
         if self.state_label == "active":
@@ -273,7 +283,7 @@ class ManagedNode(LifecycleNode):
         self._send_diagnostics(level, message, values | self._backend)
 
     def _standstill(self) -> str | None:
-        """That the clock of the stamps does not go on, and then nothing else does; None while it does."""
+        """A sentence when the ROS clock has not changed for STANDSTILL_S; None while it runs."""
         now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
         if now_ns != self._clock_seen[0]:
             self._clock_seen = (now_ns, now_s)
@@ -290,12 +300,12 @@ class ManagedNode(LifecycleNode):
 
 
 def compressed_topic(node: Node, topic: str) -> str:
-    """Where the same pictures are compressed, as image_transport names it: below what `topic` was remapped to."""
+    """The topic of the compressed pictures, as image_transport names it: below what `topic` is remapped to."""
     return f"{node.resolve_topic_name(topic).removesuffix('/compressed')}/compressed"
 
 
 def status_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:
-    """A status under the node's full name."""
+    """A diagnostic status under the full name of the node."""
     return DiagnosticStatus(
         level=level,
         name=node.get_fully_qualified_name().lstrip("/"),
@@ -306,16 +316,16 @@ def status_message(node: Node, level: bytes, message: str, values: Mapping[str, 
 
 
 def diagnostics_message(node: Node, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticArray:
-    """The same for /diagnostics, stamped now."""
+    """The same as a message for /diagnostics, stamped now."""
     array = DiagnosticArray(status=[status_message(node, level, message, values)])
     array.header.stamp = node.get_clock().now().to_msg()
     return array
 
 
 def find_unconnected(node: Node) -> list[str]:
-    """A sentence for each publisher and subscription of others that is on a topic of the node and does not reach it.
+    """A sentence for each publisher or subscription of another node that cannot be connected with one of this node.
 
-    Their message type is another one, or their quality of service does not fit: in ROS 2 nothing then arrives.
+    In ROS 2 nothing arrives where the message types differ or the qualities of service are incompatible.
     """
 
     def is_own(end: Any) -> bool:
@@ -337,7 +347,7 @@ def find_unconnected(node: Node) -> list[str]:
 
 
 def _mismatch(publisher: Any, subscription: Any) -> str:
-    """Why two ends of a topic are not connected; empty when they are."""
+    """Why a publisher and a subscription of a topic cannot be connected; empty when they can."""
     if publisher.topic_type != subscription.topic_type:
         return f"{publisher.topic_type} is sent, {subscription.topic_type} is expected"
     compatibility, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
@@ -345,7 +355,11 @@ def _mismatch(publisher: Any, subscription: Any) -> str:
 
 
 class Worker:
-    """A thread that calls `step` again and again until it is stopped. An exception goes to `failed` and ends it."""
+    """A thread that calls `step` in a loop until it is stopped.
+
+    :param failed: called with the traceback of an exception in `step`, which ends the loop.
+    :param last: called at the end of the thread, however it ends.
+    """
 
     def __init__(
         self, name: str, step: Callable[[], None], failed: Callable[[str], None], last: Callable[[], None] | None = None
@@ -367,38 +381,38 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """What it does."""
+        """Name of the thread: what it does."""
         return self._thread.name
 
     @property
     def goes_on(self) -> bool:
-        """Whether it is neither at its end nor told to end."""
+        """Whether it runs and was not told to stop."""
         return self._running and self._thread.is_alive()
 
     def stop(self, timeout_s: float | None = None) -> bool:
-        """Lets the current step end and waits for it; False when it does not within `timeout_s`."""
+        """Waits for the current step to end; False when it does not within `timeout_s`, STOP_S by default."""
         self._running = False
         self._thread.join(STOP_S if timeout_s is None else timeout_s)
         return not self._thread.is_alive()
 
 
 class Told:
-    """Whether the process was told to end. No lock: one signal may come while another one is handled."""
+    """Whether the process was told to end. Without a lock: a signal handler may be interrupted by another signal."""
 
     def __init__(self) -> None:
         self._told = False
 
     def tell(self, *_: Any) -> None:
-        """A signal handler."""
+        """The signal handler."""
         self._told = True
 
     def is_set(self) -> bool:
-        """Whether it was."""
+        """Whether the process was told to end."""
         return self._told
 
 
 def told_to_end() -> Told:
-    """Is set from now on by SIGINT and SIGTERM, instead of what they would do otherwise."""
+    """Replaces the handlers of SIGINT and SIGTERM by ones that set the returned flag."""
     told = Told()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, told.tell)
@@ -406,7 +420,7 @@ def told_to_end() -> Told:
 
 
 def spin(executor: SingleThreadedExecutor, goes_on: Callable[[], bool], node: Node) -> None:
-    """Runs callbacks as long as `goes_on`. An exception in one of them is logged by `node` and ends nothing."""
+    """Runs callbacks while `goes_on` says so. An exception in a callback is logged by `node`; the loop goes on."""
     while rclpy.ok() and goes_on():
         try:
             executor.spin_once(timeout_sec=0.2)
@@ -417,7 +431,7 @@ def spin(executor: SingleThreadedExecutor, goes_on: Callable[[], bool], node: No
 
 
 def start_ros(arguments: Sequence[str] | None) -> None:
-    """Starts rclpy without its handling of signals, so that nodes end their work first; exits with what is wrong."""
+    """Starts rclpy without its signal handlers, which would end it before the nodes; exits on wrong arguments."""
     try:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
@@ -425,9 +439,9 @@ def start_ros(arguments: Sequence[str] | None) -> None:
 
 
 def run(*makers: Callable[[], ManagedNode], arguments: Sequence[str] | None = None) -> None:
-    """Runs nodes in one process, in one thread, until one is shut down or the process is told to end (SIGINT, SIGTERM).
+    """Runs nodes in one process and one thread until one is done or shut down, or SIGINT or SIGTERM arrives.
 
-    Then they end their work in order, the last one first. An exception in a callback is logged and ends nothing.
+    Then the nodes are shut down, the last one first. An exception in a callback is logged and ends nothing.
     """
     start_ros(arguments)
     ended = told_to_end()

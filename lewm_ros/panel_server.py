@@ -159,7 +159,7 @@ class Panel:
         calibration = self._node.bundle.calibration
         return {
             "state": said.get("state", "no planner"),
-            "reason": "nothing is heard of the planner" if status is None else status.message,
+            "reason": "no status has come from the planner" if status is None else status.message,
             "reached": said.get("reached") == "yes",
             "dry_run": status is not None and status.message.startswith("dry run"),
             "speed": _number(said.get("speed_scale")),

@@ -24,12 +24,11 @@ class ParameterError(ValueError):
 class Parameter:
     """One row of a node's table.
 
-    :param default: the value when nobody gives one; a `rclpy.Parameter.Type` means that somebody must.
-    :param low: least allowed number, and
-    :param high: greatest; both or neither.
+    :param default: its value, or, for a parameter without one, its `rclpy.Parameter.Type`.
+    :param low, high: least and greatest allowed number; both or neither.
     :param choices: allowed texts.
-    :param needed: whether somebody must give a value where `default` is a type; otherwise it is an empty array.
-    :param live: whether it may be set while the node is configured, and then takes effect at once.
+    :param needed: False for a parameter that may be left out of a params file; without a default it is then empty.
+    :param live: whether it may be set while the node is configured; it then takes effect at once.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Parameter:
 
 
 def declare(node: Node, table: Sequence[Parameter]) -> None:
-    """Declares every row. rclpy raises when a value that was given has the wrong type or lies outside the range."""
+    """Declares every row. rclpy raises an exception for a given value of the wrong type or outside the range."""
     for row in table:
         node.declare_parameter(row.name, row.default, row.descriptor)
 
@@ -109,8 +108,8 @@ def refuse_unknown(node: Node, topics_follow: bool = False) -> None:
 
 
 def _described(name: str, known: Iterable[str]) -> str:
-    """An unknown name, and the one that may have been meant."""
-    for start in range(1, name.count(".") + 1):  # lines that were pasted one level too deep
+    """An unknown name, with the known one that may have been meant."""
+    for start in range(1, name.count(".") + 1):  # indented too far in the params file
         inner = ".".join(name.split(".")[start:])
         if inner in known:
             return f"{name!r} (is it {inner!r}, {start} level too deep?)"

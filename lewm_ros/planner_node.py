@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latents in, joint trajectories out: plans towards the goal picture and commands the arm, through the shield.
+"""Plans from latents towards the goal picture, and commands the arm with joint trajectories through the shield.
 
-The node starts disarmed: it listens, and moves nothing until `~/enable` (or `enable_on_start`).
+The node starts disarmed: nothing moves until `~/enable` (or `enable_on_start`).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from lewm_ros.parameters import ParameterError
 from lewm_ros.planner_parameters import PARAMETERS, settings
 from lewm_ros.safety import Reason, State
 
-LATELY, TOO_LATE = 8, 2  # of so many newest plans, so many that are late are worth a warning
-THOUGHTS = ("imagined", "elites", "costs")  # topics that tell how a plan was found
+LATELY, TOO_LATE = 8, 2  # diagnostics warn when 2 of the newest 8 plans were late
+THOUGHTS = ("imagined", "elites", "costs")  # topics about the search for the newest plan
 
 
 class PlanLog:
-    """What the planning thread did, for diagnostics. Safe to use from two threads."""
+    """Counts and times of the planning thread, for diagnostics. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,30 +56,30 @@ class PlanLog:
         self._plan_ms, self._command_ms = Milliseconds(), Milliseconds()
 
     def planned(self, decision: Decision, reached: bool) -> None:
-        """Counts a plan, and a goal that it finds reached."""
+        """Notes a plan, and whether the goal is reached."""
         with self._lock:
             self._reached += reached and not self._goal_reached
             self._goal_reached = reached
             self._last = decision
-            if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
+            if decision.iterations:  # no iterations: the arm rests at its goal
                 self._plans += 1
                 self._late += decision.late
                 self._lately.append(decision.late)
                 self._plan_ms.add(decision.plan_s)
 
     def commanded(self, frame_to_command_s: float) -> None:
-        """Counts a trajectory that was sent, so long after its frame's stamp."""
+        """Notes the time from the stamp of a frame until its trajectory was sent, s."""
         with self._lock:
             self._sent += 1
             self._command_ms.add(frame_to_command_s)
 
     def surprised(self, score: float | None, novelty: float) -> None:
-        """Notes how unlike the newest frame is to what was imagined, where that is known, and how much in it is new."""
+        """Notes surprise, where known, and novelty of the newest frame, in multiples of the usual values."""
         with self._lock:
             self._surprise, self._novelty = score, novelty
 
     def complaint(self) -> str | None:
-        """That too many plans come late; None when they do not."""
+        """A sentence when too many plans are late, else None."""
         with self._lock:
             late = sum(self._lately)
         if late < TOO_LATE:
@@ -112,21 +112,27 @@ class PlanLog:
 class PlannerNode(ArmNode):
     """`latent`, `goal_latent`, `joint_states` -> `arm_controller/joint_trajectory`.
 
-    `~/cancel` forgets the goal. A goal that was cancelled, reached or replaced is not taken up again, however often a
-    topic delivers it, until somebody sends it anew (`lewm_ros.goals`). `~/status` is told at each plan, too, `surprise`
-    how unlike each frame is to what was imagined for it (`novelty` of the camera node, how much in it is new, holds the
-    arm in the same way), `~/plan` where the newest plan would move the joints, also of a disarmed arm, for people and
-    pictures: nobody must execute it. How it was found is told to who subscribes, as float images with the stamp of the
-    plan's frame: `~/imagined` (blocks, D) the latents that it leads to, `~/elites` (elites, steps, A) the joint paths
-    of the best candidates in rad, the best first, and `~/costs` (1, iterations) of the best of each iteration.
-    The planning thread owns the planner; callbacks reach it through the mailbox and the shield, which have locks.
+    `~/cancel` drops the goal. A goal that was cancelled, reached or replaced is not pursued again when a latched topic
+    delivers it once more, only when it is sent anew (`lewm_ros.goals`). Published besides:
+
+    - `~/status`: also at each plan.
+    - `surprise`: distance of each frame from its prediction, in multiples of the usual one. A surprise holds the arm,
+      as does `novelty` of camera_node.
+    - `~/plan`: the joint path of the newest plan, also while disarmed. For display only; controllers must not execute
+      it.
+    - While they have subscribers, float images with the stamp of the frame that was planned from: `~/imagined`
+      (blocks, D), the predicted latents; `~/elites` (elites, steps, A), joint paths of the best candidates in rad, the
+      best first; `~/costs` (1, iterations), the cost of the best candidate of each iteration.
+
+    The planning thread owns the planner; callbacks pass data to it through the mailbox and the shield, which have
+    locks.
     """
 
     def __init__(self) -> None:
         super().__init__("planner_node", PARAMETERS)
         self._ended_goals = EndedGoals(ended_goals_file(), self.get_logger().warning)
-        self._goal: str | None = None  # identity of the goal that came last, also of one from before a deactivation
-        self._pursued: str | None = None  # of the one that the planning thread has
+        self._goal: str | None = None  # identity of the newest goal; kept over a deactivation
+        self._pursued: str | None = None  # identity of the goal of the planning thread
         self._runtime: Runtime | None = None
         self._subscriptions_made: list[Any] = []
 
@@ -139,10 +145,10 @@ class PlannerNode(ArmNode):
         names, limits, robot = bundle.actions.names, checked.arm.limits, checked.arm.robot
         self._chain = checked.arm.chain
         if not bundle.actions.drives_joints and robot is not None and self._chain is not None:
-            # Velocities of the tip: all joints of the arm, and those that the model names.
+            # The model commands velocities of the tip: these move all joints of the arm, besides those that it names.
             names = tuple(name for name in limits.names if name in robot.arm or name in names)
         if values["robot"] and limits.names[: len(names)] == names:
-            limits = limits.of(names)  # a model need not move the gripper of the robot file
+            limits = limits.of(names)  # a model may leave the gripper of the robot file alone
         if limits.names != names:
             raise Refusal(
                 f"the model in {bundle.folder} moves the joints {', '.join(names)}, the parameters limits.* describe "
@@ -154,7 +160,7 @@ class PlannerNode(ArmNode):
                 "executed as such; `lewm convert --actions-are` makes velocities of positions"
             )
         self._seed, self._dry_run = values["seed"], values["dry_run"]
-        self._calibration = bundle.calibration  # as it was measured; goal_tolerance changes it
+        self._calibration = bundle.calibration  # as measured; goal_tolerance scales it
         judged = verdict(bundle, self._plan_config)
         self._no_go = None if values["allow_no_go"] else judged.no_go
         runtime = self.load_runtime(bundle, values, self._plan_config.samples)
@@ -171,7 +177,7 @@ class PlannerNode(ArmNode):
         self._runtime = runtime
         if bundle.calibration is None:
             self.get_logger().warning(
-                "the bundle is not calibrated: no goal counts as reached and no frame as surprising; "
+                "the bundle is not calibrated: no goal will count as reached and no frame as surprising; "
                 "run `lewm calibrate` with a recording"
             )
         if self._no_go is not None:
@@ -215,11 +221,11 @@ class PlannerNode(ArmNode):
 
     def _new_planner(self, runtime: Runtime) -> Planner:
         planner = Planner(runtime, self._limits, self._plan_config, self.now_s, self._seed, self._monitor, self._chain)
-        planner.speed_scale = self._values["speed_scale"] or 1.0  # at 0 the shield holds
+        planner.speed_scale = self._values["speed_scale"] or 1.0  # at 0 the shield holds the arm
         return planner
 
     def change(self, values: Mapping[str, Any]) -> None:
-        """Takes new values of live parameters, also while the arm moves."""
+        """Applies new values of live parameters, also while the arm moves."""
         assert self._runtime is not None
         changed = {**self._values, **values}
         armed = self._worker is not None and self._shield.state is not State.DISARMED
@@ -271,10 +277,10 @@ class PlannerNode(ArmNode):
             self.complain(f"goal: {error}")
             return
         identity = goal_identity(message.header)
-        if identity == self._goal:  # delivered again, by a camera_node that was started anew
+        if identity == self._goal:  # delivered again, by a restarted camera_node
             return
         if how := self._ended_goals.how(identity):
-            self.complain(f"a goal that was {how} before is not taken up again; send it anew, with a new stamp")
+            self.complain(f"a goal that was {how} before is not pursued again; send it anew, with a new stamp")
             return
         if self._goal is not None:
             self._ended_goals.add(self._goal, "replaced")
@@ -287,7 +293,7 @@ class PlannerNode(ArmNode):
             self._goal = None
         if self._worker is not None:
             self._mailbox.put("goal", (None, None))
-        response.success, response.message = True, "the goal is forgotten; the arm comes to rest, and stays armed"
+        response.success, response.message = True, "the goal is dropped; the arm comes to rest and stays armed"
         self.get_logger().info("the goal was cancelled")
         return response
 
@@ -320,11 +326,11 @@ class PlannerNode(ArmNode):
             self._look_for_surprise()
         self._act()
         if self._planner.reached and self._pursued is not None:
-            self._ended_goals.add(self._pursued, "reached")  # this planner holds it; one that comes later does not
+            self._ended_goals.add(self._pursued, "reached")  # a restarted planner must not pursue it
         self.show_state(self._goal, self._planner.reached or self._dry_reached)
 
     def _tolerate(self, tolerance: float) -> None:
-        """A goal counts as reached, and as left, at so many times the distances that were measured."""
+        """Scales the calibrated distances at which a goal counts as reached and as left."""
         assert self._runtime is not None
         if self._calibration is not None:
             reached, left = tolerance * self._calibration.reached, tolerance * self._calibration.left
@@ -333,7 +339,7 @@ class PlannerNode(ArmNode):
             self._planner.proposals = proposals_of(self._runtime.bundle, self._planner.config)
 
     def _act(self) -> None:
-        """Plans and commands where the arm may move, else brings it to rest."""
+        """Plans and sends commands if the arm may move, else brings it to rest."""
         state = self._shield.state
         if state is not State.ARMED or self._dry_run:
             self.bring_to_rest()
@@ -346,7 +352,7 @@ class PlannerNode(ArmNode):
                 return
             self._planner.start(start)
             if self._vigilance is not None:
-                self._vigilance.forget()  # what was moved before is no surprise to this motion
+                self._vigilance.forget()  # changes made before this motion are not surprising
                 self._planner.slow = False
         self._planner.delay_s = self._shield.delay_s
         decision = self._planner.plan()
@@ -357,7 +363,7 @@ class PlannerNode(ArmNode):
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _preview(self) -> None:
-        """Shows what a disarmed arm would do, or one in a dry run, once a block."""
+        """Plans and publishes without moving, disarmed or in a dry run, once per action block."""
         measured, now_s = self._shield.measured, time.monotonic()
         if measured is None or now_s < self._preview_s:
             return
@@ -373,9 +379,9 @@ class PlannerNode(ArmNode):
             tell(self._thoughts, decision, self._epoch_ns + round(NANOSECONDS * decision.frame_s))
 
     def _look_for_surprise(self) -> None:
-        """Slows or holds the arm when frames do not show what was imagined, or something new.
+        """Slows or holds the arm when frames differ from their prediction or show something new.
 
-        Who disarms it vouches for what is seen.
+        Disarming it clears the alarm: a person has looked, and what is seen then is the new reference.
         """
         if self._vigilance is None:
             return
@@ -396,7 +402,7 @@ class PlannerNode(ArmNode):
         self._shield.surprise(self._vigilance.alarm)
 
     def _show(self, decision: Decision) -> None:
-        """Publishes where a plan would move the joints."""
+        """Publishes the joint path of a plan on `~/plan`."""
         control_dt_s = self._planner.spec.control_dt_s
         path = decision.joint_path
         times_s = decision.frame_s + control_dt_s * np.arange(len(path))
@@ -404,7 +410,7 @@ class PlannerNode(ArmNode):
         self._plans.publish(self.trajectory_message(Trajectory(times_s, path, velocities)))
 
     def _command(self, decision: Decision) -> None:
-        """Sends a plan that came in time and passes the shield."""
+        """Sends the trajectory of a plan that was in time and passes the shield."""
         self._show(decision)
         if decision.trajectory is None:
             if decision.reason is not None:
@@ -418,7 +424,7 @@ class PlannerNode(ArmNode):
             self.get_logger().warning(f"the shield held back a plan: {refusal.text}")
             if refusal.reason is Reason.LOST:
                 self.complain(refusal.text)
-            self.bring_to_rest()  # the planner counted on that plan; it starts again from rest
+            self.bring_to_rest()  # the next plan would have continued this one, so it begins again from rest
             return
         self.send(decision.trajectory)
         self._log.commanded(self.now_s() - decision.frame_s)
@@ -427,7 +433,7 @@ class PlannerNode(ArmNode):
         """Ends the commanded motion with a smooth stop, if there is one."""
         stop = self._planner.stop()
         if stop is not None and not self.send_stop(stop) and (executed := self._shield.newest) is not None:
-            self._planner.goes_on_with(executed)  # which ends in a stop of its own
+            self._planner.goes_on_with(executed)  # which ends at rest itself
 
     def _on_failure(self, trace: str) -> None:
         self._shield.stop("planning failed; deactivate and activate the node to start it again")
@@ -469,7 +475,7 @@ class PlannerNode(ArmNode):
 
 
 def tell(publishers: Mapping[str, Any], decision: Decision, stamp_ns: int) -> None:
-    """Publishes how a plan was found on the topics of THOUGHTS, to who asks: most of the time nobody looks."""
+    """Publishes the search for a plan on the topics of THOUGHTS that have subscribers: usually none has."""
     thoughts = (decision.imagined, decision.elite_paths, decision.costs[None])
     for name, values in zip(THOUGHTS, thoughts, strict=True):
         if values.size and publishers[name].get_subscription_count():
@@ -477,7 +483,10 @@ def tell(publishers: Mapping[str, Any], decision: Decision, stamp_ns: int) -> No
 
 
 def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
-    """Rolls out once with the sizes of a plan, so that what does not fit shows now, and the first plan is not slow."""
+    """Rolls out once with the sizes of a plan: shows whether the model can, and warms it up for the first plan.
+
+    :raises Refusal: it cannot.
+    """
     model = bundle.model
     context = np.zeros((model.history, model.latent_dim), np.float32)
     past = np.zeros((model.history - 1, model.block_dim), np.float32)
@@ -486,7 +495,7 @@ def _rehearse(runtime: Runtime, bundle: Bundle, config: PlanConfig) -> None:
         runtime.rollout(context, past, candidates, context[-1])
     except Exception as error:
         raise Refusal(
-            f"the bundle {bundle.folder} cannot imagine {config.horizon} blocks on {runtime.backend}: {error}; "
+            f"the bundle {bundle.folder} cannot predict {config.horizon} blocks on {runtime.backend}: {error}; "
             "export it again"
         ) from error
 

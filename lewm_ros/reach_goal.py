@@ -2,12 +2,12 @@
 """Sends goals one after the other and waits for each: `ros2 run lewm_ros reach_goal goal.png --timeout 20`.
 
     reach_goal home.png left.png home.png --dwell 2            a sequence, with two seconds at each
-    reach_goal session.mcap --at 12.5                          what the camera saw 12.5 s after its first picture
-    reach_goal arm.h5 --at 3 --episode 7                       the same of an episode of converted recordings
+    reach_goal session.mcap --at 12.5                          the picture 12.5 s after the first one of a recording
+    reach_goal arm.h5 --at 3 --episode 7                       the same of an episode of a converted recording
 
-Shows the distance and the state of the planner, and cancels on Ctrl-C. It ends with 0 when every goal was reached, with
-1 when one was refused, 3 when the planner held back, 4 when the time was over, 5 when somebody else cancelled, 130
-after Ctrl-C. It does not arm: `~/enable` does.
+Shows the distance and the state of the planner, and cancels on Ctrl-C. Exit status: 0 every goal was reached, 1 a goal
+was refused, 3 the planner held back, 4 the time was over, 5 somebody else cancelled, 130 Ctrl-C. It does not arm the
+planner: `~/enable` does.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rclpy.utilities import remove_ros_args
 from lewm_ros.client import GoalClient, Outcome, Progress
 from lewm_ros.goals import GoalError, read_goal
 
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+INTERRUPTED = 130  # exit status that shells give to a program ended by Ctrl-C
 
 
 def show(progress: Progress) -> None:
-    """One line that is written over on a terminal."""
+    """Shows the progress in one line, overwritten each time; only on a terminal."""
     if sys.stderr.isatty():
         distance = "" if progress.distance is None else f"distance {progress.distance:.2f}, "
-        planner = progress.message or "nothing is heard of the planner"
+        planner = progress.message or "no status has come from the planner"
         said = f"{distance}{planner if progress.accepted else 'waiting for camera_node to look at the goal'}"
         print(f"\r\033[K{said[:100]}", end="", file=sys.stderr, flush=True)
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GoalError as error:
         sys.exit(f"reach_goal: {error}")
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: it cancels
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C: it cancels the goal
     status = 0
     try:
         with GoalClient(given.planner, rclpy.create_node("reach_goal")) as client:

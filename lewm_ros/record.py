@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records what a world model learns from, to one MCAP file, without rosbag2.
+"""Records training data for a world model to one MCAP file, without rosbag2.
 
     ros2 run lewm_ros record --ros-args -p out:=session.mcap
 
-Pictures are stored as JPEG or PNG; joint states, commands, goal pictures, camera calibration and episode markers as
-they come. Topics are relative names: put the recorder in a namespace or remap them. In a terminal, the words start,
-end and discard followed by Enter mark episodes; so does a `std_msgs/String` on the topic `episode`.
+Pictures are stored as JPEG or PNG; joint states, commands, goal pictures, camera calibration and episode markers
+unchanged. Topic names are relative: start the recorder in a namespace, or remap them. In a terminal, typing start, end
+or discard and Enter marks episodes; so does a `std_msgs/String` on the topic `episode`.
 
-The file is readable at any time: everything older than a second is on its way to the disk, whatever ends the
-recorder. `ros2 bag record` with launch/record.launch.py writes what this node writes.
+The file can be read at any time, and whatever ends the recorder costs the last second at most. `ros2 bag record` with
+launch/record.launch.py records the same topics.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from lewm_ros.controller_state import ControllerState, controller_state_topic
 from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
-FLUSH_S = 1.0
-REPORT_S = 10.0
-MISSING_S = 4.0  # after the start, then what has not come at all is told, with where it might come from
-SILENCE_S = 2.0  # without these a recording cannot be used: pictures, joint states
+FLUSH_S = 1.0  # between writes to the disk: as much is lost when the recorder is killed
+REPORT_S = 10.0  # between log lines with the counts
+MISSING_S = 4.0  # after the start: when topics without any message are reported, with possible remappings
+SILENCE_S = 2.0  # without pictures or joint states before a warning: a recording with such a gap cannot be used
 
-# Best effort is what every publisher can serve; commands and goals are rare and must not be lost.
+# A best-effort subscription is compatible with every publisher; commands and goals are rare and must not be lost.
 STREAM = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 EVENTS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -63,18 +63,18 @@ PARAMETERS = (
         "Whether the camera's topic has Image or CompressedImage messages.",
         choices=("raw", "compressed"),
     ),
-    Parameter("robot", "", "Name or path of a robot file, whose cameras are recorded; empty: camera/image_raw."),
-    Parameter("image_format", "jpeg", "How raw pictures are stored; png loses nothing.", choices=("jpeg", "png")),
-    Parameter("jpeg_quality", 95, "Of jpeg, 1 to 100.", 1, 100),
+    Parameter("robot", "", "Robot file, path or name, whose cameras are recorded; empty: camera/image_raw."),
+    Parameter("image_format", "jpeg", "How raw pictures are stored; png is lossless.", choices=("jpeg", "png")),
+    Parameter("jpeg_quality", 95, "JPEG quality, 1 to 100.", 1, 100),
 )
 
 
 class RecordError(RuntimeError):
-    """A recording that cannot be made; the message says what to change."""
+    """The recording cannot be made; the message says what to change."""
 
 
 class McapFile:
-    """Serialised ROS 2 messages in an MCAP file, as rosbag2 lays them out."""
+    """An MCAP file of serialised ROS 2 messages, in rosbag2's layout."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -92,7 +92,7 @@ class McapFile:
         self._channels: dict[str, int] = {}
 
     def write(self, topic: str, message_type: type[Any], data: bytes, log_ns: int) -> None:
-        """Adds a message that is serialised already."""
+        """Adds a serialised message."""
         if topic not in self._channels:
             package, name = message_type.__module__.partition(".")[0], message_type.__name__
             text = message_definition(f"{package}/{name}")
@@ -101,7 +101,7 @@ class McapFile:
         self._writer.add_message(self._channels[topic], log_ns, data, log_ns)
 
     def flush(self) -> None:
-        """Ends the chunk: what was written so far can be read, even if nothing follows."""
+        """Ends the chunk, so that everything written so far can be read."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class McapFile:
 
 
 def message_definition(name: str) -> str:
-    """The text of a message and of all messages in it, as MCAP's ros2msg encoding wants it.
+    """The definition of a message type and of all types in it, as MCAP's ros2msg encoding requires.
 
     :param name: e.g. `sensor_msgs/JointState`.
     """
@@ -138,7 +138,7 @@ def message_definition(name: str) -> str:
 
 
 class Recorder(Node):
-    """Writes every message that arrives, with the time of its arrival on this machine's clock."""
+    """Writes every message that arrives, with its time of arrival on the system clock."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -158,7 +158,7 @@ class Recorder(Node):
         except ConfigError as error:
             raise RecordError(f"robot {values['robot']!r} cannot be used: {error}") from error
         topics = topics or ["camera/image_raw"]
-        # Every camera has to be heard: a recording of some of them cannot be used.
+        # Every camera is needed: a recording without one of them cannot be used.
         roles = ["pictures"] if len(topics) == 1 else [f"pictures on {topic}" for topic in topics]
         self._last = dict.fromkeys((*roles, "joint states"), time.monotonic())
         for what, topic in zip(roles, topics, strict=True):
@@ -169,7 +169,7 @@ class Recorder(Node):
         self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
         self._keep("commands", JointTrajectory, ARM, EVENTS)
-        if ControllerState is not None:  # what anybody commands, whatever way
+        if ControllerState is not None:  # has every motion, whoever commands it and how
             self._keep("references", ControllerState, controller_state_topic(ARM), STREAM)
         self._keep("goals", Image, "goal_image", LATCHED)
         self._keep("markers", String, "episode", EVENTS)
@@ -186,7 +186,7 @@ class Recorder(Node):
         self.get_logger().info(f"recording to {self.path}")
 
     def mark(self, text: str) -> None:
-        """Publishes an episode marker, which this node then records like everyone's."""
+        """Publishes an episode marker, which this node then records as it does others'."""
         self._marks.publish(String(data=text))
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class Recorder(Node):
             self._report()
 
     def _keep(self, what: str, message_type: type[Any], topic: str, qos: QoSProfile) -> None:
-        """Records a topic as it is, without looking into the messages."""
+        """Records a topic unchanged, without deserialising its messages."""
         name = ""
 
         def store(data: bytes) -> None:
@@ -244,7 +244,7 @@ class Recorder(Node):
             self.get_logger().warning(f"no {', no '.join(silent)}", throttle_duration_sec=SILENCE_S)
 
     def _tell_missing(self) -> None:
-        """Once, soon after the start: what a model cannot be learned without and has not come, and what there is."""
+        """Warns, once, about needed topics without a message, and names topics of that type which have one."""
         self.destroy_timer(self._complain_once)
         for what, (topic, kind) in self._wanted.items():
             if self.counts[what] or (what == "commands" and self.counts["references"]):
@@ -264,7 +264,7 @@ class Recorder(Node):
             )
 
     def _pictures_of_the_other_kind(self, kind: str) -> str:
-        """What to do where pictures come as they are not expected: raw or compressed."""
+        """Advice where pictures are published raw instead of compressed, or the other way round; else empty."""
         other, value = ("CompressedImage", "compressed") if kind.endswith("/Image") else ("Image", "raw")
         wanted = f"sensor_msgs/msg/{other}"
         topics = [topic for topic, kinds in self.get_topic_names_and_types() if wanted in kinds]
@@ -272,7 +272,7 @@ class Recorder(Node):
         return f"{other} comes on {', '.join(there)}: -p input:={value} records that" if there else ""
 
     def _attempt(self, act: Callable[[McapFile], None]) -> None:
-        """Writes; a full disk ends the recording, and what is on it stays readable."""
+        """Writes to the file. A full disk ends the recording; what was written stays readable."""
         if self._file is None or self.failure:
             return
         try:
@@ -287,7 +287,7 @@ class Recorder(Node):
 
 
 def _read_marks(recorder: Recorder) -> None:
-    """Passes on what is typed; for a thread."""
+    """Publishes each typed line as an episode marker; runs in a thread."""
     for line in sys.stdin:
         if line.strip():
             recorder.mark(line.strip())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a picture file as the goal image, and says whether it is accepted: `ros2 run lewm_ros send_goal goal.png`."""
+"""Sends a picture file as the goal and reports whether it is accepted: `ros2 run lewm_ros send_goal goal.png`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lewm_ros.goals import GoalError, read_picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Waits until a camera_node, of whatever name, has looked at the picture; 1 is the exit status of a refusal."""
+    """Waits until a camera_node has examined the picture; exit status 1 when it is refused."""
     arguments = sys.argv if arguments is None else arguments
     files = remove_ros_args(arguments)[1:]
     if len(files) != 1:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log = client.node.get_logger()
             client.send(picture)
             problem = client.judgement(
-                math.inf, lambda: log.warning("no camera_node has looked at the goal yet; is it active?")
+                math.inf, lambda: log.warning("the goal was not examined yet; is camera_node active?")
             )
             if problem is not None:
                 sys.exit(f"send_goal: {problem.text}")

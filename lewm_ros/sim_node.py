@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated arm and camera behind the topics that a real arm, or Gazebo, has."""
+"""Simulates arm and cameras behind the topics of a real arm."""
 
 from __future__ import annotations
 
@@ -43,18 +43,17 @@ from lewm_ros.messages import (
 from lewm_ros.node import OK, QOS_OVERRIDES, WARN, ManagedNode, Milliseconds, Refusal, Worker, run
 from lewm_ros.parameters import Parameter
 
-TICK_S = 0.01  # physics advances and commands are taken in steps of this
-JOINT_STATE_S = 0.02
-# As ros2_control's controller subscribes: a command that is lost on the way is not sent again, and only the newest
-# waits for the next update.
+TICK_S = 0.01  # simulation time between two updates of physics and commands
+JOINT_STATE_S = 0.02  # between two joint states
+# The QoS of ros2_control's controller: a command may be lost, and only the newest one waits for the next update.
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-# A simulation that is behind runs faster until it is not, so that the arm does not jump along its trajectory; one that
-# is further behind lets go of the time that it lost.
+# A simulation that lags behind real time by less runs faster to catch up, so that the arm does not jump along its
+# trajectory; one that lags by more gives up the lost time.
 MOST_LAG_S = 1.0
-BEYOND_RAD = 0.01  # of a measured joint: servos swing by less
-FRAME_ID = "camera_link_optical"  # z into the picture, x to its right (REP 103)
-WORLD = "world"  # the frame of the SDF file
-DEFAULT_WORLD = "tabletop"  # the packaged world, whose arm has a robot file of that name
+BEYOND_RAD = 0.01  # beyond a joint limit before it counts as violated: servos overshoot by less
+FRAME_ID = "camera_link_optical"  # optical frame of REP 103: x right, y down, z forward
+WORLD = "world"  # the root frame of the SDF file, in which poses are published
+DEFAULT_WORLD = "tabletop"  # the packaged world; its arm's robot file has the same name
 
 PARAMETERS = (
     Parameter("world", "", "SDF or scene file; empty is the packaged worlds/tabletop.sdf."),
@@ -62,21 +61,23 @@ PARAMETERS = (
     Parameter(
         "interpolate_from_desired_state",
         True,
-        "Whether a trajectory that begins later is approached from where the arm was told to be, not from where it is.",
+        "Approach a trajectory that begins later from the commanded position, not the measured one.",
     ),
     Parameter(
         "light",
         "constant",
-        "constant, or changing: light, the table's colour and the camera's pose swing all the time.",
+        "constant, or changing: light, table colour and camera pose vary all the time.",
         choices=("constant", "changing"),
     ),
-    Parameter("cmd_timeout", 0.0, "s after a trajectory's end until the measured position is held; 0: never.", 0.0),
-    Parameter("speed_scaling", 1.0, "How fast time passes on a trajectory, as with a robot's speed slider.", 0.0, 1.0),
+    Parameter(
+        "cmd_timeout", 0.0, "Seconds from a trajectory's end until the measured position is held; 0: never.", 0.0
+    ),
+    Parameter("speed_scaling", 1.0, "Speed at which trajectories are executed, as by a speed slider.", 0.0, 1.0),
 )
 
 
 def urdf_of(robot: Robot | None, world: str | None) -> Path | None:
-    """The arm's URDF, of the robot file that a scene names or that goes by the name of the world; None without."""
+    """The URDF of the robot file that a scene names, or that has the name of the world; None if there is none."""
     if robot is None:
         try:
             robot = load_robot(Path(world).stem if world else DEFAULT_WORLD)
@@ -89,14 +90,18 @@ def urdf_of(robot: Robot | None, world: str | None) -> Path | None:
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
-    Publishes `camera/image_raw`, `camera/camera_info` and `joint_states`, and `NAME/image_raw` of each camera of the
-    world but the first; and, where the arm has a URDF, `robot_description`.
-    Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does, and tells what it
-    executes on `arm_controller/controller_state` where control_msgs is installed. A gripper that the robot file knows
-    has a controller of its own, with the topic of that file.
-    For experiments it tells where each object of the world lies (`~/NAME/pose`), and puts the arm and the objects at
-    rest wherever `~/set_joint_state` and `~/NAME/set_pose` say. With `use_sim_time` it is the clock.
-    One thread owns simulation and renderer, another sends the pictures: that may take 0.3 s while a node comes up.
+    Publishes `camera/image_raw` and `camera/camera_info` of the first camera of the world, `NAME/image_raw` of each
+    other one, `joint_states`, and `robot_description` if the arm has a URDF.
+
+    Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does, and publishes
+    `arm_controller/controller_state` if control_msgs is installed. A gripper of the robot file has a controller of its
+    own, with the topic in that file.
+
+    For experiments it publishes the pose of each object of the world (`~/NAME/pose`), and puts arm and objects at rest
+    where `~/set_joint_state` and `~/NAME/set_pose` say. With `use_sim_time` it publishes /clock.
+
+    One thread owns simulation and renderer; another one publishes the pictures, which may take 0.3 s while another node
+    starts.
     """
 
     def __init__(self) -> None:
@@ -147,7 +152,7 @@ class SimNode(ManagedNode):
             *self._object_poses.values(),
         ]
         gripper = None if sim.robot is None else sim.robot.gripper
-        self._command_topics = [ARM]  # of each of the simulator's controllers
+        self._command_topics = [ARM]  # of each controller of the simulator
         if gripper is not None and len(sim.parts) > 1:
             self._command_topics.append(gripper.topic)
         self._controller_states = []
@@ -163,7 +168,7 @@ class SimNode(ManagedNode):
 
     def activate(self) -> None:
         self._mailbox = Mailbox(depth=8)
-        # What each controller was sent, and when, monotonic, s.
+        # Messages for each controller that are not executed yet, with their steady time of arrival, s.
         self._arrived: list[deque[tuple[float, JointTrajectory]]] = [deque() for _ in self._command_topics]
         self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
         self._collisions, self._beyond, self._hurt = 0, 0, (False, False)
@@ -219,7 +224,7 @@ class SimNode(ManagedNode):
         sim = self._sim
         assert sim is not None
         if not self._started:
-            sim.render()  # the first picture of a process takes seconds
+            sim.render()  # the first rendering of a process takes seconds
             self._start_ns = 0 if self._is_clock else self.get_clock().now().nanoseconds - self._elapsed_ns
             self._tick_time = time.monotonic()
             self._next_frame_s = self._next_joints_s = self._ticks * TICK_S
@@ -235,7 +240,7 @@ class SimNode(ManagedNode):
         for part, at_s, message in items.get("trajectory", ()):
             self._arrived[part].append((at_s, message))
         for part, arrived in enumerate(self._arrived):
-            due = None  # a simulation that is behind must not execute what has not been sent yet at its time
+            due = None  # a simulation that lags must not execute commands earlier than they were sent
             while arrived and arrived[0][0] <= self._tick_time + TICK_S:
                 due = arrived.popleft()[1]
             if due is not None:
@@ -266,11 +271,11 @@ class SimNode(ManagedNode):
             self._next_frame_s += self._frame_s
             if time.monotonic() - self._tick_time < self._frame_s:
                 self._render(sim, stamp_ns)
-            else:  # behind: pictures wait, the arm must not
+            else:  # lagging: a picture is skipped, so that the arm does not wait
                 self._skipped += 1
 
     def _count_violations(self, sim: ArmSim) -> None:
-        """Counts how often the arm begins to press against itself or the table, and to leave its joints' limits."""
+        """Counts the beginnings of collisions of the arm with itself or the table, and of violations of joint limits."""
         joints = sim.joint_positions()
         beyond = np.maximum(sim.limits.lower - joints, joints - sim.limits.upper).max() > BEYOND_RAD
         hurt = sim.collides(), bool(beyond)
@@ -327,7 +332,7 @@ class SimNode(ManagedNode):
         self._skipped += self._outbox.put("frame", frame)
 
     def _send(self) -> None:
-        """The other thread."""
+        """Publishes a rendered frame; a step of the other thread."""
         for picture, camera_info, others in self._outbox.take(timeout_s=0.1).get("frame", ()):
             self._pictures.publish(picture)
             self._camera_infos.publish(camera_info)
@@ -362,7 +367,7 @@ class SimNode(ManagedNode):
 
 
 def topic_name(name: str) -> str:
-    """An object's name as ROS allows it in a topic."""
+    """The name of an object with the characters that ROS allows in a topic."""
     allowed = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
     return allowed if not allowed[:1].isdigit() else f"_{allowed}"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the topics that the planner needs carry messages? Listens for a moment and prints what it saw as JSON.
+"""Checks whether the topics that the planner needs carry messages: listens for a while and prints the result as JSON.
 
-`lewm doctor` runs this as a program of its own, because lewm_model does without ROS.
+`lewm doctor` runs it as a separate program, since lewm_model does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TYPES["sensor_msgs/msg/JointState"] = JointState
 
 
 def listen(topics: list[str], seconds: float) -> dict[str, Any]:
-    """By topic: the types that are published there, the number of publishers, messages a second, and what is in one."""
+    """By topic: published types, number of publishers and subscribers, messages per second, and a summary of one."""
     rclpy.init()
     node = Node("lewm_doctor")
     counts = dict.fromkeys(topics, 0)

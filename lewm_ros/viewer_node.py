@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the robot sees, wants and imagines, for people: `debug_image` and `plan_markers`.
+"""Draws for people what the robot sees, its goal and its imagined future: `debug_image` and `plan_markers`.
 
     ros2 run lewm_ros viewer_node --ros-args -p model:=models/reach -p urdf:=config/arms/tabletop.urdf
 
-It only listens, so it is a plain node that nobody has to bring up and that may end at any time. It listens and draws
-only while somebody subscribes to what it publishes, with a lower priority than the nodes that work.
+It only subscribes, so it is a plain node, without a lifecycle, that may end at any time. It subscribes and draws only
+while its own topics have subscribers, with a lower priority than the nodes that control the arm.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 MOST_ELITES = 50  # best candidates of a plan that are drawn; more lines could not be told apart
 PARAMETERS = (
-    Parameter("model", "models/reach", "Folder of the model bundle, the one of camera_node and planner_node."),
+    Parameter("model", "models/reach", "Folder of the model bundle, the same as of camera_node and planner_node."),
     Parameter("planner", "planner_node", "Name of the planner whose plans are shown."),
     Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
-    Parameter("rate", 10.0, "Pictures and markers per second, at most.", 0.1, 60.0),
-    Parameter("threads", 1, "CPU threads that decode what is imagined.", 1, 64),
-    Parameter("urdf", "", "URDF file of the arm, expanded; empty publishes no markers."),
+    Parameter("rate", 10.0, "Greatest number of pictures and markers per second.", 0.1, 60.0),
+    Parameter("threads", 1, "CPU threads that decode imagined pictures.", 1, 64),
+    Parameter("urdf", "", "URDF file of the arm, without xacro; empty: no markers."),
     Parameter("workspace.lower", DOUBLES, "Least x, y, z of the planner's workspace, m, to be drawn.", needed=False),
     Parameter("workspace.upper", DOUBLES, "Greatest x, y, z of the planner's workspace, m.", needed=False),
     Parameter("workspace.base", "base_link", "Link of the URDF in whose frame the markers are."),
@@ -69,7 +69,8 @@ PARAMETERS = (
 class ViewerNode(Node):
     """See the module.
 
-    :raises ParameterError, BundleError, RuntimeLoadError: what it cannot work with, and what to do.
+    :raises ParameterError, BundleError, RuntimeLoadError: a parameter, the bundle or its decoder cannot be used; the
+        message says what to do.
     """
 
     def __init__(self) -> None:
@@ -85,14 +86,14 @@ class ViewerNode(Node):
         self._values, self._period_s = values, 1.0 / values["rate"]
         self._chain, self._box = _arm(values, self._names)
 
-        self._known: dict[str, tuple[float, Any]] = {}  # newest of each input, and when it came, steady s
-        self._history: deque[tuple[float, float]] = deque(maxlen=1000)  # when, and distance to the goal
-        self._drawn: tuple[Any, Any] = (None, None)  # latents message, and the pictures of it
-        self._problems: dict[str, str] = {}  # what is wrong with an input, while it is
+        self._known: dict[str, tuple[float, Any]] = {}  # by input: steady s of arrival, newest message
+        self._history: deque[tuple[float, float]] = deque(maxlen=1000)  # steady time, s, and distance to the goal
+        self._drawn: tuple[Any, Any] = (None, None)  # message of imagined latents, and its pictures
+        self._problems: dict[str, str] = {}  # current problem of each input
         self._inputs: list[Any] = []
         self._pictures = self.create_publisher(Image, "debug_image", qos_profile_sensor_data)
         self._markers = self.create_publisher(MarkerArray, "plan_markers", QoSProfile(depth=1))
-        # A goal picture is sent once, perhaps long before somebody looks.
+        # Goals are latched: one may have been sent long before somebody looks.
         self._subscribe(Image, "goal_image", LATCHED)
         self._subscribe(Image, "goal_latent", LATCHED)
         self.create_timer(LOOK_S, self._look)
@@ -120,7 +121,7 @@ class ViewerNode(Node):
                 self._history.append((time.monotonic(), _number(values["distance"])))
 
     def _look(self) -> None:
-        """Listens only while somebody watches: the planner tells how it plans only to who asks."""
+        """Subscribes only while somebody watches: the planner publishes some topics only to subscribers."""
         watched = self._pictures.get_subscription_count() or self._markers.get_subscription_count()
         if watched and not self._inputs:
             planner, camera = self._values["planner"], CompressedImage if self._values["compressed"] else Image
@@ -143,17 +144,17 @@ class ViewerNode(Node):
             self._history.clear()
 
     def _camera_topics(self) -> dict[str, str]:
-        """Where the pictures of each camera come from, by the topic that the bundle has for it."""
+        """The topic that is subscribed to for each camera, by its topic in the bundle."""
         topics = [each.topic for each in self._cameras.cameras]
         return {topic: compressed_topic(self, topic) if self._values["compressed"] else topic for topic in topics}
 
     def _newest(self, name: str, newer_than_s: float = np.inf) -> Any:
-        """The newest message of an input; None where there is none, or only an older one."""
+        """The newest message of an input; None where none came in the last `newer_than_s` seconds."""
         came_s, message = self._known.get(name, (-np.inf, None))
         return message if time.monotonic() - came_s <= newer_than_s else None
 
     def _read(self, name: str, convert: Any, newer_than_s: float = np.inf) -> Any:
-        """The newest of an input, converted; None where there is none or it cannot be read, which is logged."""
+        """The newest message of an input, converted; None without one, or where it cannot be read, which is logged."""
         message = self._newest(name, newer_than_s)
         if message is None:
             return None
@@ -168,7 +169,7 @@ class ViewerNode(Node):
         return converted
 
     def _status(self) -> tuple[DiagnosticStatus | None, dict[str, str]]:
-        """What the planner said last, and its values; nothing of a planner that is gone."""
+        """The newest status of the planner and its values; None and no values when the planner is gone."""
         status = self._newest("status") if self.count_publishers(f"{self._values['planner']}/status") else None
         return status, {} if status is None else {pair.key: pair.value for pair in status.values}
 
@@ -189,7 +190,7 @@ class ViewerNode(Node):
     def _scene(self) -> Scene:
         now_s = time.monotonic()
         status, said = self._status()
-        wanted = said.get("goal") != "no"  # the last picture stays when a goal is cancelled
+        wanted = said.get("goal") != "no"  # the latched picture stays when its goal is cancelled
         goal, caption = self._read("goal_image", self._goal) if wanted else None, "goal"
         if goal is None and wanted and self._decoder is not None:
             latent = self._read("goal_latent", lambda message: message_to_latent(message, self._latent_dim))
@@ -216,7 +217,7 @@ class ViewerNode(Node):
             surprise=None if surprise is None else float(surprise.data),
             novelty=None if novelty is None else float(novelty.data),
             state=said.get("state", "no planner"),
-            message="nothing was heard of the planner" if status is None else status.message,
+            message="no status has come from the planner" if status is None else status.message,
             latency="   ".join(latency),
         )
 
@@ -230,12 +231,12 @@ class ViewerNode(Node):
         return np.concatenate(found, axis=1) if len(found) == len(pictures) else None
 
     def _goal(self, message: Image) -> np.ndarray:
-        """A goal picture: one camera's as it sends them, or several side by side."""
+        """A goal picture: that of one camera, or of several side by side."""
         picture = message_to_rgb(message)
         return picture if len(self._cameras.cameras) > 1 else self._cameras.picture([picture])
 
     def _imagined(self) -> np.ndarray | None:
-        """Pictures (blocks, S, S, 3) of where the newest plan leads, drawn once for each plan."""
+        """Pictures (blocks, S, S, 3) uint8 RGB of the imagined future, decoded once for each plan."""
         message = self._newest("imagined", STALE_S)
         if message is None or self._decoder is None:
             return None
@@ -260,7 +261,7 @@ class ViewerNode(Node):
 
 
 def _arm(values: Mapping[str, Any], names: Sequence[str]) -> tuple[Chain | None, tuple[np.ndarray, np.ndarray] | None]:
-    """The chain and the box that the parameters describe; None where they do not.
+    """Kinematic chain and workspace box of the parameters, None for each that is not given.
 
     :raises ParameterError: they cannot be used.
     """
@@ -278,7 +279,7 @@ def _arm(values: Mapping[str, Any], names: Sequence[str]) -> tuple[Chain | None,
 
 
 def _number(text: str) -> float:
-    """NaN for what is none: a picture must not fail for a word."""
+    """A number, NaN where the text is none: one bad value must not prevent the picture."""
     try:
         return float(text)
     except ValueError:

@@ -50,7 +50,7 @@ def told(client, *heard):
 
 
 def test_every_way_in_which_a_goal_ends_has_an_outcome_with_the_reason(client):
-    assert "nothing is heard of the planner" in told(client).text
+    assert "no status has come from the planner" in told(client).text
     moving = ("armed; moving", {"state": "armed", "distance": "3.5"})
     assert told(client, moving, ("armed", {"state": "armed", "reached": "yes"})).outcome is Outcome.REACHED
     late = told(client, moving)

@@ -174,7 +174,7 @@ def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path) -> No
         graph.spin_until(publisher.get_subscription_count, 20, "the adapter")
         graph.spin_for(0.5)
         publisher.publish(trajectory_to_message(Trajectory(times, positions, velocities), names[::-1], 1))  # long over
-        refusal = "trajectory not sent on: the trajectory ended"
+        refusal = "trajectory not forwarded: the trajectory ended"
         graph.spin_until(
             lambda: refusal in graph.log("gazebo_commands"), 20, "the refusal of a trajectory that is over"
         )

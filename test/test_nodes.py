@@ -395,7 +395,7 @@ def test_every_hold_and_stop_is_in_the_log_with_its_reason(bench, bundle, capfd)
     feed(node)
     assert node._on_enable(SetBool.Request(data=True), SetBool.Response()).success
     assert bench.spin_until(lambda: node._shown and node._shown[0] is State.HOLDING)
-    assert "holding: nobody takes the commands" in capfd.readouterr().err
+    assert "holding: no controller takes the commands" in capfd.readouterr().err
     node._shield.stop("a test says so")
     assert bench.spin_until(lambda: node._shown[0] is State.STOPPED)
     assert "stopped: a test says so; reset to go on" in capfd.readouterr().err
@@ -866,8 +866,8 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     feed(node)
     answer = node._on_enable(SetBool.Request(data=True), SetBool.Response())
     assert answer.success
-    assert "nobody takes the commands on /arm_controller/joint_trajectory" in answer.message
-    assert hears("holding: nobody takes the commands on /arm_controller/joint_trajectory")
+    assert "no controller takes the commands on /arm_controller/joint_trajectory" in answer.message
+    assert hears("holding: no controller takes the commands on /arm_controller/joint_trajectory")
     listen_for_commands(bench)
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
@@ -896,7 +896,7 @@ def test_a_goal_that_has_ended_is_not_taken_up_again_until_it_is_sent_anew(bench
     node._on_cancel(Trigger.Request(), Trigger.Response())
     assert bench.spin_until(lambda: node._planner.goal is None)
     assert not show_goal_until_taken(bench, node, first), "the topic delivers it again: camera_node was started anew"
-    assert "a goal that was cancelled before is not taken up again; send it anew" in capfd.readouterr().err
+    assert "a goal that was cancelled before is not pursued again; send it anew" in capfd.readouterr().err
     node.trigger_deactivate()
     node.trigger_activate()
     assert not show_goal_until_taken(bench, node, first), "nor after it was deactivated and activated"

@@ -550,9 +550,9 @@ def test_a_surprised_shield_can_be_armed_and_then_holds():
 
 def test_the_arm_holds_while_nobody_takes_its_commands():
     world = World().armed()
-    world.shield.unheard("nobody takes the commands on /arm")
+    world.shield.unheard("no controller takes the commands on /arm")
     assert world.shield.state is State.HOLDING
-    assert world.shield.message == "holding: nobody takes the commands on /arm"
+    assert world.shield.message == "holding: no controller takes the commands on /arm"
     assert world.send(world.motion((0.5, 0.0))).reason is Reason.NO_CONTROLLER
     assert world.shield.restart() is None
     world.shield.unheard(None)

@@ -81,7 +81,7 @@ def test_the_driver_sees_that_a_limit_is_not_checked(
         ("_lasting", "a stop that lasts"),
         ("deadman", "the button is released"),
         ("surprise", "it is surprised"),
-        ("unheard", "nobody takes the commands"),
+        ("unheard", "no controller takes the commands"),
         ("pause", "the speed is 0"),
         ("disarm", "it is not armed"),
         ("stop", "armed although stopped|and goes on|goes on after the clock jumped|it is stopped"),

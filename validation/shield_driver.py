@@ -370,7 +370,7 @@ class Episode:
 
     def say_unheard(self, unheard: bool) -> None:
         self.counts["inputs"] += 1
-        self.shield.unheard("nobody takes the commands" if unheard else None)
+        self.shield.unheard("no controller takes the commands" if unheard else None)
         self.unheard = unheard
 
     def person_sets_the_speed(self) -> None:
@@ -461,7 +461,7 @@ class Episode:
             "it is stopped": self.stopped,
             "it is not armed": not self.armed,
             "it is surprised": self.surprised,
-            "nobody takes the commands": self.unheard,
+            "no controller takes the commands": self.unheard,
             "the speed is 0": self.paused,
             "no frame is fresh": steady - self.frame > config.frame_timeout_s,
             "no joint state is fresh": steady - self.joint_state > config.joint_timeout_s,
