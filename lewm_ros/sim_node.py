@@ -275,7 +275,7 @@ class SimNode(ManagedNode):
                 self._skipped += 1
 
     def _count_violations(self, sim: ArmSim) -> None:
-        """Counts the beginnings of collisions of the arm with itself or the table, and of violations of joint limits."""
+        """Counts how often a collision of the arm with itself or the table, or a violation of joint limits, begins."""
         joints = sim.joint_positions()
         beyond = np.maximum(sim.limits.lower - joints, joints - sim.limits.upper).max() > BEYOND_RAD
         hurt = sim.collides(), bool(beyond)

@@ -162,7 +162,7 @@ def test_actions_that_are_no_joint_velocities_are_refused(bench, tmp_path, capfd
 def test_missing_limits_are_refused_with_the_parameter_s_name(bench, bundle, capfd):
     node = bench.add(PlannerNode(), model=str(bundle.folder))
     assert node.trigger_configure() == FAILURE
-    assert "give a robot" in capfd.readouterr().err
+    assert "no joint limits are given: set robot" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

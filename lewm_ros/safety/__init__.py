@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands between a plan and the arm. Pure Python: what it protects against does not depend on ROS."""
+"""The shield between planner and arm: every trajectory is checked before it is sent. Does not depend on ROS."""
 
 from lewm_ros.safety.limits import CUBIC_RAD as CUBIC_RAD
 from lewm_ros.safety.limits import CUBIC_SHARE as CUBIC_SHARE

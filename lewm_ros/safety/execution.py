@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the trajectories that were sent the controller executes. Nothing about their delivery is assumed.
+"""Infers which of the sent trajectories the controller executes, without assumptions about their delivery.
 
-Controllers take commands as they come: one that is lost on the way is not sent again, and one that is late replaces
-what is executed when it comes. So a trajectory counts as executed only once it is seen: in what the controller says
-that it demands of the arm (its reference), which tells trajectories apart as soon as they part, or else in where the
-joints are, which takes longer and has to know by how much the arm lags behind.
+A command may be lost, and one that is late replaces the executed trajectory when it arrives. So a trajectory counts as
+executed only once that is observed: in the reference that the controller publishes, in which trajectories can be told
+apart as soon as they diverge, or else in the measured positions, which takes longer and needs the lag of the arm.
 """
 
 from __future__ import annotations
@@ -17,57 +16,58 @@ import numpy as np
 from lewm_model.planning.motion import Trajectory
 from lewm_ros.safety.limits import state_at
 
-# Trajectories that differ by more are told apart: by the reference, which differs from what was sent by what the
-# controller's own interpolation adds, and by measured positions, which differ from it by what the arm does.
-TOLD_RAD, TOLD_MEASURED_RAD = 3e-4, 0.01
-UNSURE_RAD = 4e-3  # between trajectories of which one is executed: the step, should it be the other one
-MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed at which the lag of the arm shows, and how often it is looked at
-LONGEST_LAG_S = 0.5
+TOLD_RAD = 3e-4  # greatest error of a reference, by the controller's interpolation; more tells trajectories apart
+UNSURE_RAD = 4e-3  # greatest step of the command that is risked when it is unknown which trajectory is executed
+MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed above which the lag of the arm is measured, and number of samples
+LONGEST_LAG_S = 0.5  # a longer one is not lag but an arm that does not follow
 LOOK_S = 0.005  # between the times at which two trajectories are compared
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A trajectory, and when it was sent."""
+    """A trajectory and when it was sent."""
 
     sent_s: float
     trajectory: Trajectory
 
 
 class Execution:
-    """What the controller may be executing. Times are seconds on the clock of the stamps.
+    """The trajectories that the controller may be executing. Times are seconds on the ROS clock.
 
-    :param seen: columns of the joints that tell; None is all. A gripper's does not, it may be kept from moving.
+    :param seen: columns of the joints whose position is informative, None for all. A gripper's is not: an object in it
+        may keep it from moving.
+    :param measured_rad: tracking error of the arm; a greater difference tells trajectories apart by measured positions.
     """
 
-    def __init__(self, seen: np.ndarray | None = None) -> None:
+    def __init__(self, seen: np.ndarray | None, measured_rad: float) -> None:
+        self._measured_rad = measured_rad
         self._seen: np.ndarray | slice = slice(None) if seen is None else seen
         self._sent: deque[Sent] = deque(maxlen=16)  # the newest last
         self._possible: list[Sent] = []  # those that may be executed, the newest last
-        self._behind: Sent | None = None  # what was executed, when last seen, although a newer one had been sent
-        self._refers = False  # whether the controller says what it demands
-        self._off = 0.0  # rad, of the newest reference from the nearest of what may be executed
-        self._lag_s, self._looks = 0.0, 0
-        self.delay_s = 0.0  # that commands took lately to be executed, where they were seen to be late
+        self._behind: Sent | None = None  # the executed one when last observed, if a newer one had been sent
+        self._refers = False  # whether the controller publishes its reference
+        self._off = 0.0  # rad, distance of the newest reference from the nearest trajectory that may be executed
+        self._lag_s, self._looks = 0.0, 0  # mean lag of the arm behind its trajectory, and samples of it
+        self.delay_s = 0.0  # recent delay from sending to execution, of commands that were late
 
     def forget(self) -> None:
-        """The arm may be anywhere now."""
+        """Forgets everything: the arm may be anywhere now."""
         self._sent.clear()
         self._possible, self._behind, self._off = [], None, 0.0
 
     def begin(self, position: np.ndarray, now_s: float) -> None:
-        """The arm rests at `position` (A,) rad, and nothing that was sent before is executed any more."""
+        """The arm rests at `position` (A,) rad, and earlier trajectories are no longer executed."""
         self.forget()
         rest = Trajectory(np.array([now_s - 1.0, now_s]), np.stack([position, position]), np.zeros((2, len(position))))
         self.add(rest, now_s)
 
     def add(self, trajectory: Trajectory, now_s: float) -> None:
-        """It has just been sent."""
+        """Adds a trajectory that has just been sent."""
         self._sent.append(Sent(now_s, trajectory))
         self._possible.append(self._sent[-1])
 
     def shift(self, jump_s: float) -> None:
-        """The clock has jumped, and what is executed goes with it."""
+        """Moves the executed trajectories along with a clock that has jumped."""
         moved = [
             Sent(sent.sent_s + jump_s, replace(sent.trajectory, times_s=sent.trajectory.times_s + jump_s))
             for sent in self._possible
@@ -78,26 +78,26 @@ class Execution:
 
     @property
     def newest(self) -> Trajectory | None:
-        """What was sent last."""
+        """The trajectory that was sent last, None without one."""
         return self._possible[-1].trajectory if self._possible else None
 
     @property
     def end_s(self) -> float:
-        """When the arm rests, whichever is executed."""
+        """When the arm will rest, whichever trajectory is executed, s."""
         return max((float(sent.trajectory.times_s[-1]) for sent in self._suspects()), default=-np.inf)
 
     def _suspects(self) -> list[Sent]:
-        """What may be executed, the newest last. Where only the joints are seen, a command counts as delivered until
-        they say otherwise.
+        """The trajectories that may be executed, the newest last. Without a reference, a command counts as delivered
+        until measured positions contradict that.
         """
         if self._refers or not self._possible:
             return self._possible
         return [*([self._behind] if self._behind else []), self._possible[-1]]
 
     def parting_s(self, now_s: float) -> float:
-        """When the newest trajectory first differs from what it replaces; `now_s` where it does not within a second.
+        """When the newest trajectory diverges from the one it replaces, s; `now_s` where it does not within a second.
 
-        Until then it makes no difference whether the controller has it, and it may be sent again.
+        Until then it makes no difference which of them is executed, and the newest may be sent again.
         """
         if len(self._sent) < 2:
             return now_s
@@ -107,12 +107,12 @@ class Execution:
         return float(times[apart[0]]) if len(apart) else now_s
 
     def doubt(self, now_s: float, within_s: float) -> str | None:
-        """Why a trajectory must not be sent that goes on from the newest one, for people; None: it may.
+        """A sentence if no trajectory may be sent that continues the newest one, else None.
 
-        :param within_s: from now on the arm follows what it has.
+        :param within_s: time from now until a new trajectory reaches the controller.
         """
         if self._off > UNSURE_RAD:
-            return f"the controller demands positions {self._off:.4f} rad from all that it was sent"
+            return f"the controller's reference is {self._off:.4f} rad from every trajectory that it was sent"
         for other in self._suspects()[:-1]:
             for time_s in (now_s, now_s + within_s):
                 ways = [state_at(sent.trajectory, time_s)[0] for sent in (other, self._possible[-1])]
@@ -121,10 +121,10 @@ class Execution:
         return None
 
     def error(self, stamp_s: float, position: np.ndarray) -> np.ndarray:
-        """How far (A,) rad the arm was from where it was told to be: from the nearest of what may have been executed;
-        0 for joints that do not tell.
+        """Distances (A,) rad of `position` from the nearest trajectory that may have been executed at `stamp_s`; 0 for
+        joints that are not in `seen`.
 
-        Where only the joints are seen, that is the newest of then: an arm that stays behind may as well be blocked.
+        Without a reference it is the newest trajectory of that time: an arm that stays behind it may be blocked.
         """
         told = [sent for sent in self._sent if sent.sent_s <= stamp_s][-1:] or [self._possible[-1]]
         if self._refers:
@@ -137,24 +137,24 @@ class Execution:
         return off
 
     def refer(self, stamp_s: float, position: np.ndarray) -> None:
-        """The controller says that it demanded `position` (A,) rad at a time."""
+        """The reference of the controller was `position` (A,) rad at `stamp_s`."""
         self._refers = True
         if self._possible:
             self._off = float(self.error(stamp_s, position).max())
             self._tell(stamp_s, position, TOLD_RAD)
 
     def measure(self, stamp_s: float, position: np.ndarray) -> None:
-        """The arm was measured at `position` (A,) rad; for a controller that does not say what it demands."""
+        """The arm was measured at `position` (A,) rad; for a controller that does not publish its reference."""
         self._refers, self._off = False, 0.0
         if not self._possible:
             return
         if self._looks < ENOUGH or len(self._possible) == 1:
             self._look_at_lag(self._possible[-1], stamp_s, position)
         if self._looks >= ENOUGH:
-            self._tell(stamp_s - self._lag_s, position, TOLD_MEASURED_RAD)
+            self._tell(stamp_s - self._lag_s, position, self._measured_rad)
 
     def _tell(self, stamp_s: float, position: np.ndarray, told_rad: float) -> None:
-        """Drops what was replaced by what is nearest to `position` (A,) rad, where the two can be told apart."""
+        """Drops trajectories older than the one nearest to `position` (A,) rad, where the two can be told apart."""
         judged = [sent for sent in self._possible if sent.sent_s <= stamp_s]
         if not judged:
             return
@@ -173,7 +173,7 @@ class Execution:
             self._behind = None
 
     def _look_at_lag(self, sent: Sent, stamp_s: float, position: np.ndarray) -> None:
-        """By how much a moving arm is late on its way, on average."""
+        """Updates the mean lag of a moving arm behind its trajectory."""
         way, velocity = (values[self._seen] for values in state_at(sent.trajectory, stamp_s))
         speed2 = float(velocity @ velocity)
         if sent.sent_s <= stamp_s and speed2 > MOVES_RAD_S**2:

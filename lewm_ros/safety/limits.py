@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a trajectory may be executed by itself: the limits of the arm, at its points and between them."""
+"""Checks a single trajectory against the limits of the arm, at its points and between them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.trajectory import cubic
 
-ROUNDING = 1e-6  # relative; limits are compared with numbers that went through nanoseconds
-# What cubic pieces between points may add to the position (rad) and velocity limits that the points keep. A feasible
-# motion sent every 0.05 s needs 2e-4 and 0.4 %.
+ROUNDING = 1e-6  # relative tolerance: times are rounded to nanoseconds in messages
+# How far cubic pieces between the points may exceed the position (rad) and velocity (share) limits that the points
+# keep. A feasible motion with points every 0.05 s needs 2e-4 rad and 0.4 %.
 CUBIC_RAD, CUBIC_SHARE = 5e-4, 0.01
-REST_RAD_S = 1e-6  # slower than this is at rest
-MIN_STEP_S = 1e-3  # between points; closer ones are one to a controller, and differences of them say nothing
-MAX_STEP_S = 0.1  # what the arm does between sparser points would be its own guess
+REST_RAD_S = 1e-6  # commanded speed up to which a joint counts as resting: rounding
+MIN_STEP_S = 1e-3  # between points: at less, differences amplify rounding, and controllers of 1 kHz skip points
+MAX_STEP_S = 0.1  # between points: at more, too much of the motion is left to the controller's interpolation
 
 
 class Reason(Enum):
@@ -52,7 +52,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Intervention:
-    """One decision of the shield against a motion: the reason to count it by, and a sentence for people."""
+    """A decision of the shield against a motion: the reason, by which it is counted, and a sentence for people."""
 
     reason: Reason
     text: str
@@ -70,14 +70,14 @@ def state_at(trajectory: Trajectory, time_s: float | np.ndarray) -> tuple[np.nda
     return position, np.where(inside[..., None], velocity, 0.0)
 
 
-@np.errstate(all="ignore")  # what overflows is refused
+@np.errstate(all="ignore")  # values that overflow are refused
 def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention | None:
-    """Why a trajectory must not be executed by itself, whatever came before; None when it may.
+    """The reason why a trajectory must not be executed, whatever came before it; None when it may be.
 
-    Positions and velocities are checked at the points and, because the arm follows cubic polynomials between them, at
-    the extremes of those, which may exceed the limits of the points by CUBIC_RAD and CUBIC_SHARE. Acceleration is the
-    change of velocity from point to point, jerk the change of that: neither is more than the greatest of the motion
-    that the points were taken from. Positions must agree with velocities as those of a motion within the jerk limit do.
+    Positions and velocities are checked at the points and, since the controller interpolates with cubic polynomials, at
+    the extremes between them, which may exceed the limits by CUBIC_RAD and CUBIC_SHARE. Acceleration and jerk are
+    finite differences of the velocities at the points; neither exceeds the greatest of the motion that was sampled.
+    Positions must agree with velocities as far as the jerk limit requires.
     """
     times, positions, velocities = trajectory.times_s, trajectory.positions, trajectory.velocities
     joints = len(limits.names)
@@ -92,14 +92,14 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
         return Intervention(Reason.NOT_FINITE, "the trajectory holds NaN or infinity")
     steps = np.diff(times)
     if steps.min() < MIN_STEP_S * (1 - ROUNDING):
-        return Intervention(Reason.TIMES, f"the times increase by {steps.min():.3g} s, by {MIN_STEP_S} s is the least")
+        return Intervention(Reason.TIMES, f"the points lie {steps.min():.3g} s apart, {MIN_STEP_S} s is the least")
     if steps.max() > MAX_STEP_S * (1 + ROUNDING):
-        return Intervention(Reason.TIMES, f"the points lie {steps.max():.3f} s apart, {MAX_STEP_S} s is allowed")
+        return Intervention(Reason.TIMES, f"the points lie {steps.max():.3f} s apart, {MAX_STEP_S} s is the most")
 
     def over(reason: Reason, values: np.ndarray, limit: np.ndarray, unit: str) -> Intervention | None:
         """Compares values (…, A) with a limit (A,) and names the worst joint."""
         excess = (np.abs(values) - limit * (1 + ROUNDING) - 1e-9).reshape(-1, joints).max(0)
-        if (excess <= 0).all():  # this way round NaN does not pass
+        if (excess <= 0).all():  # written so that NaN does not pass
             return None
         j = int((excess / limit).argmax())
         worst = float(np.abs(values).reshape(-1, joints)[:, j].max())
@@ -121,11 +121,11 @@ def find_violation(trajectory: Trajectory, limits: JointLimits) -> Intervention 
             f"joint '{limits.names[j]}' would move between {low:.4g} and {high:.4g} rad, "
             f"{limits.lower[j]:.4g} to {limits.upper[j]:.4g} is allowed",
         )
-    # A last, virtual point: the arm rests after the end, so the way into rest counts too.
+    # A virtual point after the end, where the arm rests, so that coming to rest is checked too.
     h = np.append(steps, steps[-1])[:, None]
     accelerations = np.diff(velocities, axis=0, append=velocities[-1:]) / h
     jerks = np.diff(accelerations, axis=0) / (0.5 * (h[1:] + h[:-1]))
-    # The trapezoidal rule is off by at most h^3 / 12 times the greatest second derivative of the velocity, the jerk.
+    # The error of the trapezoidal rule is at most h^3 / 12 times the greatest second derivative of velocity, the jerk.
     drift = (np.diff(positions, axis=0) - 0.5 * h[:-1] * (velocities[1:] + velocities[:-1])) / (h[:-1] ** 3 / 12)
     return (
         over(Reason.VELOCITY, velocities, limits.velocity, "rad/s")
@@ -145,7 +145,7 @@ def _extremes(h: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> t
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = -b / (2 * a)
         root = np.sqrt(b * b - 4 * a * v0)
-        # Both forms of each root, so that none is lost to cancellation when a is small.
+        # Each root in both forms, since one suffers from cancellation when a is small.
         roots = np.stack([(-b + root) / (2 * a), (-b - root) / (2 * a), 2 * v0 / (-b + root), 2 * v0 / (-b - root)])
     candidates = np.concatenate([np.stack([np.zeros_like(p0), np.ones_like(p0), vertex]), roots])
     u = np.clip(np.where(np.isfinite(candidates), candidates, 0.0), 0.0, 1.0)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shield between plan and arm. Pure Python: what it protects against does not depend on ROS.
+"""The shield between planner and arm. Does not depend on ROS.
 
-A plan goes to the arm only if `Shield.release` lets it: the arm is armed, nothing says hold, every limit holds, the
-links stay in the workspace, what comes next is continuous with what the controller executes, and it ends at rest.
-What does not fit is held back, counted and named; the arm then runs to the end of the trajectory it has, which is a
-smooth stop.
+A plan is sent to the arm only if `Shield.release` allows it: the arm is armed, no cause to hold exists, every limit is
+kept, the links stay in the workspace and clear of each other, the trajectory continues the one that the controller
+executes, and it ends at rest. Otherwise it is refused, counted by its reason and explained; the arm then executes the
+trajectory that it has to its end, which is a smooth stop.
 
-A stop has to pass the same checks but for three. It needs no arming, and nothing holds it back. It may leave the
-workspace: what the arm would do otherwise is to go on with the plan, for longer. No joint then moves farther than it
-needs to stop; a plan takes each joint at least as far, but not all of them at the same time, so the links may leave the
-box where the plan would have turned along its side: by 25 mm at most in 43,000 stops of the arm on the table at full
-speed, from plans that just fit into their boxes. For that a stop must not last: it ends no later than the plan.
+A stop passes the same checks except three: it needs no arming, no cause to hold stops it, and it may leave the
+workspace, since the alternative is to continue the plan for longer. In a stop no joint moves farther than it needs to
+brake. The plan moves each joint at least as far, but not all at the same time, so links may leave the box where the
+plan would have turned along its side: by 25 mm at most in 43,000 stops of the simulated arm at full speed, from plans
+that just fit into their boxes. A stop must therefore end no later than the plan that it replaces.
 
 This is software on a general-purpose computer: it reduces faults of the planner, it is not a safety function. A real
 arm needs its own emergency stop and the limits of its controller.
@@ -33,12 +33,13 @@ from lewm_model.robot.limits import JointLimits
 from lewm_ros.safety.execution import Execution
 from lewm_ros.safety.limits import MAX_STEP_S, REST_RAD_S, Intervention, Reason, find_violation, state_at
 
-LOOK_S = 0.0125  # how often on its way an arm is looked for outside the workspace; one of 1 m strays 1 mm in between
-START_ROOM_M = 0.01  # that an arm may be outside the workspace when it is armed: it sags, and it is measured
-CLOCK_BACK_S, CLOCK_AHEAD_S = 1e-3, 0.1  # a clock of the stamps that goes back or gains more than this has jumped
-FOLLOWING = 0.5  # share of the tracking tolerance, beyond which an arm that lags gets no new plan to catch up with
-FULL_SPEED = 0.99  # of time on a trajectory: a controller that is slower jumps where one replaces another
-TRANSPORT_S = 0.02  # until the arm has a new trajectory it follows the old one, so both must agree that long
+LOOK_S = 0.0125  # between checks of the workspace along a trajectory; an arm of 1 m leaves it by 1 mm in between
+START_ROOM_M = 0.01  # tolerance of the workspace when the arm is armed, for sag and measurement errors
+CLOCK_BACK_S, CLOCK_AHEAD_S = 1e-3, 0.1  # a ROS clock that goes back, or gains on the steady one, by more has jumped
+FOLLOWING = 0.5  # share of the tracking tolerance beyond which a lagging arm gets no new plan
+MEASURED = 0.2  # share of the start tolerance within which positions do not tell trajectories apart: tracking error
+FULL_SPEED = 0.99  # least speed scaling of a controller: a slower one jumps where a trajectory replaces another
+TRANSPORT_S = 0.02  # until a new trajectory reaches the controller; it must agree with the old one until then
 
 
 class State(Enum):
@@ -46,17 +47,17 @@ class State(Enum):
 
     DISARMED = "disarmed"  # stops only
     ARMED = "armed"  # trajectories that pass every check
-    HOLDING = "holding"  # stops only, until the cause is gone; then armed by itself
-    STOPPED = "stopped"  # stops only, until somebody resets
+    HOLDING = "holding"  # stops only, until the cause is gone; then it is armed again by itself
+    STOPPED = "stopped"  # stops only, until `reset`
 
 
 @dataclass(frozen=True)
 class ShieldConfig:
-    """What counts as stale, and as a jump."""
+    """Timeouts and tolerances of the shield."""
 
-    frame_timeout_s: float = 0.5  # oldest frame that may be planned from, and longest time without a new one
+    frame_timeout_s: float = 0.5  # greatest age of a frame to plan from, and time without a new one
     joint_timeout_s: float = 0.25  # longest time without a joint state
-    deadman_timeout_s: float = 0.5  # longest time without a message that the dead-man's button is pressed
+    deadman_timeout_s: float = 0.5  # without a message that the button is pressed
     tracking_tolerance_rad: float = 0.2  # between measured and commanded position; beyond it the stop latches
     start_tolerance_rad: float = 0.05  # between measured and commanded position when a motion begins from rest
     jump_tolerance_rad: float = 1e-3  # between two trajectories where one replaces the other
@@ -69,19 +70,18 @@ class ShieldConfig:
 
 
 class Shield:
-    """Lets trajectories through to the arm, or not. Safe to use from several threads.
+    """Decides which trajectories may be sent to the arm. Thread-safe.
 
-    Times of frames, joint states and trajectories are seconds on the clock of the stamps, `clock`; freshness is
-    measured on `steady`, which no clock jump touches.
+    Times of frames, joint states and trajectories are seconds on the ROS clock, `clock`; freshness is measured on
+    `steady`, which does not jump.
 
-    :param workspace: box for the links, None for none; the columns of its chain are the first joints of the limits, all
-        but a gripper's.
-    :param self_collision: what tells whether the arm hits itself, None for nothing; its chain likewise.
-    :param needs_deadman: whether the arm holds unless `deadman` keeps hearing that the button is pressed.
-    :param needs_frames: whether the arm holds unless `frame` keeps hearing of frames.
-    :param efforts: (A,) that joints may need, in the unit in which `effort` hears of them; None for any.
-    :param grips: (A,) bool, which joints are a gripper's: what it holds keeps it from where it is commanded, so it is
-        not expected there. All limits are for it, too.
+    :param workspace: box for the links, or None; its chain has the first joints of the limits, all but a gripper's.
+    :param self_collision: check for self-collision, or None; its chain has the same joints.
+    :param needs_deadman: whether the arm holds unless `deadman` keeps being called with a pressed button.
+    :param needs_frames: whether the arm holds unless `frame` keeps being called.
+    :param efforts: effort limits (A,), in the unit of `effort`; None for none.
+    :param grips: (A,) bool, which joints are a gripper's. An object may keep a gripper from its commanded position, so
+        it has no tracking error; all limits apply to it.
     """
 
     def __init__(
@@ -103,32 +103,31 @@ class Shield:
         self._grips = np.zeros(len(limits.names), bool) if grips is None else grips
         self.interventions: Counter[Reason] = Counter()
         self._clock, self._steady = clock, steady
-        self._latest, self._lead = -np.inf, np.inf  # of the clock: newest time, and most that it was ahead of steady
+        self._latest, self._lead = -np.inf, np.inf  # newest ROS time, and most that it was ahead of the steady clock
         self._lock = threading.RLock()
         self._armed = False
-        self._stopped: str | None = None  # why the stop is latched
-        self._holding: list[Intervention] = []  # what held when `watch` last looked
-        self._execution = Execution(
-            np.flatnonzero(~self._grips) if self._grips.any() else None
-        )  # of what was sent since it was armed
-        self._reference: tuple[float, np.ndarray] | None = None  # what the controller said last: when, steady, and (A,)
-        self._reference_rests = True  # whether it said the same before
-        self._scaling = 1.0  # how fast the controller lets time pass on a trajectory
-        self._plan_end_s = -np.inf  # when the last plan that was sent ends
-        self._frame: float | None = None  # when the last good frame came, steady
-        self._age: dict[str, float] = {}  # s, of what came last and did not count because its stamp was off
-        self._joints: tuple[float, np.ndarray] | None = None  # when the last joint state came, steady, and (A,) rad
-        self._off = 0.0  # rad, of the newest joint state from where the arm was commanded
+        self._stopped: str | None = None  # why the stop is latched; None when it is not
+        self._holding: list[Intervention] = []  # causes to hold at the last `watch`
+        informative = np.flatnonzero(~self._grips) if self._grips.any() else None
+        self._execution = Execution(informative, MEASURED * config.start_tolerance_rad)  # since it was armed
+        self._reference: tuple[float, np.ndarray] | None = None  # steady s of arrival, newest reference (A,) rad
+        self._reference_rests = True  # whether the one before was the same
+        self._scaling = 1.0  # factor by which the controller slows trajectories down
+        self._plan_end_s = -np.inf  # end of the last plan that was sent
+        self._frame: float | None = None  # steady time of arrival of the last fresh frame
+        self._age: dict[str, float] = {}  # age of the newest input that was too old or ahead, s
+        self._joints: tuple[float, np.ndarray] | None = None  # positions (A,) rad, after their steady time of arrival
+        self._off = 0.0  # rad, greatest distance of the newest joint state from its command
         self._measured_s = -np.inf  # stamp of the last joint state
         self._still = False  # whether the last two joint states agree
-        self._pressed: float | None = None  # when the button was last said to be pressed, steady; None: released
-        self._surprise: str | None = None  # what is surprising
-        self._unheard: str | None = None  # that nobody takes the commands, and on which topic
-        self._paused: str | None = None  # that a person wants the arm to hold, and how it goes on
+        self._pressed: float | None = None  # steady time of the last message that the button is pressed; None: released
+        self._surprise: str | None = None  # a sentence about the surprise; None without one
+        self._unheard: str | None = None  # a sentence about a missing controller; None when it is there
+        self._paused: str | None = None  # a sentence when a person wants the arm to hold
 
     @property
     def state(self) -> State:
-        """What is let through now."""
+        """The state, which says what is let through now."""
         with self._lock:
             if self._stopped is not None:
                 return State.STOPPED
@@ -138,7 +137,7 @@ class Shield:
 
     @property
     def message(self) -> str:
-        """The state with its cause, for people."""
+        """The state and its cause, for people."""
         with self._lock:
             if self._stopped is not None:
                 return f"stopped: {self._stopped}; reset to go on"
@@ -147,18 +146,18 @@ class Shield:
 
     @property
     def holding(self) -> tuple[Intervention, ...]:
-        """Why the arm must hold, or would have to if it were armed, when `watch` last looked."""
+        """The causes to hold at the last `watch`, also while disarmed."""
         with self._lock:
             return tuple(self._holding)
 
     # ---- arming ------------------------------------------------------------------------------------------------------
 
     def arm(self) -> str | None:
-        """Arms; returns None, or why the shield refuses.
+        """Arms; returns None, or why it refuses.
 
-        It needs to know where the arm is. A released dead-man's button, a surprise and a controller that is not there
-        do not keep it from arming: it then holds until they are gone. Whoever enables the arm first and presses the
-        button then needs that.
+        The position of the arm must be known. A released dead-man's button, a surprise or a missing controller do not
+        prevent arming: the arm then holds until they are gone, so that one can enable it first and press the button
+        then.
         """
         with self._lock:
             if self._stopped is not None:
@@ -172,13 +171,13 @@ class Shield:
             if outside is not None:
                 return f"{outside}; move it inside by hand first"
             if self.at_rest():
-                self._execution.forget()  # while disarmed the arm may have been moved
+                self._execution.forget()  # the arm may have been moved meanwhile
             self._armed, self._holding = True, []
             self.watch()
             return None
 
     def disarm(self) -> None:
-        """Lets nothing but a stop through from now on."""
+        """Lets only stops through from now on."""
         with self._lock:
             self._armed = False
 
@@ -194,19 +193,16 @@ class Shield:
         with self._lock:
             self._stopped, self._armed = None, False
 
-    # ---- what comes in -----------------------------------------------------------------------------------------------
+    # ---- inputs ------------------------------------------------------------------------------------------------------
 
     def frame(self, stamp_s: float) -> None:
-        """A latent of the frame with this stamp has arrived. One that is old when it arrives does not count."""
+        """The latent of a frame with this stamp has arrived; one that is too old does not count."""
         with self._lock:
             if self._is_recent("camera frame", stamp_s, self.config.frame_timeout_s):
                 self._frame = self._steady()
 
     def joints(self, positions: np.ndarray, stamp_s: float) -> bool:
-        """A measured position (A,) rad has arrived; one that is not finite, or old when it arrives, does not count.
-
-        Returns whether it counts.
-        """
+        """Measured positions (A,) rad have arrived; returns whether they count: they are fresh and finite."""
         with self._lock:
             if positions.shape != (len(self.limits.names),) or not np.isfinite([*positions, stamp_s]).all():
                 self._count(Intervention(Reason.NOT_FINITE, f"measured joint positions are {positions} at {stamp_s} s"))
@@ -214,7 +210,7 @@ class Shield:
             if not self._is_recent("joint state", stamp_s, self.config.joint_timeout_s):
                 return False
             moved = np.inf if self._joints is None else np.abs(positions - self._joints[1]).max()
-            stands_still = stamp_s == self._measured_s  # the clock of the stamps: nobody knows where the arm was when
+            stands_still = stamp_s == self._measured_s  # a stamp that does not change says nothing about when
             self._still = bool(moved <= self.config.start_tolerance_rad)
             self._joints, self._measured_s = (self._steady(), np.array(positions, float)), stamp_s
             if self.reference is None:
@@ -233,7 +229,7 @@ class Shield:
             return True
 
     def effort(self, efforts: np.ndarray) -> None:
-        """What the joints need, (A,); NaN where that is not known. More than is allowed latches the stop."""
+        """Efforts (A,) of the joints have arrived, NaN where unknown. One beyond its limit latches the stop."""
         with self._lock:
             if self.efforts is None or not self._armed:
                 return
@@ -247,10 +243,10 @@ class Shield:
                 )
 
     def refer(self, positions: np.ndarray, stamp_s: float, speed_scaling: float) -> None:
-        """The controller says what it demanded (A,) rad of the arm at a time, and how fast it lets time pass. NaN is a
-        gripper's whose controller does not say it: it counts as where it was commanded, or else measured.
+        """The reference (A,) rad of the controller at a time, and its speed scaling, have arrived. NaN stands for a
+        gripper whose controller publishes none; its commanded, or else measured, position is taken.
 
-        From the first time on, a trajectory counts as executed only when it is seen there.
+        From the first call on, a trajectory counts as executed only once it is seen in the reference.
         """
         with self._lock:
             if not self._is_recent("controller state", stamp_s, self.config.joint_timeout_s):
@@ -269,7 +265,7 @@ class Shield:
 
     @property
     def reference(self) -> np.ndarray | None:
-        """What the controller demands of the arm, (A,) rad; None when it did not say so lately."""
+        """The reference of the controller, (A,) rad; None without a fresh one."""
         with self._lock:
             if self._reference is None or self._steady() - self._reference[0] > self.config.joint_timeout_s:
                 return None
@@ -277,65 +273,65 @@ class Shield:
 
     @property
     def newest(self) -> Trajectory | None:
-        """What was sent last, or where the arm rests; None before a first motion."""
+        """The trajectory that was sent last, or that of the rest position; None before the first motion."""
         with self._lock:
             return self._execution.newest
 
     @property
     def delay_s(self) -> float:
-        """That commands took lately until the controller executed them, as far as they were seen to be late, s."""
+        """Recent delay from sending a command until the controller executed it, s; 0 where none was seen to be late."""
         with self._lock:
             return self._execution.delay_s
 
     @property
     def parting_s(self) -> float:
-        """Until when what was sent last may be sent again: from then on it differs from what it replaces."""
+        """Until when the last trajectory may be sent again, s: from then on it differs from the one it replaces."""
         with self._lock:
             return self._execution.parting_s(self._now())
 
     @property
     def measured(self) -> np.ndarray | None:
-        """Where the arm is, (A,) rad; None when no joint state is fresh."""
+        """Measured positions (A,) rad; None without a fresh joint state."""
         with self._lock:
             if self._joints is None or self._steady() - self._joints[0] > self.config.joint_timeout_s:
                 return None
             return self._joints[1]
 
     def deadman(self, pressed: bool) -> None:
-        """A message says whether the dead-man's button is pressed; one that comes too seldom counts as released."""
+        """A message about the dead-man's button has arrived; without one for too long it counts as released."""
         with self._lock:
             self._pressed = self._steady() if pressed else None
             self.watch()
 
     def surprise(self, text: str | None) -> None:
-        """The world does not do what was imagined, and what shows it, for people; None: it does again."""
+        """Sets the sentence about a surprise, which holds the arm; None clears it."""
         with self._lock:
             self._surprise = text
             self.watch()
 
     def unheard(self, text: str | None) -> None:
-        """Nobody takes the commands, and where one should, for people; None: somebody does."""
+        """Sets the sentence about a missing controller, which holds the arm; None clears it."""
         with self._lock:
             self._unheard = text
             self.watch()
 
     def pause(self, text: str | None) -> None:
-        """A person wants the arm to hold, and how it goes on, for people; None: it may move."""
+        """Sets the sentence with which a person holds the arm, and how to go on; None clears it."""
         with self._lock:
             self._paused = text
             self.watch()
 
     def at_rest(self) -> bool:
-        """Whether everything that was sent has been executed."""
+        """Whether every trajectory that was sent has been executed to its end."""
         with self._lock:
             return self._now() >= self._execution.end_s
 
-    # ---- what goes out -----------------------------------------------------------------------------------------------
+    # ---- trajectories ------------------------------------------------------------------------------------------------
 
     def watch(self) -> Intervention | None:
-        """The watchdog, to be called often: the first cause why the arm must hold now; None when it need not.
+        """The watchdog, to be called often; returns the first cause to hold the arm now, None without one.
 
-        While it is armed, each cause is counted once, when it begins.
+        While the arm is armed, each cause is counted once, when it begins.
         """
         with self._lock:
             self._now()
@@ -349,9 +345,10 @@ class Shield:
             return causes[0] if causes else None
 
     def restart(self) -> np.ndarray | None:
-        """Where a commanded motion may start from rest now, (A,) rad; None while the arm may not or still moves, was
-        not measured since its last motion ended, or one joint state says something else than the next. From here on the
-        arm counts as commanded to rest there: at what the controller demands, where that is known.
+        """Where a motion may start from rest now, (A,) rad; the arm then counts as commanded to rest there.
+
+        It is the reference of the controller, or else the measured position. None while the arm must not move, still
+        moves, has no joint state since its last motion ended, or has two successive ones that differ.
         """
         with self._lock:
             now = self._now()
@@ -368,7 +365,7 @@ class Shield:
             return start
 
     def release(self, trajectory: Trajectory, frame_s: float | None = None) -> Intervention | None:
-        """Checks a trajectory that is about to be sent; None lets it through and remembers it as sent.
+        """Checks a trajectory that is about to be sent; returns the reason to refuse it, or None and counts it as sent.
 
         :param frame_s: stamp of the frame that it was planned from; None for a stop, which needs no arming.
         """
@@ -422,7 +419,7 @@ class Shield:
         return self._leaving(trajectory, now)
 
     def _lasting(self, stop: Trajectory) -> Intervention | None:
-        """Why a stop is none: it moves the arm for longer than the plan would have, give or take a point."""
+        """Refuses a stop that ends later than the plan would have, by more than the time between points."""
         moves = (np.abs(stop.velocities) > REST_RAD_S) | (np.abs(stop.positions - stop.positions[-1]) > REST_RAD_S)
         last = np.flatnonzero(moves.any(1))
         late_s = stop.times_s[last[-1] + 1] - self._plan_end_s if last.size else -np.inf
@@ -431,7 +428,7 @@ class Shield:
         return Intervention(Reason.NO_STOP, f"the stop ends {late_s:.2f} s after the motion that it is to end")
 
     def _leaving(self, plan: Trajectory, now: float) -> Intervention | None:
-        """Why a plan must not be executed from now on: the workspace, or the arm itself. An arm that is outside, or
+        """Refuses a plan that leaves the workspace or leads to self-collision from now on. An arm that is outside, or
         touches itself, may come back.
         """
         if self.workspace is None and self.self_collision is None:
@@ -454,8 +451,8 @@ class Shield:
     # ---- helpers, under the lock -------------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        """Now on the clock of the stamps, s. Where that clock jumps, an armed arm stops, and what it executes is moved
-        along with the clock: the arm does not jump.
+        """Now on the ROS clock, s. When that clock jumps, an armed arm stops, and the executed trajectories are moved
+        along with it, so that the command does not jump.
         """
         now, steady = self._clock(), self._steady()
         gained = now - steady - self._lead
@@ -471,7 +468,7 @@ class Shield:
         return now
 
     def _causes_to_hold(self) -> list[Intervention]:
-        """All that keeps plans from going out although the arm is armed, and passes by itself."""
+        """The causes that hold an armed arm and may pass by themselves."""
         causes = self._stale()
         if self.needs_deadman:
             timeout = self.config.deadman_timeout_s
@@ -482,7 +479,7 @@ class Shield:
                     Intervention(
                         Reason.DEADMAN,
                         f"nothing has been heard of the dead-man's button for {age:.2f} s, more than {timeout} s; "
-                        "let the joystick's driver repeat its message",
+                        "set the joystick's driver to repeat its messages",
                     )
                 )
         if self._unheard is not None:
@@ -491,8 +488,8 @@ class Shield:
             causes.append(
                 Intervention(
                     Reason.SCALING,
-                    f"the controller lets time pass {self._scaling:.0%} as fast: each new trajectory would make the "
-                    "arm jump ahead; turn the robot's speed slider up to 100 % and let the planner move slower",
+                    f"the controller executes trajectories at {self._scaling:.0%} speed: each new one would make the "
+                    "arm jump ahead; set the robot's speed slider to 100 % and reduce speed_scale instead",
                 )
             )
         if self._paused is not None:
@@ -502,7 +499,7 @@ class Shield:
         return causes
 
     def _stale(self) -> list[Intervention]:
-        """What of frames and joint states has not come for too long."""
+        """The causes to hold of frames and joint states that have not arrived for too long."""
         now, stale = self._steady(), list[Intervention]()
         checks = (
             (Reason.STALE_FRAME, "camera frame", self._frame, self.config.frame_timeout_s),
@@ -520,7 +517,7 @@ class Shield:
         return stale
 
     def _is_recent(self, what: str, stamp_s: float, timeout_s: float) -> bool:
-        """Whether the stamp of what has just arrived is as old as it may be; remembers by how much it is not."""
+        """Whether the stamp of an input that has just arrived is fresh; if not, keeps its age for the message."""
         age = self._now() - stamp_s
         if abs(age) <= timeout_s:
             self._age.pop(what, None)
@@ -529,7 +526,7 @@ class Shield:
         return False
 
     def _followed(self, positions: np.ndarray, time_s: float) -> np.ndarray:
-        """Measured positions (A,) rad, with a gripper where it was commanded to be at a time, if it was."""
+        """Measured positions (A,) rad, with the commanded position of a gripper at a time, if there is one."""
         newest = self._execution.newest
         if newest is None or not self._grips.any():
             return positions
