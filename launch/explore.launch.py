@@ -5,7 +5,7 @@
     ros2 service call /explore_node/enable std_srvs/srv/SetBool "{data: true}"
     ros2 launch lewm_ros explore.launch.py sim:=mujoco robot:=tabletop minutes:=5 out:=sim.mcap enable:=true
 
-A real arm's driver and camera run already; docs/real-arm.md says what they need. Not run on an arm.
+Start the driver and the camera of a real arm before (docs/real-arm.md). Not run on a real arm.
 """
 
 from pathlib import Path
@@ -22,12 +22,14 @@ BOOLEAN = ["true", "false"]
 
 ARGUMENTS = [
     DeclareLaunchArgument("robot", description="Robot file, its name in config/robots or a path: limits, box, links."),
-    DeclareLaunchArgument("minutes", default_value="60", description="Minutes of episodes; then all ends."),
+    DeclareLaunchArgument("minutes", default_value="60", description="Minutes of episodes, after which all nodes end."),
     DeclareLaunchArgument("out", default_value="", description="MCAP file to write; empty names it by date."),
-    DeclareLaunchArgument("seed", default_value="0", description="Of the motion; another one for each session."),
-    DeclareLaunchArgument("speed_scale", default_value="0.3", description="Share of the joints' full speed, to 1."),
     DeclareLaunchArgument(
-        "deadman_button", default_value="-1", description="Button on the topic joy to hold; -1 is none."
+        "seed", default_value="0", description="Seed of the motion; use another one for each session."
+    ),
+    DeclareLaunchArgument("speed_scale", default_value="0.3", description="Share of the joints' full speed, up to 1."),
+    DeclareLaunchArgument(
+        "deadman_button", default_value="-1", description="Button on the topic joy that must be held; -1: none."
     ),
     DeclareLaunchArgument(
         "params_file", default_value="", description="More parameters of explore_node: workspace.*, effort_limits, ..."
@@ -35,17 +37,19 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "sim", default_value="none", choices=["none", "mujoco"], description="Simulate the arm, or none for a real one."
     ),
-    DeclareLaunchArgument("image_topic", default_value="camera/image_raw", description="Topic of the camera."),
+    DeclareLaunchArgument(
+        "image_topic", default_value="camera/image_raw", description="Topic of the camera's pictures."
+    ),
     DeclareLaunchArgument(
         "images",
         default_value="raw",
         choices=["raw", "compressed"],
-        description="Record <image_topic>, which is compressed then, or <image_topic>/compressed as it is.",
+        description="Record <image_topic> and compress it, or <image_topic>/compressed unchanged.",
     ),
     DeclareLaunchArgument(
         "command_topic",
         default_value="arm_controller/joint_trajectory",
-        description="Topic of the arm's trajectory controller; its state is looked for beside it.",
+        description="Topic of the arm's trajectory controller; its controller_state is expected beside it.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics."),
     DeclareLaunchArgument(
@@ -59,7 +63,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """The actions that the arguments' values ask for."""
+    """The actions for the given arguments."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     explore: dict[str, Any] = {
         "robot": values["robot"],
@@ -80,14 +84,14 @@ def start(context: LaunchContext) -> list[Action]:
     return [
         *actions,
         process("record", [record], values, on_exit=fail("the recorder has ended; its last message says why")),
-        # Its end, after so many minutes, is the end of all, and no failure.
+        # It ends by itself after the given minutes, which ends the launch without an error.
         process("explore_node", [*files, explore], values, on_exit=Shutdown(reason="the exploration has ended")),
         process("lifecycle_manager", [enabled], values, on_exit=fail("a node could not be brought up; see above")),
     ]
 
 
 def process(executable: str, parameters: list[Any], values: dict[str, str], on_exit: Action | None = None) -> Node:
-    """One of our executables."""
+    """A node of this package."""
     image, command = values["image_topic"], values["command_topic"]
     remappings = [("camera/image_raw", image), ("arm_controller/joint_trajectory", command)]
     remappings += [
@@ -103,18 +107,18 @@ def process(executable: str, parameters: list[Any], values: dict[str, str], on_e
         parameters=[*filter(None, parameters)],
         remappings=remappings,
         output="screen",
-        sigterm_timeout="15",  # s to bring the arm to rest, also on a busy machine
+        sigterm_timeout="15",  # s: time to bring the arm to rest, also on a busy machine
         on_exit=on_exit or fail(f"{executable} has ended"),
     )
 
 
 def beside(topic: str, name: str) -> str:
-    """The topic of this name in the namespace of another."""
+    """The topic `name` in the namespace of `topic`."""
     return f"{topic.rpartition('/')[0]}/{name}" if "/" in topic else name
 
 
 def fail(message: str) -> Action:
-    """Ends the launch, and its exit status says so; nothing while it is ending anyway."""
+    """Ends the launch with an error; does nothing while it is shutting down anyway."""
 
     def end(context: LaunchContext) -> None:
         if not context.is_shutdown:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings up Gazebo with the world, the bridge to ROS 2 and the adapter for commands: what sim_node does embedded.
+"""Starts Gazebo with the world, the bridge to ROS 2 and the adapter for commands, in place of sim_node.
 
     ros2 launch lewm_ros plan.launch.py sim:=gazebo        includes this file; the nodes then take the time from /clock
     ros2 launch lewm_ros gazebo.launch.py headless:=false  Gazebo alone, with its window
 
 Needs ros_gz and topic_tools (apt install ros-jazzy-ros-gz ros-jazzy-topic-tools). Written from the sources of ros_gz
-and gz-sim 8; it was not run.
+and gz-sim 8; not run.
 """
 
 import shlex
@@ -19,7 +19,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-CLOCK_HZ = "100.0"  # every Python node handles each message of /clock: 500 a second take a third of a core from each
+CLOCK_HZ = "100.0"  # of /clock: Gazebo's 500 messages a second would cost each Python node a third of a core
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 
@@ -31,7 +31,7 @@ ARGUMENTS = [
         "headless",
         default_value="true",
         choices=["true", "false"],
-        description="Server only, pictures drawn through EGL without a display; false opens Gazebo's window.",
+        description="Server only, rendering through EGL without a display; false opens Gazebo's window.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the ROS topics and nodes."),
 ]
@@ -42,7 +42,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """The actions that the arguments' values ask for."""
+    """The actions for the given arguments."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     try:
         gazebo = Path(get_package_share_directory("ros_gz_sim")) / "launch" / "gz_sim.launch.py"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings up camera_node and planner_node, and the simulated arm where one is asked for.
+"""Brings up camera_node and planner_node, and by default a simulated arm.
 
-    ros2 launch lewm_ros plan.launch.py goal_image:=goal.png enable:=true      the simulated arm goes to the picture
-    ros2 launch lewm_ros plan.launch.py viewer:=true                           with debug_image and markers to look at
+    ros2 launch lewm_ros plan.launch.py goal_image:=goal.png enable:=true      the simulated arm reaches the picture
+    ros2 launch lewm_ros plan.launch.py viewer:=true                           also publishes debug_image and markers
     ros2 launch lewm_ros plan.launch.py sim:=none params_file:=my_arm.yaml     a real arm; disarmed until ~/enable
 
 `ros2 launch lewm_ros plan.launch.py --show-args` describes every argument.
@@ -31,9 +31,9 @@ from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 BOOLEAN = ["true", "false"]
-PATHS = ("model", "goal_image", "params_file", "goal_folder", "robot", "scene")  # arguments that are paths
-RESPAWN_DELAY_S = 1.0
-MOST_DEATHS, DEATHS_WITHIN_S = 3, 60.0  # a process that dies more often than this will not come to life by itself
+PATHS = ("model", "goal_image", "params_file", "goal_folder", "robot", "scene")  # arguments in which ~ is expanded
+RESPAWN_DELAY_S = 1.0  # from the death of a process to its restart
+MOST_DEATHS, DEATHS_WITHIN_S = 3, 60.0  # deaths of a process within this time that end the launch
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -43,12 +43,12 @@ ARGUMENTS = [
         "sim",
         default_value="mujoco",
         choices=["mujoco", "gazebo", "none"],
-        description="What stands behind the topics: the embedded simulator, Gazebo, or none for a real arm and camera.",
+        description="Simulator behind the topics: MuJoCo, Gazebo, or none for a real arm and camera.",
     ),
     DeclareLaunchArgument(
         "goal_image",
         default_value="",
-        description="Picture file of how the workspace should look; empty waits for one on the goal_image topic.",
+        description="Picture file of the goal; empty waits for one on the topic goal_image.",
     ),
     DeclareLaunchArgument(
         "image_topic", default_value="camera/image_raw", description="Topic of the camera's images (sensor_msgs/Image)."
@@ -61,14 +61,14 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=str(SHARE / "config" / "plan.yaml"),
-        description="Parameters of the nodes: limits of the arm, planner, shield, rates.",
+        description="Params file of the nodes: robot, planner, shield, rates.",
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics."),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="auto",
         choices=["auto", *BOOLEAN],
-        description="Take the time from /clock, which sim_node then publishes too; auto does so with sim:=gazebo only.",
+        description="Use the time of /clock, which sim_node then publishes; auto: with sim:=gazebo only.",
     ),
     DeclareLaunchArgument(
         "backend",
@@ -80,13 +80,13 @@ ARGUMENTS = [
         "autostart",
         default_value="true",
         choices=BOOLEAN,
-        description="Configure and activate the nodes; otherwise `ros2 lifecycle set` does, and none is started again.",
+        description="Configure and activate the nodes. Otherwise use `ros2 lifecycle set`; then none is restarted.",
     ),
     DeclareLaunchArgument(
         "respawn",
         default_value="true",
         choices=BOOLEAN,
-        description="Start a node again that died; otherwise the end of one ends all. A new planner is disarmed.",
+        description="Restart a node that died; otherwise the end of one ends all. A restarted planner is disarmed.",
     ),
     DeclareLaunchArgument(
         "composed",
@@ -97,12 +97,12 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "deadman_button",
         default_value="",
-        description="Button on the topic joy that must be held for the arm to move; empty is as in params_file.",
+        description="Button on the topic joy that must be held for the arm to move; empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "goal_folder",
         default_value="",
-        description="Folder of goal pictures, chosen by name on the topic goal_name; empty is as in params_file.",
+        description="Folder of goal pictures, chosen by name on the topic goal_name; empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "viewer",
@@ -119,51 +119,51 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "robot",
         default_value="",
-        description="Robot file, its name in config/robots or a path; simulated in the scene of that name if there is "
-        "one. Empty is as in params_file.",
+        description="Robot file, its name in config/robots or a path; simulated in the scene of the same name if there "
+        "is one. Empty: as in params_file.",
     ),
     DeclareLaunchArgument(
         "scene",
         default_value="",
-        description="Scene or SDF file that sim:=mujoco simulates; empty is the robot's of config/scenes, for the "
-        "model's task where that has one of its own.",
+        description="Scene or SDF file that sim:=mujoco simulates; empty: that of config/scenes for the robot and the "
+        "task of the model.",
     ),
     DeclareLaunchArgument(
         "enclave",
         default_value="",
-        description="SROS2: the enclaves are <enclave>/<executable>, as in config/sros2/policy.xml; empty is none.",
+        description="SROS2: the enclaves are <enclave>/<executable>, as in config/sros2/policy.xml; empty: none.",
     ),
     DeclareLaunchArgument(
         "dry_run",
         default_value="false",
         choices=BOOLEAN,
-        description="Plan and show, hold and report as ever, and send nothing to the arm.",
+        description="Plan, publish and report as usual, but send nothing to the arm.",
     ),
     DeclareLaunchArgument(
         "enable",
         default_value="false",
         choices=BOOLEAN,
-        description="Arm the planner once, when frames and joint states arrive, not after it died. Not for a real arm.",
+        description="Arm the planner once, when its inputs arrive, but not after a restart. Not for a real arm.",
     ),
 ]
 
 
 def generate_launch_description() -> LaunchDescription:
-    # Gazebo before the nodes: where it is not installed, nothing has been started.
+    # Gazebo first: if it is not installed, the launch ends before a node was started.
     return LaunchDescription([*ARGUMENTS, gazebo(), OpaqueFunction(function=start)])
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """The actions that the arguments' values ask for."""
+    """The actions for the given arguments."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     for name in PATHS:
-        values[name] = os.path.expanduser(values[name])  # a shell leaves ~ in NAME:=~/file as it is
-    if not Path(values["params_file"]).is_file():  # launch would warn, and start the nodes without it
+        values[name] = os.path.expanduser(values[name])  # the shell does not, in NAME:=~/file
+    if not Path(values["params_file"]).is_file():  # launch would only warn, and start the nodes without it
         raise RuntimeError(f"params_file: there is no file {values['params_file']}")
     gazebo_clock = values["use_sim_time"] == "auto" and values["sim"] == "gazebo"
     use_sim_time: dict[str, Any] = {"use_sim_time": gazebo_clock or values["use_sim_time"] == "true"}
     model = {"model": values["model"], "backend": values["backend"], **use_sim_time}
-    # Armed on start by the lifecycle manager, which knows the first start from those after a crash.
+    # The lifecycle manager arms it on start, since it can tell the first start from a restart.
     unmanaged = values["enable"] == "true" and values["autostart"] == "false"
     camera: dict[str, Any] = {}
     planner: dict[str, Any] = {"dry_run": values["dry_run"] == "true", "enable_on_start": unmanaged}
@@ -209,7 +209,7 @@ def scene(values: dict[str, str]) -> dict[str, str]:
     if not values["robot"]:
         return {}
     names = [robot := Path(values["robot"]).stem]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the nodes say what is wrong with a model
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the nodes report what is wrong with a model
         task = str(json.loads((Path(values["model"]) / "model.json").read_text())["task"])
         if task.endswith(f"_{robot}"):
             names.insert(0, f"{robot}_{task.removesuffix(f'_{robot}')}")
@@ -218,7 +218,7 @@ def scene(values: dict[str, str]) -> dict[str, str]:
 
 
 def fast_dds_profiles() -> list[Action]:
-    """Room for images in shared memory, unless the environment names a profile file of its own."""
+    """Sets the Fast DDS profiles, with room for images in shared memory, unless the environment names others."""
     file = str(SHARE / "config" / "fastdds.xml")
     return [
         SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=file))
@@ -227,19 +227,21 @@ def fast_dds_profiles() -> list[Action]:
 
 
 def sections(**nodes: dict[str, Any]) -> str:
-    """A params file with a section for each node, by its name: each refuses what only the other one takes."""
+    """Writes a params file with a section for each node by its name, since each refuses the other's parameters."""
     with tempfile.NamedTemporaryFile("w", prefix="lewm_ros_", suffix=".yaml", delete=False) as file:
         json.dump({f"/**/{node}": {"ros__parameters": found} for node, found in nodes.items() if found}, file)
     return file.name  # JSON is YAML
 
 
 def process(executable: str, parameters: list[Any], values: dict[str, str]) -> Node:
-    """One of our executables; its nodes come up unconfigured."""
-    respawn = values["respawn"] == values["autostart"] == "true"  # nobody would bring up what is started again
+    """A process of this package; its nodes are unconfigured at first."""
+    respawn = (
+        values["respawn"] == values["autostart"] == "true"
+    )  # else nothing would bring a restarted node up
     return Node(
         package="lewm_ros",
         executable=executable,
-        # A name is given to every node of a process, so that of two nodes gets none.
+        # launch gives `name` to every node of a process, so a process with two nodes must not have one.
         name=None if executable == "composed" else executable,
         namespace=values["namespace"],
         parameters=[values["params_file"], *filter(None, parameters)],
@@ -249,7 +251,7 @@ def process(executable: str, parameters: list[Any], values: dict[str, str]) -> N
             ("arm_controller/joint_trajectory", values["command_topic"]),
         ],
         output="screen",
-        sigterm_timeout="15",  # s to bring the arm to rest and free the model, also on a busy machine
+        sigterm_timeout="15",  # s: time to bring the arm to rest and free the model, also on a busy machine
         respawn=respawn,
         respawn_delay=RESPAWN_DELAY_S,
         on_exit=end_if_it_dies_again(executable) if respawn else fail(f"{executable} has ended"),
@@ -257,12 +259,12 @@ def process(executable: str, parameters: list[Any], values: dict[str, str]) -> N
 
 
 def enclave(executable: str, values: dict[str, str]) -> list[str]:
-    """Arguments that give a process its enclave."""
+    """The arguments that put a process into its SROS2 enclave."""
     return ["--ros-args", "--enclave", f"{values['enclave']}/{executable}"] if values["enclave"] else []
 
 
 def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
-    """Only looks, and nothing ends with it. The simulated arm's URDF is known; a params file says a real one's."""
+    """viewer_node, whose end ends nothing else. A real arm's URDF has to be in the params file."""
     arm = {"urdf": str(SHARE / "config" / "arms" / "tabletop.urdf"), "workspace.base": "base"}
     simulated = {**arm, "workspace.tip": "end_effector"} if values["sim"] != "none" else {}
     return Node(
@@ -274,12 +276,12 @@ def viewer(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
         arguments=enclave("viewer_node", values),
         remappings=[("camera/image_raw", values["image_topic"])],
         output="screen",
-        sigterm_timeout="15",  # s to end, also on a busy machine: it has the lowest priority
+        sigterm_timeout="15",  # s: it may be slow to end, since it has the lowest priority
     )
 
 
 def rviz(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
-    """RViz shows topics that are relative in its file, so it goes by the namespace as the nodes do."""
+    """RViz, in the namespace of the nodes: the topics in its configuration are relative."""
     return Node(
         package="rviz2",
         executable="rviz2",
@@ -292,7 +294,7 @@ def rviz(use_sim_time: dict[str, Any], values: dict[str, str]) -> Node:
 
 
 def lifecycle_manager(names: list[str], values: dict[str, str]) -> Node:
-    """Configures and activates the nodes, again when one was restarted. It ends where one refuses: then all end."""
+    """The node that brings the others up, also after a restart. It ends when one refuses, and then all end."""
     return Node(
         package="lewm_ros",
         executable="lifecycle_manager",
@@ -307,7 +309,7 @@ def lifecycle_manager(names: list[str], values: dict[str, str]) -> Node:
 
 
 def fail(message: str) -> Action:
-    """Ends the launch, and its exit status says so; nothing while it is ending anyway."""
+    """Ends the launch with an error; does nothing while it is shutting down anyway."""
 
     def end(context: LaunchContext) -> None:
         if not context.is_shutdown:
@@ -317,7 +319,7 @@ def fail(message: str) -> Action:
 
 
 def end_if_it_dies_again(name: str) -> Action:
-    """Ends the launch when a process dies again and again, MOST_DEATHS times within DEATHS_WITHIN_S."""
+    """Ends the launch when a process dies MOST_DEATHS times within DEATHS_WITHIN_S."""
     deaths_s: list[float] = []
 
     def count(context: LaunchContext) -> list[Action]:
@@ -333,7 +335,7 @@ def end_if_it_dies_again(name: str) -> Action:
 def button(text: str) -> int:
     """The number of a joystick's button.
 
-    :raises RuntimeError: it is none.
+    :raises RuntimeError: the text is not a whole number of 0 or more.
     """
     if not text.isdecimal():
         raise RuntimeError(f"deadman_button is {text!r}; it must be the number of a button, 0 or greater")
@@ -341,7 +343,7 @@ def button(text: str) -> int:
 
 
 def gazebo() -> Action:
-    """Gazebo with the world, and its bridge, from their own launch file; its arguments are ours, too."""
+    """Includes gazebo.launch.py with sim:=gazebo; its arguments are also arguments of this file."""
     return IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "gazebo.launch.py")),
         launch_arguments={"namespace": LaunchConfiguration("namespace")}.items(),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings up the trajectory controller of a real arm, with the limits of config/arms, and the planning nodes, disarmed.
+"""Brings up a real arm's trajectory controller and the planning nodes, disarmed, with the files of config/arms.
 
     ros2 launch lewm_ros real_arm.launch.py arm:=ur5e model:=models/my_ur5e image_topic:=/camera/color/image_raw
 
-The arm's own driver runs already: it has the controller manager and joint_state_broadcaster. docs/real-arm.md goes
-through it step by step. Not run on an arm.
+Start the driver of the arm before; it has the controller manager and joint_state_broadcaster. docs/real-arm.md
+describes every step. Not run on a real arm.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "params_file",
         default_value=[f"{ARM_FILES}/", LaunchConfiguration("arm"), ".yaml"],
-        description="Parameters of the nodes, your copy of config/arms/<arm>.yaml.",
+        description="Params file of the nodes, your copy of config/arms/<arm>.yaml.",
     ),
     DeclareLaunchArgument(
         "controller_manager", default_value="controller_manager", description="The driver's controller manager."
@@ -35,7 +35,7 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The other arguments of plan.launch.py are passed on to it, and --show-args has them, too."""
+    """The arguments of plan.launch.py can be given, too; --show-args lists them."""
     names = ("model", "namespace", "params_file")
     spawner = Node(
         package="controller_manager",

@@ -3,9 +3,9 @@
 
     ros2 launch lewm_ros record.launch.py output:=session_1
 
-The camera's driver, or image_transport's republish node, has to offer the compressed pictures; images:=raw records
-them as they are, which takes 28 MB a second at 640 x 480 and 30 Hz. The node lewm_ros/record.py does the same without
-rosbag2 and compresses by itself. Mark episodes on the topic `episode`:
+The camera's driver, or image_transport's republish node, has to publish compressed pictures; images:=raw records raw
+ones, 28 MB a second at 640 x 480 and 30 Hz. The node lewm_ros/record.py records the same without rosbag2 and compresses
+pictures itself. Mark episodes on the topic `episode`:
 
     ros2 topic pub --once /episode std_msgs/msg/String "data: start"       start, end, discard
 """
@@ -41,8 +41,8 @@ ARGUMENTS = [
         description="Topic of the arm's trajectory controller.",
     ),
 ]
-# rosbag2 takes over the QoS of the publishers that it finds when it subscribes. These are for those that come later:
-# best effort is what every publisher can serve, and the recorder must not fall behind.
+# rosbag2 adopts the QoS of the publishers that exist when it subscribes; these are for later ones. Best effort is
+# compatible with every publisher.
 STREAM: dict[str, str | int] = {
     "history": "keep_last",
     "depth": 50,
@@ -63,7 +63,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Action]:
-    """The one process that the arguments' values ask for."""
+    """The recording process for the given arguments."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     topics = recorded_topics(values)
     with tempfile.NamedTemporaryFile("w", prefix="lewm_record_qos_", suffix=".yaml", delete=False) as file:
@@ -72,29 +72,30 @@ def start(context: LaunchContext) -> list[Action]:
     command = ["ros2", "bag", "record", "--storage", "mcap"]
     command += ["--storage-config-file", str(SHARE / "config" / "record_mcap.yaml")]
     command += ["--qos-profile-overrides-path", file.name]
-    command += ["--max-cache-size", "0"]  # writes at once: a cache is lost when the recorder is killed
+    command += ["--max-cache-size", "0"]  # no cache, which would be lost when the recorder is killed
     command += ["--output", str(Path(values["output"]).expanduser())] if values["output"] else []
     return [ExecuteProcess(cmd=[*command, *names], output="screen", on_exit=ended)]
 
 
 def ended(event: Any, context: LaunchContext) -> None:
-    """Makes `ros2 launch` fail with the recording.
+    """Makes `ros2 launch` fail when the recording fails.
 
-    :raises RuntimeError: it ended by itself and not well.
+    :raises RuntimeError: the recorder ended with an error status.
     """
     if event.returncode > 0:
         raise RuntimeError(f"the recording failed: ros2 bag record ended with {event.returncode}; see above")
 
 
 def recorded_topics(values: dict[str, str]) -> dict[str, dict[str, str | int]]:
-    """Full topic names with the QoS to subscribe with."""
+    """Full names of the recorded topics, with the QoS for their subscriptions."""
     suffix = "/compressed" if values["images"] == "compressed" else ""
     topics = {
         values["image_topic"] + suffix: STREAM,
         values["image_topic"].rpartition("/")[0] + "/camera_info": STREAM,
         "joint_states": STREAM,
         values["command_topic"]: EVENT,
-        values["command_topic"].rpartition("/")[0] + "/controller_state": STREAM,  # what others command, too
+        values["command_topic"].rpartition("/")[0]
+        + "/controller_state": STREAM,  # has every motion
         "goal_image": LATCHED,
         "episode": EVENT,
     }

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings up two arms side by side, each with a camera, a planner and a lifecycle manager of its own, disarmed.
+"""Brings up two arms side by side, each with its own camera, planner and lifecycle manager, disarmed.
 
     ros2 launch lewm_ros two_arms.launch.py                                    two simulated arms
     ros2 service call /left/planner_node/enable std_srvs/srv/SetBool "{data: true}"
 
-Nodes, topics and services are in the namespaces left and right; /diagnostics has both. Two real arms are two calls of
-real_arm.launch.py with namespace:=left and namespace:=right.
+Nodes, topics and services are in the namespaces left and right; /diagnostics is shared. For two real arms call
+real_arm.launch.py twice, with namespace:=left and namespace:=right.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    """plan.launch.py once for each arm. Its other arguments are passed on to both, and --show-args has them, too."""
+    """Includes plan.launch.py for each arm. Its other arguments can be given for both; --show-args lists them."""
     source = PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py"))
 
     def plan(arm: str) -> Action:
