@@ -149,7 +149,7 @@ def test_what_the_controller_executes_without_being_told_is_named():
     loop.shield.refer(elsewhere, loop.now, 1.0)
     assert loop.timeline is not None
     refusal = loop.shield.release(loop.timeline.stop(loop.now, loop.now + 0.03))
-    assert refusal is not None and refusal.reason is Reason.LOST and "0.0100 rad from all" in refusal.text
+    assert refusal is not None and refusal.reason is Reason.LOST and "0.0100 rad from every" in refusal.text
 
 
 def test_a_robot_whose_slider_is_turned_down_holds_until_it_is_up_again():

@@ -60,4 +60,4 @@ def test_which_goals_have_ended_is_known_to_the_next_process_and_a_disk_that_fai
     broken = EndedGoals(tmp_path / "file" / "ended", said.append)
     broken.add("1-aa", "cancelled")
     assert broken.how("1-aa") == "cancelled"
-    assert len(said) == 1 and "cannot keep" in said[0]
+    assert len(said) == 1 and "cannot write" in said[0]
