@@ -40,8 +40,7 @@ from trajectory_msgs.msg import JointTrajectory
 from lewm_model.config import ConfigError
 from lewm_model.robot.encodings import EncodingError, raw_to_rgb
 from lewm_model.robot.robot import load_robot
-from lewm_ros.command_topics import ARM
-from lewm_ros.controller_state import ControllerState, controller_state_topic
+from lewm_ros.controller_state import ControllerState
 from lewm_ros.node import told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
@@ -168,9 +167,9 @@ class Recorder(Node):
                 self._keep(what, CompressedImage, f"{topic}/compressed", STREAM)
         self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
-        self._keep("commands", JointTrajectory, ARM, EVENTS)
+        self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
         if ControllerState is not None:  # has every motion, whoever commands it and how
-            self._keep("references", ControllerState, controller_state_topic(ARM), STREAM)
+            self._keep("references", ControllerState, "arm_controller/controller_state", STREAM)
         self._keep("goals", Image, "goal_image", LATCHED)
         self._keep("markers", String, "episode", EVENTS)
         kind = "Image" if values["input"] == "raw" else "CompressedImage"
@@ -178,7 +177,7 @@ class Recorder(Node):
         self._wanted = {
             **{what: (topic + suffix, f"sensor_msgs/msg/{kind}") for what, topic in zip(roles, topics, strict=True)},
             "joint states": ("joint_states", "sensor_msgs/msg/JointState"),
-            "commands": (ARM, "trajectory_msgs/msg/JointTrajectory"),
+            "commands": ("arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory"),
         }
         self._marks = self.create_publisher(String, "episode", EVENTS)
         self.create_timer(FLUSH_S, self._flush)
