@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to the system: faults, fuzz, soak, checks."""
+"""Validation of the whole system: fault injection, fuzzing, soak tests, evaluation, and checks of the code."""

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does NVIDIA's own library take our graphs? `make engine-check`, on a CPU.
+"""Checks that NVIDIA's TensorRT-RTX parses and builds our graphs, on a CPU: `make engine-check`.
 
 Exports the graphs of randomly initialised models, in fp32 and fp16, checks them with onnx.checker and ONNX Runtime, and
-has `lewm_model.runtime.tensorrt.builder.build_plan`, which builds engines on a robot, build them with the real
-`tensorrt_rtx` in
-a virtual environment of its own. Graphs that must not build are built as well and must be refused with a message that
-names the node and the reason. Nothing is executed on a GPU: a pass reads "TensorRT-RTX's parser and builder accept it",
-no more.
+builds them as on a robot, with `lewm_model.runtime.tensorrt.builder.build_plan` and the real `tensorrt_rtx`, which has
+a virtual environment of its own. Invalid graphs, as controls, must be refused with a message that names the node and
+the reason. Nothing is executed on a GPU: a pass says that TensorRT-RTX's parser and builder accept the graphs, no more.
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ from lewm_model.runtime.export import example_inputs, export_graph, graph_module
 from recipes.train_push import RECIPE
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = 64  # candidates of the rollouts that are built
-# What is built: the sizes of a model for reaching, and the one that pushes, which follows a policy.
+SAMPLES = 64  # candidates of a rollout
+# Built are the sizes of a model for reaching, and those of the push model, which has a goal-conditioned policy.
 MODELS: dict[str, dict[str, Any]] = {**MODEL_SIZES, "push": {**MODEL_SIZES["small"], **RECIPE.model}}
-CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # what the controls claim to be
+CONTROL_MODEL = {**MODEL_SIZES["small"], "image_size": 64, "latent_dim": 32}  # that of the controls
 
 
 def export(size: str, precision: str, folder: Path) -> list[dict[str, Any]]:
@@ -158,7 +156,8 @@ def main() -> None:
     jobs.write_text(json.dumps({"graphs": graphs, "controls": controls(arguments.out), "control_model": CONTROL_MODEL}))
     found = arguments.out / "found.json"
     found.unlink(missing_ok=True)
-    # The ROS wheels' library path and bootstrap guard are not for another virtual environment. No GPU, anywhere.
+    # Without the library path and bootstrap guard of the ROS wheels, which are for another environment, and without a
+    # GPU.
     hidden = ("LD_LIBRARY_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
@@ -177,7 +176,7 @@ def main() -> None:
     others = {"tensorrt_rtx": results["version"], **results}
     write_figures(arguments.out / "summary.json", figures, command, **others)
     if built < len(results["graphs"]) or refused < len(results["controls"]):
-        sys.exit("engine-check: see the lines above that do not say ok")
+        sys.exit("engine-check: see the lines above without ok")
 
 
 def _report(results: dict[str, Any], seconds: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The half of `make engine-check` that runs in .venv-rtx: has the product's code build with the real `tensorrt_rtx`."""
+"""The part of `make engine-check` that runs in .venv-rtx: builds with our code and the real `tensorrt_rtx`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse(name: str, says: list[str], action: Callable[[], Any]) -> dict[str, Any]:
-    """Runs what must fail; `problem` is "" when it fails with a message that says what it must."""
+    """Runs an action that must fail; `problem` is "" when it fails with a message that contains `says`."""
     try:
         action()
     except (EngineBuildError, RuntimeLoadError) as error:
@@ -62,7 +62,7 @@ def refuse(name: str, says: list[str], action: Callable[[], Any]) -> dict[str, A
 
 
 def cuda_names() -> list[str]:
-    """Names of CUDA's runtime in the product's code that the real binding lacks."""
+    """Checks that cuda-python has every function of CUDA's runtime that our code calls."""
     source = Path(cuda.__file__ or "").read_text()
     names = set(re.findall(r"\bcuda[A-Z]\w+", source)) - set(cuda.ADVICE)
     enumerations = (runtime.cudaError_t, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode)

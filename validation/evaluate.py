@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make eval`: what the shipped model can do and knows, measured; writes out/eval/summary.json.
+"""Evaluates the shipped model: `make eval`; writes out/eval/summary.json.
 
-Success from held-out episodes, probes, surprise, and whether the preflight tells five bundles apart. Recordings and
-bundles that are made for it stay in the folder, and are not made again.
+Measures success on held-out goals, probes, surprise, and whether the preflight judges good and bad bundles correctly.
+Recordings and bundles that are made for it are kept in the folder and used again.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from lewm_model.evaluation.preflight import GO, preflight
 from lewm_model.runtime import load_runtime
 from validation.spoilt_bundles import bundle, recording
 
-FRESH_SEED = 1000  # of the recording that nothing was trained on
+FRESH_SEED = 1000  # of the recording that no model was trained on
 FRESH_EPISODES = 200
-EXAMINED_SEED, EXAMINED_EPISODES = 1001, 40  # of what the preflight looks at
+EXAMINED_SEED, EXAMINED_EPISODES = 1001, 40  # of the recording for the preflight
 SHIPPED = "models/reach"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle before a camera, and a phrase of the right reason for a NO-GO; "" is GO, None may be either."""
+    """A bundle with a camera, and a phrase of the expected reason for a NO-GO; "" expects GO, None either."""
 
     bundle: str
     phrase: str | None
     other_camera: bool = False
 
 
-# The five that the preflight must tell apart.
+# The five that the preflight must judge correctly.
 FIVE = (
     Case(SHIPPED, ""),
     Case("untrained", "not trained"),
@@ -49,7 +49,7 @@ FIVE = (
     Case("shuffled", "does not follow the actions"),
     Case("camera", "not those of the camera"),
 )
-# Others: the two cameras the other way round, and other seeds and lengths of training.
+# More of them: cameras exchanged, other seeds and lengths of training.
 MORE = (
     Case("camera", "does not imagine well enough", other_camera=True),  # half-trained: it holds half of its goals
     Case(SHIPPED, "not those of the camera", other_camera=True),
@@ -64,7 +64,7 @@ MORE = (
 def succeed(
     shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int, console: Console
 ) -> Iterator[Figures]:
-    """Closed loop, beside the baselines; one kind of task after the other."""
+    """Success in closed loop, with baselines, for each task."""
     for found in success.evaluate_reach(load_runtime(shipped), data, out / "reach", episodes, seed):
         figures: Figures = {}
         console.print(success.table(found))
@@ -92,7 +92,7 @@ def know(shipped: Bundle, data: Episodes, out: Path, seed: int, console: Console
 
 
 def notice(shipped: Bundle, out: Path, episodes: int, seed: int, hours: float, console: Console) -> Figures:
-    """Surprise; false alarms of so many hours of simulated time in changing light."""
+    """Detection of disturbances, and false alarms in `hours` of simulated time in changing light."""
     scores = surprise.score_episodes(shipped, episodes, seed)
     found, quiet = surprise.judge(scores, shipped.actions.frameskip), surprise.false_alarms(scores)
     for table in surprise.tables(found, quiet):
@@ -110,7 +110,7 @@ def notice(shipped: Bundle, out: Path, episodes: int, seed: int, hours: float, c
                 figures[f"surprise_auroc_{name}"] = (each.auroc, f"AUROC of single frames, {what}")
             figures[f"surprise_noticed_{name}"] = (each.noticed_percent, "% within 0.5 s")
             figures[f"surprise_delay_{name}"] = (each.delay_s, "s, median")
-    # The same while the light swings all the time, and how often the arm is held for nothing then.
+    # The same in changing light, and how often the arm is held there without a disturbance.
     swinging = surprise.score_episodes(shipped, max(2, episodes // 4), seed, changing_light=True)
     worst = {
         each.kind: each.auroc
@@ -133,7 +133,7 @@ def notice(shipped: Bundle, out: Path, episodes: int, seed: int, hours: float, c
 
 
 def examine(shipped: Bundle, out: Path, more: bool, console: Console) -> Figures:
-    """The preflight of five bundles, and of others."""
+    """The preflight of the five bundles and, with `more`, of further ones."""
     folder = out / "bundles"
     table = Table(title="preflights")
     for heading in ("bundle", "verdict", "reason", "missed", "right"):

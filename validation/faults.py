@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the loop survive what goes wrong around it? `make faults`, with the shipped model over real DDS.
+"""Fault injection with the shipped model over real DDS: `make faults`.
 
     python -m validation.faults --runs 50 --seed 0 [--only kill_camera --only nan_latent]
 
-Simulated arm, camera node and planner node run as three processes. In every run the arm is on its way to one of two
-goal pictures that lie far apart when a fault is injected; the fault lasts until its effect has been seen, or 4 s, and
-then its cause goes away. What is counted, for each fault:
+Simulated arm, camera node and planner node run as three processes. In every run a fault is injected while the arm moves
+towards one of two distant goals. The fault lasts until its effect has been seen, or 4 s, and is then removed. Counted
+are, for each fault:
 
-- violations: commands on the wire that break a limit (`lewm_ros.safety.find_violation`) or jump from the one before,
-  and joint states of the simulated arm outside of its limits (by more than 0.02 rad, or 5 % of a speed). A command that
-  was sent after it had parted from the one before, by up to 0.15 s, is told apart: a late command.
-- late: where the fault must end in a hold, the time from the injection until the commanded motion is at rest, and stays
-  so while the fault lasts, is more than the watchdog period of 1.0 s: the 0.5 s after which a frame is stale
-  (shield.frame_timeout_s), and a stop from any speed.
-- unrecovered: the arm does not move towards its goal again within 10 s after the cause went away. Nobody helps, but
-  where the design wants a person: a latched stop (also that of a clock that jumped, and of an arm that comes back
-  elsewhere) is reset and enabled; a planner that was killed comes back disarmed and is enabled. A killed node is
-  started again and brought up; its 10 s begin with that.
-- uncommanded: the arm is told to move although its goal was cancelled or refused.
-- largest step: by which one command made the simulated controller jump from what the one before told it, rad.
-- unnamed: no diagnostics and no ~/status told the cause while it lasted. Of a fault that needs no hold, only a warning
-  is wanted, and only where it led to one. A killed planner has nobody left to speak for it.
+- violations: published commands that violate a limit (`lewm_ros.safety.find_violation`) or jump from the one before,
+  and joint states of the simulated arm outside its limits (by more than 0.02 rad, or 5 % of a speed). A command that
+  was sent up to 0.15 s after it had diverged from the one before is counted separately, as a late command.
+- late: where the fault must lead to a hold, more than 1.0 s from the injection until the commanded motion rests for as
+  long as the fault lasts. That is the 0.5 s after which a frame is stale (shield.frame_timeout_s), and a stop from any
+  speed.
+- unrecovered: the arm does not move towards its goal again within 10 s after the fault was removed. A person helps only
+  where the design requires it: a latched stop (also after a clock jump, or when the arm reappears elsewhere) is reset
+  and enabled; a restarted planner is disarmed and is enabled. A killed node is restarted and brought up before the 10 s
+  begin.
+- uncommanded: the arm is commanded to move although its goal was cancelled or refused.
+- largest step: the greatest jump of the simulated controller's command caused by one message, rad.
+- unnamed: neither diagnostics nor ~/status named the cause while it lasted. A fault that needs no hold has to be named
+  only where it led to a warning; a killed planner cannot name anything.
 
-With --jobs 2 two graphs share the faults and run at the same time; overload comes last and alone.
+With --jobs 2 two sets of nodes run at the same time and share the faults; overload is run last, alone.
 
-Leaves summary.json, runs.jsonl (a line as soon as a run has ended), failures.json with every run that failed in one of
-these, and the nodes' logs.
+Writes summary.json, runs.jsonl (a line at the end of each run), failures.json with every run that failed one of these,
+and the logs of the nodes.
 """
 
 from __future__ import annotations
@@ -61,28 +61,28 @@ from validation.rig import AT_GOAL_RAD, PARAMETERS, STEP_S, Relay, Rig, start_ri
 POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
 LATE_MS = 1000.0
 RECOVERY_S = 10.0
-PERSON_S = 1.0  # that it takes a person to look and press a button
-LONGEST_S = 4.0  # that a fault lasts
-LOOK_S = 0.3  # that a hold is watched before the cause goes away
+PERSON_S = 1.0  # reaction time of a person
+LONGEST_S = 4.0  # greatest duration of a fault
+LOOK_S = 0.3  # how long a hold is watched before the fault is removed
 MOVING_RAD_S = 0.4  # commanded speed at which a fault is injected
-FAR_RAD = 1.2  # from the goal, at the injection
-NEARER_RAD = 0.1  # that the arm must have come nearer to count as moving towards its goal
-STEP_RAD = 0.005  # that one command may make the controller jump
+FAR_RAD = 1.2  # least distance from the goal at the injection
+NEARER_RAD = 0.1  # decrease of the distance that counts as moving towards the goal
+STEP_RAD = 0.005  # greatest jump of the controller's command that passes
 HOGS = 2  # busy processes beside the nodes
-THING_PIXELS = 8  # side of a thing in the camera's picture; the block's is as long
+THING_PIXELS = 8  # side of the new object in the camera's picture, as large as the one in the world
 
 End = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault.
 
-    :param inject: brings it about, given the rig, random numbers and the number of the run; returns what ends it.
+    :param inject: causes it, given the rig, a random generator and the number of the run; returns a function to end it.
     :param holds: whether the arm must come to rest.
-    :param lasts_s: how long at least.
-    :param words: one of these in a message of level warning or error names the cause; none: it need not be named.
-    :param person: what a person has to do afterwards: nothing, "enable", or "reset" (and then enable).
+    :param lasts_s: least duration.
+    :param words: phrases, one of which in a warning or error names the cause; empty: it need not be named.
+    :param person: what a person has to do afterwards: "" for nothing, "enable", or "reset" (and then enable).
     """
 
     name: str
@@ -91,20 +91,20 @@ class Fault:
     words: tuple[str, ...] = ()
     person: str = ""
     lasts_s: float = 1.0
-    quiet: bool = False  # whether nothing may move from the injection, which waits for rest, until the cause goes away
+    quiet: bool = False  # inject at rest; the arm must not move until the fault is removed
 
 
 @dataclass
 class Run:
-    """What was seen of one injection. Times are seconds since the injection."""
+    """The observations of one injection. Times are seconds since the injection."""
 
     fault: str
     number: int
     seed: int
-    hold_ms: float | None = None  # None: it did not come to rest while the fault lasted
+    hold_ms: float | None = None  # None: no rest while the fault lasted
     lasted_s: float = 0.0
-    recovered_s: float | None = None  # since the cause went away
-    time_lost_s: float = 0.0  # by a simulation that could not keep up; its arm then lags behind its orders
+    recovered_s: float | None = None  # since the fault was removed
+    time_lost_s: float = 0.0  # by a simulation that could not keep up; its arm then lags behind its commands
     violations: list[str] = field(default_factory=list)
     late: bool = False
     late_commands: int = 0
@@ -113,7 +113,7 @@ class Run:
     step_rad: float = 0.0  # the largest of the simulated controller so far
     messages: list[tuple[float, str, int, str]] = field(default_factory=list)  # (time, node, level, text)
     note: str = ""
-    start: int = 0  # of the nodes, whose logs lie in the folder logs/<start>
+    start: int = 0  # number of the start of the nodes: their logs are in logs/<start>
 
     @property
     def failed(self) -> bool:
@@ -121,11 +121,11 @@ class Run:
         return bad or self.recovered_s is None
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
+# ---- the faults ------------------------------------------------------------------------------------------------------
 
 
 def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
-    """SIGKILL to a node; it ends with a new process that is brought up."""
+    """Kills a node with SIGKILL; the fault ends with a new process, brought up."""
 
     def inject(rig: Rig, rng: np.random.Generator, number: int) -> End:
         rig.graph.kill(name)
@@ -133,7 +133,7 @@ def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
         def end() -> None:
             rig.graph.start_again(name)
             rig.graph.bring_up(name)
-            if name == "sim_node":  # it comes back with the arm at zero
+            if name == "sim_node":  # it restarts with the arm at zero
                 seen = rig.joints_seen
                 rig.graph.spin_until(lambda: rig.joints_seen > seen + 2, 20.0, "joint states")
 
@@ -143,7 +143,7 @@ def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
 
 
 def relayed(change: Callable[[Relay, np.random.Generator, int], None]) -> Callable[..., End]:
-    """A fault of the messages between the simulation and the nodes."""
+    """A fault of the messages between simulation and nodes, made by a relay."""
 
     def inject(rig: Rig, rng: np.random.Generator, number: int) -> End:
         assert rig.relay is not None
@@ -180,7 +180,7 @@ def camera_covered(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def thing_appears(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Something as large as the block and of another colour is put down anywhere in the picture."""
+    """A new object, as large as the one in the world but of another colour, appears somewhere in the picture."""
     place = rng.random(2)
 
     def frames(message: Image) -> list[Image]:
@@ -199,7 +199,7 @@ def frame_loss(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def frame_stalls(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Frames are held back for 500 ms and then come at once, again and again with 300 ms between."""
+    """Frames are held back for 500 ms and then delivered at once, repeatedly, 300 ms apart."""
     held: list[Image] = []
     first_ns: list[int] = []
 
@@ -235,7 +235,7 @@ def image_corrupt(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def image_encoding(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """An encoding that is none, or none of a colour picture."""
+    """An unknown encoding, or one that is not of a colour picture."""
 
     def frames(message: Image) -> list[Image]:
         message.encoding = ("32FC1", "jpeg", "")[number % 3]
@@ -249,7 +249,7 @@ def joints_stop(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def clock_jump(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """The stamps of frames and joint states jump by 100 s, ahead and back in turn."""
+    """The stamps of frames and joint states jump by 100 s, alternately forwards and backwards."""
     shift_ns = (100_000_000_000, -100_000_000_000)[number % 2]
 
     def shifted(message: Any) -> list[Any]:
@@ -260,7 +260,7 @@ def clock_jump(relay: Relay, rng: np.random.Generator, number: int) -> None:
 
 
 def commands_lost(share: float) -> Callable[[Relay, np.random.Generator, int], None]:
-    """So many of the commands never arrive."""
+    """A share of the commands is lost."""
 
     def change(relay: Relay, rng: np.random.Generator, number: int) -> None:
         relay.command_delays_s = lambda: [0.0] if rng.random() >= share else []
@@ -269,12 +269,12 @@ def commands_lost(share: float) -> Callable[[Relay, np.random.Generator, int], N
 
 
 def commands_late(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Every command arrives 100 ms after it was sent."""
+    """Every command is delayed by 100 ms."""
     relay.command_delays_s = lambda: [0.1]
 
 
 def commands_reordered(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Every command takes up to 100 ms, so that they overtake each other."""
+    """Every command is delayed by up to 100 ms, so that they overtake each other."""
     relay.command_delays_s = lambda: [float(rng.uniform(0.0, 0.1))]
 
 
@@ -318,7 +318,7 @@ def publishes_too(rig: Rig, names: list[str]) -> End:
 
 
 def goal_resurrected(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """The goal is cancelled, and the camera node, which hears latched goals again, starts anew."""
+    """The goal is cancelled; then the camera node is restarted, and the latched goal delivered to it again."""
     rig.trigger("cancel")
     rig.come_to_rest()
     rig.graph.kill("camera_node")
@@ -328,7 +328,7 @@ def goal_resurrected(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def bad_goal(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """After a cancelled goal one comes that shows no pose: black, half a picture, other colours, noise."""
+    """After a cancelled goal, an invalid one is sent: black, half a picture, other colours, noise."""
     rig.trigger("cancel")
     rig.come_to_rest()
     picture = rig.picture(rig.farthest_goal())
@@ -345,7 +345,7 @@ def bad_goal(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """The planner is started anew with a parameter that has no such name; it must not come up with it."""
+    """The planner is restarted with a misspelt parameter; it must not come up."""
     typo = ("deadman_buton", "Workspace.lower", "shield.frame_timeout", "planner_node.ros__parameters.seed")[number % 4]
     rig.graph.kill("planner_node")
     rig.graph.start("planner_node", {**rig.planner_parameters, typo: 5}, PARAMETERS)
@@ -356,7 +356,7 @@ def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
         rig.graph.forget("planner_node")
         refused = True
     if not refused:
-        rig.violations.append(f"the parameter {typo} is taken without a word")
+        rig.violations.append(f"the unknown parameter {typo} is accepted")
 
     def end() -> None:
         with contextlib.suppress(KeyError):
@@ -368,7 +368,7 @@ def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """Somebody else publishes NaN on `latent`, beside the camera node and with the stamps of its frames."""
+    """Another node publishes NaN on `latent`, with the stamps of the camera node's frames."""
     relay = rig.relay
     assert relay is not None
     node, size = rig.graph.node, rig.latent_size
@@ -387,7 +387,7 @@ def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def goal_change(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """The goal changes while a plan is being made for the one before, and twice more."""
+    """The goal changes while a plan for the previous one is being made, and twice more."""
     other = 1 - rig.goal
     for goal in (other, 1 - other, other):
         rig.show_goal(goal)
@@ -396,9 +396,9 @@ def goal_change(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def overload(rig: Rig, rng: np.random.Generator, number: int) -> End:
-    """Busy processes on the one processor that camera and planner node are left with.
+    """Busy processes on the only processor left to camera and planner node.
 
-    The simulated arm keeps the others: a real arm's controller does not run on the planner's processor.
+    The simulated arm keeps the others, since a real arm's controller does not run on the planner's processor.
     """
     processors = os.sched_getaffinity(0)
     one = {min(processors)}
@@ -420,9 +420,9 @@ def overload(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 
 def run_on(pid: int, processors: set[int]) -> None:
-    """Every thread of a process runs on these processors from now on."""
+    """Pins every thread of a process to these processors."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
+        with contextlib.suppress(ProcessLookupError):  # the thread has ended meanwhile
             os.sched_setaffinity(int(thread.name), processors)
 
 
@@ -437,7 +437,7 @@ FAULTS = (
     Fault("kill_camera", kill("camera_node"), True, NO_FRAME),
     Fault("kill_planner", kill("planner_node"), True, person="enable"),
     Fault("camera_stop", relayed(camera_stop), True, NO_FRAME),
-    Fault("camera_freeze", relayed(camera_freeze), True, ("surprise",), lasts_s=2.5),  # would it set off again?
+    Fault("camera_freeze", relayed(camera_freeze), True, ("surprise",), lasts_s=2.5),  # to see whether it moves again
     Fault("camera_covered", relayed(camera_covered), True, ("surprise",), lasts_s=2.5),
     Fault("thing_appears", relayed(thing_appears), True, ("surprise",)),
     Fault("frame_loss", relayed(frame_loss), False, lasts_s=2.0),
@@ -465,7 +465,7 @@ FAULTS = (
 
 
 def said(rig: Rig, begin_s: float) -> list[tuple[float, str, int, str]]:
-    """What the nodes reported of late: (s since `begin_s`, node, level, text)."""
+    """The recent reports of the nodes: (s since `begin_s`, node, level, text)."""
     return [(round(r.time_s - begin_s, 2), r.node, r.level, r.message) for r in rig.reports]
 
 
@@ -473,7 +473,7 @@ def said(rig: Rig, begin_s: float) -> list[tuple[float, str, int, str]]:
 
 
 def set_off(rig: Rig, rng: np.random.Generator) -> None:
-    """The arm is on its way to the goal that lies farther off.
+    """Sends the arm towards the farther goal and waits until it moves.
 
     :raises GraphError: it does not move.
     """
@@ -485,11 +485,11 @@ def set_off(rig: Rig, rng: np.random.Generator) -> None:
         return rig.speed() > MOVING_RAD_S and FAR_RAD < left < before - NEARER_RAD
 
     rig.graph.spin_until(on_its_way, RECOVERY_S, "the arm to be on its way")
-    rig.graph.spin_for(float(rng.uniform(0.0, 0.25)))  # anywhere in a block
+    rig.graph.spin_for(float(rng.uniform(0.0, 0.25)))  # any moment within an action block
 
 
 def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
-    """One injection, from an arm on its way to an arm on its way.
+    """One injection, from a moving arm to one that moves again.
 
     :raises GraphError: a node ended or does not answer, or the arm did not move before the fault.
     """
@@ -568,9 +568,9 @@ def measure(
     console: Console,
     planner: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Injects each fault `runs` times. The nodes live on from run to run; after one that fails they start anew.
+    """Injects each fault `runs` times. The nodes are restarted only after a run that failed.
 
-    :param planner: parameters of planner_node, laid over those of config/plan.yaml.
+    :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: the nodes do not start.
     """
     jobs = [(fault, number) for fault in faults for number in range(runs)]
@@ -607,11 +607,11 @@ def measure(
 def measure_side_by_side(
     faults: Sequence[Fault], runs: int, seed: int, out: Path, console: Console, jobs: int
 ) -> list[Run]:
-    """As `measure`, by `jobs` processes of this program, each with a graph of its own.
+    """As `measure`, by `jobs` processes of this program, each with its own nodes.
 
-    :raises GraphError: one of them did not come to its end.
+    :raises GraphError: one of them ended early.
     """
-    loud = [fault for fault in faults if fault.inject is overload]  # it would overload the others, too
+    loud = [fault for fault in faults if fault.inject is overload]  # it would affect the other processes, too
     quiet = [fault for fault in faults if fault not in loud]
     shares = [quiet[number::jobs] for number in range(jobs)]
     done: list[Run] = []
@@ -637,13 +637,13 @@ def measure_side_by_side(
 
 
 def complaint(run: Run) -> str:
-    """What was wrong with a run, in a line."""
+    """What failed in a run, in a line; empty where nothing did."""
     hold = "not at rest" if run.hold_ms is None else f"at rest after {run.hold_ms:.0f} ms"
     parts = [
         *run.violations[:1],
         *([f"late: {hold}"] if run.late else []),
         *(["unnamed"] if run.unnamed else []),
-        *(["moved although nobody asked"] if run.uncommanded else []),
+        *(["moved uncommanded"] if run.uncommanded else []),
         *([f"a step of {run.step_rad:.4f} rad"] if run.step_rad > STEP_RAD else []),
         *([f"unrecovered: {run.note.splitlines()[0] if run.note else ''}"] if run.recovered_s is None else []),
     ]
@@ -726,11 +726,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=50, help="injections of each fault (default 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of injection and the planner (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the injection times and the planner (default 0)")
     names = [fault.name for fault in FAULTS]
-    parser.add_argument("--only", action="append", choices=names, help="this fault; may be given again (default: all)")
-    parser.add_argument("--jobs", type=int, default=1, help="graphs at the same time (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("out/faults"), help="folder for what it leaves")
+    parser.add_argument("--only", action="append", choices=names, help="this fault; may be repeated (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="sets of nodes at the same time (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("out/faults"), help="folder for the results")
     options = parser.parse_args(arguments)
     if options.runs < 1 or options.jobs < 1:
         parser.error("--runs and --jobs must be 1 or more")

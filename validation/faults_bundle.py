@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command that changes a bundle, killed with SIGKILL: the bundle always loads, old or new: `make faults-bundle`.
+"""Kills every command that changes a bundle with SIGKILL: the bundle must load afterwards: `make faults-bundle`.
 
-A small bundle is trained, calibrated, exported, given a decoder, other heads and a verdict, again and again, each time
-in a process that is killed. Half of the kills come at a moment drawn at random over the command's whole duration, the
-other half while it switches to the new bundle, which takes milliseconds and is hardly ever hit by the first half. After
-each kill the bundle must load with all that belongs to it: description, hashes, weights, heads, graphs, decoder.
+A small bundle is trained, calibrated, exported, given a decoder, other heads and a verdict, repeatedly, each time in a
+process that is killed. Half of the kills come at a random moment of the command, the other half while it switches to
+the new bundle, which takes milliseconds and is hardly ever hit by the first half. After each kill the bundle must load
+with all that belongs to it: description, hashes, weights, heads, graphs, decoder.
 
     python -m validation.faults_bundle --runs 100 --seed 0
 """
@@ -45,8 +45,8 @@ from lewm_model.training.decoder import add_decoder  # noqa: E402
 from lewm_model.training.heads import add_heads  # noqa: E402
 from lewm_model.training.trainer import train  # noqa: E402
 
-FORK = multiprocessing.get_context("fork")  # a process begins at once, with everything imported
-SWITCH_S = 0.02  # after the draft was complete: the switch, and a little
+FORK = multiprocessing.get_context("fork")  # starts a process at once, with everything imported
+SWITCH_S = 0.02  # from the complete draft to a little after the switch
 
 
 class Bench:
@@ -84,7 +84,7 @@ class Bench:
         self.commands[name]()
 
     def finish(self, name: str) -> float:
-        """Runs a command to its end; returns how long it took, s."""
+        """Runs a command to its end; returns its duration, s."""
         began, process = time.monotonic(), self.start(name)
         process.join()
         if process.exitcode:
@@ -92,13 +92,13 @@ class Bench:
         return time.monotonic() - began
 
     def killed_after(self, name: str, after_s: float) -> bool:
-        """Kills a command `after_s` after its start; whether it was killed before its end."""
+        """Kills a command `after_s` after its start; returns whether that was before its end."""
         process = self.start(name)
         process.join(after_s)
         return _kill(process)
 
     def killed_in_switch(self, name: str, after_s: float) -> bool:
-        """Kills a command `after_s` after its last draft was complete; whether it was killed before its end."""
+        """Kills a command `after_s` after its last draft was complete; returns whether that was before its end."""
         process = self.start(name)
         while process.is_alive() and not any(self.bundle.glob(".draft-*/bundle/model.json")):
             time.sleep(0.0002)
@@ -106,7 +106,7 @@ class Bench:
         return _kill(process)
 
     def problem(self) -> str:
-        """Why the bundle does not load, or not with all that belongs to it; "" where it does."""
+        """Why the bundle does not load completely; "" where it does."""
         try:
             bundle = load_bundle(self.bundle)
             load_model(bundle)

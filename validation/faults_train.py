@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training that is killed, or whose disk is full, goes on as if nothing had been: `make faults-train`.
+"""Training that is killed, or whose disk is full, resumes with identical results: `make faults-train`.
 
-A small run is trained undisturbed. Then again and again, each time in a process that is killed with SIGKILL at a moment
-drawn at random over the whole run, which may lie in a step, in the reading of a batch, in a validation or in the
-writing of a checkpoint, and resumed in another process to the end: its weights must be the undisturbed ones, bit for
-bit. Last, the same with a disk that is full when a checkpoint is written (a limit on the size of files): the checkpoint
-before must be the same bytes as before, the message must say so, and the run must resume from it.
+A small run is trained undisturbed. It is then repeated, each time killed with SIGKILL at a random moment (in a step, in
+the loading of a batch, in a validation or in the writing of a checkpoint) and resumed in another process to its end:
+its weights must equal the undisturbed ones bit for bit. Last, the disk is full when a checkpoint is written (a limit on
+the size of files): the checkpoint before must be unchanged, the message must say so, and the run must resume from it.
 
     python -m validation.faults_train --runs 20 --seed 0
 """
@@ -37,7 +36,7 @@ from lewm_model.data.clips import load_episodes  # noqa: E402
 from lewm_model.evaluation.figures import Figures, report_figures  # noqa: E402
 from lewm_model.training.trainer import train  # noqa: E402
 
-FORK = multiprocessing.get_context("fork")  # a process begins at once, with everything imported
+FORK = multiprocessing.get_context("fork")  # starts a process at once, with everything imported
 SETTINGS = {"steps": 120, "batch": 32, "clips_per_pose": 1, "checkpoint_every": 4, "validate_every": 30}
 
 
@@ -78,7 +77,7 @@ def digest(path: Path) -> str:
 
 
 def undisturbed(folder: Path, steps: int = SETTINGS["steps"]) -> tuple[Run, float]:
-    """Trains the run that the others are compared with; returns it and how long it trained, s, to the last step."""
+    """Trains the run that the others are compared with; returns it and the time, s, until its last step."""
     folder.mkdir(parents=True)
     run = Run(dot_recording(folder / "dots.h5"), folder, steps)
     began = time.monotonic()
@@ -152,7 +151,7 @@ def main() -> None:
         after_s, attempt = rng.uniform(0.05, 1.0) * duration_s, attempt + 1
         step, alive, same = killed(whole, arguments.out / f"run{attempt}", after_s)
         if not alive or step >= whole.steps:
-            continue  # it was quicker than the undisturbed one, and had done its last step
+            continue  # it was faster than the undisturbed one, and had ended already
         done, exact = done + 1, exact + same
         table.add_row(str(done), f"{after_s:.2f}", str(step), "yes" if same else "NO")
         shutil.rmtree(arguments.out / f"run{attempt}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds hostile inputs to every topic and every file that the package reads. `make fuzz`.
+"""Fuzzes every topic and every file that the package reads: `make fuzz`.
 
-Every target in fuzz_targets.py is fed in worker processes, so that a fault of a C library ends a worker and not the
-run. What counts against the product: an exception that is not the documented refusal, a process or thread that ends,
-an input that takes longer than HANG_S, and a good input that is not handled after bad ones. An input depends on
-(seed, target, number) alone; this does one again, with its traceback:
+The targets of fuzz_targets.py run in worker processes, so that a crash of a C library ends a worker and not the run.
+Failures are: an exception other than the documented refusal, a process or thread that ends, an input that takes longer
+than HANG_S, and a good input that is not handled after bad ones. An input depends on (seed, target, number) alone; this
+repeats one, with its traceback:
 
     python -m validation.fuzz --target bag --number 4711 --seed 0
 """
@@ -40,16 +40,16 @@ from lewm_model.evaluation.figures import write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = 100_000
-HANG_S = 60.0  # an input that takes longer hangs
+HANG_S = 60.0  # an input that takes longer counts as hanging
 START_S = 180.0  # the same for making a target, which may bring up processes
-MEMORY_BYTES = 12 << 30  # of address space; an input that makes a worker ask for more is a memory bomb
-MOST_SAVED = 20  # crashes of a target that are written to files
-MOST_DEATHS = 20  # after which a target is given up
+MEMORY_BYTES = 12 << 30  # limit of a worker's address space; an input that needs more is a failure
+MOST_SAVED = 20  # failures of a target that are written to files
+MOST_DEATHS = 20  # deaths of workers after which a target is skipped
 BUSY, IDLE = 1, 0
 
 
 def counts(inputs: int, names: list[str] | None = None) -> dict[str, int]:
-    """How many inputs each target gets: its share, and one batch at least."""
+    """Number of inputs of each target: its share, and one batch at least."""
     from validation.fuzz_targets import TARGETS
 
     chosen = {name: TARGETS[name] for name in names or TARGETS}
@@ -61,10 +61,10 @@ def counts(inputs: int, names: list[str] | None = None) -> dict[str, int]:
 
 
 def work(seeds: Path, scratch: Path, seed: int) -> None:
-    """Does jobs that arrive as lines of JSON on stdin; says what came of them on what was stdout."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a run that is killed leaves no worker behind
+    """Does jobs that arrive as lines of JSON on stdin; writes results to the original stdout."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: workers end with a killed run
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print goes to the log
+    os.dup2(2, 1)  # output of libraries goes to the log
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -102,7 +102,7 @@ def work(seeds: Path, scratch: Path, seed: int) -> None:
                     target.good()
                 except Exception as error:
                     tell(crash=name, number=number, since=batch_begin, **describe(error))
-                    abandoned, target = target, None  # what comes next must not suffer for it
+                    abandoned, target = target, None  # the next job must not be affected by it
                     abandoned.close()
                 batch_begin = number + 1
             if target is not None:
@@ -144,7 +144,7 @@ class Run:
             thread.join()
 
     def _serve(self, scratch: Path) -> None:
-        """One worker after the other, until no job is left."""
+        """Runs one worker after the other until no job is left."""
         scratch.mkdir()
         worker: Worker | None = None
         while True:
@@ -190,7 +190,7 @@ class Run:
 
 
 class Worker:
-    """A worker process, and the watch over it."""
+    """A worker process with a timeout."""
 
     def __init__(self, seeds: Path, scratch: Path, seed: int) -> None:
         self.scratch = scratch
@@ -210,7 +210,7 @@ class Worker:
         self._lines.put(b"")
 
     def do(self, name: str, first: int, count: int, found: Any) -> tuple[dict[str, Any] | None, int]:
-        """Does a job; None, or why the process is no more, and the number of the input that it was at."""
+        """Does a job; returns None, or why the process ended and the number of the input at which it did."""
         assert self._process.stdin is not None
         self._progress[:] = struct.pack("<qqd", first, BUSY, time.monotonic())
         self._process.stdin.write(json.dumps({"target": name, "first": first, "count": count}).encode() + b"\n")
@@ -222,7 +222,7 @@ class Worker:
                 number, state, since = struct.unpack("<qqd", self._progress[:])
                 limit = START_S if number == first else HANG_S
                 if state == BUSY and time.monotonic() - since > limit:
-                    self._process.send_signal(signal.SIGABRT)  # faulthandler writes where it hangs
+                    self._process.send_signal(signal.SIGABRT)  # makes faulthandler write where it hangs
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(10)
                     self._process.kill()
@@ -240,7 +240,7 @@ class Worker:
             found(event)
 
     def tail(self) -> str:
-        """The end of what the worker printed."""
+        """The last lines of the worker's output."""
         with (self.scratch / "log").open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - 6000))
             return log.read().decode(errors="replace")
@@ -255,18 +255,18 @@ class Worker:
 
 
 def environment() -> None:
-    """What the workers inherit."""
+    """The environment variables of the workers."""
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONUNBUFFERED"] = "1"
-    paths = [str(ROOT / "test"), str(ROOT)]  # the tests' small bundles and recordings are seeds
+    paths = [str(ROOT / "test"), str(ROOT)]  # the tests have the small bundles and recordings that inputs are made from
     os.environ["PYTHONPATH"] = os.pathsep.join(paths + os.environ.get("PYTHONPATH", "").split(os.pathsep)).strip(":")
     sys.path[:0] = paths
 
 
 def repeat(seeds: Path, scratch: Path, name: str, seed: int, since: int, number: int) -> None:
-    """Feeds one target the inputs `since` to `number` in this process, and a good one."""
+    """Feeds a target the inputs `since` to `number` in this process, then a good one."""
     from validation.fuzz_targets import TARGETS
 
     os.chdir(scratch)
@@ -279,7 +279,7 @@ def repeat(seeds: Path, scratch: Path, name: str, seed: int, since: int, number:
 
 
 def report(run: Run, seconds: float, inputs: int, out: Path) -> bool:
-    """The table and summary.json; whether all is well."""
+    """Prints the table and writes summary.json; returns whether no input failed."""
     console = Console(width=150 if not sys.stdout.isatty() else None)
     table = Table(title=f"Hostile inputs, seed {run.seed}")
     for column in ("target", "inputs", "crashes", "hangs", "seconds"):
@@ -314,8 +314,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out/fuzz")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--target", action="append", help="default: every target")
-    parser.add_argument("--number", type=int, help="do this input of --target again, here")
-    parser.add_argument("--since", type=int, help="with --number: first the inputs from this one on")
+    parser.add_argument("--number", type=int, help="repeat this input of --target in this process")
+    parser.add_argument("--since", type=int, help="with --number: begin with this input")
     parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     environment()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the code keeps the rules of the house: `make house`. Each break is told with its file and line.
+"""Checks the architecture of the code: `make house`. Each violation is printed with its file and line.
 
-- Every folder of lewm_model is one subject, and imports run one way: a folder imports from those before it in FOLDERS.
-  No two modules import each other, directly or round about, whether at the top of a file or within a function.
-- lewm_model knows nothing of ROS, nor of what is built on it; the shield between plan and arm needs no ROS either.
-- General code knows no particular robot, camera or task: no joint's name, no size of a picture, no name of a task's
-  object. What is particular stands in config/, worlds/ and models/, in the task's own files, and in recipes/.
+- Every folder of lewm_model has one subject, and imports only from folders before it in FOLDERS. There are no import
+  cycles, whether imports are at the top of a file or within functions.
+- lewm_model does not depend on ROS, nor on the packages built on it; the shield does not depend on ROS.
+- General code names no particular robot, camera or task: no joint, no picture size, no object of a task. Such names are
+  in config/, worlds/ and models/, in the task's own files, and in recipes/.
 
     python -m validation.house
 """
@@ -30,10 +30,10 @@ FOLDERS = (
     "config", "robot", "models", "data", "bundle", "runtime", "monitoring", "planning", "training", "sim", "tasks",
     "evaluation", "cli",
 )  # fmt: skip
-BEYOND = {"lewm_ros", "recipes", "benchmarks", "validation", "test"}  # what lewm_model must not know
+BEYOND = {"lewm_ros", "recipes", "benchmarks", "validation", "test"}  # what lewm_model must not import
 GENERAL = ("lewm_model", "lewm_ros", "launch")
-PARTICULAR = ("lewm_model/tasks/push", "lewm_model/tasks/reach")  # files whose names begin so know their task
-PICTURE_SIZES = {64, 224}  # of the models here
+PARTICULAR = ("lewm_model/tasks/push", "lewm_model/tasks/reach")  # files whose names begin so may name their task
+PICTURE_SIZES = {64, 224}  # pixels, of the models in this project
 OF_PICTURES = re.compile(r"image|picture|pixel|height|width|canvas", re.IGNORECASE)
 OBJECT_NAMES = re.compile(
     r"block_pose|has_block|(set|put|place|move|moved|random|teleported)_blocks?\b|wooden|cube|BLOCK_(HEIGHT|RANGE|PIXEL)"
@@ -43,7 +43,7 @@ OBJECT_WORDS = re.compile(r"\b(wooden|cube)\b|^\w+ed block$|^block (position|ang
 
 @dataclass(frozen=True)
 class Break:
-    """A line that breaks a rule."""
+    """A line that violates a rule."""
 
     path: str
     line: int
@@ -72,7 +72,7 @@ def sources(root: Path, *folders: str) -> list[Source]:
 
 
 def imports(source: Source, modules: set[str]) -> Iterator[tuple[int, str]]:
-    """(line, module) of each import, wherever in the file; of our own packages the module that is really meant."""
+    """(line, module) of each import anywhere in the file; for our own packages the module that is really imported."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -83,7 +83,7 @@ def imports(source: Source, modules: set[str]) -> Iterator[tuple[int, str]]:
 
 
 def rule_breaks_of_imports(code: list[Source]) -> Iterator[Break]:
-    """Imports against the order of folders, of what is built on lewm_model, and loose modules."""
+    """Imports that violate the order of folders or import packages built on lewm_model, and modules outside folders."""
     modules = {source.module for source in code}
     for source in code:
         parts = source.module.split(".")
@@ -103,11 +103,11 @@ def rule_breaks_of_imports(code: list[Source]) -> Iterator[Break]:
             if mine is not None and top == "lewm_model" and "." in name:
                 other = name.split(".")[1]
                 if other in FOLDERS and FOLDERS.index(other) > FOLDERS.index(mine):
-                    yield Break(source.path, line, f"{mine} imports {name}, which stands above it")
+                    yield Break(source.path, line, f"{mine} imports {name}, which comes after it in FOLDERS")
 
 
 def circles(code: list[Source]) -> list[list[str]]:
-    """Groups of modules that import each other, directly or round about (Tarjan's strongly connected components)."""
+    """Import cycles: groups of modules that import each other (Tarjan's strongly connected components)."""
     modules = {source.module for source in code}
     graph = {s.module: {name for _, name in imports(s, modules) if name in modules} - {s.module} for s in code}
     index: dict[str, int] = {}
@@ -137,7 +137,7 @@ def circles(code: list[Source]) -> list[list[str]]:
 
 
 def joint_names(root: Path) -> set[str]:
-    """Of every robot that is described in the checkout."""
+    """The joint names of every robot described in the checkout."""
     found = {
         joint.get("name", "")
         for path in (root / "worlds").glob("*.sdf")
@@ -147,11 +147,11 @@ def joint_names(root: Path) -> set[str]:
     for path in (root / "config" / "robots").glob("*.yaml"):
         joints = (yaml.safe_load(path.read_text()) or {}).get("joints", ())
         found |= {joint["name"] if isinstance(joint, dict) else str(joint) for joint in joints}
-    return found - {"", "gripper"}  # some arm's joint is called by the word of the field
+    return found - {"", "gripper"}  # the name of a joint of some arm, but also a general word
 
 
 def particular_names(code: list[Source], joints: set[str]) -> Iterator[Break]:
-    """Where general code names a joint, the size of a picture, or the object of a task."""
+    """Lines of general code that name a joint, a picture size, or an object of a task."""
     for source in code:
         if source.path.startswith(PARTICULAR):
             continue
@@ -167,18 +167,18 @@ def particular_names(code: list[Source], joints: set[str]) -> Iterator[Break]:
                     yield Break(source.path, getattr(node, "lineno", 1), f"names the object of a task: {name}")
             for name, value in _given(node):
                 sizes = {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
-                of_cameras = source.path != "lewm_model/config.py"  # has the sizes of the models, one is the paper's
+                of_cameras = source.path != "lewm_model/config.py"  # which defines the model sizes
                 if of_cameras and OF_PICTURES.search(name) and {s for s in sizes if type(s) is int} & PICTURE_SIZES:
                     yield Break(source.path, value.lineno, f"{name} is the size of a particular picture")
 
 
 def _documentation(tree: ast.Module) -> set[int]:
-    """The nodes of docstrings and of other strings that stand alone."""
+    """The nodes of docstrings and other stand-alone strings."""
     return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
 
 
 def _names(node: ast.AST) -> list[str]:
-    """The identifiers that a node uses or makes."""
+    """The identifiers that a node uses or defines."""
     if isinstance(node, ast.Name):
         return [node.id]
     if isinstance(node, ast.Attribute):
@@ -191,7 +191,7 @@ def _names(node: ast.AST) -> list[str]:
 
 
 def _given(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    """The names that are given a value by a node, with that value."""
+    """The names that a node assigns to, with the value."""
     if isinstance(node, ast.keyword) and node.arg is not None:
         yield node.arg, node.value
     elif isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
@@ -206,7 +206,7 @@ def _given(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 
 
 def examine(root: Path = ROOT) -> tuple[list[list[str]], list[Break]]:
-    """The circles, and every line that breaks another rule."""
+    """The import cycles, and every line that violates another rule."""
     code = sources(root, "lewm_model", "lewm_ros")
     breaks = list(rule_breaks_of_imports(code))
     breaks += particular_names(sources(root, *GENERAL), joint_names(root))
@@ -220,12 +220,12 @@ def main() -> None:
     arguments = parser.parse_args()
     found, breaks = examine()
     for group in found:
-        print(f"these import each other: {', '.join(group)}")
+        print(f"import cycle: {', '.join(group)}")
     for each in breaks:
         print(each)
     figures: Figures = {"house.circles": (len(found), "circles"), "house.rule_breaks": (len(breaks), "lines")}
     write_figures(arguments.out / "summary.json", figures, "make house", circles=found, breaks=[str(b) for b in breaks])
-    print(f"{len(found)} circles of imports, {len(breaks)} lines that break a rule")
+    print(f"{len(found)} import cycles, {len(breaks)} lines that violate a rule")
     if found or breaks:
         sys.exit(1)
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the message type in which a trajectory controller tells what it executes, where ROS is installed as wheels.
+"""Builds control_msgs, the message types of trajectory controllers, where ROS is installed as wheels.
 
     python -m validation.message_types
 
-`control_msgs` is not among the wheels, but the interface generators are: they make C and Python of the definition
-(validation/control_msgs, from ros-controls/control_msgs, jazzy), and the C compiler makes libraries of that. They are
-put into the environment that runs this, beside those of the other packages. A ROS installation has the package, and
-nothing is done there.
+`control_msgs` is not among the wheels, but the interface generators are. They generate C and Python code from the
+definitions (validation/control_msgs, from ros-controls/control_msgs, jazzy), which the C compiler builds. The result is
+installed into the environment that runs this. In a ROS installation, which has the package, nothing is done.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ DEPENDENCIES = ("builtin_interfaces", "std_msgs", "geometry_msgs", "trajectory_m
 
 
 def generate(out: Path) -> None:
-    """C and Python sources of all definitions, in a folder of `out` for each kind."""
-    # The wheels register each generator twice, and rosidl takes no duplicates.
+    """Generates C and Python sources of all definitions, in a folder of `out` for each kind."""
+    # The wheels register each generator twice, which rosidl does not accept.
     entries = (entry for found in importlib.metadata.distributions() for entry in found.entry_points)
     unique = importlib.metadata.EntryPoints({(entry.group, entry.name): entry for entry in entries}.values())
     importlib.metadata.entry_points = lambda: unique  # type: ignore[assignment]
@@ -48,7 +47,7 @@ def generate(out: Path) -> None:
 
 
 def build(out: Path) -> None:
-    """Libraries of the sources in `out`: those of the type into out/lib, those that Python loads into out/python."""
+    """Builds the sources in `out`: libraries of the types into out/lib, Python extensions into out/python."""
     lib, python = out / "lib", out / "python"
     shutil.copytree(out / "py/msg", python / "msg", ignore=shutil.ignore_patterns("*.c"))
     lib.mkdir()
@@ -95,7 +94,7 @@ def build(out: Path) -> None:
 
 
 def install(out: Path) -> None:
-    """Puts definitions, libraries and, when the rest is there, the Python package beside those of the others."""
+    """Installs definitions and libraries, and last the Python package, so that it is never incomplete."""
     prefix, files = Path(sys.prefix), sorted((DEFINITIONS / "msg").glob("*.msg"))
     shutil.copytree(DEFINITIONS / "msg", prefix / "share" / PACKAGE / "msg", dirs_exist_ok=True)
     index = prefix / "share/ament_index/resource_index"
@@ -107,7 +106,7 @@ def install(out: Path) -> None:
 
 
 def main() -> None:
-    """Builds and installs, unless the package is there already."""
+    """Builds and installs, unless the package is installed already."""
     if importlib.util.find_spec(PACKAGE) is not None:
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The panel beside the nodes that work: how long a stop takes, and pictures of the page in a real browser: out/panel.
+"""Measures how long a stop from the panel takes, and takes screenshots of the page: `make panel-check`, into out/panel.
 
     python -m validation.panel --stops 40
 
-The arm is sent from goal to goal; at random moments STOP is sent as the page does, and the time until the command that
-brings the arm to rest arrives at the arm is taken. Pictures are made with Chromium where it is installed (Debian's
-chromium and chromium-driver, selenium): light and dark, wide and narrow, before and after the stop by the space bar.
+The arm is sent from goal to goal. At random moments STOP is sent as the page does, and the time is measured until the
+command that brings the arm to rest arrives. Screenshots are taken with Chromium where it is installed (Debian's
+chromium and chromium-driver, and selenium): light and dark, wide and narrow, before and after a stop by the space bar.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES = {"wide": (1400, 1500), "narrow": (390, 1800)}
 
 
 def stop_once(graph: Graph, address: str, goal: Any, commands: list[tuple[float, Any]], rng: random.Random) -> float:
-    """Seconds from the click to the command that brings the arm to rest; NaN where the arm rested already."""
+    """Time from the request to the command that brings the arm to rest, s; NaN where the arm rested already."""
     graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
     goal()
     for _ in range(100):  # frames may be late on a busy machine
@@ -72,7 +72,7 @@ def stop_once(graph: Graph, address: str, goal: Any, commands: list[tuple[float,
 
 
 def pictures(address: str, out: Path) -> list[str]:
-    """Screenshots of the page, and what a person does with it; [] without Chromium."""
+    """Takes screenshots while operating the page by keyboard; returns their names, [] without Chromium."""
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
         return []
@@ -130,8 +130,8 @@ def pictures(address: str, out: Path) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stops", type=int, default=40, help="how often STOP is pressed (default 40)")
-    parser.add_argument("--seed", type=int, default=0, help="of goals and moments (default 0)")
+    parser.add_argument("--stops", type=int, default=40, help="number of stops (default 40)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of goals and moments (default 0)")
     parser.add_argument("--out", type=Path, default=Path("out/panel"), help="folder (default out/panel)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

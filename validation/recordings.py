@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to recordings as people have them: cases of every kind, wrong pairings of action and picture, speed.
+"""Conversion of typical recordings: test cases, detection of wrongly paired actions and pictures, and speed.
 
     make data-cases
 
-- every test of the converters is a case: a kind of recording that must come out right, or be refused with the reason;
-- of 200 recordings that are spoilt at random, how many are named, and of 200 good ones, how many are complained about.
-  They are drawn from a pool of simulated episodes, each time others, with noise and light of their own;
-- frames a second from 640 x 480 JPEG to the model's picture, beside the plain reading of the same file by rosbags.
+- Cases: the tests of the converters, each a kind of recording that must be converted correctly or refused with a
+  reason.
+- Wrong pairings: how many of 200 recordings with a random defect are reported, and how many of 200 good ones. Each is
+  made of random episodes of a simulated pool, with its own noise and light.
+- Speed: frames per second from 640 x 480 JPEG to the model's picture, compared with rosbags' plain reading of the file.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from lewm_model.sim.collect import collect
 
 CASES = ("test_bag.py", "test_lerobot.py", "test_hdf5.py", "test_data_report.py", "test_outputs.py", "test_pairing.py")
 POOL, STEPS = 120, 60  # episodes, and steps of each
-EPISODES = (10, 40)  # of a recording, from to
+EPISODES = (10, 40)  # least and greatest number in a recording
 SPOILS = ("lag", "swap", "sign", "unit", "mirrored", "other pictures")
 
 
@@ -65,7 +66,7 @@ def count_cases() -> _Outcomes:
 
 
 def draw(pool: Episodes, rng: np.random.Generator) -> Episodes:
-    """A good recording: some episodes of the pool in some order, with noise and light of its own."""
+    """A good recording: random episodes of the pool, with noise and light of its own."""
     count = int(rng.integers(*EPISODES, endpoint=True))
     chosen = rng.choice(len(pool.lengths), count, replace=False)
     rows = pool.rows(chosen)
@@ -85,11 +86,11 @@ def draw(pool: Episodes, rng: np.random.Generator) -> Episodes:
 
 
 def spoil(data: Episodes, kind: str, rng: np.random.Generator) -> Episodes:
-    """The same with one thing wrong."""
+    """The recording with a defect of this kind."""
     actions, pixels = data.actions.copy(), data.pixels.copy()
     parts = [slice(o, o + n) for o, n in zip(data.offsets, data.lengths, strict=True)]
     some = rng.permutation(len(parts))[: max(2, round(len(parts) * rng.uniform(0.2, 0.8)))]
-    if kind == "lag":  # stamps are off: pictures come too early, or far too late
+    if kind == "lag":  # wrong stamps: pictures too early, or far too late
         steps = int(rng.choice([-8, -6, -4, -3, -2, -1, 9, 10]))
         for part in parts:
             rows = np.arange(part.stop - part.start)
@@ -111,7 +112,7 @@ def spoil(data: Episodes, kind: str, rng: np.random.Generator) -> Episodes:
 
 
 def wrong_pairings(pool: Episodes, count: int, seed: int) -> tuple[Figures, dict[str, list[str]]]:
-    """Share of spoilt recordings that are named and of good ones that are complained about; and which were mistaken."""
+    """Shares of defective and of good recordings that are reported, and a list of the errors."""
     rng = np.random.default_rng(seed)
     mistaken: dict[str, list[str]] = {"missed": [], "complained": []}
     made: Counter[str] = Counter()
@@ -199,11 +200,11 @@ def _timed_convert(path: Path, out: Path, size: int, queue: multiprocessing.Queu
 
 
 def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
-    """Frames a second, the memory that it takes for so many and for twice as many, and rosbags' plain reading."""
+    """Frames per second, memory for `frames` and for twice as many, and the speed of rosbags' plain reading."""
     figures: Figures = {}
     peaks = []
     path, taken, used = folder, 0.0, 0
-    for count in (frames, 2 * frames):  # the speed is that of the longer one
+    for count in (frames, 2 * frames):  # the speed of the longer one is reported
         path = folder / f"{count}.mcap"
         write_recording(path, count)
         context = multiprocessing.get_context("spawn")
@@ -228,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/data"), help="folder for summary.json")
     parser.add_argument("--parts", nargs="+", default=["cases", "pairings", "speed"], help="cases, pairings, speed")
-    parser.add_argument("--recordings", type=int, default=200, help="spoilt ones, and as many good ones")
+    parser.add_argument("--recordings", type=int, default=200, help="defective recordings, and as many good ones")
     parser.add_argument("--frames", type=int, default=2000, help="of the recording whose conversion is timed, twice")
     parser.add_argument("--image-size", type=int, default=96, help="pixels of the model's picture")
     parser.add_argument("--seed", type=int, default=0)

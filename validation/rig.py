@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole loop as processes over DDS, with a goal to go to and eyes on all it says: what faults.py and soak.py drive.
+"""Runs the whole loop as processes over DDS and observes it, for faults.py, soak.py and viewer.py.
 
-`Rig` starts sim_node, camera_node and planner_node with the shipped model. It can stand between the simulated arm and
-the two other nodes, as `Relay`, so that pictures and joint states can be held back, spoilt or sent with other stamps.
-`CommandedMotion` is what the arm was told to do, pieced together from the messages on the wire.
+`Rig` starts sim_node, camera_node and planner_node with the shipped model. A `Relay` may stand between the simulated
+arm and the other nodes, to delay, damage or restamp pictures and joint states. `CommandedMotion` is the commanded
+motion of the arm, composed of the received trajectories.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lewm_ros.messages import message_to_trajectory, rgb_to_message
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
 
 NODES = ("sim_node", "camera_node", "planner_node")
-RELAYED = {  # of sim_node, on the other side of a Relay
+RELAYED = {  # remappings of sim_node behind a Relay
     "camera/image_raw": "sim/image_raw",
     "joint_states": "sim/joint_states",
     "arm_controller/joint_trajectory": "sim/joint_trajectory",
@@ -42,18 +42,18 @@ PARAMETERS = resource("config", "plan.yaml")
 MODEL = resource("models", "reach")
 
 REST_RAD_S = 0.01  # a commanded motion slower than this is at rest
-STEP_S = 0.005  # between the times at which a commanded motion is looked at
-FITS_S = 0.15  # that a command may come late
-KEPT_S = 20.0  # of commands and reports
-# What the measured arm may exceed its limits by: the servo of the simulation swings about what it is commanded.
+STEP_S = 0.005  # between the times at which a commanded motion is examined
+FITS_S = 0.15  # delay up to which a command counts as late and not as a jump
+KEPT_S = 20.0  # how long commands and reports are kept
+# By how much measured positions and speeds may exceed the limits: the simulated servo overshoots.
 OVER_RAD, OVER_SHARE = 0.02, 0.05
-ALIKE_RAD, ALIKE_RAD_S = 1e-3, 0.03  # two motions are the same where they differ by less: cubic pieces on other grids
-AT_GOAL_RAD = 0.1  # of the joint that is farthest from its goal
+ALIKE_RAD, ALIKE_RAD_S = 1e-3, 0.03  # motions that differ by less count as equal: their cubic pieces have other grids
+AT_GOAL_RAD = 0.1  # greatest distance of a joint from its goal
 
 
 @dataclass(frozen=True)
 class Command:
-    """A trajectory message: when it was sent and received, and what it says; s since the rig's epoch."""
+    """A trajectory message with its times of sending and receipt, s since the rig's epoch."""
 
     sent_s: float
     received_s: float
@@ -62,7 +62,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Report:
-    """What a node said about itself, on /diagnostics or ~/status; s since the rig's epoch."""
+    """A status of a node, from /diagnostics or ~/status; times are s since the rig's epoch."""
 
     time_s: float
     node: str
@@ -72,18 +72,18 @@ class Report:
 
 
 class CommandedMotion:
-    """The arm's orders: from the moment that a trajectory is sent it stands in place of the one before."""
+    """The commanded motion: each trajectory replaces the one before from the moment it is sent."""
 
     def __init__(self, limits: JointLimits) -> None:
         self.limits = limits
         self.commands: list[Command] = []
-        self.late = 0  # commands that were sent after they had parted from the one before
+        self.late = 0  # commands that were sent after they had diverged from the one before
 
     def add(self, command: Command, measured: np.ndarray) -> str | None:
-        """Takes a command; returns which limit it violates, by itself or by how it follows the one before.
+        """Adds a command; returns which limit it violates, by itself or in continuing the one before.
 
-        A command that was right a moment ago comes late, since its sender had to wait for a processor: it is counted.
-        One that fits at no moment jumps, unless it starts from rest at the measured position (A,) rad.
+        A command that would have fitted up to FITS_S ago is late, since its sender had to wait for a processor; it is
+        counted. One that does not fit then is a jump, unless it starts from rest at the measured position (A,) rad.
         """
         before = self.commands[-1].trajectory if self.commands else None
         self.commands = [old for old in self.commands if old.sent_s > command.sent_s - KEPT_S] + [command]
@@ -118,7 +118,7 @@ class CommandedMotion:
         return speeds
 
     def rest_since(self, begin_s: float, end_s: float) -> float | None:
-        """The first time from which the arm was commanded to be at rest until `end_s`; None when it was not."""
+        """The earliest time from which the arm was commanded to rest until `end_s`; None when it was not."""
         times = np.arange(begin_s, end_s, STEP_S)
         moving = np.nonzero(self.speeds(times) > REST_RAD_S)[0]
         if len(times) == 0 or (len(moving) and moving[-1] == len(times) - 1):
@@ -127,7 +127,7 @@ class CommandedMotion:
 
 
 def parting_time_s(before: Trajectory, after: Trajectory, until_s: float) -> float:
-    """When a new trajectory first differs from the one that it replaces; `until_s` when not before that."""
+    """When a trajectory diverges from the one it replaces, s; `until_s` when not before."""
     for time_s in np.arange(after.times_s[0], until_s, 2 * STEP_S):
         (q0, v0), (q1, v1) = state_at(before, time_s), state_at(after, time_s)
         if np.abs(q1 - q0).max() > ALIKE_RAD or np.abs(v1 - v0).max() > ALIKE_RAD_S:
@@ -136,11 +136,10 @@ def parting_time_s(before: Trajectory, after: Trajectory, until_s: float) -> flo
 
 
 class Relay:
-    """Passes the simulation's pictures and joint states on to the nodes, and commands to the simulation: as they are,
-    until a fault is to be seen.
+    """Passes pictures and joint states from the simulation to the nodes, and commands back, unchanged by default.
 
-    `frames` and `joints` make of each message those that are passed on; `command_delays_s` says for each command when
-    copies of it arrive, s from now on.
+    For a fault, `frames` and `joints` map each message to those that are passed on, and `command_delays_s` returns the
+    delays, s, after which copies of a command are delivered.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -178,18 +177,18 @@ class Relay:
         node.create_subscription(JointState, "sim/joint_states", on_joints, 10)
 
     def pass_all(self) -> None:
-        """No fault, from now on."""
+        """Passes every message on unchanged from now on."""
         self.frames: Callable[[Image], Sequence[Image]] = lambda message: [message]
         self.joints: Callable[[JointState], Sequence[JointState]] = lambda message: [message]
         self.command_delays_s: Callable[[], Sequence[float]] = lambda: [0.0]
 
 
 class Rig:
-    """The three nodes, brought up and with joint states and latents flowing; goals to go to, and eyes on all of it.
+    """The three nodes, active and with messages flowing; sends goals and records everything that is published.
 
-    :param poses: (N, A) rad; each is drawn as a goal picture.
-    :param relayed: whether a Relay stands between the simulation and the nodes.
-    :param planner: parameters of planner_node, laid over those of config/plan.yaml.
+    :param poses: joint positions (N, A) rad, each rendered as a goal picture.
+    :param relayed: whether a Relay stands between simulation and nodes.
+    :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: a node fails.
     """
 
@@ -219,9 +218,9 @@ class Rig:
         self.on_command: Callable[[Command], None] = lambda command: None
         self.on_report: Callable[[Report], None] = lambda report: None
         self.goal = 0
-        self.planner_state = ""  # as it said last: "armed", "holding", ...
-        self.time_lost_s = 0.0  # by the simulation since it started
-        self.largest_step_rad = 0.0  # that a command made the simulation's controller jump, since it started
+        self.planner_state = ""  # newest state: "armed", "holding", ...
+        self.time_lost_s = 0.0  # that the simulation has lost since it started
+        self.largest_step_rad = 0.0  # greatest jump of the simulated controller's command since it started
 
         node = graph.node
         joint_topic = remappings.get("joint_states", "joint_states")
@@ -239,7 +238,7 @@ class Rig:
         """Now, s since the rig's epoch."""
         return (time.time_ns() - self.epoch_ns) / 1e9
 
-    # ---- what it does ------------------------------------------------------------------------------------------------
+    # ---- commands ----------------------------------------------------------------------------------------------------
 
     def show_goal(self, number: int) -> None:
         """Sends the picture of a pose as the goal."""
@@ -251,7 +250,7 @@ class Rig:
         return int(np.abs(self.poses - self.positions).max(1).argmax())
 
     def distance_rad(self) -> float:
-        """Of the joint that is farthest from the goal's pose."""
+        """Greatest distance of a joint from the goal's pose, rad."""
         return float(np.abs(self.poses[self.goal] - self.positions).max())
 
     def speed(self) -> float:
@@ -259,7 +258,7 @@ class Rig:
         return float(self.motion.speeds(np.array([self.now_s]))[0])
 
     def enable(self, on: bool = True) -> str | None:
-        """Arms or disarms the planner; returns why it refuses, or None."""
+        """Arms or disarms the planner; returns the reason of a refusal, else None."""
         answer = self._ask(SetBool, "/planner_node/enable", SetBool.Request(data=on))
         return None if answer.success else str(answer.message)
 
@@ -274,7 +273,7 @@ class Rig:
     def come_to_rest(self) -> None:
         """Waits until the arm is commanded to be at rest.
 
-        :raises GraphError: it goes on for 5 s.
+        :raises GraphError: it still moves after 5 s.
         """
         self.graph.spin_until(lambda: self.speed() < REST_RAD_S, 5.0, "the arm to rest")
         self.graph.spin_for(0.3)
@@ -284,9 +283,9 @@ class Rig:
         self._ask(Trigger, f"/planner_node/{name}", Trigger.Request())
 
     def arm(self, timeout_s: float = 20.0) -> None:
-        """Enables as soon as the planner agrees.
+        """Arms the planner as soon as it does not refuse.
 
-        :raises GraphError: it refuses to the end.
+        :raises GraphError: it still refuses after `timeout_s`.
         """
         end_s, refusal = self.now_s + timeout_s, self.enable()
         while refusal is not None:
@@ -298,7 +297,7 @@ class Rig:
     def _ask(self, kind: Any, service: str, request: Any) -> Any:
         return self.graph.call(kind, {service: request}, again_s=0.5)[service]
 
-    # ---- what it sees ------------------------------------------------------------------------------------------------
+    # ---- observations ------------------------------------------------------------------------------------------------
 
     def _on_joint_state(self, message: JointState) -> None:
         limits = self.limits
@@ -348,7 +347,7 @@ class Rig:
 def start_rig(
     name: str, logs: Path, poses: np.ndarray, seed: int, relayed: bool, planner: Mapping[str, Any] | None = None
 ) -> Iterator[Rig]:
-    """A Rig in a ROS domain of its own; the nodes' logs go to the folder `logs`."""
+    """A Rig in a ROS domain of its own; the logs of the nodes go to the folder `logs`."""
     reserved = reserve_domain()
     set_environment()
     with reserved, Graph(name, logs) as graph:

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the loop stay as it is for half an hour? `make soak`, with the shipped model over real DDS.
+"""Soak test of the whole loop with the shipped model over real DDS: `make soak`.
 
     python -m validation.soak --minutes 30 --seed 0 --loss 1
 
-Simulated arm, camera node and planner node run as three processes; the goal picture changes every 4 s; of
-the commands --loss percent never reach the arm. Every 10 s (more
-often in a run of less than two minutes) it is written down what each process holds in memory (VmRSS), how long the
-commands of that window took from the stamp of their frame to their arrival, how many frames were dropped, and how many
-command periods were missed: a command that came after the moment from which it differs from the one before, or none at
-all for a block. What has grown is told by two windows: the first begins when a fifteenth of the time is over (minutes 2
-to 7 of 30), so that what a process needs once does not count, the second ends with the run (the last 5 of 30). Of each
-the median counts. Memory is that of the process that has grown most, the latency is the median one. Every time that the
-planner holds or stops is listed with its cause; a stop is reset.
+Simulated arm, camera node and planner node run as three processes; the goal picture changes every 4 s; --loss percent
+of the commands are lost. Every 10 s (more often in a run of less than two minutes) a sample is taken of: the memory of
+each process (VmRSS), the latency of commands from the stamp of their frame to their arrival, dropped frames, and missed
+command periods (a command that arrived after it had diverged from the one before, or none at all for an action block).
+Growth is the difference of the medians of two windows: one begins when a fifteenth of the time is over (minutes 2 to 7
+of 30), after the initial allocations, and the other ends with the run (the last 5 of 30). Memory growth is that of the
+process that has grown most. Every hold and stop of the planner is listed with its cause; a stop is reset.
 
-Leaves summary.json with every sample, soak.png, and the nodes' logs.
+Writes summary.json with every sample, soak.png, and the logs of the nodes.
 """
 
 from __future__ import annotations
@@ -38,17 +36,17 @@ from lewm_ros.graph import GraphError
 from validation.rig import AT_GOAL_RAD, MODEL, NODES, Command, Report, Rig, parting_time_s, start_rig
 
 GOALS = 8
-GOAL_S = 4.0  # that a goal stays
+GOAL_S = 4.0  # between goals
 WINDOW_S = 10.0
-WARM_UP, SHARE = 1 / 15, 1 / 6  # of the whole time: what is not looked at, and each of the windows that are compared
-EARLY_S = 0.005  # a command that arrives sooner after its stamp was not planned from a frame: it is a stop
+WARM_UP, SHARE = 1 / 15, 1 / 6  # of the whole time: before the first window, and length of each window
+EARLY_S = 0.005  # a command that arrives sooner after its stamp is a stop, not planned from a frame
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One window. Memory in MiB by node; numbers of frames and periods are those of this window."""
+    """A sample. Memory is in MiB by node; numbers of frames and periods are since the sample before."""
 
-    time_s: float  # of its end, since the goals began
+    time_s: float  # since the first goal
     rss_mib: dict[str, float]
     commands: int
     latency_ms_p50: float | None  # frame to command; None without commands
@@ -59,7 +57,7 @@ class Sample:
 
 
 class Watch:
-    """Keeps count of the commands of a window."""
+    """Counts the commands between samples."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -89,7 +87,7 @@ class Watch:
         if self._last is not None:
             if parting_time_s(self._last.trajectory, command.trajectory, command.received_s) < command.received_s:
                 self._missed += 1
-            elif self._was_away:  # at a goal nothing is commanded
+            elif self._was_away:  # at a goal no commands are sent
                 self._missed += max(0, round((command.received_s - self._last.received_s) / self._block_s) - 1)
         self._last, self._was_away = command, self._rig.distance_rad() > AT_GOAL_RAD
 
@@ -119,7 +117,7 @@ class Watch:
 
 
 def rss_mib(process: int) -> float:
-    """What a process holds in memory (VmRSS), MiB."""
+    """Resident memory of a process (VmRSS), MiB."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -127,7 +125,7 @@ def rss_mib(process: int) -> float:
 
 
 def growth_percent(times_s: np.ndarray, values: np.ndarray) -> float:
-    """By how much the median of the last window is above that of the first one, percent."""
+    """Growth of the median from the first to the last window, percent."""
     whole_s = times_s[-1]
     first = (times_s > WARM_UP * whole_s) & (times_s <= (WARM_UP + SHARE) * whole_s)
     last = times_s > (1 - SHARE) * whole_s
@@ -141,12 +139,12 @@ class Soak:
     samples: list[Sample]
     holds: list[tuple[float, str]]  # (s since the goals began, message)
     violations: list[str]
-    largest_step_rad: float = 0.0  # between two demands of the controller, over all
-    time_lost_s: float = 0.0  # by a simulation that could not keep up, whose arm then jumps along its trajectory
+    largest_step_rad: float = 0.0  # greatest jump of the controller's command
+    time_lost_s: float = 0.0  # by a simulation that could not keep up; its arm then jumps along its trajectory
 
 
 def measure(minutes: float, seed: int, out: Path, console: Console, loss: float = 0.0) -> Soak:
-    """Lets the loop run and samples it.
+    """Runs the loop and takes samples.
 
     :raises GraphError: a node fails.
     """
@@ -178,7 +176,7 @@ def measure(minutes: float, seed: int, out: Path, console: Console, loss: float 
 
 
 def summarise(soak: Soak, minutes: float, path: Path, command: str) -> dict[str, Any]:
-    """Writes the figures, and all samples; returns what the file holds."""
+    """Writes the figures and all samples; returns the content of the file."""
     samples = soak.samples
     times = np.array([sample.time_s for sample in samples])
     latencies = np.array([sample.latency_ms_p50 for sample in samples], float)
@@ -199,14 +197,14 @@ def summarise(soak: Soak, minutes: float, path: Path, command: str) -> dict[str,
         ("holds", len(soak.holds), "holds and stops"),
         ("limit_violations", len(soak.violations), "violations"),
         ("time_lost_s", soak.time_lost_s, "s that the simulation fell behind for good"),
-        ("largest_step_rad", soak.largest_step_rad, "rad that the controller demanded at once"),
+        ("largest_step_rad", soak.largest_step_rad, "rad that the command jumped"),
     )
     figures = {f"soak.{name}": (value, unit) for name, value, unit in values}
     return write_figures(path, figures, command, **asdict(soak))
 
 
 def report(console: Console, soak: Soak, summary: Mapping[str, Any]) -> None:
-    """Prints a table of about 30 of the windows, what held the arm, and the figures."""
+    """Prints a table of about 30 samples, the causes of holds, and the figures."""
     samples = soak.samples
     table = Table(title="windows; RSS in MiB, frame to command in ms")
     for column in ("min", *NODES, "p50", "p95", "commands", "missed", "frames", "dropped"):
@@ -255,9 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the goals and the planner (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the goals and of the planner (default 0)")
     parser.add_argument("--loss", type=float, default=0.0, help="percent of the commands that are lost (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for what it leaves")
+    parser.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for the results")
     options = parser.parse_args(arguments)
     if options.minutes < 0.5:
         parser.error("--minutes must be 0.5 or more; a shorter run has no windows to compare")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models of the demo's world, half-trained ones and spoilt ones: what a preflight is for.
+"""Small models of the demo's world, good, half-trained and defective, to test the preflight with.
 
-They are half as wide as the demo's and train for a few hundred steps, within a minute. Other seeds and lengths of
-training show that the limits of the preflight do not fit these few only. They have no graphs: run them on the back end
-"torch".
+They are half as wide as the demo's model and train for a few hundred steps, within a minute. Other seeds and lengths of
+training show that the limits of the preflight are not fitted to a few models. They have no graphs: run them with the
+back end "torch".
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind:
 
 
 def shuffled(data: Episodes) -> Episodes:
-    """The recording with its actions in a random order: they say nothing about the pictures any more."""
+    """The recording with its actions in random order, so that they are unrelated to the pictures."""
     actions = data.actions.copy()
     inner = np.isfinite(actions).all(1)
     actions[inner] = np.random.default_rng(0).permutation(actions[inner])
@@ -93,7 +93,7 @@ def bundle(folder: Path, name: str) -> Bundle:
     settings = {"steps": STEPS, "batch": BATCH, "head_steps": HEAD_STEPS, "threads": 1, **kind.train}
     settings["augment"] = {"share": 0.0}
     config = from_dict(TrainConfig, settings, TRAIN_SIZES["small"])
-    part = folder / f"{name}.part"  # has the bundle's name when it is complete
+    part = folder / f"{name}.part"  # renamed when it is complete
     calibrate(train(data, part, folder / "runs" / name, model, config), data)
     part.rename(folder / name)
     return load_bundle(folder / name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much processor time the test suite takes: `make test-time`, into out/tests. Ends with the status of the tests.
+"""Measures the processor time of the test suite: `make test-time`, into out/tests. Exits with the status of the tests.
 
-    python -m validation.test_time [--out out/tests] [PYTEST ARGUMENT ...]
+python -m validation.test_time [--out out/tests] [PYTEST ARGUMENT ...]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lewm_model.evaluation.figures import write_figures
 
 
 def main() -> int:
-    """Runs the tests and writes tests.cpu_minutes, of all processes that were waited for, and tests.wall_minutes."""
+    """Runs the tests and writes tests.cpu_minutes, of all their processes, and tests.wall_minutes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out/tests"))
     options, arguments = parser.parse_known_args()

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does looking cost, and what does it look like? `make viewer`, with the shipped model over real DDS.
+"""Measures how much the viewer slows the planner down, and saves its pictures: `make viewer`, over real DDS.
 
     python -m validation.viewer --pairs 6 --seed 0
 
-Simulated arm, camera node, planner node and viewer node run as four processes; the goal picture changes every 3 s. In
-turns of 6 s somebody subscribes to `debug_image` and `plan_markers`, and nobody does. Each plan's time is what the
-planner's own status says. The ratio of the medians is told, and that of the times from a frame to its command on the
-wire.
+Simulated arm, camera node, planner node and viewer node run as four processes with the shipped model; the goal picture
+changes every 3 s. For alternate periods of 6 s, `debug_image` and `plan_markers` have a subscriber or none. Compared
+are the medians of the planning time, which the planner's status has, and of the time from a frame to its command.
 
-Leaves summary.json, the pictures of the middle of each motion as debug_image_<n>.png, and the nodes' logs.
+Writes summary.json, pictures from the middle of each motion as debug_image_<n>.png, and the logs of the nodes.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ from validation.rig import MODEL, PARAMETERS, Command, Report, Rig, start_rig
 
 GOALS = 8
 GOAL_S, TURN_S = 3.0, 6.0
-SETTLE_S = 1.5  # at the begin of a turn, that does not count: until all have noticed who looks
-MOMENT_S = 0.6  # after a goal was shown: the middle of a motion
-TOLD = 40  # plans that are told
-EARLY_S = 0.005  # a command that arrives sooner after its stamp was not planned from a frame: it is a stop
+SETTLE_S = 1.5  # at the beginning of a period, which is not counted: until the nodes have noticed the change
+MOMENT_S = 0.6  # after a goal was sent: the middle of the motion
+TOLD = 40  # plans of which the publishing is timed
+EARLY_S = 0.005  # a command that arrives sooner after its stamp is a stop, not planned from a frame
 VIEWER = {
     "model": str(MODEL),
     "urdf": str(resource("config", "arms", "tabletop.urdf")),
@@ -54,11 +53,11 @@ VIEWER = {
 
 
 class Eyes:
-    """Subscribes to what the viewer draws, or not, and keeps the times of plans and commands of each turn."""
+    """Subscribes to the viewer's topics or not, and keeps the times of plans and commands for either case."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig, self.looking, self.since_s = rig, False, 0.0
-        self.plan_ms: dict[bool, list[float]] = {True: [], False: []}  # with and without somebody who looks
+        self.plan_ms: dict[bool, list[float]] = {True: [], False: []}  # with and without a subscriber
         self.command_ms: dict[bool, list[float]] = {True: [], False: []}
         self.pictures: list[Image] = []
         self.markers: list[MarkerArray] = []
@@ -67,7 +66,7 @@ class Eyes:
         rig.on_report, rig.on_command = self._on_report, self._on_command
 
     def look(self, on: bool) -> None:
-        """Looks from now on, or looks away."""
+        """Subscribes or unsubscribes."""
         node = self.rig.graph.node
         for subscription in self._subscriptions:
             node.destroy_subscription(subscription)
@@ -81,7 +80,7 @@ class Eyes:
 
     @property
     def settled(self) -> bool:
-        """Whether all have had time to notice who looks."""
+        """Whether SETTLE_S has passed since the last change."""
         return self.rig.now_s - self.since_s > SETTLE_S
 
     def _on_report(self, report: Report) -> None:
@@ -97,7 +96,7 @@ class Eyes:
 
 
 def measure(pairs: int, seed: int, out: Path) -> Eyes:
-    """Lets the loop run, looks every other turn and saves pictures.
+    """Runs the loop with and without a subscriber in turn, and saves pictures.
 
     :raises GraphError: a node fails.
     """
@@ -127,12 +126,12 @@ def measure(pairs: int, seed: int, out: Path) -> Eyes:
 
 
 def tell_share() -> float:
-    """Processor time of telling a plan to who looks, over that of making it; medians. Other work does not change it."""
+    """Processor time of publishing a plan to subscribers, over that of making it; medians, independent of load."""
     bundle = load_bundle(MODEL)
     with ArmSim(render=False) as sim:
         limits = sim.limits
     epoch_s = time.monotonic()
-    config = PlanConfig(deadline_s=0.6)  # every iteration is made, also on a busy machine
+    config = PlanConfig(deadline_s=0.6)  # long enough for every iteration, also on a busy machine
     controller = Planner(load_runtime(bundle, "onnxruntime"), limits, config, lambda: time.monotonic() - epoch_s)
     rng = np.random.default_rng(0)
     plan_s, tell_s = [], []
@@ -161,9 +160,9 @@ def tell_share() -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=6, help="turns with and without somebody who looks (default 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the goals and the planner (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("out/viewer"), help="folder for what it leaves")
+    parser.add_argument("--pairs", type=int, default=6, help="periods with and without a subscriber (default 6)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the goals and of the planner (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("out/viewer"), help="folder for the results")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     command = f"make viewer PAIRS={options.pairs} SEED={options.seed}"
@@ -179,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures: Figures = {
         "viewer.tell_share": (share, "processor time of publishing a plan for a viewer, over that of making it")
     }
-    table.add_row("telling a plan, of making it", "0", f"{share:.3f}", "")
+    table.add_row("publishing a plan, of making it", "0", f"{share:.3f}", "")
     for name, times in (("plan_ms", eyes.plan_ms), ("frame_to_command_ms", eyes.command_ms)):
         without, with_eyes = (float(np.median(times[looking])) for looking in (False, True))
         counts = f"{len(times[False])} and {len(times[True])}"
