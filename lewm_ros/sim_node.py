@@ -22,7 +22,7 @@ from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.controller import ControllerConfig
 from lewm_model.sim.looks import SwingingLooks, wear
 from lewm_model.sim.pinhole import Pinhole
-from lewm_model.sim.sdf import SdfError
+from lewm_model.sim.sdf_element import SdfError
 from lewm_model.sim.world import side_by_side
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.command_topics import ARM

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lewm_model.cli.main import app
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.sdf import SdfError
+from lewm_model.sim.sdf_element import SdfError
 
 MESH = '<asset><mesh name="shell" file="shell.stl"/></asset><worldbody>'
 

@@ -26,7 +26,8 @@ from lewm_model.data.converters.rosbag2.convert import convert_bag
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_model.runtime import RuntimeLoadError, load_runtime
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.sdf import SdfError, load_world
+from lewm_model.sim.sdf import load_world
+from lewm_model.sim.sdf_element import SdfError
 from lewm_ros.messages import LAST_STAMP_NS, latent_to_message, nanoseconds
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import pytest
 
 from lewm_model.config import resource
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.sdf import SdfError
+from lewm_model.sim.sdf_element import SdfError
 
 FRAMES = Path(__file__).parent / "data" / "gazebo_frames"
 TABLETOP = resource("worlds", "tabletop.sdf").read_text()

@@ -12,7 +12,9 @@ import pytest
 
 from lewm_model.config import resource
 from lewm_model.sim.arm import ArmSim
-from lewm_model.sim.sdf import SdfError, load_world, pose_matrix
+from lewm_model.sim.sdf import load_world
+from lewm_model.sim.sdf_element import SdfError
+from lewm_model.sim.sdf_frames import pose_matrix
 
 WORLD = resource("worlds", "tabletop.sdf")
 PEDESTAL = "<ambient>0.0130 0.0130 0.0168 1</ambient>"

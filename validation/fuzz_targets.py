@@ -1308,7 +1308,7 @@ def make_config(seeds: Path, scratch: Path) -> Target:
 def make_sdf(seeds: Path, scratch: Path) -> Target:
     from lewm_model.sim.arm import ArmSim
     from lewm_model.sim.pinhole import Pinhole
-    from lewm_model.sim.sdf import SdfError
+    from lewm_model.sim.sdf_element import SdfError
 
     text = resource("worlds", "tabletop.sdf").read_text()
     path = scratch / "world.sdf"

@@ -18,7 +18,8 @@ import mujoco
 import numpy as np
 
 from lewm_model.sim.scene import ROBOT, TABLE, Scene, load_scene, read_scene
-from lewm_model.sim.sdf import AMBIENT_GAIN, LAMP_GAIN, pose_matrix
+from lewm_model.sim.sdf import AMBIENT_GAIN, LAMP_GAIN
+from lewm_model.sim.sdf_frames import pose_matrix
 from lewm_model.sim.world import END_EFFECTOR, World, side_by_side
 
 ARM_TOPIC = "arm_controller/joint_trajectory"

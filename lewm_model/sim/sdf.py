@@ -11,14 +11,15 @@ the arm, which joints it moves and how stiff the servo is. A frame named `end_ef
 from __future__ import annotations
 
 import math
-import xml.parsers.expat
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
 from lewm_model.robot.limits import JointLimits
+from lewm_model.sim.sdf_element import Element, SdfError, read_xml
+from lewm_model.sim.sdf_frames import Frames, pose_matrix, pose_of, relative_to
 from lewm_model.sim.world import END_EFFECTOR, Arm, Camera, World
 
 _JTC = "gz::sim::systems::JointTrajectoryController"
@@ -40,236 +41,15 @@ _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
 AMBIENT_GAIN, LAMP_GAIN = 0.315, 0.807
 # SDF has no limits of acceleration and jerk. These are those of config/robots/tabletop.yaml, the shipped world's arm.
 ACCELERATION_RAD_S2, JERK_RAD_S3 = 9.0, 150.0
-MOST = 1e9  # of any number: what the simulation makes of greater ones is not finite any more
 SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable
 SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0  # of the camera
 MOST_PIXELS = 8192  # of a picture's side
-
-
-def _short(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")
-
-
-class SdfError(ValueError):
-    """The SDF file is broken or asks for something the loader does not carry over; says file, line and what to do."""
-
-
-@dataclass
-class Element:
-    """One XML element with the line it starts at, and checks that name that line."""
-
-    tag: str
-    attributes: dict[str, str]
-    file: str
-    line: int
-    text: str = ""
-    children: list[Element] = field(default_factory=list)
-
-    def error(self, message: str) -> SdfError:
-        return SdfError(f"{self.file}:{self.line}: {message}")
-
-    def allow(self, tags: str = "", attributes: str = "") -> None:
-        """Raises unless all children and attributes are among these space-separated names."""
-        for child in self.children:
-            if child.tag not in tags.split():
-                known = f"here are known: {', '.join(sorted(tags.split()))}" if tags else "it holds no elements here"
-                raise child.error(f"<{child.tag}> in <{self.tag}> is not supported; {known}")
-        for name in self.attributes:
-            if name not in attributes.split():
-                raise self.error(f"attribute '{name}' of <{self.tag}> is not supported; remove it")
-        if self.children and self.text.strip():
-            raise self.error(f"<{self.tag}> holds stray text {_short(self.text)}")
-
-    def all(self, tag: str) -> list[Element]:
-        return [child for child in self.children if child.tag == tag]
-
-    def get(self, tag: str) -> Element | None:
-        found = self.all(tag)
-        if len(found) > 1:
-            raise found[1].error(f"<{tag}> appears again in <{self.tag}>; keep one")
-        return found[0] if found else None
-
-    def need(self, tag: str) -> Element:
-        found = self.get(tag)
-        if found is None:
-            raise self.error(f"<{self.tag}> needs a <{tag}>")
-        return found
-
-    def attribute(self, name: str) -> str:
-        if not self.attributes.get(name):
-            raise self.error(f"<{self.tag}> needs an attribute '{name}'")
-        return self.attributes[name]
-
-    def string(self) -> str:
-        self.allow(attributes="")
-        if not self.text.strip():
-            raise self.error(f"<{self.tag}> is empty")
-        return self.text.strip()
-
-    def floats(self, count: int, attributes: str = "") -> np.ndarray:
-        self.allow(attributes=attributes)
-        try:
-            values = np.array([float(word) for word in self.text.split()])
-        except ValueError:
-            values = np.array([])
-        if values.shape != (count,) or not np.isfinite(values).all():
-            raise self.error(f"<{self.tag}> holds {_short(self.text)}; {count} finite number(s) expected")
-        if (np.abs(values) > MOST).any():
-            raise self.error(f"<{self.tag}> holds {_short(self.text)}; no number may be beyond {MOST:.0e}")
-        return values
-
-    def number(self, tag: str, default: float | None = None, positive: bool = False) -> float:
-        """The number in child `tag`; `default` where there is none, an error where there is neither."""
-        child = self.need(tag) if default is None else self.get(tag)
-        if child is None:
-            assert default is not None
-            return default
-        value = float(child.floats(1)[0])
-        if positive and value <= 0.0:
-            raise child.error(f"<{tag}> is {value}; it must be above 0")
-        return value
-
-    def flag(self, tag: str, default: bool) -> bool:
-        child = self.get(tag)
-        if child is None:
-            return default
-        text = child.string().lower()
-        if text not in ("true", "false", "1", "0"):
-            raise child.error(f"<{tag}> is {text!r}; write true or false")
-        return text in ("true", "1")
-
-
-def read_xml(path: Path) -> Element:
-    """Parses an XML file; :raises SdfError: it is missing or not well-formed."""
-    parser = xml.parsers.expat.ParserCreate()
-    root: list[Element] = []
-    stack: list[Element] = []
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        element = Element(tag, attributes, str(path), parser.CurrentLineNumber)
-        (stack[-1].children if stack else root).append(element)
-        stack.append(element)
-
-    def end(tag: str) -> None:
-        stack.pop()
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    def refuse(name: str, *_: object) -> None:  # a few entities expand to gigabytes
-        raise SdfError(f"{path}:{parser.CurrentLineNumber}: write out the XML entity '{name}', none may be declared")
-
-    parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = text
-    try:
-        if path.exists() and not path.is_file():  # a device has no end
-            raise SdfError(f"{path}: is no file; give the path of an SDF world")
-        parser.Parse(path.read_bytes(), True)
-    except OSError as error:
-        raise SdfError(f"{path}: cannot be read: {error.strerror}; give the path of an SDF world") from error
-    except xml.parsers.expat.ExpatError as error:
-        raise SdfError(f"{path}:{error.lineno}: not well-formed XML: {error}") from error
-    except SdfError:
-        raise
-    except (LookupError, ValueError) as error:  # an encoding that Python does not know, or has no table for
-        raise SdfError(f"{path}: its encoding is not supported: {error}; write UTF-8") from error
-    return root[0]
-
-
-# ---- poses: 4 x 4 float64 matrices -------------------------------------------------------------------------------
-
-
-def pose_matrix(x: float, y: float, z: float, roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """SDF's pose as a matrix: rotation Rz(yaw) Ry(pitch) Rx(roll), m and rad."""
-    cr, sr, cp, sp = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
-    cy, sy = math.cos(yaw), math.sin(yaw)
-    return np.array(
-        [
-            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr, x],
-            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr, y],
-            [-sp, cp * sr, cp * cr, z],
-            [0.0, 0.0, 0.0, 1.0],
-        ]
-    )
-
-
-def _pose(element: Element) -> np.ndarray:
-    child = element.get("pose")
-    if child is None or not child.text.strip():
-        return np.eye(4)
-    return pose_matrix(*child.floats(6, attributes="relative_to"))
-
-
-def _relative_to(element: Element) -> str | None:
-    child = element.get("pose")
-    if child is None:
-        return None
-    child.allow(attributes="relative_to")
-    return child.attributes.get("relative_to")
 
 
 def _quaternion(pose: np.ndarray) -> np.ndarray:
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(pose[:3, :3]).ravel())
     return quaternion
-
-
-class _Frames:
-    """The named frames of one model, each resolved to a pose in the model's frame."""
-
-    def __init__(self, model: Element) -> None:
-        self._elements: dict[str, Element] = {}
-        for element in model.children:
-            if element.tag in ("link", "joint", "frame"):
-                name = element.attribute("name")
-                if name in self._elements or name in ("world", "__model__"):
-                    raise element.error(f"the name '{name}' is taken; names in a model are unique")
-                self._elements[name] = element
-        self._poses: dict[str, np.ndarray] = {"__model__": np.eye(4)}
-        self._open: list[str] = []
-
-    def pose(self, name: str, user: Element) -> np.ndarray:
-        """Pose of frame `name` in the model's frame; `user` is the element that names it, for the error."""
-        if name in self._poses:
-            return self._poses[name]
-        if name not in self._elements:
-            raise user.error(f"there is no frame '{name}' in this model; it has {', '.join(self._elements)}")
-        if name in self._open:
-            raise user.error(f"poses go in a circle: {' -> '.join([*self._open, name])}")
-        element = self._elements[name]
-        if element.tag == "link":
-            default = "__model__"
-        elif element.tag == "joint":
-            default = element.need("child").string()
-        else:
-            default = element.attributes.get("attached_to", "__model__")
-        self._open.append(name)
-        self._poses[name] = self.pose(_relative_to(element) or default, element) @ _pose(element)
-        self._open.pop()
-        return self._poses[name]
-
-    def within(self, link: str, element: Element) -> np.ndarray:
-        """Pose of a collision, visual, inertial or sensor of `link`, in the link's frame."""
-        reference = _relative_to(element)
-        if reference is None:
-            return _pose(element)
-        return np.linalg.inv(self.pose(link, element)) @ self.pose(reference, element) @ _pose(element)
-
-    def link_of(self, name: str, user: Element) -> str:
-        """The link that frame `name` is fixed to."""
-        for _ in range(len(self._elements) + 1):
-            element = self._elements.get(name)
-            if element is None:
-                raise user.error(f"'{name}' is not attached to a link; set attached_to to a link of this model")
-            if element.tag == "link":
-                return name
-            name = (
-                element.need("child").string() if element.tag == "joint" else element.attributes.get("attached_to", "")
-            )
-        raise user.error("attached_to goes in a circle")
 
 
 # ---- one link ----------------------------------------------------------------------------------------------------
@@ -343,9 +123,7 @@ def _srgb(linear: np.ndarray) -> np.ndarray:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def _add_shapes(
-    spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: _Frames, exposure: np.ndarray
-) -> None:
+def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: Frames, exposure: np.ndarray) -> None:
     """Visuals and collisions of a link. `exposure` (3,) is the linear light that comes back from white, lying flat."""
     link_name = link.attribute("name")
     for element in link.children:
@@ -370,7 +148,7 @@ def _add_shapes(
         geom.mass = 0.0  # the link's <inertial> says all
 
 
-def _add_inertial(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
+def _add_inertial(body: mujoco.MjsBody, link: Element, frames: Frames) -> None:
     inertial = link.need("inertial")
     inertial.allow("pose mass inertia")
     pose = frames.within(link.attribute("name"), inertial)
@@ -390,7 +168,7 @@ def _add_inertial(body: mujoco.MjsBody, link: Element, frames: _Frames) -> None:
 
 
 def _add_camera(
-    body: mujoco.MjsBody, link: Element, frames: _Frames
+    body: mujoco.MjsBody, link: Element, frames: Frames
 ) -> list[tuple[Element, Camera, tuple[float, float]]]:
     """Adds the link's cameras; each with its element and clip planes, m."""
     cameras = []
@@ -452,7 +230,7 @@ def _read_joint(element: Element) -> _Joint:
     return _Joint(element, element.attribute("name"), kind, parent, child)
 
 
-def _add_revolute(body: mujoco.MjsBody, joint: _Joint, name: str, frames: _Frames) -> dict[str, float]:
+def _add_revolute(body: mujoco.MjsBody, joint: _Joint, name: str, frames: Frames) -> dict[str, float]:
     axis = joint.element.need("axis")
     axis.allow("xyz limit dynamics")
     direction = axis.need("xyz").floats(3) if axis.get("xyz") is not None else np.array([0.0, 0.0, 1.0])
@@ -509,11 +287,11 @@ class _Loader:
         name = model.attribute("name")
         if model.flag("self_collide", False):
             raise model.need("self_collide").error("collisions within a model are not supported; use false")
-        if _relative_to(model) not in (None, "world"):
+        if relative_to(model) not in (None, "world"):
             raise model.need("pose").error("a model's pose is relative to the world; frames of the world are not known")
         static = model.flag("static", False)
-        frames = _Frames(model)
-        world_pose = _pose(model)
+        frames = Frames(model)
+        world_pose = pose_of(model)
         links = {link.attribute("name"): link for link in model.all("link")}
         if not links:
             raise model.error(f"model '{name}' has no <link>")
@@ -710,9 +488,9 @@ class _Loader:
                 raise light.error(f"light type '{light.attribute('type')}' is not supported; only 'directional' is")
             if light.flag("cast_shadows", False):
                 raise light.need("cast_shadows").error("shadows are not rendered; set it to false")
-            if _relative_to(light) not in (None, "world"):
+            if relative_to(light) not in (None, "world"):
                 raise light.need("pose").error("a light's pose is relative to the world; frames of it are not known")
-            pose = _pose(light)
+            pose = pose_of(light)
             direction = pose[:3, :3] @ light.need("direction").floats(3)
             length = float(np.linalg.norm(direction))
             if length < 1e-9:
