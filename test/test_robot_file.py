@@ -233,6 +233,12 @@ def test_a_tool_that_points_elsewhere_has_not_reached_its_goal(scene: Path) -> N
     assert replace(wide, angle_rad=0.5).error(bent, goal, arm) < 10.0
 
 
+def test_a_gripper_does_not_lengthen_the_reach_of_an_arm(scene: Path) -> None:
+    with_gripper = ArmSim(scene, render=False).reach_m
+    scene.write_text(SCENE + "held: [finger]\n")
+    assert with_gripper == ArmSim(scene, render=False).reach_m
+
+
 def test_a_joint_that_a_scene_holds_stays_at_home_and_is_no_part_of_what_is_commanded(scene: Path) -> None:
     (scene.parent / "mine.yaml").write_text(ROBOT.replace("effort: 2.0", "effort: 2.0, home: 0.4"))
     scene.write_text(SCENE + "held: [finger]\n")

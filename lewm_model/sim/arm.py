@@ -44,7 +44,7 @@ class ArmSim:
     :param world: SDF or scene file.
     :param render: False builds no renderer; :meth:`render` then raises.
     :param controller: parameters of the trajectory controller; None are its own.
-    :raises lewm_model.sim.sdf.SdfError: the world cannot be loaded; names file and line.
+    :raises lewm_model.sim.sdf_element.SdfError: the world cannot be loaded; names file and line.
     """
 
     def __init__(
@@ -423,9 +423,17 @@ class ArmSim:
             raise ValueError(f"joint positions are {position}; one finite number for each of {self.names} expected")
 
     def _reach(self, joints: list[int]) -> float:
-        """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them."""
-        data = self._scratch
-        mujoco.mj_kinematics(self._model, data)
+        """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them.
+
+        A joint that does not move the tip, as a gripper's, does not count.
+        """
+        model, data = self._model, self._scratch
+        mujoco.mj_kinematics(model, data)
+        body, carrying = int(model.site_bodyid[self._tip]), set[int]()
+        while body:  # 0 is the world
+            carrying.add(body)
+            body = int(model.body_parentid[body])
+        joints = [joint for joint in joints if int(model.jnt_bodyid[joint]) in carrying]
         points = np.vstack([data.xanchor[joints], data.site_xpos[self._tip]])
         axes = data.xaxis[joints]
         segments = np.diff(points, axis=0)

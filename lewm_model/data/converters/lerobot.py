@@ -456,9 +456,7 @@ def _video_place(
         raise DataError(f"its metadata do not say where its video is: {error!r}") from error
 
 
-def _video(
-    path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, lens: Camera
-) -> Iterator[Any]:
+def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, lens: Camera) -> Iterator[Any]:
     """The model's picture at each of these increasing times, None where no frame lies within the tolerance.
 
     :raises DataError: there is no video at all.
