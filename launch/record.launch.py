@@ -91,13 +91,17 @@ def recorded_topics(values: dict[str, str]) -> dict[str, dict[str, str | int]]:
     suffix = "/compressed" if values["images"] == "compressed" else ""
     topics = {
         values["image_topic"] + suffix: STREAM,
-        values["image_topic"].rpartition("/")[0] + "/camera_info": STREAM,
+        beside(values["image_topic"], "camera_info"): STREAM,
         "joint_states": STREAM,
         values["command_topic"]: EVENT,
-        values["command_topic"].rpartition("/")[0]
-        + "/controller_state": STREAM,  # has every motion
+        beside(values["command_topic"], "controller_state"): STREAM,  # has every motion
         "goal_image": LATCHED,
         "episode": EVENT,
     }
     root = "/" + values["namespace"].strip("/")
     return {name if name.startswith("/") else f"{root.rstrip('/')}/{name}": dict(qos) for name, qos in topics.items()}
+
+
+def beside(topic: str, name: str) -> str:
+    """The topic `name` in the namespace of `topic`."""
+    return f"{topic.rpartition('/')[0]}/{name}" if "/" in topic else name

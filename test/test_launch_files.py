@@ -245,6 +245,8 @@ def test_a_recording_has_the_topics_that_a_conversion_needs(
 def test_raw_pictures_of_an_absolute_topic_are_recorded_where_they_are() -> None:
     (process,) = launched("record.launch.py", images="raw", image_topic="/wrist/color/image_raw")
     assert {"/wrist/color/image_raw", "/wrist/color/camera_info"} <= set(process.command)
+    (process,) = launched("record.launch.py", namespace="left", image_topic="image", command_topic="commands")
+    assert {"/left/image/compressed", "/left/camera_info", "/left/controller_state"} <= set(process.command)
     assert "--output" not in process.command
 
 
