@@ -108,13 +108,12 @@ class CommandedMotion:
     def speeds(self, times_s: np.ndarray) -> np.ndarray:
         """Commanded speed (T,) of the fastest joint, rad/s."""
         speeds = np.zeros(len(times_s))
-        for i, command in enumerate(self.commands):
-            until_s = self.commands[i + 1].sent_s if i + 1 < len(self.commands) else np.inf
-            inside = (times_s >= command.sent_s) & (times_s < until_s)
-            motion = command.trajectory
+        executed = np.searchsorted([command.sent_s for command in self.commands], times_s, side="right") - 1
+        for i in np.unique(executed[executed >= 0]):  # few of the kept ones: this is asked after every message
+            here, motion = executed == i, self.commands[i].trajectory
             for velocity in motion.velocities.T:
-                here = np.abs(np.interp(times_s[inside], motion.times_s, velocity, left=0.0, right=0.0))
-                speeds[inside] = np.maximum(speeds[inside], here)
+                speed = np.abs(np.interp(times_s[here], motion.times_s, velocity, left=0.0, right=0.0))
+                speeds[here] = np.maximum(speeds[here], speed)
         return speeds
 
     def rest_since(self, begin_s: float, end_s: float) -> float | None:
