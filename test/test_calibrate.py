@@ -99,7 +99,7 @@ def test_errors_and_distances_are_what_the_robot_will_measure(trained):
 
 def test_too_little_data_and_another_robot_s_are_refused(trained):
     data = load_episodes(trained.folder.parent / "dots.h5")
-    with pytest.raises(DataError, match=r"\d+ frames are too few to know what is usual"):
+    with pytest.raises(DataError, match=r"\d+ frames are too few to calibrate with"):
         c.calibrate(trained, data)
     with pytest.raises(DataError, match="actions left, right do not fit"):
         c.calibrate(trained, dataclasses.replace(data, action_names=("left", "right")))

@@ -242,8 +242,8 @@ def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:
     latents = torch.zeros(31, 2)
     latents[15:] = 3.0
     found = [
-        same_place_distances(RolloutGraph(model, None), data, np.array([0]), latents, spec, things)
-        for things in (False, True)
+        same_place_distances(RolloutGraph(model, None), data, np.array([0]), latents, spec, moves_objects)
+        for moves_objects in (False, True)
     ]
     assert found[0].max() == pytest.approx(18.0) and len(found[0]) > len(found[1]) > 50
     assert found[1].max() == 0.0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bundle for another scene, from some minutes recorded in it: `lewm adapt`.
 
-The world model goes on learning, gently, with the loss that it was trained with. Only of the new scene it would forget
-the old one, and the more its pictures differ, the sooner; so where an old recording is at hand, as much of that is
-learned from as of the new one. Heads are trained anew on what it then makes of both.
+The world model is fine-tuned with its own loss at a lower learning rate. Fine-tuned on the new scene alone it forgets
+the old one, and the sooner the more the pictures differ; so a recording of the old scene, where there is one, is
+replayed: as many of its frames are learned from as of the new scene. The heads are then trained anew on the latents of
+both.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ def adapt(
 ) -> Bundle:
     """Writes the bundle that fits the scene of `data` to `out`, and logs and checkpoints to `run`.
 
-    :param replay: recording of the old scene, the one that the bundle was trained on for example; None: only the new
-        scene is learned from, and the old one may be forgotten.
+    :param data: recording of the new scene, with the robot, camera size and actions of the bundle.
+    :param replay: recording of the old scene, for example the one that the bundle was trained on; None learns from the
+        new scene only, and the old one may be forgotten.
     :raises DataError: a recording does not fit the bundle, or is too short.
     """
-    held_out_episodes(bundle, data)  # says what does not fit
+    held_out_episodes(bundle, data)  # raises where the recording does not fit, before anything is trained
     config = _gentle(bundle, steps)
     recordings = [data] if replay is None else [data, _some(replay, len(data.pixels))]
     mixed = _joined(recordings)
@@ -72,7 +74,7 @@ def adapt(
 
 
 def _gentle(bundle: Bundle, steps: int) -> TrainConfig:
-    """The settings that the bundle was trained with, but for how long and how fast it learns."""
+    """The settings that the bundle was trained with, except for the steps, learning rate and share held out."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     before = {name: value for name, value in bundle.training.get("config", {}).items() if name in known}
     config = from_dict(TrainConfig, before, TRAIN_SIZES["small"])
@@ -81,7 +83,7 @@ def _gentle(bundle: Bundle, steps: int) -> TrainConfig:
 
 
 def _some(data: Episodes, frames: int) -> Episodes:
-    """The first episodes of a recording, `frames` of them or a few more."""
+    """The first episodes of a recording that together have at least `frames` frames."""
     count = int(np.searchsorted(np.cumsum(data.lengths), frames)) + 1
     rows = slice(0, int((data.offsets + data.lengths)[:count].max()))
     return replace(

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changed pictures: the same scene in another light and from another camera, drawn anew for every frame.
+"""Augmentation: pictures of the same scene in another light and from another camera, drawn anew for every frame.
 
-A world model keeps of a picture what helps to predict the next one. What lasts for a clip, as the light does, helps; so
-a model that has only ever seen one light holds on to it, and is lost in another. Here each FRAME is changed by itself:
-the light of a frame then says nothing about the light of the next one, and the latent drops it. The two terms of the
-loss stay what they are.
+The latent keeps of a picture what helps to predict the next one. What is constant in a clip, such as the light, helps;
+so a model that was trained in one light encodes it, and fails in another. Here each FRAME is changed by itself: the
+light of one frame then does not predict the light of the next, and the latent drops it. The loss stays as it is.
 
-Everything is computed for the whole batch at once, on the device that trains. Dear changes (noise, blur, JPEG, the
-camera's pose) are made to a share of the frames only. Random numbers come from torch's generators, so that a step that
-is seeded gives the same pictures again.
+Every change is computed for many pictures at once, on the device that trains. Expensive changes (noise, blur, JPEG,
+camera pose) are applied to a share of the frames only. Random numbers come from torch's generators, so a training step
+with the same seed gives the same pictures.
 """
 
 from __future__ import annotations
@@ -22,16 +21,17 @@ from torch import Tensor
 
 from lewm_model.config import AugmentConfig
 
-CHUNK = 64  # pictures that a CPU changes at once: its cache holds them
-BLOCK = 8  # pixels of a JPEG block's side
-SHARED = 4  # pictures that share one drawing of noise
-CANDIDATES = 8  # pixels among which the two regions of another colour are looked for
-# JPEG's example tables (ITU T.81, annex K) rise from 16 to about 100 over the frequencies; this is their rough course.
+CHUNK = 64  # pictures that a CPU changes at once, so that they stay in its cache
+BLOCK = 8  # pixels, side of a JPEG block (ITU T.81)
+SHARED = 4  # pictures that get the same noise, since drawing it takes longer than adding it
+CANDIDATES = 8  # random pixels of a picture from which the colours of the two regions to recolour are taken
+# Quantisation step of JPEG at quality 50, grey levels of 255: at frequency 0, and its increase for each further one.
+# A linear approximation of the example tables of ITU T.81, annex K, which rise from 16 to about 100.
 FINEST, STEEPNESS = 16.0, 6.0
 
 
 def changed(frames: Tensor, c: AugmentConfig) -> Tensor:
-    """uint8 RGB frames (…, S, S, 3), a share `c.share` of them changed, each in its own way; same shape and type."""
+    """RGB frames (…, S, S, 3) uint8, a share `c.share` of them changed, each differently; same shape and dtype."""
     if c.share == 0.0:
         return frames
     pictures = frames.reshape(-1, *frames.shape[-3:])
@@ -55,7 +55,7 @@ def _changed(pictures: Tensor, c: AugmentConfig) -> Tensor:
         (noisy, c.noisy_share),
     ):
         count = round(share * n)
-        if count:  # the order is random, so neighbours are as good a choice as any
+        if count:  # the pictures are in random order, so consecutive ones are a random choice
             first = int(torch.randint(n - count + 1, ()))
             some = x[first : first + count]
             some.copy_(change(some, c))
@@ -63,17 +63,17 @@ def _changed(pictures: Tensor, c: AugmentConfig) -> Tensor:
     return pictures.index_copy(0, rows, x.permute(0, 2, 3, 1).contiguous())
 
 
-# ---- changes: pictures (N, 3, S, S) in [0, 1] -> the same; what leaves [0, 1] is cut at the end ----------------------
+# ---- changes: pictures (N, 3, S, S) in [0, 1] -> (N, 3, S, S), which may leave [0, 1]; `_changed` clips them ---------
 
 
 def lit(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Another light: contrast, strength, tint, a shade across, darker corners, offset."""
+    """Another light: contrast, strength, tint, a shadow on one side, darker corners, offset."""
     n, side = len(x), x.shape[-1]
     strength = _uniform((n, 1, 1, 1), c.gain, x) * torch.exp(_uniform((n, 3, 1, 1), c.tint, x))
     strength = strength + 1.0
     across = torch.linspace(-1.0, 1.0, side, device=x.device)
     angle, edge = _uniform((n, 1, 1), math.pi, x), _uniform((n, 1, 1), 1.0, x)
-    # A shade has a direction, a place where it begins and an edge: hard as that of a thing nearby, or a slow fall.
+    # A shadow has a direction, a place where it begins, and an edge: sharp, as of a nearby object, or gradual.
     along = angle.cos() * across + angle.sin() * across[:, None]
     width = torch.exp(_uniform((n, 1, 1), 1.5, x)) * 0.5
     field = 1.0 - c.shade * torch.rand((n, 1, 1), device=x.device) * torch.sigmoid((along - edge) / width)
@@ -81,21 +81,22 @@ def lit(x: Tensor, c: AugmentConfig) -> Tensor:
     field = field - corners * (across.square() + across.square()[:, None]) * 0.5
     contrast = 1.0 + _uniform((n, 1, 1, 1), c.contrast, x)
     grey = x.mean((1, 2, 3), keepdim=True)
-    # (grey + contrast * (x - grey)) * field * strength + offset, in three passes over the pictures
+    # (grey + contrast * (x - grey)) * field * strength + offset, arranged so that one pass reads the pictures
     factor = field[:, None] * (strength * contrast)
     rest = field[:, None] * (strength * (1.0 - contrast) * grey) + _uniform((n, 1, 1, 1), c.offset, x)
     return torch.addcmul(rest, x, factor)
 
 
 def exposed(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Another gamma: what a camera, or a renderer, makes of the light."""
+    """Another gamma: how a camera, or a renderer, maps light to brightness."""
     return x.clamp(1e-4, 1.0).pow_(torch.exp(_uniform((len(x), 1, 1, 1), c.gamma, x)))
 
 
 def recoloured(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Two regions of like colour get other colours: another table, an arm that is painted otherwise.
+    """Two regions, each of pixels of similar colour, get other colours: another table, an arm in another paint.
 
-    The second region is the one that differs most from the first of some pixels, so that not only the table is painted.
+    The second region has the colour, of CANDIDATES random pixels, that differs most from the first one's. Two random
+    pixels would both lie on the table in most pictures, since it is the largest region.
     """
     n = len(x)
     where = torch.randint(x.shape[-1] ** 2, (n, 1, CANDIDATES), device=x.device).expand(-1, 3, -1)
@@ -111,9 +112,9 @@ def recoloured(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def covered(x: Tensor, c: AugmentConfig) -> Tensor:
-    """A rectangle of any colour lies somewhere: a thing that does not matter, a hand, or dead pixels."""
+    """A rectangle of random colour hides a part: an irrelevant object, a hand, or dead pixels."""
     n, side = len(x), x.shape[-1]
-    area = c.cover * torch.rand(n, device=x.device).square() * side**2  # small ones are more frequent
+    area = c.cover * torch.rand(n, device=x.device).square() * side**2  # squared, so that small ones are more frequent
     ratio = torch.exp(_uniform((n,), 1.0, x))
     size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1)
     corner = (torch.rand((n, 2), device=x.device) * (side - size).clamp_min(0.0)).floor()
@@ -124,11 +125,11 @@ def covered(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def moved(x: Tensor, c: AugmentConfig) -> Tensor:
-    """The camera was bumped: shifted, turned and a little nearer or farther."""
+    """The camera was bumped: the picture is shifted, turned and scaled."""
     n = len(x)
     angle = _uniform((n,), math.radians(c.turn_deg), x)
     scale = 1.0 + _uniform((n,), c.zoom, x)
-    shift = 2.0 * _uniform((n, 2), c.shift, x)  # the picture is 2 wide
+    shift = 2.0 * _uniform((n, 2), c.shift, x)  # in affine_grid's coordinates a picture is 2 wide
     cos, sin = angle.cos() * scale, angle.sin() * scale
     matrix = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).reshape(n, 2, 3)
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
@@ -136,7 +137,7 @@ def moved(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def blurred(x: Tensor, c: AugmentConfig) -> Tensor:
-    """Out of focus by up to `c.blur` pixels: a share of the Gaussian picture of that width."""
+    """Out of focus by up to `c.blur` pixels: a mix of the picture and its Gaussian blur of that width."""
     radius = max(1, math.ceil(2 * c.blur))
     at = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.exp(-0.5 * (at / max(c.blur, 1e-3)) ** 2)
@@ -151,7 +152,7 @@ def blurred(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def compressed(x: Tensor, c: AugmentConfig) -> Tensor:
-    """What JPEG of a low quality does: colour at half the size, and each block's frequencies in coarse steps."""
+    """Artefacts of JPEG at a low quality: colour at half the resolution, and coarsely quantised frequencies."""
     n, side = len(x), x.shape[-1]
     padding = -side % (2 * BLOCK)
     padded = F.pad(x, (0, padding, 0, padding), "replicate") * 255.0
@@ -165,30 +166,30 @@ def compressed(x: Tensor, c: AugmentConfig) -> Tensor:
 
 
 def noisy(x: Tensor, c: AugmentConfig) -> Tensor:
-    """The sensor's noise in single pixels, up to `c.noise`; a few pictures share theirs, for it is dear to draw."""
+    """Sensor noise, white, of a standard deviation up to `c.noise`; SHARED pictures have the same one."""
     drawn = torch.randn((-(-len(x) // SHARED), *x.shape[1:]), device=x.device)
     strength = c.noise * torch.rand((len(x), 1, 1, 1), device=x.device)
     return torch.addcmul(x, drawn.repeat(SHARED, 1, 1, 1)[: len(x)], strength)
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
+# ---- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _uniform(shape: tuple[int, ...], most: float, like: Tensor) -> Tensor:
-    """Uniform in [-most, most]."""
+    """Random numbers of `shape`, uniform in [-most, most], on the device of `like`."""
     return (2.0 * torch.rand(shape, device=like.device) - 1.0) * most
 
 
 @lru_cache(maxsize=4)
 def _luma_chroma(device: torch.device) -> tuple[Tensor, Tensor]:
-    """From red, green and blue, and back: (3, 3) each."""
+    """JFIF's matrices from RGB to luma and chroma and back, (3, 3) each."""
     mix = torch.tensor([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])
     return mix.to(device), torch.linalg.inv(mix).to(device)
 
 
 @lru_cache(maxsize=4)
 def _cosines(device: torch.device) -> Tensor:
-    """The orthonormal DCT of a block's values, row by row: (BLOCK ** 2, BLOCK ** 2)."""
+    """The orthonormal DCT of a block whose values are in row order: (BLOCK ** 2, BLOCK ** 2)."""
     k = torch.arange(BLOCK, dtype=torch.float32)
     matrix = torch.cos(math.pi * (k + 0.5) * k[:, None] / BLOCK) * math.sqrt(2 / BLOCK)
     matrix[0] *= math.sqrt(0.5)
@@ -197,13 +198,13 @@ def _cosines(device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _steps(device: torch.device) -> Tensor:
-    """Quantisation steps (BLOCK ** 2,) at quality 50, grey levels."""
+    """Quantisation steps (BLOCK ** 2,) at quality 50, grey levels of 255."""
     k = torch.arange(BLOCK, dtype=torch.float32)
     return (FINEST + STEEPNESS * (k + k[:, None])).flatten().to(device)
 
 
 def _quantised(x: Tensor, step: Tensor) -> Tensor:
-    """Channels (N, C, H, W) after the DCT of their blocks was rounded to multiples of step (N, 1, BLOCK ** 2)."""
+    """Channels (N, C, H, W) with the DCT of their blocks rounded to multiples of `step` (N, 1, BLOCK ** 2)."""
     n, channels, height, width = x.shape
     across = (n, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
     blocks = x.reshape(across).transpose(3, 4).reshape(n, -1, BLOCK**2)

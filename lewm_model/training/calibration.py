@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When is a goal reached, when is a frame surprising or new? Measured on episodes that the model was not trained on."""
+"""Calibration: the limits from which a goal counts as reached, and a frame as surprising or new.
+
+All are measured on episodes that the model was not trained on, in which nothing is wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,25 +27,26 @@ from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.latents import encode_rows
 
-FEWEST_FRAMES = 500  # that an error can be called usual from
-GROUPS = 6  # of frames, by the change that was imagined
+FEWEST_FRAMES = 500  # from which the greatest error in each of the GROUPS is a usable limit
+GROUPS = 6  # of frames by the change that was imagined, since the error grows with it; each has its own limit
 FOLDS = 5  # parts of the frames, each of which is judged by limits from the others
-LEAST_ERROR = 0.1  # share of the greatest: a simulated camera is without noise, and nothing is usual at rest
-SAME_PLACE_STEPS = 0.7  # at full speed: frames whose arm poses differ by less show the same place
+# Share of the greatest error that every limit has at least: a simulated camera has no noise, so at rest the errors are
+# 0, and the smallest error of a real frame would be surprising.
+LEAST_ERROR = 0.1
+SAME_PLACE_STEPS = 0.7  # control steps at full speed: frames whose arm poses differ by less show the same place
 REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
-FEWEST_PAIRS = 20  # of such frames, to know how far apart they seem
-FEWEST_NEW = 1.5  # pixels; a simulated camera is without noise, and none is usual
-LEFT = 1.5  # times the distance of a goal that counts as reached is one that was left
+FEWEST_PAIRS = 20  # of such frames, from which the quantile REACHED_SHARE of their distances is usable
+FEWEST_NEW = 1.5  # pixels, the least limit of novelty: frames of a simulated camera without noise have no new pixel
+LEFT = 1.5  # a goal that was reached counts as left beyond this multiple of the distance up to which it is reached
 
 
 def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
-    """Writes the calibration into the bundle.
+    """Measures the limits on a recording and writes them into the bundle.
 
-    The limits come from all frames that are used; how often they are exceeded though nothing is wrong is measured by
-    cross-fitting: each part of the frames is judged by limits from the other parts.
-
-    Takes the held-out episodes when `data` is the recording that the bundle was trained on, else all of them. Which
-    colours are new in a held-out episode is told by the others; of another recording a fifth is held out for that.
+    The frames are the held-out episodes when `data` is the recording that the bundle was trained on, else all of it.
+    Limits of surprise come from all these frames; how many frames exceed them although nothing is wrong is measured by
+    cross-fitting: each part of the frames is judged by limits from the other parts. Colours of a held-out episode are
+    new where the other episodes do not have them; of another recording a fifth of the episodes is held out for that.
 
     :raises DataError: the recording does not fit the model, has too few frames, or only one episode.
     """
@@ -57,7 +61,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     errors, changes = prediction_errors(model, data, episodes, latents, bundle.actions)
     if len(errors) < FEWEST_FRAMES:
         raise DataError(
-            f"{data.source}: {len(errors)} frames are too few to know what is usual; {FEWEST_FRAMES} are needed, "
+            f"{data.source}: {len(errors)} frames are too few to calibrate with; {FEWEST_FRAMES} are needed, "
             "record more episodes"
         )
     graph = RolloutGraph(model.cpu(), heads.get(measuring(heads) or ""))
@@ -97,10 +101,11 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
 
 
 def false_positives(errors: np.ndarray, changes: np.ndarray, owners: np.ndarray) -> int:
-    """How many frames (M,) are surprising by limits that come from other frames than these.
+    """How many of M frames are surprising by limits that come from other frames.
 
-    `owners` (M,), ascending, says which episode a frame is of: those of one episode are judged together, unless there
-    are too few episodes for that.
+    `errors` and `changes` (M,) are those of `prediction_errors`. `owners` (M,), ascending from 0, is the episode of
+    each frame: frames of an episode resemble each other, so they are judged together, unless there are fewer than
+    FOLDS episodes.
     """
     position = owners if owners[-1] + 1 >= FOLDS else np.arange(len(owners))
     fold = position * FOLDS // (position[-1] + 1)
@@ -113,11 +118,13 @@ def false_positives(errors: np.ndarray, changes: np.ndarray, owners: np.ndarray)
 
 
 def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The changes and errors of a `Calibration` from those (M,) of frames: the greatest error of each group of them."""
+    """The limits of a `Calibration`, from the errors and changes (M,) of frames: for each group of frames of similar
+    change, its median change and the greatest error of frames that change as much or less.
+    """
     usual: dict[float, float] = {}
     greatest = LEAST_ERROR * float(errors.max())
     for group in np.array_split(np.argsort(changes), GROUPS):
-        greatest = max(greatest, float(errors[group].max()))  # more change never makes an error less usual
+        greatest = max(greatest, float(errors[group].max()))
         usual[float(np.median(changes[group]))] = greatest
     return tuple(usual), tuple(usual.values())
 
@@ -125,7 +132,9 @@ def _usual(errors: np.ndarray, changes: np.ndarray) -> tuple[tuple[float, ...], 
 def prediction_errors(
     model: LeWM, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`episode_errors` of these episodes, end to end. `latents` (N, D) of all rows; others' are not read."""
+    """`episode_errors` of these episodes, concatenated. `latents` (N, D) has a row for each frame of the recording;
+    only those of these episodes are read.
+    """
     errors, changes = [np.zeros(0)], [np.zeros(0)]
     for episode in episodes:
         first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
@@ -141,8 +150,11 @@ def episode_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared errors (M,) of the latents imagined one block ahead, and the mean squared changes (M,) imagined.
 
-    The drift of an arm at rest is taken out. `latents` (T, D) of an episode's frames, `actions` (T - 1, A) raw between
-    them; number 0 is of frame history * frameskip, M is 0 where there is none.
+    What the model imagines for an arm at rest, its drift, is subtracted. The first entry is of frame
+    history * frameskip; M is 0 when the episode is not longer than that.
+
+    :param latents: (T, D) of an episode's frames.
+    :param actions: (T - 1, A) between them, in the units of the recording.
     """
     history, frameskip = model.config.history, model.config.frameskip
     span = history * frameskip  # control steps from the oldest frame of the context to the one that is imagined
@@ -164,19 +176,25 @@ def episode_errors(
 
 @torch.no_grad()
 def same_place_distances(
-    graph: RolloutGraph, data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec, things: bool = False
+    graph: RolloutGraph,
+    data: Episodes,
+    episodes: np.ndarray,
+    latents: Tensor,
+    spec: ActionSpec,
+    moves_objects: bool = False,
 ) -> np.ndarray:
     """Distances (M,), as the planner measures them, between frames of an episode that show the arm in the same place.
 
-    Where the goal is a thing that the arm moves, only frames between which the arm hardly moved show the same.
-
+    :param latents: (N, D), a row for each frame of the recording.
+    :param moves_objects: whether the arm may have moved an object that belongs to the goal. Then a pose to which the
+        arm came back does not count as the same place; only frames between which it hardly moved do.
     :raises DataError: there are fewer than FEWEST_PAIRS of them.
     """
     distances = []
     for episode in episodes:
         offset, length = int(data.offsets[episode]), int(data.lengths[episode])
         steps = data.actions[offset : offset + length - 1] * spec.control_dt_s / spec.full_step
-        if things:  # there and back is not the same place: something may have been pushed
+        if moves_objects:  # the length of the way, which coming back does not undo
             steps = np.linalg.norm(steps, axis=1, keepdims=True)
         travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
         apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of a training, from which it goes on after a kill as if nothing had been."""
+"""The checkpoint of a training: a killed run that resumes from it ends as an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -17,20 +17,28 @@ from lewm_model.models.lewm import LeWM
 
 
 class Checkpoint:
-    """The last finished checkpoint of a run: one file, replaced in one move, so that a kill leaves the one before.
+    """The last finished checkpoint of a run: one file that is replaced atomically, so that a kill while it is written
+    leaves the previous one.
 
-    It holds weights, optimiser, loss scale and the number of steps done. That number is the state of the sampler and of
-    every random generator too: all that is random in a step follows from (seed, step). So nothing in it depends on how
-    many processes train, and another number of them may go on.
+    It holds weights, optimiser, loss scale and the number of steps done. The sampler and the random generators need no
+    state of their own: everything random in a step follows from (seed, step). So nothing in it depends on the number of
+    processes, and another number of them may resume.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        """
+        :param identity: data and settings of the run, as JSON; a checkpoint with another one is not resumed from.
+        """
         self.path = folder / "checkpoint.pt"
         self.identity = json.dumps(identity, sort_keys=True)
 
     def save(
         self, model: LeWM, optimiser: torch.optim.Optimizer, step: int, scaler: torch.amp.GradScaler | None = None
     ) -> None:
+        """Replaces the checkpoint by the state after `step` steps.
+
+        :raises OSError: it could not be written; the previous one is intact.
+        """
         temporary = self.path.with_suffix(".part")
         state = {
             "identity": self.identity,
@@ -43,7 +51,7 @@ class Checkpoint:
             with temporary.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
-                os.fsync(file.fileno())  # a disk that is full may say so only now
+                os.fsync(file.fileno())  # a full disk may be reported only here
             os.replace(temporary, self.path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
@@ -55,7 +63,9 @@ class Checkpoint:
     def load(self, model: LeWM, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> int:
         """Restores what `save` saved; returns the number of steps done, 0 when there is no checkpoint.
 
-        Rank 0 reads the file and gives it to the others, which may be on machines that do not see it.
+        Rank 0 reads the file and broadcasts it to the other ranks, whose machines may not have it.
+
+        :raises DataError: the checkpoint is of other data or settings.
         """
         found: list[Any] = [self._read() if rank() == 0 else None]
         if ranks() > 1:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the decoder, which draws latents (`lewm_model.runtime.decoder`), on a bundle's frozen latents."""
+"""Training of the decoder, which turns latents into pictures for people (`lewm_model.runtime.decoder`), on the frozen
+latents of a bundle.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,21 @@ from lewm_model.models.heads import Decoder
 from lewm_model.runtime.export import export_decoder
 from lewm_model.training.latents import encode_rows, imagined_views
 
-PICTURES = 32  # that the decoder draws in an optimiser step
-SQUARED = 4.0  # weight of the decoder's squared error beside the absolute one, of pictures in [0, 1]
-OBJECTS, DIFFERS = 8.0, 0.1  # additional weight of pixels that differ from the background by more than DIFFERS
-BACKGROUND_FRAMES = 500  # whose median is the background
-HELD_OUT = 0.05  # share of the episodes of a recording that nothing of which was held out before
+PICTURES = 32  # in an optimiser step
+SQUARED = 4.0  # weight of the squared error beside the absolute one, of pictures in [0, 1]
+OBJECTS, DIFFERS = 8.0, 0.1  # additional weight of pixels that differ from the background by more than DIFFERS of 1
+BACKGROUND_FRAMES = 500  # random frames whose median is the background
+HELD_OUT = 0.05  # share of the episodes, of a recording from which the bundle's training held none out
 
 
 def add_decoder(bundle: Bundle, data: Episodes, steps: int, seed: int = 0) -> Bundle:
     """Trains a decoder for a bundle on a recording, measures it on held-out episodes and adds it to the bundle.
 
-    No other file than model.json changes. What was held out of a recording that the bundle was trained on is held out
-    again.
+    Of the bundle's other files only model.json changes. Episodes that the bundle's training held out are held out here
+    as well.
 
     :raises DataError: the recording does not fit the model.
-    :raises ExportError: the decoder's graph does not draw what it does; the bundle stays as it was.
+    :raises ExportError: the decoder's ONNX graph computes something else than the decoder; the bundle stays as it was.
     """
     if data.image_size != bundle.model.image_size or data.actions.shape[1] != bundle.model.action_dim:
         raise DataError(
@@ -88,11 +90,12 @@ def train_decoder(
 ) -> Decoder:
     """Trains a decoder on frozen latents.
 
-    The absolute error keeps edges sharp, the squared error pulls the arm out of the background at the start. Pixels
-    that differ from the background weigh more: without that, an object of a few pixels would not be drawn at all.
+    The absolute error keeps edges sharp; the squared error makes the arm appear early in the training. Pixels that
+    differ from the background weigh more: without that, an object of a few pixels would not be drawn at all.
 
-    `views` (V, N, D) as for `train_displacement`, so that it draws what is imagined as well as what is seen;
-    `pixels` gives the frames (…, H, W, 3) uint8 of some of the N numbers: not all of them need be in memory.
+    :param views: (V, N, D), of each of N frames the encoded latent and what the model imagined for it
+        (`lewm_model.training.latents.imagined_views`), so that the decoder draws imagined latents as well.
+    :param pixels: gives the frames (…, H, W, 3) uint8 of some of the N numbers, since not all fit into memory.
     """
     torch.manual_seed(seed)
     decoder = Decoder(c)
@@ -118,10 +121,10 @@ def train_decoder(
 def _measure(
     network: nn.Module, views: Tensor, data: Episodes, training: np.ndarray, held_out: np.ndarray
 ) -> dict[str, float]:
-    """Errors on held-out frames, of pictures in [0, 1], beside that of the training frames' mean picture.
+    """Errors on held-out frames, of pictures in [0, 1], beside the error of the mean picture of the training frames.
 
-    `views` (V, N, D): the first are the encoded latents of the frames, the last imagined the whole horizon ahead.
-    `training` and `held_out` are rows.
+    `views` (V, N, D): the first are the encoded latents of the frames, the last those imagined the whole horizon ahead.
+    `training` and `held_out` are row numbers of frames.
     """
     mean = sum(frames.sum(0, dtype=np.float64) for frames in data.batches(training)) / (255 * len(training))
     squared = {"encoded": 0.0, "imagined": 0.0, "mean_picture": 0.0}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the small networks on a model's frozen latents, and how they get into a bundle.
+"""Training of the heads, small networks on a model's frozen latents, and how they get into a bundle.
 
-Batches are drawn and gathered on the CPU, in whose memory the latents lie, and computed on the device of the training.
+Batches are drawn and gathered on the CPU, in whose memory the latents are, and computed on the device of the training.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ STILL = 0.02  # standard deviations of the actions; slower arms rest
 def train_heads(
     model: LeWM, data: Episodes, episodes: np.ndarray, spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, nn.Module], dict[str, Any]]:
-    """Heads on the frozen latents of the training episodes, and what they measured; on the device of `config`."""
+    """Trains the heads that `config` asks for on the frozen latents of these episodes; returns heads and metrics by
+    name. The model ends up on the device of `config`, the heads on the CPU.
+    """
     model = model.to(device_of(config))
     heads: dict[str, nn.Module] = {}
     metrics: dict[str, Any] = {}
@@ -55,7 +57,7 @@ def train_heads(
         return heads, metrics
     rows = data.rows(episodes)
     torch.manual_seed(config.seed)
-    # The same frames as they are, and in other lights: the heads learn that they show the same.
+    # The frames as recorded, and augmented ones: the heads learn that both show the same state.
     encoded = [encode_rows(model, data, rows)]
     if config.augment.share:
         encoded += [encode_rows(model, data, rows, config.augment) for _ in range(config.views - 1)]
@@ -87,7 +89,7 @@ def train_heads(
 
 
 def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
-    """Trains the heads of `config` on these episodes, and returns the bundle that has them beside those it had."""
+    """Trains the heads of `config` on these episodes and adds them to the bundle, whose other heads stay."""
     heads, metrics = train_heads(model, data, episodes, bundle.actions, config)
     others = np.setdiff1d(np.arange(len(data.lengths)), episodes)
     training = trained_on(bundle.training, data, others)
@@ -95,7 +97,9 @@ def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray,
 
 
 def with_heads(draft: Bundle, heads: dict[str, nn.Module], metrics: dict[str, Any]) -> Bundle:
-    """Writes trained heads into the folder of a draft (`lewm_model.bundle.update`); others that it has stay."""
+    """Writes trained heads and their metrics into a draft of a bundle (`lewm_model.bundle.update`), whose other heads
+    stay; returns its new description.
+    """
     every = {**load_heads(draft), **heads}
     tensors = {f"{name}.{key}": value for name, head in every.items() for key, value in head.state_dict().items()}
     if tensors:
@@ -105,9 +109,10 @@ def with_heads(draft: Bundle, heads: dict[str, nn.Module], metrics: dict[str, An
 
 
 def retrain_policy_heads(bundle: Bundle, play: Sequence[Episodes], config: TrainConfig) -> Bundle:
-    """Replaces the heads of a bundle that are trained on play by those of more recordings of it; other heads stay.
+    """Trains policy and temporal distance of a bundle anew, on these recordings of play; its other heads stay.
 
-    What was held out of a recording that the bundle was trained on before stays held out; others are used as a whole.
+    Episodes that were held out of a recording which the bundle was trained on stay held out; of other recordings all
+    episodes are used.
     """
     training, used = bundle.training, []
     for data in play:
@@ -122,7 +127,9 @@ def retrain_policy_heads(bundle: Bundle, play: Sequence[Episodes], config: Train
 def train_policy_heads(
     model: LeWM, play: Sequence[tuple[Episodes, np.ndarray]], spec: ActionSpec, config: TrainConfig
 ) -> tuple[dict[str, nn.Module], dict[str, Any]]:
-    """Policy and temporal distance, on the frozen latents of recordings of play, each with its episodes; metrics."""
+    """Trains policy and temporal distance on the frozen latents of recordings of play, each with the episodes to use;
+    returns heads and metrics by name.
+    """
     device = device_of(config)
     latents, actions, still, offsets, lengths, first = [], [], [], [], [], 0
     for data, episodes in play:
@@ -156,15 +163,16 @@ def train_displacement(
     seed: int,
     device: str = "cpu",
 ) -> tuple[DisplacementEmbedding, dict[str, float]]:
-    """Trains the head on pairs of frames of the same episode.
+    """Trains the displacement embedding f on pairs of frames of the same episode: f(z') - f(z) is the way between them.
 
-    `encoded` (V, N, D) are the latents of N frames, seen once or, with the pictures changed, several times;
-    `imagined` (W, N, D) are what the model imagined for the same frames some blocks ahead. The planner measures
-    imagined latents, so the head learns to see the same place in all of them.
-    `travelled` (N, A): sum of the actions from the episode's start to each frame, in steps at full speed.
-    `offsets` and `lengths` (E,) say which rows an episode has.
+    The planner measures imagined latents, so one frame of a pair is a recorded one, the other recorded or imagined.
 
-    Returns the head and its root mean square errors in steps, on encoded and on imagined latents.
+    :param encoded: (V, N, D), latents of N frames as recorded and, with augmentation, of V - 1 augmented views.
+    :param imagined: (W, N, D), latents that the model imagined for the same frames, some blocks ahead.
+    :param travelled: (N, A), sum of the actions from the episode's start to each frame, in control steps at full speed.
+    :param offsets: (E,), the first row of each episode.
+    :param lengths: (E,), frames of each episode.
+    :return: the head, and its root mean square errors in control steps, on encoded and on imagined latents.
     """
     torch.manual_seed(seed)
     head = DisplacementEmbedding(c).to(device)
@@ -203,14 +211,20 @@ def train_cloned_policy(
     device: str = "cpu",
     goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[ClonedPolicy, dict[str, float]]:
-    """Trains the policy by hindsight: any later frame of an episode is the goal of what was done until then.
+    """Goal-conditioned behaviour cloning with hindsight: any later frame of an episode is a goal of the actions before.
 
-    `latents` (N, D) of N frames, `actions` (N, A) z-scored, `resting` (N,) bool where the arm rests, `offsets` and
-    `lengths` (E,) say which rows an episode has. Blocks in which the arm rests are left out: a policy that has learned
-    to rest does so wherever it is in doubt, and resting at the goal is the controller's part. Half of the batch is not
-    told how many steps were left. What is learned of a frame is the block that begins `delay_steps` control steps after
-    it. Returns the policy and the mean loss of its blocks, in z-scores, over the last tenth
-    of the steps.
+    Blocks in which the arm rests are left out: a policy that has learned to rest also rests where it is in doubt, and
+    to rest at the goal is the planner's part. Half of a batch is given the number of control steps to the goal, the
+    other half 0, which stands for unknown.
+
+    :param latents: (N, D) of N frames.
+    :param actions: (N, A), z-scored.
+    :param resting: (N,) bool, where the arm rests.
+    :param offsets: (E,), the first row of each episode.
+    :param lengths: (E,), frames of each episode.
+    :param delay_steps: control steps from a frame to the block that is learned for it, which a robot executes then.
+    :param goal_horizon: control steps to the farthest goal.
+    :return: the policy, and the mean loss of its blocks, in z-scores, over the last tenth of the steps.
     """
     torch.manual_seed(seed)
     policy = ClonedPolicy(c).to(device)
@@ -245,12 +259,13 @@ def train_temporal_distance(
     device: str = "cpu",
     goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[TemporalDistance, dict[str, float]]:
-    """Trains the head by hindsight: from each frame to any later one of its episode it took as long as it took.
+    """Trains the temporal distance with hindsight: the time from each frame to any later one of its episode.
 
-    Play dawdles, so the times are an expectile below the mean: what was faster weighs more. A share of the goals is of
-    any episode and counts as farther than all others: what lies out of reach is the goal of no play, and a search would
-    take it for near. Arguments are those of `train_cloned_policy`. Returns the head and the mean loss of the last tenth
-    of the steps.
+    Play takes detours, so the head learns an expectile of the times below their mean, in which faster ways weigh more.
+    A share of the goals are frames of any episode, at the greatest distance: play never shows a goal that cannot be
+    reached, and without them a search would take such a goal for near. Parameters are those of `train_cloned_policy`.
+
+    :return: the head, and its mean loss over the last tenth of the steps.
     """
     torch.manual_seed(seed)
     head = TemporalDistance(c).to(device)
@@ -273,12 +288,14 @@ def train_temporal_distance(
 
 
 def _bar(steps: int, what: str) -> Any:
-    """Numbers of optimiser steps, counted on a terminal."""
+    """range(steps), with a progress bar on a terminal."""
     return tqdm(range(steps), what, unit="step", mininterval=2, disable=None)
 
 
 def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor], what: str) -> float:
-    """Trains `head` by `steps` losses that `draw` computes of a new batch each; their mean over the last tenth."""
+    """Trains `head` for `steps` optimiser steps; `draw` returns the loss of a new batch. Returns the mean loss over the
+    last tenth of the steps.
+    """
     optimiser = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     mean, counted = torch.zeros(()), max(1, steps // 10)
@@ -294,7 +311,7 @@ def _fit(head: nn.Module, steps: int, draw: Callable[[], Tensor], what: str) -> 
 
 
 def _last_rows(rows: int, offsets: Tensor, lengths: Tensor, nearest: int) -> Tensor:
-    """(rows,): the row of its episode's last frame for each row with at least `nearest` rows after it, else -1."""
+    """(rows,): for each row the row of its episode's last frame; -1 when fewer than `nearest` rows follow it there."""
     last = torch.full((rows,), -1)
     for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
         last[offset : offset + length - nearest] = offset + length - 1

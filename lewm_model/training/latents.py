@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames and actions of recordings through a model: latents, z-scored blocks, and what the model imagines.
 
-A model computes on the device that it lies on; what is returned for many frames lies in the CPU's memory.
+A model computes on its own device; results for many frames are returned in the CPU's memory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lewm_model.training.augment import changed
 
 @torch.no_grad()
 def encode_all(model: LeWM, pixels: np.ndarray, batch: int = 256, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (N, D) of frames (N, S, S, 3) uint8, changed as `augment` says, in eval mode, on the CPU."""
+    """Latents (N, D), on the CPU, of frames (N, S, S, 3) uint8 after augmentation; for a model in eval mode."""
     return torch.cat([encode(model, pixels[i : i + batch], augment).cpu() for i in range(0, len(pixels), batch)])
 
 
 def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (N, D) of these rows of a recording, and zeros in the others; not all frames are in memory at once.
+    """Latents (N, D) of these frames of a recording, zeros for its other frames; not all frames are in memory at once.
 
-    What takes longer than some seconds shows its progress.
+    Shows its progress on a terminal when it takes longer than 5 s.
     """
     latents = torch.zeros(len(data.pixels), model.config.latent_dim)
     found = []
@@ -40,13 +40,13 @@ def encode_rows(model: LeWM, data: Episodes, rows: np.ndarray, augment: AugmentC
 
 
 def encode(model: LeWM, frames: np.ndarray, augment: AugmentConfig | None = None) -> Tensor:
-    """Latents (…, D) of frames (…, S, S, 3) uint8, changed as `augment` says, on the model's device."""
+    """Latents (…, D), on the model's device, of frames (…, S, S, 3) uint8 after augmentation."""
     pictures = torch.from_numpy(frames).to(model.image_mean.device)
     return model.encode(pictures if augment is None else changed(pictures, augment))
 
 
 def z_scored(actions: np.ndarray, spec: ActionSpec, model: LeWM) -> Tensor:
-    """Raw blocks (B, T, frameskip * A) -> z-scored, on the model's device."""
+    """Action blocks (B, T, frameskip * A) in the units of the recording -> z-scored, on the model's device."""
     steps = actions.reshape(*actions.shape[:2], spec.frameskip, -1)
     return torch.from_numpy(spec.normalise(steps).reshape(actions.shape)).to(model.image_mean.device)
 
@@ -57,7 +57,8 @@ def imagined_views(
 ) -> Tensor:
     """(horizon + 1, N, D): the latents (N, D), and what the model imagined for each frame 1 .. horizon blocks ahead.
 
-    The recorded actions are imagined from the frames before; where an episode has none, the encoded latent stands in.
+    The rollouts start at earlier frames of the episode and use its recorded actions; where an episode has no earlier
+    frame, the encoded latent is taken instead.
     """
     views = latents.expand(horizon + 1, -1, -1).clone()
     history, frameskip = model.config.history, model.config.frameskip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training did: every logged number, for TensorBoard and as JSON lines, and one page that shows them."""
+"""The log of a training, for TensorBoard and as JSON lines, and the report, one HTML page that shows it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ METRICS, PICTURE, PAGE = "metrics.jsonl", "report.png", "report.html"
 
 
 class Log:
-    """Writes numbers to TensorBoard's files and to metrics.jsonl; what came after the `step` to resume at goes."""
+    """Writes numbers to TensorBoard's files and to metrics.jsonl."""
 
     def __init__(self, run: Path, step: int) -> None:
+        """
+        :param run: folder of the files.
+        :param step: at which the training resumes; what an earlier process logged beyond it is removed.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         path = run / METRICS
@@ -33,10 +37,13 @@ class Log:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)
         self._file = path.open("a")
-        self._board = SummaryWriter(run, purge_step=step + 1 if step else 0)  # a validation at this step stays
+        self._board = SummaryWriter(run, purge_step=step + 1 if step else 0)  # a validation after `step` steps stays
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """`kind` is "train" or "validation". Raises OSError where the disk is full."""
+        """Logs `values` of a `kind`, "train" or "validation".
+
+        :raises OSError: the disk is full.
+        """
         try:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
@@ -58,7 +65,7 @@ class Log:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole; a kill may cut the last one."""
+    """The complete lines of metrics.jsonl; a kill may have cut the last one."""
     path, lines = run / METRICS, []
     for text in path.read_text().splitlines() if path.is_file() else []:
         try:
@@ -69,7 +76,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def write_report(run: Path, bundle: Bundle) -> Path:
-    """Draws report.png and writes report.html, which has the picture inside, and returns its path."""
+    """Writes report.png, and report.html with the picture embedded, into the folder `run`; returns the page's path."""
     lines = read_metrics(run)
     draw(lines, bundle, run / PICTURE)
     picture = base64.b64encode((run / PICTURE).read_bytes()).decode()
@@ -100,19 +107,19 @@ def write_report(run: Path, bundle: Bundle) -> Path:
 
 
 def _healthy(evaluation: dict[str, Any]) -> str:
-    """What no warning means; nothing was looked at where nothing was measured."""
+    """The sentence for a training without warnings, which means nothing where nothing was measured."""
     if not evaluation.get("validation"):
         return "Nothing was measured on held-out episodes."
     return "At the end the latent is not collapsed, and the actions have an effect."
 
 
 def plain_name(key: str) -> str:
-    """A key of a description as words."""
+    """A key of model.json as words."""
     return key.replace("_", " ").strip()
 
 
 def plain_value(value: Any, digits: int = 4) -> str:
-    """A value of a description as a reader would write it."""
+    """A value of model.json for people: floats with `digits` digits, lists with commas."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -128,8 +135,8 @@ def _table(values: dict[str, Any]) -> str:
 
 
 def draw(lines: Sequence[dict[str, Any]], bundle: Bundle, path: Path) -> None:
-    """One picture of the run from the lines of metrics.jsonl."""
-    from matplotlib.figure import Figure  # without pyplot: no display, nothing global
+    """Draws the curves of a run, from the lines of metrics.jsonl, into the PNG file `path`."""
+    from matplotlib.figure import Figure  # without pyplot, which keeps global state and may look for a display
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     axes = figure.subplots(2, 3).flat

@@ -2,7 +2,7 @@
 """Training: episodes in, bundle out; on one GPU or CPU, or under torchrun on many (docs/training.md).
 
 Every step's batch and random numbers depend on (seed, step) alone, and a checkpoint holds weights, optimiser and step;
-so a killed run that is resumed ends with the same bits on a CPU as one that was left alone.
+so on a CPU a killed run that is resumed ends with the same bits as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ from lewm_model.training.latents import encode, z_scored
 from lewm_model.training.report import Log, write_report
 
 LOG_EVERY = 20  # steps
-OPEN_LOOP = 5  # action blocks that are imagined to see how far imagination drifts
-WARN_FROM = 0.1  # of the steps; before, everything looks wrong
-LEAST_STD, LEAST_RANK = 0.3, 0.15  # of a latent; the rank as a share of its numbers
-LEAST_ACTION_EFFECT = 1.05  # times as wrong are predictions at least with the actions of other clips
+OPEN_LOOP = 5  # action blocks of the rollouts whose error is measured in validation
+WARN_FROM = 0.1  # share of the steps after which warnings begin; an untrained model would cause them all
+# A latent has collapsed below one of these: mean standard deviation of its numbers, which SIGReg pulls to 1; effective
+# rank as a share of their count. The shipped models have more than 0.9 and 0.3.
+LEAST_STD, LEAST_RANK = 0.3, 0.15
+LEAST_ACTION_EFFECT = 1.05  # least factor by which the actions of other clips increase a prediction's error
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then cosine to zero; 1 is the configured learning rate."""
+    """Share of the configured learning rate at a step: linear warm-up, then cosine to zero."""
     warmup = max(1, round(config.warmup_fraction * config.steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -64,7 +66,9 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
 
 
 def effective_rank(latents: Tensor) -> float:
-    """exp of the entropy of the covariance's spectrum; D for an isotropic Gaussian, 1 for a line. latents (N, D)."""
+    """exp of the entropy of the spectrum of the covariance of latents (N, D): D for an isotropic Gaussian, 1 for points
+    on a line.
+    """
     spectrum = torch.linalg.eigvalsh(torch.cov(latents.T.double())).clamp_min(1e-12)
     shares = spectrum / spectrum.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
@@ -72,9 +76,11 @@ def effective_rank(latents: Tensor) -> float:
 
 @torch.no_grad()
 def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int = 4) -> dict[str, float]:
-    """Prediction error on held-out episodes, the identity baseline (z_t predicts z_t+1), and the latent's spread.
+    """Mean squared prediction errors on held-out episodes, and the spread of the latent.
 
-    `shuffled` is the error with the actions of other clips: no greater than `prediction` where actions do nothing.
+    :return: `prediction`: of the model. `identity`: of the baseline that predicts z_t for z_t+1. `shuffled`: of the
+        model with the actions of other clips, no greater than `prediction` where actions have no effect. `latent_std`,
+        `effective_rank`: of all latents.
     """
     model.eval()
     error = identity = shuffled = 0.0
@@ -99,7 +105,8 @@ def validate(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int =
 
 @torch.no_grad()
 def open_loop(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int = 2) -> dict[str, float]:
-    """How far imagination drifts: errors of rollouts 1, 2, … blocks ahead, and of a world that stands still.
+    """Mean squared errors of rollouts on held-out episodes, K blocks ahead: `open_loop_K` of the model, `identity_K` of
+    the baseline in which nothing changes.
 
     The sampler's clips have `history` frames of context, then the frames to imagine.
     """
@@ -120,7 +127,7 @@ def open_loop(model: LeWM, sampler: ClipSampler, spec: ActionSpec, batches: int 
 
 
 def warnings_for(measured: dict[str, float], latent_dim: int) -> list[str]:
-    """What is going wrong in a training, from the values of `validate`; sentences that say what to do."""
+    """What is wrong with a training, from the values of `validate`, in sentences that say what to do."""
     found = []
     if measured["latent_std"] < LEAST_STD or measured["effective_rank"] < max(1.5, LEAST_RANK * latent_dim):
         found.append(
@@ -165,11 +172,12 @@ class Fitted:
     training: np.ndarray  # episodes
     held_out: np.ndarray
     validation: dict[str, float]
-    warnings: list[str]  # of what it is now; those on the way are in the log
+    warnings: list[str]  # of the trained model; those during the training are in the log
 
 
 def model_config_for(data: Episodes, size: str, values: dict[str, Any]) -> ModelConfig:
-    """The sizes of a model for a recording: `values`, over what the recording decides, over `size` of MODEL_SIZES.
+    """The sizes of a model for a recording: `values` take precedence over the action and picture size of the recording,
+    these over `size` of MODEL_SIZES.
 
     :raises DataError: no model of this size takes such pictures.
     :raises ConfigError: a value cannot be used.
@@ -192,11 +200,13 @@ def train(
 ) -> Bundle:
     """Trains a world model and its heads, writes the bundle to `out` and logs, checkpoints and a report to `run`.
 
-    `task` is what it is trained for, in the user's words.
-    Resumes when `run` holds a checkpoint of the same data and settings. Raises DataError for data that does not fit.
-    With several processes the others call `fit`, and this one, rank 0, writes.
+    Resumes when `run` holds a checkpoint of the same data and settings. With several processes rank 0 calls this, and
+    the others `fit`.
+
+    :param task: name of the tasks that it is trained for (`lewm_model.tasks.registry`), or a description.
+    :raises DataError: the recording does not fit the settings, or `run` has a checkpoint of others.
     """
-    commit = commit_of()  # of the code as it is now, not when the training ends
+    commit = commit_of()  # now, since the checkout may change while the training runs
     fitted = fit(data, run, model_config, config)
     heads, metrics = train_heads(fitted.model, data, fitted.training, fitted.spec, config)
     model = fitted.model.cpu()
@@ -224,9 +234,10 @@ def train(
 def fit(
     data: Episodes, run: Path, model_config: ModelConfig, config: TrainConfig, begin: Bundle | None = None
 ) -> Fitted:
-    """Trains the world model, together with the other ranks. Raises DataError for data that does not fit.
+    """Trains the world model, together with the other ranks.
 
-    :param begin: bundle whose weights it begins with, and whose statistics of the actions it keeps.
+    :param begin: bundle to fine-tune: training begins with its weights and keeps its statistics of the actions.
+    :raises DataError: the recording does not fit the settings, or `run` has a checkpoint of others.
     """
     if data.image_size != model_config.image_size:
         raise DataError(
@@ -266,12 +277,13 @@ def fit(
     measured = validate(model, samplers[1], spec)
     if ahead >= 1:
         measured |= open_loop(model, samplers[2], spec)
-    warnings = [] if config.steps else ["no step was trained: these are the numbers of random weights"]
+    warnings = [] if config.steps else ["no step was trained: these figures are of random weights"]
     warnings += warnings_for(measured, model_config.latent_dim)
     return Fitted(model.eval(), spec, training, held_out, measured, warnings)
 
 
 def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW as configured."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
@@ -284,7 +296,7 @@ def optimiser_of(model: LeWM, config: TrainConfig) -> torch.optim.Optimizer:
 def _batches(
     sampler: ClipSampler, steps: range, config: TrainConfig
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """(step, this rank's part of its batch); the next one is read while a step is computed."""
+    """(step, this rank's part of the batch) for each step; the next batch is read while a step is computed."""
     with ThreadPoolExecutor(1) as reader:
 
         def read(step: int) -> Future[tuple[np.ndarray, np.ndarray]]:
@@ -342,9 +354,8 @@ def _optimise(
         scaler.scale(loss).backward()
         scaler.unscale_(optimiser)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        if not scaler.is_enabled() and not torch.isfinite(
-            norm
-        ):  # fp16's scaler leaves such a step out, and scales less
+        # With fp16 the scaler skips such a step, and scales the loss less from then on.
+        if not scaler.is_enabled() and not torch.isfinite(norm):
             raise DataError(
                 f"the loss is not finite at step {step}; lower the learning rate (now {config.learning_rate})"
             )
@@ -374,13 +385,13 @@ def _optimise(
 
 
 def command_line() -> str:
-    """What was called: `lewm ...`, or `python -m ...`."""
+    """The command line of this process, as a user would type it: `lewm ...`, or `python -m ...`."""
     called = sys.orig_argv[1:]
     return " ".join(["python", *called] if called[:1] == ["-m"] else ["lewm", *sys.argv[1:]])
 
 
 def commit_of() -> str:
-    """The commit of the code that trains, with '+' when the tree has uncommitted changes; '' outside a checkout."""
+    """The commit of this code, with '+' when the checkout has uncommitted changes; '' when it is not a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
