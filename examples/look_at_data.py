@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a recording as training does: episodes of pictures, actions and joint positions.
 
+Try it on a recording of the simulator::
+
     lewm collect data/some.h5 --episodes 4
     python examples/look_at_data.py data/some.h5
 """

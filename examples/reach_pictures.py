@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lets an arm reach one goal picture after the other, as your own program would.
 
+Try it on the simulated arm::
+
     ros2 launch lewm_ros plan.launch.py enable:=true      # the simulated arm, in another terminal
     python examples/reach_pictures.py first.png second.png
 """

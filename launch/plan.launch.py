@@ -235,9 +235,7 @@ def sections(**nodes: dict[str, Any]) -> str:
 
 def process(executable: str, parameters: list[Any], values: dict[str, str]) -> Node:
     """A process of this package; its nodes are unconfigured at first."""
-    respawn = (
-        values["respawn"] == values["autostart"] == "true"
-    )  # else nothing would bring a restarted node up
+    respawn = values["respawn"] == values["autostart"] == "true"  # else nothing would bring a restarted node up
     return Node(
         package="lewm_ros",
         executable=executable,

@@ -308,8 +308,7 @@ def joint_ways(paths: np.ndarray) -> np.ndarray:
 
 
 class CommandedMotion:
-    """The motions that were recently sent to the arm, each valid until the next one begins; at the end of one it rests.
-    """
+    """The motions recently sent to the arm, each valid until the next begins; after the end of one the arm rests."""
 
     def __init__(self) -> None:
         self._motions: deque[tuple[float, Timeline | Trajectory]] = deque(maxlen=KEPT_MOTIONS)  # from when on, motion

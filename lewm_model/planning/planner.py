@@ -243,9 +243,7 @@ class Planner:
         values = (found.cost, found.best, imagined.distances, imagined.latents)
         if not all(np.isfinite(value).all() for value in values):
             self._previous, self.reached = None, False
-            reason = (
-                "what the model imagines is not finite, and is not executed; check the goal picture and the model"
-            )
+            reason = "what the model imagines is not finite, and is not executed; check the goal picture and the model"
             return self._nothing(problem, begin, reason, found.iterations)
         self._previous = (motions.knot, found.best)
         late = self.clock() > motions.handover_s - self.config.handover_margin_s - self.delay_s

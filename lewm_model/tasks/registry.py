@@ -53,7 +53,6 @@ class Suite:
         named = Path(load_yaml(self.world_file)["robot"])
         return str(self.world_file.parent / named) if named.suffix else str(named)
 
-
     def figure_name(self, name: str) -> str:
         """What a figure is called: with an arm in a scene of its own, success has the names of task and robot in it.
 
