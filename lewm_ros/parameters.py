@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 QOS_OVERRIDES = "qos_overrides."  # how the names of the parameters begin that rclpy declares for a topic
+QOS_VALUES = {"history": ("keep_last", "keep_all"), "reliability": ("reliable", "best_effort"), "depth": range(2**31)}
 
 
 class ParameterError(ValueError):
@@ -93,7 +94,8 @@ def check_choice(row: Parameter, value: Any) -> None:
 def refuse_unknown(node: Node, topics_follow: bool = False) -> None:
     """Raises ParameterError for parameters that a params file or command line gives and the node does not declare.
 
-    ROS would ignore them: with a misspelt `deadman_button` the arm would need no button.
+    ROS would ignore them: with a misspelt `deadman_button` the arm would need no button. Refuses also what is no value
+    of a topic's quality of service, which rclpy finds only when the topic is made.
 
     :param topics_follow: the node is yet to make its topics. rclpy declares `qos_overrides.*` of a topic with the
         topic, so these are let through; call this again without it once the topics are made.
@@ -105,6 +107,12 @@ def refuse_unknown(node: Node, topics_follow: bool = False) -> None:
             f"{node.get_name()} knows no parameter {'; nor '.join(_described(name, known) for name in unknown)}; "
             "change it in the params file"
         )
+    for name, parameter in given.items():
+        policy, value = name.rpartition(".")[2], parameter.value
+        if name.startswith(QOS_OVERRIDES) and policy in QOS_VALUES and value not in QOS_VALUES[policy]:
+            values = QOS_VALUES[policy]
+            meant = f"one of {', '.join(values)}" if isinstance(values, tuple) else "a number of messages"
+            raise ParameterError(f"parameter {name!r} is {value!r}; it must be {meant}")
 
 
 def _described(name: str, known: Iterable[str]) -> str:

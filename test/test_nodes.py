@@ -276,6 +276,28 @@ def test_a_quality_of_service_of_a_topic_that_the_node_does_not_have_is_refused_
         rclpy.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("reliability:=relieable", "one of reliable, best_effort"),
+        ("history:=system_default", "one of keep_last, keep_all"),
+        ("depth:=ten", "a number of messages"),
+        ("depth:=-1", "a number of messages"),
+    ],
+)
+def test_a_quality_of_service_that_does_not_exist_is_refused_with_those_that_do(bundle, capfd, given, meant):
+    name = "qos_overrides./joint_states.subscription." + given.partition(":")[0]
+    rclpy.init(args=["--ros-args", "-p", f"qos_overrides./joint_states.subscription.{given}"])
+    try:
+        node = PlannerNode()
+        assert node.trigger_configure() == FAILURE
+        error = capfd.readouterr().err
+        assert f"parameter '{name}' is" in error and f"it must be {meant}" in error and "this is a bug" not in error
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
 def test_a_parameter_that_would_change_nothing_now_is_refused_and_the_others_take_effect_at_once(bench, bundle):
     node = planner(bench, bundle)
     assert node.trigger_configure() == node.trigger_activate() == SUCCESS
