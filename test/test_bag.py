@@ -1040,7 +1040,7 @@ def test_a_joint_can_be_left_out_held_or_be_a_gripper(tmp_path: Path) -> None:
 def test_an_option_that_says_nothing_about_the_recording_is_refused(tmp_path: Path, option: list[str]) -> None:
     arguments = ["convert", str(recorded(tmp_path / "a.mcap", 5)), "--out", str(tmp_path / "a.h5"), *option]
     result = CliRunner().invoke(app, arguments)
-    assert isinstance(result.exception, DataError) and f"{option[0]} say nothing" in str(result.exception)
+    assert isinstance(result.exception, DataError) and f"{option[0]} do not apply" in str(result.exception)
 
 
 def test_points_with_accelerations_are_of_fifth_degree_as_the_controller_follows_them(tmp_path: Path) -> None:

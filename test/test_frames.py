@@ -112,7 +112,7 @@ def test_a_file_that_is_cut_off_is_an_error_and_not_a_crash(tmp_path: Path, reco
     monkeypatch.setattr(clips, "IN_MEMORY", 0)
     data = load_episodes(path)
     os.truncate(data.pixels.filename, 32 * 32 * 3 * 10)
-    with pytest.raises(DataError, match="was cut off while it was read"):
+    with pytest.raises(DataError, match="became shorter while it was read"):
         data.pixels[np.arange(8, 12)]
     np.testing.assert_array_equal(load_episodes(path).pixels[np.arange(400)].shape, (400, 32, 32, 3))  # made anew
 

@@ -43,10 +43,10 @@ def test_no_command_replaces_what_it_reads_or_a_file_that_is_not_ours(recording:
     content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for arguments, reason in (
         (["convert", other, "--out", recording], "not written by this program"),
-        (["convert", recording, "--out", recording], "is what is read"),
-        (["convert", recording, "--out", recording, "--overwrite"], "is what is read"),
+        (["convert", recording, "--out", recording], "is also read"),
+        (["convert", recording, "--out", recording, "--overwrite"], "is also read"),
         (["convert", other, "--out", recording, "--overwrite"], "not written by this program"),
-        (["convert", dots, "--out", tmp_path / "link.h5", "--overwrite"], "is what is read"),
+        (["convert", dots, "--out", tmp_path / "link.h5", "--overwrite"], "is also read"),
         (["collect", recording], "not written by this program"),
         (["collect", dots], "give another name, or --overwrite"),
         (["record", recording], "not written by this program"),
@@ -55,10 +55,10 @@ def test_no_command_replaces_what_it_reads_or_a_file_that_is_not_ours(recording:
         (["train", dots, bundle], "or --overwrite"),
         (["import", bundle / "weights.safetensors", bundle, "--overwrite"], "lies in"),
         (["bundle", bundle, "--to-swm", tmp_path / "mine"], "not written by this program"),
-        (["bundle", bundle, "--to-swm", bundle, "--overwrite"], "is what is read"),
+        (["bundle", bundle, "--to-swm", bundle, "--overwrite"], "is also read"),
         (["report", bundle, "--out", tmp_path / "mine"], "not written by this program"),
         (["data", "report", dots, "--out", photo], "not written by this program"),
-        (["data", "report", dots, "--out", dots], "is what is read"),
+        (["data", "report", dots, "--out", dots], "is also read"),
     ):
         assert reason in refused(*arguments), arguments
     assert content == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -22,7 +22,7 @@ SAID = {
     "sign": "the sign is wrong",
     "unit": "times as far as its action says",
     "mirrored": "in different poses|are mirrored",
-    "other pictures": "in different poses|not seen in the pictures",
+    "other pictures": "in different poses|do not show the commanded motion",
 }
 
 

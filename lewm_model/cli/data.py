@@ -23,25 +23,29 @@ app.add_typer(data_app, name="data")
 def collect(
     out: Annotated[Path, typer.Argument(help="HDF5 file to write")],
     episodes: Annotated[int, typer.Option(help="episodes to record")] = 400,
-    steps: Annotated[int, typer.Option(help="low-level actions in an episode, 20 in a second")] = 100,
+    steps: Annotated[
+        int, typer.Option(help="control steps in an episode; each is the robot's control_dt_s long")
+    ] = 100,
     seed: int = 0,
     world: Annotated[
         Path | None, typer.Option(help="SDF or scene file; default is the task's, or worlds/tabletop.sdf")
     ] = None,
-    image_size: Annotated[int, typer.Option(help="pixels, square; of several cameras their height")] = RECORDED_SIDE,
+    image_size: Annotated[
+        int, typer.Option(help="height of a picture, pixels; one camera's picture is square")
+    ] = RECORDED_SIDE,
     workers: Annotated[int, typer.Option(help="processes that simulate")] = 2,
     vary: Annotated[
         bool, typer.Option("--vary", help="every frame has its own light, colours and camera pose")
     ] = False,
     task: Annotated[
-        str, typer.Option(help="record what its models learn from, a scripted policy or random motion")
+        str, typer.Option(help="the motion that its models learn from is recorded: random, or a scripted policy's")
     ] = "reach",
     policy: Annotated[
-        Path | None, typer.Option(help="bundle whose policy moves the arm first; the task's scripted policy goes on")
+        Path | None, typer.Option(help="bundle whose policy moves the arm first; the task's scripted policy continues")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Record episodes in the simulator: of smooth random motion, or of what a task's scripted policy does."""
+    """Record episodes in the simulator, of smooth random motion or of a task's scripted policy."""
     from lewm_model.data.outputs import check_output
     from lewm_model.sim.collect import collect as record
     from lewm_model.tasks.registry import suite_named
@@ -50,7 +54,7 @@ def collect(
     motion = suite.motion
     if policy is not None:
         if suite.led is None:
-            raise ValueError(f"no scripted policy of {task} goes on where a model got to; leave --policy out")
+            raise ValueError(f"the task {task} has no scripted policy that continues a model's motion; omit --policy")
         motion = suite.led(policy)
     check_output(out, [world] if world else [], overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +71,10 @@ def record(
         str, typer.Option(help="the arm's JointTrajectory topic")
     ] = "arm_controller/joint_trajectory",
     namespace: Annotated[str, typer.Option(help="namespace of the arm's topics")] = "/",
-    image_format: Annotated[str, typer.Option(help="jpeg or png, which loses nothing")] = "jpeg",
+    image_format: Annotated[str, typer.Option(help="jpeg, or png, which is lossless")] = "jpeg",
     compressed: Annotated[
         bool,
-        typer.Option("--compressed", help="the camera's CompressedImage topic, <image topic>/compressed, as it is"),
+        typer.Option("--compressed", help="record the CompressedImage topic, <image topic>/compressed, unchanged"),
     ] = False,
     robot: Annotated[
         str, typer.Option(help="name or path of a robot file: the topics of all its cameras are recorded")
@@ -113,47 +117,58 @@ def convert(
     ] = "hdf5",
     control_dt_s: Annotated[
         float | None,
-        typer.Option(help="time of one action, s; default of ROS recordings fits the camera's rate, others say it"),
+        typer.Option(help="time of one action, s; default: fits the camera's rate (ROS), as recorded (others)"),
     ] = None,
     tolerance_s: Annotated[
-        float | None, typer.Option(help="ROS: of stamps, s; default is half of --control-dt-s")
+        float | None, typer.Option(help="ROS: tolerance of stamps, s; default is half of --control-dt-s")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels, square; default is 64, of HDF5 its own size")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="side of a square picture, pixels; default is 64, or as recorded (HDF5)")
+    ] = None,
     joints: Annotated[
-        str, typer.Option(help="joints of the action, with commas; default: all, of ROS those of most commands")
+        str,
+        typer.Option(help="joints of the action, separated by commas; default: all, or those of most commands (ROS)"),
     ] = "",
-    hold: Annotated[str, typer.Option(help="joints that stand still and are no action; frames where not are cut")] = "",
+    hold: Annotated[
+        str, typer.Option(help="joints that stand still and are not in the action; frames in which they moved are cut")
+    ] = "",
     gripper: Annotated[str, typer.Option(help="joints of the action that open and close a gripper")] = "",
     units: Annotated[
-        str, typer.Option(help="of positions: rad, deg, percent or a factor, for all or as name=unit, with commas")
+        str, typer.Option(help="unit of positions: rad, deg, percent or a factor, for all or as name=unit,...")
     ] = "",
     robot: Annotated[
-        str, typer.Option(help="robot file, or its name in config/robots: its speeds and ranges are what an arm can do")
+        str,
+        typer.Option(help="path of a robot file, or name in config/robots; positions beyond its limits are refused"),
     ] = "",
     image_topic: Annotated[str | None, typer.Option(help="ROS: topic of the pictures")] = None,
     joint_states_topic: Annotated[str | None, typer.Option(help="ROS: topic of the joint states")] = None,
     command_topic: Annotated[str | None, typer.Option(help="ROS: topic of the commands")] = None,
     clock: Annotated[
-        str | None, typer.Option(help="ROS: header (of the messages), or recorder where those do not agree")
+        str | None, typer.Option(help="ROS: stamps of the message headers (header), or of their recording (recorder)")
     ] = None,
     camera: Annotated[
         str | None,
-        typer.Option(help="LeRobot: key of the camera, where there are several; some, with commas, lie side by side"),
+        typer.Option(
+            help="LeRobot: key of the camera, if there are several; more than one, with commas, are put side by side"
+        ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="LeRobot: key of the action; default is action")] = None,
     actions_are: Annotated[
-        str | None, typer.Option(help="LeRobot: recorded (kept), or joint-positions-deg or -rad: become velocities")
+        str | None,
+        typer.Option(help="LeRobot: joint-positions-deg or -rad become velocities; recorded keeps the numbers"),
     ] = None,
     cameras: Annotated[
         str,
-        typer.Option(help="cameras of the robot file, with commas, or all: their topic, crop and size; side by side"),
+        typer.Option(
+            help="cameras of the robot file, separated by commas, or all: its topics, crops and sizes are used"
+        ),
     ] = "",
     accept_doubts: Annotated[
-        bool, typer.Option("--accept-doubts", help="write it although actions and pictures do not seem to fit")
+        bool, typer.Option("--accept-doubts", help="write the result even if actions and pictures do not seem to fit")
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Turn recordings into episodes that `lewm train` reads; keep what can be read of a damaged one."""
+    """Turn recordings into episodes that `lewm train` reads; everything readable of a damaged one is kept."""
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.converters.columns import Columns
     from lewm_model.data.converters.convert import convert as run
@@ -191,7 +206,7 @@ def convert(
 
 @app.command("export-world")
 def export_world(
-    scene: Annotated[Path, typer.Argument(help="scene file, of config/scenes or yours")],
+    scene: Annotated[Path, typer.Argument(help="scene file, from config/scenes or your own")],
     out: Annotated[Path, typer.Argument(help="SDF file to write; meshes go into a folder beside it")],
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -209,10 +224,12 @@ def data_report(
     recording: Annotated[Path, typer.Argument(help="HDF5 file, recording of ROS 2, or LeRobot folder")],
     out: Annotated[Path | None, typer.Option(help="PNG to draw; default is beside the recording")] = None,
     frameskip: Annotated[int, typer.Option(help="control steps from frame to frame of the model")] = 5,
-    control_dt_s: Annotated[float | None, typer.Option(help="time of an action, s, where it is not said")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the numbers, for programs")] = False,
+    control_dt_s: Annotated[
+        float | None, typer.Option(help="time of an action, s, of a recording that does not have it")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the numbers as JSON, for programs")] = False,
 ) -> None:
-    """What a recording is like, and what in it will hurt a world model; with `lewm convert`'s defaults."""
+    """Look for flaws of a recording that would hurt a world model; converted with the defaults of `lewm convert`."""
     import json
     import tempfile
 
@@ -225,7 +242,7 @@ def data_report(
     from lewm_model.data.report import draw, report_on
 
     picture = out or Path(f"{recording}".rstrip("/") + ".report.png")
-    check_output(picture, [recording], overwrite=True)  # a drawing of ours is drawn anew
+    check_output(picture, [recording], overwrite=True)  # an earlier drawing of this package is replaced
 
     conversion = None
     with tempfile.TemporaryDirectory(prefix="lewm_report_") as scratch:
@@ -234,9 +251,9 @@ def data_report(
         else:
             try:
                 scratch_file = Path(scratch) / "episodes.h5"
-                conversion = convert([recording], scratch_file, control_dt_s, accept_doubts=True)  # told below
+                conversion = convert([recording], scratch_file, control_dt_s, accept_doubts=True)  # the report has them
             except DataError as error:
-                advice = "Where that needs options, use `lewm convert` first, and report on the file that it writes"
+                advice = "If it needs options, use `lewm convert` first, and report on the file that it writes"
                 raise DataError(f"{error}. {advice}") from error
             episodes = load_episodes(Path(scratch) / "episodes.h5")
         found = report_on(episodes, frameskip, conversion)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the actions of a recording are."""
+"""Kinds, units and statistics of the actions of a recording."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lewm_model.robot.actions import ActionError, ActionSpec, measure
 
 
 def action_spec(data: Episodes, episodes: np.ndarray, frameskip: int) -> ActionSpec:
-    """Kinds, units and statistics of the actions of `episodes`; rows that end an episode are left out.
+    """Kinds, units and statistics of the actions of `episodes`, without the last row of each, which has no action.
 
-    :raises DataError: a column never moves, or the recording says nothing that can be used.
+    :raises DataError: a column never changes, or the kinds and units of the recording cannot be used.
     """
     rows = data.actions[data.rows(episodes)]
     rows = rows[np.isfinite(rows).all(1)]

@@ -21,16 +21,16 @@ from lewm_model.data.frames import MappedFrames, decoded_frames
 from lewm_model.robot.actions import KINDS, UNKNOWN
 from lewm_model.robot.observation import Camera, Observation
 
-MOST = 1e9  # of a number in a recording; statistics of greater ones are not finite
-POSES = 4000  # among which clips with alike joint positions are looked for
-IN_MEMORY = 2**28  # bytes of frames that are read into memory; more stay in a file, see frames.py
-HASHED = 2**30  # bytes of frames that a recording's hash is made of; of more, rows spread evenly over all
+MOST = 1e9  # greatest magnitude of a number in a recording, so that sums and squares in float32 stay finite
+POSES = 4000  # random clips among which those that begin at similar joint positions are searched
+IN_MEMORY = 2**28  # bytes of frames, up to which they are read into memory; more stay in a file, see frames.py
+HASHED = 2**30  # bytes of frames that are hashed; of a recording with more, rows spread evenly over it
 _FILTERS = {32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """Frames and actions of E episodes laid end to end (N rows).
+    """Frames and actions of E episodes, one after the other in N rows.
 
     pixels (N, H, W, 3) uint8 RGB; actions (N, A) float32, row i executes between frame i and frame i + 1 and is NaN in
     the last row of an episode; proprio (N, P) float32 or None, which no network sees;
@@ -43,15 +43,15 @@ class Episodes:
     proprio: np.ndarray | None
     offsets: np.ndarray
     lengths: np.ndarray
-    control_dt_s: float  # 0.0: the recording does not say
+    control_dt_s: float  # time from row to row; 0.0: not recorded
     action_names: tuple[str, ...]
     action_kinds: tuple[str, ...]  # (A,) of `lewm_model.robot.actions.KINDS`
-    sha256: str  # of all that training reads (of very large recordings, of a part of the frames); "": was never a file
-    path: str  # where it lies, as it was given; of what was never a file, what it is
-    actions_sha256: str = ""  # of the actions and lengths: the same episodes, whatever their pictures
-    recorded: dict[str, Any] = field(default_factory=dict)  # how, as the recorder or converter wrote it
-    stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: the recording does not say
-    cameras: tuple[Camera, ...] = ()  # whose pictures lie side by side; empty: the recording does not say
+    sha256: str  # of everything that training reads (of at most HASHED bytes of frames); "": not read from a file
+    path: str  # of the file, as the user gave it; of episodes without a file, a description
+    actions_sha256: str = ""  # of actions and lengths; the same for recordings that differ in their pictures only
+    recorded: dict[str, Any] = field(default_factory=dict)  # how it was made, as the recorder or converter wrote it
+    stamps_s: np.ndarray | None = None  # (N,) float64: when each picture was taken, s; None: not recorded
+    cameras: tuple[Camera, ...] = ()  # whose pictures are side by side in a frame; empty: not recorded
     action_units: tuple[str, ...] = ()  # (A,); by default those of the kinds
 
     def __post_init__(self) -> None:
@@ -60,12 +60,12 @@ class Episodes:
 
     @property
     def source(self) -> str:
-        """What messages call the recording: its path and the beginning of its hash."""
+        """The recording's name in messages: its path and the beginning of its hash."""
         return f"{self.path} ({self.sha256[:8]})" if self.sha256 else self.path
 
     @property
     def velocities(self) -> bool:
-        """Whether every action is a velocity; else the recording may hold positions."""
+        """Whether the kind of every action is known, which is a velocity; otherwise some may be positions."""
         return UNKNOWN not in self.action_kinds
 
     @property
@@ -74,7 +74,10 @@ class Episodes:
         return int(self.pixels.shape[1]), int(self.pixels.shape[2])
 
     def split(self, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training and of the held-out EPISODES; at least one of each."""
+        """Numbers of the training and of the held-out EPISODES, ascending; at least one of each.
+
+        :raises DataError: the recording has fewer than 2 episodes.
+        """
         if len(self.lengths) < 2:
             raise DataError(f"{self.source} has {len(self.lengths)} episode; record at least 2, one is held out")
         order = np.random.default_rng((seed, 1)).permutation(len(self.lengths))
@@ -86,17 +89,18 @@ class Episodes:
         return np.concatenate([np.arange(self.offsets[e], self.offsets[e] + self.lengths[e]) for e in episodes])
 
     def batches(self, rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
-        """Frames of these rows (n,), up to `size` at a time, (…, H, W, 3): all of them need not fit into memory."""
+        """Frames (…, H, W, 3) of these rows (n,), `size` at a time, since all of them may not fit into memory."""
         return (self.pixels[rows[begin : begin + size]] for begin in range(0, len(rows), size))
 
 
 def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
     """Reads a recording in the HDF5 layout of stable-worldmodel (`pixels`, `action`, `ep_len`, `ep_offset`).
 
-    `proprio` is read where there is one, else `state`. More than `IN_MEMORY` bytes of frames stay on disk: where they
-    lie in one piece they are mapped, else they are decoded once, into a file that other processes find.
+    Joint positions are read from `proprio`, or from `state` when there is none. More than `IN_MEMORY` bytes of frames
+    stay on disk: contiguous and uncompressed frames are mapped, others are decoded once into a cache file that all
+    processes share.
 
-    :param control_dt_s: time from row to row, s, of a file that does not say; where both say it they must agree.
+    :param control_dt_s: time from row to row, s, of a file without it; the two must agree when the file has it.
     :raises DataError: the file is not such a recording, is empty, or holds numbers that are not finite.
     """
     if not path.is_file():
@@ -114,7 +118,7 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         raise
     except MemoryError as error:
         raise DataError(f"{path} does not fit into this machine's memory") from error
-    except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
+    except Exception as error:  # h5py raises OSError, RuntimeError, KeyError and more for a damaged file
         raise DataError(
             f"{path} cannot be read as HDF5 ({error}); if it was damaged or cut off, `lewm convert {path} --out FILE` "
             "keeps what can be read"
@@ -143,7 +147,7 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         recorded = json.loads(attributes.get("recorded", "{}"))
     except (TypeError, ValueError, RecursionError):
         recorded = {}
-    if not isinstance(recorded, dict) or not recorded:  # of earlier versions, or of somebody else's making
+    if not isinstance(recorded, dict) or not recorded:  # written by an earlier version, or by another program
         recorded = {"command": str(attributes["command"])} if "command" in attributes else {}
     control_dt_s = control_dt_s or written_s
     names = tuple(map(str, names)) or tuple(f"joint{i + 1}" for i in range(actions.shape[1]))
@@ -175,11 +179,11 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
 
 
 def _hashed_frames(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    """The frames that a recording's hash is made of: all, or rows spread evenly over them."""
+    """The frames that are hashed, a few at a time: all, or rows spread evenly over the recording."""
     count, size = len(pixels), max(1, math.prod(pixels.shape[1:]))
     kept = min(count, max(1, HASHED // size))
     rows = np.arange(count) if kept == count else np.linspace(0, count - 1, kept).astype(int)
-    at_once = max(1, 2**24 // size)  # frames; of a large recording not all get into memory
+    at_once = max(1, 2**24 // size)  # frames in 16 MiB
     for begin in range(0, kept, at_once):
         yield np.ascontiguousarray(pixels[rows[begin : begin + at_once]])
 
@@ -197,7 +201,9 @@ def _cameras(attributes: dict[str, Any], size: tuple[int, ...], path: Path) -> t
 
 
 def _kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the columns of `action`; `action_kind` is one for all or a JSON list, `action_units` such a list."""
+    """Kinds and units of the columns of `action`. The attribute action_kind is one kind for all columns or a JSON list
+    of kinds; action_units is a JSON list or missing, and then the units are ().
+    """
 
     def listed(name: str, text: str) -> tuple[str, ...]:
         try:
@@ -218,8 +224,9 @@ def _kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tu
 
 
 def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Pixels, actions, proprio, stamps (None where missing), lengths and offsets up to the last episode's end, and the
-    attributes."""
+    """The arrays (pixels, actions, proprio, stamps, lengths, offsets) up to the end of the last episode, where proprio
+    and stamps are None when missing, and the attributes.
+    """
     missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
     if missing:
         raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
@@ -244,7 +251,7 @@ def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]
     _check_written(pixels, frames, path)
     proprio, stamps = file.get("proprio", file.get("state")), file.get("timestamp")
     if stamps is not None and (stamps.ndim != 1 or stamps.dtype.kind != "f" or len(stamps) < frames):
-        stamps = None  # of somebody else's making; only the data report reads them
+        stamps = None  # another program's; they are optional, since only the data report reads them
     rest = [data for data in (action, proprio, stamps) if data is not None]
     _check_size(frames * sum(8 * math.prod(data.shape[1:]) for data in rest), path)
     for data in (pixels, *rest):
@@ -263,7 +270,10 @@ def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.ndarray:
-    """The first `count` frames: in memory when they are few, else mapped, decoded before where they are not raw."""
+    """The first `count` frames: in memory when they are few, else mapped, after decoding them if they are compressed.
+
+    `digest` has been fed with the actions and lengths; with the frames' properties it becomes the name of the cache.
+    """
     shape = (count, *pixels.shape[1:])
     if math.prod(shape) <= IN_MEMORY:
         _check_size(math.prod(shape), path)
@@ -273,8 +283,8 @@ def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.nda
     start = pixels.id.get_offset() if pixels.chunks is None and not pixels.external else None
     if start is not None:
         return MappedFrames(path, shape, start)
-    # Names the decoded frames by the recording's content as far as it can be told without reading all of it. The time
-    # of the last change stands for the rest: what was edited is decoded anew.
+    # The cache file is named by the recording's content. To hash all frames would take as long as to decode them, so
+    # a sample, and size and modification time of the file, have to do: an edited recording is decoded anew.
     there = path.stat()
     sample = [pixels[row].tobytes() for row in np.linspace(0, count - 1, 16, dtype=int)]
     digest.update(b"".join([repr((shape, there.st_size, there.st_mtime_ns)).encode(), *sample]))
@@ -282,7 +292,7 @@ def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.nda
 
 
 def _check_written(pixels: h5py.Dataset, count: int, path: Path) -> None:
-    """A data set may say that it is larger than its file: what was never written reads as one colour."""
+    """Refuses large frames most of which were never written: HDF5 reads those as one colour."""
     size = count * math.prod(pixels.shape[1:]) * pixels.dtype.itemsize
     if size > IN_MEMORY and pixels.chunks is not None:
         counts = [-(-n // chunk) for n, chunk in zip((count, *pixels.shape[1:]), pixels.chunks, strict=True)]
@@ -293,7 +303,7 @@ def _check_written(pixels: h5py.Dataset, count: int, path: Path) -> None:
 
 
 def _check_filters(data: h5py.Dataset, path: Path) -> None:
-    """Refuses a data set whose compression this installation cannot undo."""
+    """Refuses a data set with a compression that this installation cannot decode."""
     settings = data.id.get_create_plist()
     for code in (settings.get_filter(i)[0] for i in range(settings.get_nfilters())):
         if not h5py.h5z.filter_avail(code):
@@ -305,7 +315,7 @@ def _check_filters(data: h5py.Dataset, path: Path) -> None:
 
 
 def _check_size(needed: int, path: Path) -> None:
-    """What is read into memory must fit: a damaged file, or one with holes, may claim any size."""
+    """Refuses to read `needed` bytes into a smaller memory: a damaged or sparse file may claim any size."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise DataError(f"{path} needs {needed / 1e9:.3g} GB of memory, this machine has {there / 1e9:.3g} GB")
@@ -314,16 +324,16 @@ def _check_size(needed: int, path: Path) -> None:
 class ClipSampler:
     """Draws batches of clips: `clip_frames` frames, one action block apart, with the blocks between them.
 
-    The batch of a step depends on (seed, step) alone, so a resumed run sees what an undisturbed one would have seen.
+    The batch of a step depends on (seed, step) alone, so a resumed run gets the batches of an undisturbed one.
 
-    With `clips_per_pose` above 1 a batch is made of groups of so many clips that begin with alike joint positions, the
-    most alike of some thousand that are drawn without replacement: the arm is the same in them, and what tells their
-    pictures apart is everything else. No clip is twice in a group, unless the recording has fewer than a group needs.
+    With `clips_per_pose` above 1 a batch consists of groups of that many clips which begin at similar joint positions:
+    the nearest of POSES clips that are drawn without replacement. The arm looks the same in them, so they are told
+    apart by everything else. A group has no clip twice, unless the recording has fewer clips than a group.
 
-    With `clips_per_episode` above 1 the groups are of one episode each, spread over its length: what tells their
-    pictures apart is what moved in it.
+    With `clips_per_episode` above 1 the clips of a group are from one episode and spread over its length, so they are
+    told apart by what moved in it.
 
-    :raises DataError: no episode is long enough, or poses are asked for and no joint positions were recorded.
+    :raises DataError: no episode is long enough, or `clips_per_pose` is above 1 and no joint positions were recorded.
     """
 
     def __init__(
@@ -352,15 +362,16 @@ class ClipSampler:
                 "them, or train with clips_per_pose 1"
             )
         self.starts = data.lengths[self.episodes] - self.span  # clips that an episode holds
-        self.before = np.cumsum(self.starts)  # of the episodes up to each one
+        self.before = np.cumsum(self.starts)  # clips in the episodes up to and with each one
         self.probability = self.starts / self.starts.sum()  # every start equally likely
         self.frame_steps = np.arange(0, self.span + 1, frameskip)
         self.action_steps = np.arange(self.span).reshape(clip_frames - 1, frameskip)
 
     def batch(self, step: int, clips: int, rank: int = 0, ranks: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (clips, clip_frames, H, W, 3) uint8 and raw action blocks (clips, clip_frames - 1, frameskip * A).
+        """Frames (clips, clip_frames, H, W, 3) uint8, and action blocks (clips, clip_frames - 1, frameskip * A) in the
+        units of the recording.
 
-        Of several processes each reads its part of the batch, clips / ranks, and together they read the same batch.
+        With several ranks each one reads clips / ranks of them; together these are the batch that one rank would read.
         """
         rng = np.random.default_rng((self.seed, 2, step))
         starts = self._starts(rng, clips) if self.clips_per_pose == 1 else self._alike(rng, clips)
@@ -380,7 +391,7 @@ class ClipSampler:
         return (self.data.offsets[chosen, None] + (parts * there[:, None]).astype(int)).reshape(-1)
 
     def _alike(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Rows (count,) where clips begin, in groups of alike joint positions."""
+        """Rows (count,) where clips begin, in groups of similar joint positions."""
         assert self.data.proprio is not None
         group = min(self.clips_per_pose, count)
         there = int(self.before[-1])

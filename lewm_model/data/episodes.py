@@ -3,8 +3,8 @@
 
 Rows of all episodes follow one another: `pixels` (N, H, W, 3) uint8 RGB, `action` (N, A) float32, `proprio` (N, A)
 float32 and, where it is known, `timestamp` (N,) float64, s: when the picture was taken. Row i's action executes from
-frame i to frame i + 1; the last row of an episode has no successor and holds NaN. `ep_len` (E,) and `ep_offset` (E,)
-int64 say where an episode lies.
+frame i to frame i + 1; the last row of an episode has no successor and holds NaN. `ep_offset` (E,) and `ep_len` (E,)
+int64 are the first row and the number of rows of each episode.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ import numpy as np
 
 from lewm_model.robot.observation import Camera
 
-_FRAMES_PER_CHUNK = 8  # a clip reads few frames; one chunk per frame costs more index than it saves
+_FRAMES_PER_CHUNK = 8  # few, since a clip reads few frames; but the index of one chunk per frame would be slow
 
 
 class EpisodeWriter:
     """Appends whole episodes; the file appears under its name when it is complete.
 
-    Until :meth:`close` (or the end of the ``with`` block) the data lie in ``<path>.part`` beside it, so that a
-    recording that is killed leaves an earlier file of that name as it was. An exception in the block discards it.
+    Until :meth:`close` (or the end of the ``with`` block) the data are in ``<path>.part`` beside it, so that a
+    recording that is killed leaves an earlier file of that name intact. An exception in the block discards them.
 
-    :param path: file to write; replaced where it exists.
+    :param path: file to write; an existing one is replaced.
     :param image_size: height and width of a picture, pixels, or one number for both.
     :param action_names: one name for each column of `action`.
     :param control_dt_s: time from frame to frame, s.
-    :param action_kind: what the columns are, one of `lewm_model.robot.actions.KINDS` for all or one for each.
+    :param action_kind: kind of the columns, one of `lewm_model.robot.actions.KINDS` for all or one for each.
     :param action_units: the unit of each column; by default that of its kind.
-    :param cameras: whose parts lie side by side in a picture, from left to right; empty where that is not known.
-    :param attributes: further facts for the file's attributes, e.g. seed, world and command.
-    :param recorded: how the episodes came about, as plain data: a bundle that is trained on them keeps it.
-    :param measured: numbers in a row of `proprio`; None is as many as of `action`, 0 writes no `proprio`.
+    :param cameras: whose pictures are side by side in a frame, from left to right; empty when not known.
+    :param attributes: further attributes of the file, e.g. seed, world and command.
+    :param recorded: how the episodes were made, as plain data that a bundle trained on them keeps.
+    :param measured: columns of `proprio`; None is as many as `action` has, 0 writes no `proprio`.
+    :raises ValueError: the size, the names or the time cannot be used.
     """
 
     def __init__(
@@ -93,9 +94,9 @@ class EpisodeWriter:
         """Adds one episode of n frames.
 
         :param pixels: (n, H, W, 3) uint8 RGB.
-        :param action: (n - 1, A), what ran between the frames.
+        :param action: (n - 1, A), the actions that were executed between the frames.
         :param proprio: (n, A), or (n, measured), measured joint positions, rad.
-        :param stamps_s: (n,) when the pictures were taken, s; of every episode or of none.
+        :param stamps_s: (n,) when the pictures were taken, s; given for every episode or for none.
         :raises ValueError: a shape or dtype does not fit, or a number is not finite.
         """
         frames = len(pixels)
@@ -137,7 +138,7 @@ class EpisodeWriter:
             os.replace(self._part, self._path)
 
     def discard(self) -> None:
-        """Drops what was written."""
+        """Deletes what was written."""
         if self._file:
             self._file.close()
             self._part.unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a recording cannot be used."""
+"""The error of everything that reads recordings."""
 
 
 class DataError(ValueError):

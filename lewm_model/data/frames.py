@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames in a file instead of in memory: mapped where they lie as they are, decoded once where they do not.
+"""Frames that stay in a file instead of memory: mapped if they are uncompressed, else decoded once into a cache file.
 
-A page of a mapped file that was looked at counts as the process's memory (RSS) until the system takes it back, so a
-few passes over a large recording would look like a leak. `MappedFrames` therefore reads the rows that training asks
-for with `preadv`: the bytes go from the page cache, which all processes share, into the batch and nowhere else.
+Each page of a mapped file that was read counts as the process's memory (RSS) until the system reclaims it, so a few
+passes over a large recording would look like a leak. `MappedFrames` therefore reads the rows that training asks for
+with `preadv`, which copies them from the page cache, shared by all processes, into the batch without mapping a page.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from tqdm import tqdm
 from lewm_model.config import cache_folder
 from lewm_model.data.errors import DataError
 
-CACHE = "LEWM_CACHE"  # environment variable: folder of decoded frames
-_BLOCK = 2**26  # bytes decoded at once
+CACHE = "LEWM_CACHE"  # environment variable with the folder for decoded frames
+_BLOCK = 2**26  # bytes decoded at once, about
 
 
 class MappedFrames(np.memmap):
     """Frames (N, H, W, 3) uint8 of a file, read-only.
 
-    Rows that are picked with an array of integers, as in `frames[rows]`, are copied without mapping a page. Anything
-    else is a view of the mapping, as of every `np.memmap`. Pickling keeps the place of the frames, not the frames.
+    Indexing with an array of integers, as in `frames[rows]`, copies the rows without mapping a page. Any other index
+    gives a view of the mapping, as with every `np.memmap`. Pickling stores path and position of the frames, not the
+    frames.
     """
 
     _descriptor: int | None
@@ -58,7 +59,7 @@ class MappedFrames(np.memmap):
 
     def __array_finalize__(self, parent: Any) -> None:
         super().__array_finalize__(parent)
-        self._descriptor = None  # a view's rows are not the file's
+        self._descriptor = None  # row numbers of a view are not those of the file, so a view does not read with preadv
 
     def __reduce__(self) -> Any:
         if self._descriptor is None:
@@ -70,7 +71,7 @@ class MappedFrames(np.memmap):
         return self._read(key) if picked else super().__getitem__(key)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Copies of rows (…), (…, H, W, 3); neighbours in the file are read in one go."""
+        """Copies (…, H, W, 3) of rows (…); consecutive rows are read with one call."""
         assert self._descriptor is not None
         flat = rows.reshape(-1).astype(np.int64)
         if len(flat) == 0:
@@ -86,13 +87,13 @@ class MappedFrames(np.memmap):
             while len(into):
                 count = os.preadv(self._descriptor, [into.data], at)
                 if count == 0:
-                    raise DataError(f"{path} was cut off while it was read; start again when it is whole")
+                    raise DataError(f"{path} became shorter while it was read; start again when it is complete")
                 into, at = into[count:], at + count
         return out.reshape(*rows.shape, *shape[1:])
 
 
 def frames_folder(recording: Path) -> Path:
-    """Where decoded frames are kept: $LEWM_CACHE, else beside the recording, else in the user's cache."""
+    """The folder for decoded frames: $LEWM_CACHE, or one beside the recording if writable, or in the user's cache."""
     if os.environ.get(CACHE):
         return Path(os.environ[CACHE])
     if os.access(recording.parent, os.W_OK):
@@ -101,12 +102,12 @@ def frames_folder(recording: Path) -> Path:
 
 
 def decoded_frames(recording: Path, pixels: h5py.Dataset, count: int, key: str) -> MappedFrames:
-    """The first `count` frames of an HDF5 data set, from a file of raw frames that is made where there is none.
+    """The first `count` frames of an HDF5 data set, from a cache file of raw frames, which is made if it is missing.
 
-    Of processes that ask at the same time one decodes and the others wait. The file appears when it is whole.
+    When several processes ask at the same time, one decodes and the others wait. The file appears when it is complete.
 
-    :param key: names the content; the same recording finds its file again.
-    :raises DataError: there is too little room, or the frames cannot be decoded.
+    :param key: name of the cache file; the same recording must get the same one again.
+    :raises DataError: the disk is too full, or the frames cannot be decoded.
     """
     folder = frames_folder(recording)
     file, shape = folder / f"{key}.frames", (count, *pixels.shape[1:])
@@ -144,7 +145,7 @@ def _decode(recording: Path, pixels: h5py.Dataset, shape: tuple[int, ...], size:
                 some = block[: min(rows, shape[0] - begin)]
                 try:
                     pixels.read_direct(some, np.s_[begin : begin + len(some)])
-                except Exception as error:  # of a damaged chunk HDF5 says what it likes
+                except Exception as error:  # for a damaged chunk h5py raises errors of many types
                     raise DataError(
                         f"{recording}: frames behind row {begin} cannot be read ({error}); `lewm convert {recording} "
                         "--out FILE` keeps those that can"
@@ -161,7 +162,7 @@ def _decode(recording: Path, pixels: h5py.Dataset, shape: tuple[int, ...], size:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; ends with the process."""
+    """A lock that one process holds at a time; the system releases it when the process dies."""
     with open(path, "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

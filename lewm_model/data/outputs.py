@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command may write over: one rule for all of them, because a recording that is lost cannot be made again.
+"""What a command may overwrite: one rule for all commands, because a lost recording cannot be made again.
 
-An output that is one of the inputs is refused always. So is what exists and was not written by this package, whatever
-its name. What this package wrote earlier is replaced when the user says `--overwrite`.
+An output that is one of the inputs is always refused, and so is an existing file or folder that this package did not
+write. What this package wrote earlier is replaced with `--overwrite`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import h5py
 
 from lewm_model.data.errors import DataError
 
-DRAWN_BY = "lewm_ros"  # the Software entry of our PNG files
+DRAWN_BY = "lewm_ros"  # value of the entry "Software" in PNG files of this package
 
 
 def check_output(out: Path, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
-    """Refuses an output that would cost the user something.
+    """Refuses an output whose writing would destroy data of the user.
 
     :param out: file or folder that is about to be written.
-    :param inputs: what is read for it; none of it may be, or lie in, the output.
-    :param overwrite: whether what this package wrote there earlier may go.
-    :raises DataError: it would; the message says what to do.
+    :param inputs: files and folders that are read for it; none of them may be, or lie in, the output.
+    :param overwrite: whether what this package wrote there earlier may be replaced.
+    :raises DataError: the output is refused; the message says what to do.
     """
     for given in inputs:
         if not given.exists():
             continue
         if out.exists() and out.samefile(given):
-            raise DataError(f"{out} is what is read, and would be replaced; give another output")
+            raise DataError(f"{out} is also read, and would be replaced; give another output")
         if out.is_dir() and given.resolve().is_relative_to(out.resolve()):
-            raise DataError(f"{given} lies in {out}, which is to be written; give another folder for the output")
+            raise DataError(f"{given} lies in {out}, which would be replaced; give another folder for the output")
     if not out.exists() and not out.is_symlink():
         return
-    if out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir()):  # what a killed command left
+    if out.is_dir() and all(entry.name.startswith(".") for entry in out.iterdir()):  # drafts that a killed command left
         return
     if not is_ours(out):
         raise DataError(f"{out} exists and was not written by this program; give another name, or remove it yourself")
@@ -43,7 +43,7 @@ def check_output(out: Path, inputs: Iterable[Path] = (), overwrite: bool = False
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this package wrote a file or folder, judged by what is in it."""
+    """Whether this package wrote a file or folder, judged by its content."""
     if path.is_dir():
         marks = (("model.json",), ("weights.pt", "actions.json"), ("report.html",), ("meta/lewm_ros.json",))
         return any(all((path / name).is_file() for name in names) for names in marks)
@@ -57,6 +57,6 @@ def is_ours(path: Path) -> bool:
         if head.startswith(b"\x89HDF"):
             with h5py.File(path) as file:
                 return {"action_names", "control_dt_s", "command"} <= set(file.attrs)
-    except Exception:  # of a damaged file nobody knows whose it is
+    except Exception:  # a damaged file cannot be recognised, so it is protected
         return False
     return False

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the actions of a recording belong to its pictures: the strongest check that a recording has is its own data.
+"""Whether the actions of a recording belong to its pictures, judged from the recording alone.
 
-Three things must hold. Pictures change while the arm is commanded to move, at one and the same lag. Where pictures of
-two episodes are alike, the arm stood alike, and no episode's pictures are alike only when they are turned round. And
-what was measured is what was commanded, column by column.
+Three conditions are checked. Pictures change while the arm is commanded to move, always with the same lag. Similar
+pictures of two episodes show the arm in similar poses, and no episode has to be mirrored or turned for its pictures to
+resemble those of others. Measured joint motion follows the commanded one, column by column.
 
-Not to be seen by this are mistakes that are the same in pictures, measured positions and actions of every episode, such
-as one camera that is mirrored all along or two names that are exchanged everywhere.
+Mistakes that are the same in pictures, measured positions and actions of every episode cannot be found, such as a
+camera that is always mirrored, or two joint names that are always exchanged.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ import numpy as np
 
 from lewm_model.data.clips import Episodes
 
-SMALL = 16  # pixels, square: pictures are compared at this size
-LAGS = 10  # control steps to either side
-LOOKED_AT, FRAMES = 200, 6000  # episodes, and frames of all of them together
-STEADY = 0.05  # spread of a motion against its mean
-SPAN = 3  # steps over which measured and commanded motion are compared
-ENOUGH = 150  # frames in motion; with fewer nothing is said
-LEAST, CLEAR = 0.2, 0.4  # correlations: below it two things have nothing in common; above it they surely have
-LEAD, LATE = -0.75, 0.75  # control steps that pictures may lag behind actions without a word
-MOST_LATE_S = 0.4  # beyond it, it is no arm that is slow
-TWINS = 0.15  # share of the frames that count as alike to one of another episode
-COMPONENTS = 24  # principal components in which pictures are alike
-# Pictures that are alike show poses this far apart at most, in standard deviations of the recorded poses.
+SMALL = 16  # pixels, square, to which pictures are shrunk before they are compared
+LAGS = 10  # control steps, greatest lag of either sign that is tried
+LOOKED_AT, FRAMES = 200, 6000  # episodes that are compared at most, and frames of all of them together
+STEADY = 0.05  # least standard deviation of a commanded motion, in multiples of its mean, that can be correlated
+SPAN = 3  # control steps over which measured and commanded motion are compared
+ENOUGH = 150  # frames in motion; with fewer nothing is judged
+LEAST, CLEAR = 0.2, 0.4  # correlations below which two signals count as unrelated, and above which as related
+LEAD, LATE = -0.75, 0.75  # control steps of lag of the pictures behind the actions that are normal
+MOST_LATE_S = 0.4  # more than any arm lags behind its command, so that a greater lag is an error of the stamps
+TWINS = 0.15  # share of the frames, the nearest to one of another episode, that count as similar to it
+COMPONENTS = 24  # principal components in which the similarity of pictures is measured
+# Poses of similar pictures that differ by more, in standard deviations of the recorded poses, contradict each other.
 APART = 0.8
-MOST_APART, MOST_APART_HERE = 0.04, 0.6  # share of such pairs that are farther apart: of all, and of an episode's
-VARIED = 0.3  # spread of the commanded speed against its mean: a steady motion changes pictures steadily
-SEEN = 0.15  # standard deviations that a joint differs by, mostly, where pictures are alike, if the camera sees it
-SAME_POSE = 0.3  # standard deviations
-AGREE = 0.5  # of such pictures that are alike; in a scene that is its own mirror image the poses are mirrored, too
-MOST_TURNED = 0.015  # share of the frames that show, turned round, what another episode shows at the same pose
-# What a camera may have been turned by between episodes, of pictures (n, H, W, 3).
+MOST_APART, MOST_APART_HERE = 0.04, 0.6  # greatest normal share of contradictions, in all frames and in an episode
+VARIED = 0.3  # least standard deviation of the commanded speed, in multiples of its mean, that can be correlated
+# The camera sees a joint whose positions differ by less, in the median of similar pictures, in standard deviations.
+SEEN = 0.15
+SAME_POSE = 0.3  # standard deviations of the recorded poses, up to which two poses count as the same
+# Share of similar pictures, after turning, that must show the same pose; in a symmetric scene they show mirrored poses.
+AGREE = 0.5
+MOST_TURNED = 0.015  # greatest normal share of frames that show, after turning, another episode's picture and pose
+# How a camera may have been turned between episodes, as an index into pictures (n, H, W, 3).
 TURNED = {
     "mirrored": np.s_[:, :, ::-1],
     "upside down": np.s_[:, ::-1],
@@ -51,17 +53,17 @@ TURNED = {
 
 @dataclass
 class Pairing:
-    """How well actions and pictures fit."""
+    """How well actions and pictures fit, and what does not."""
 
     correlations: np.ndarray = field(default_factory=lambda: np.full(2 * LAGS + 1, np.nan))  # at lags of -LAGS to LAGS
     lag_steps: float | None = None  # None: not known
     correlation: float = 0.0  # of change in the picture with commanded speed, at that lag
-    apart: float = 0.0  # share of alike pictures that show poses which are not
-    turned: float = 0.0  # share of pictures that show, turned round, what another episode shows at the same pose
-    agree: float = 0.0  # share of alike pictures, turned round, that show the same pose
-    frames: int = 0  # in motion, that were looked at
-    wrong: list[str] = field(default_factory=list)  # what cannot be right
-    doubts: list[str] = field(default_factory=list)  # what should be looked at
+    apart: float = 0.0  # share of similar pictures that show different poses
+    turned: float = 0.0  # share of pictures that show, after turning, what another episode shows at the same pose
+    agree: float = 0.0  # share of pictures similar after turning that show the same pose
+    frames: int = 0  # in motion, that were compared
+    wrong: list[str] = field(default_factory=list)  # certain mistakes of the recording, as messages
+    doubts: list[str] = field(default_factory=list)  # possible mistakes, as messages
 
 
 def pair(data: Episodes) -> Pairing:
@@ -90,7 +92,7 @@ def pair(data: Episodes) -> Pairing:
 
 
 def _small(frames: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3) uint8 to (n, 3 * SMALL²) float32."""
+    """Frames (n, H, W, 3) uint8 shrunk to SMALL x SMALL pixels, (n, 3 * SMALL²) float32."""
     size = (SMALL, SMALL)
     shrunk = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA).reshape(-1) for frame in frames]
     return np.stack(shrunk).astype(np.float32)
@@ -123,7 +125,7 @@ def _compare_change(
     changes = [np.sqrt(np.abs(np.diff(small, axis=0)).mean(1)) for small in pictures]
     spread = _spread(actions)
     tried = []
-    for positions in (False,) if velocities else (False, True):  # others may be either
+    for positions in (False,) if velocities else (False, True):  # actions of unknown kind are tried as both
         sums = np.zeros((2 * LAGS + 1, 3))
         for action, seen in zip(actions, changes, strict=True):
             velocity = np.diff(action, axis=0, prepend=action[:1]) if positions else action
@@ -139,10 +141,10 @@ def _compare_change(
     speeds = [np.linalg.norm(action / spread, axis=1) for action in actions]
     varied = float(np.mean([speed.std() for speed in speeds]) / max(1e-9, np.mean([speed.mean() for speed in speeds])))
     if found.correlation < LEAST and varied < VARIED:
-        return  # a steady motion says nothing
+        return  # a steady motion changes pictures steadily, so that the lag cannot be told
     if found.correlation < LEAST:
         found.wrong.append(
-            f"what is commanded is not seen in the pictures (correlation {found.correlation:.2f} at most): they belong "
+            f"the pictures do not show the commanded motion (correlation {found.correlation:.2f} at most): they belong "
             "to other actions, or the camera does not see the arm"
         )
         return
@@ -168,7 +170,7 @@ def _compare_measured(
     dt: float,
     found: Pairing,
 ) -> None:
-    """Whether each column of the action moves the joint of its own column, by as much as it says."""
+    """Whether each column of the action moves the joint of that column, and as far as commanded."""
 
     def spans(steps: np.ndarray) -> np.ndarray:
         total = np.cumsum(np.vstack([np.zeros((1, steps.shape[1])), steps]), axis=0)
@@ -179,11 +181,11 @@ def _compare_measured(
     told_mean, felt_mean = np.concatenate(told).mean(0), np.concatenate(felt).mean(0)
     told, felt = [some - told_mean for some in told], [some - felt_mean for some in felt]
     told_rms, felt_rms = _spread(told), _spread(felt)
-    # A steady motion tells no joint from another.
+    # Joints that move steadily cannot be told apart by correlation.
     moving = np.isfinite(told_rms) & np.isfinite(felt_rms) & (told_rms > STEADY * np.abs(told_mean))
     if not moving.any():
         return
-    curves = []  # correlations of each column with each joint at each lag
+    curves = []  # at each lag, correlations (A, A) of action columns with joints
     for lag in range(-LAGS, LAGS + 1):
         both = [_overlap(a / told_rms, b / felt_rms, lag) for a, b in zip(told, felt, strict=True) if len(a) > abs(lag)]
         a, b = (np.concatenate([one[i] for one in both]) for i in (0, 1))
@@ -193,8 +195,8 @@ def _compare_measured(
     best = int(strength.argmax())
     if strength[best] < CLEAR:
         found.wrong.append(
-            f"joints do not move as they are commanded (correlation {strength[best]:.2f} at most): the measured "
-            "positions belong to other actions"
+            f"joints do not move as commanded (correlation {strength[best]:.2f} at most): the measured positions "
+            "belong to other actions"
         )
         return
     lag, correlations = best - LAGS, table[best]
@@ -216,7 +218,7 @@ def _compare_measured(
 
 
 def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: list[np.ndarray], found: Pairing) -> None:
-    """Whether the arm stood alike wherever pictures of two episodes are alike."""
+    """Whether similar pictures of two episodes show the arm in similar poses."""
     if len(pictures) < 2:
         return
     every, poses = np.concatenate(pictures), np.concatenate(measured)
@@ -234,7 +236,8 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
     near = float(np.quantile(distance, TWINS))
     alike = distance <= near
     apart = np.abs(poses - poses[nearest])
-    # A camera may not see every joint. Of those that it sees the one that fits worst counts, else the best of all.
+    # A camera may not see every joint. Of the joints that it sees the one that fits worst is judged; if it seems to see
+    # none, the one that fits best.
     shares, seen = (apart[alike] > APART).mean(0), np.median(apart[alike], axis=0) < SEEN
     far = apart[:, int(np.where(seen, shares, -1.0).argmax() if seen.any() else shares.argmin())] > APART
     found.apart = float(far[alike].mean())
@@ -245,14 +248,16 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
     if found.apart > MOST_APART:
         listed = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
         found.wrong.append(
-            f"{found.apart:.0%} of pictures that are alike show the arm in different poses"
+            f"{found.apart:.0%} of similar pictures show the arm in different poses"
             + (f", most in the episodes {listed}" if odd else "")
             + ": pictures of other episodes, a mirrored camera, or joints with another sign or order"
         )
     for how, way in TURNED.items():
         other = (every + mean).reshape(-1, SMALL, SMALL, 3)[way].reshape(len(every), -1) - mean
         turned = (other @ axes).astype(np.float32)
-        telling = np.square(turned - points).sum(1) > 4.0 * near  # what looks the same turned round tells nothing
+        telling = (
+            np.square(turned - points).sum(1) > 4.0 * near
+        )  # symmetric pictures do not tell whether they are turned
         match, distance = _nearest(turned, points, owner)
         same = np.abs(poses - poses[match]).max(1) < SAME_POSE
         twins = telling & (distance <= near)
@@ -261,13 +266,15 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
             found.turned, found.agree = share, agree
         if share > MOST_TURNED and agree > AGREE:
             found.wrong.append(
-                f"some episodes are {how}, against the others: {share:.0%} of the pictures show, turned round, what "
-                "others show at the same pose"
+                f"some episodes are {how}, compared with the others: {share:.0%} of the pictures show, after turning, "
+                "what others show at the same pose"
             )
 
 
 def _nearest(asked: np.ndarray, points: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of `points` (N, C) of another episode for each of `asked` (N, C), and its squared distance."""
+    """For each of `asked` (N, C) the number of the nearest of `points` (N, C) of another episode, (N,), and its squared
+    distance, (N,); `owner` (N,) is the episode of each.
+    """
     squares = np.square(points).sum(1)
     nearest, distance = np.zeros(len(points), int), np.zeros(len(points))
     for rows in np.array_split(np.arange(len(points)), max(1, len(points) // 256)):
@@ -279,17 +286,17 @@ def _nearest(asked: np.ndarray, points: np.ndarray, owner: np.ndarray) -> tuple[
 
 
 def kinds_of(text: str, columns: int) -> tuple[str, ...]:
-    """The kind of each column, of an attribute that holds one for all or a JSON list."""
+    """The kind of each column, from an attribute that holds one kind for all columns or a JSON list."""
     return tuple(json.loads(text)) if text.startswith("[") else (text,) * columns
 
 
 def pair_file(path: Path) -> Pairing:
-    """Compares what lies in an HDF5 recording of ours, of which only the episodes that are looked at are read."""
+    """Compares actions and pictures of an HDF5 recording of this package; reads only the frames that are compared."""
     with h5py.File(path) as file:
         attributes = dict(file.attrs)
         return pair(
             Episodes(
-                pixels=file["pixels"],  # sliced as an array is
+                pixels=file["pixels"],  # a data set of h5py, which is sliced like an array
                 actions=file["action"][:],
                 proprio=file["proprio"][:] if "proprio" in file else None,
                 offsets=file["ep_offset"][:],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lewm data report`: what a recording is like, and what in it will hurt a world model, before a day of training.
+"""`lewm data report`: properties of a recording, and flaws that would hurt a world model trained on it.
 
-Pictures are looked at in at most `EPISODES_LOOKED_AT` episodes, spread evenly, that are read one at a time.
+Pictures are compared in at most `EPISODES_LOOKED_AT` episodes, spread evenly and read one at a time.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from lewm_model.data.converters.conversion import Conversion
 from lewm_model.data.outputs import DRAWN_BY
 from lewm_model.data.pairing import LAGS, pair
 
-EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # so many frames of an episode
-SMALL = 16  # pixels, square: pictures are compared at this size
-WINDOW = 8  # actions in a row: two recordings never repeat so many by chance
-QUERIES, OTHERS = 1500, 12_000  # frames that are compared with frames of other episodes
+EPISODES_LOOKED_AT, FRAMES_LOOKED_AT = 200, 2000  # episodes at most, and frames of each at most
+SMALL = 16  # pixels, square, to which pictures are shrunk before they are compared
+WINDOW = 8  # consecutive actions that are not repeated by chance, so a repetition is a copy
+QUERIES, OTHERS = 1500, 12_000  # random frames, and frames of other episodes that each is compared with
 EDGE = 0.01  # share of an action's range that counts as its end
-# Where a finding becomes a warning.
-MOST_JITTER, MOST_DROPPED, MOST_SATURATED, MOST_FROZEN = 0.1, 0.01, 0.1, 0.02
-MOST_COPIED, LEAST_CHANGE = 0.01, 0.5
-CELLS = 8  # of a joint's range, for the coverage
-# Below these nobody need try to train.
+# Beyond these a finding becomes a warning. Jitter: of the frame period. Dropped, saturated, frozen, copied: shares.
+MOST_JITTER, MOST_DROPPED, MOST_SATURATED, MOST_FROZEN, MOST_COPIED = 0.1, 0.01, 0.1, 0.02, 0.01
+LEAST_CHANGE = 0.5  # grey levels, root mean square, of the pictures after an action block
+CELLS = 8  # of each joint's range, for the coverage
+# Beyond these the verdict is NO-GO: frames of a usable episode, usable episodes, frames in them, shares of the frames.
 CLIP, LEAST_EPISODES, LEAST_FRAMES = 16, 10, 500
 HOPELESSLY_FROZEN, HOPELESSLY_DROPPED = 0.2, 0.2
 
@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass
 class DataReport:
-    """What was found; numbers by name, lines for people, and what the picture shows."""
+    """The findings: lines for people, numbers by name, and the arrays that are drawn."""
 
     findings: list[Finding] = field(default_factory=list)
     numbers: dict[str, float | int | None] = field(default_factory=dict)
@@ -74,8 +74,8 @@ class DataReport:
 def report_on(data: Episodes, frameskip: int = 5, conversion: Conversion | None = None) -> DataReport:
     """Measures a recording.
 
-    :param frameskip: control steps from frame to frame of the model, for the identity baseline.
-    :param conversion: what converting it told, of a recording that is no HDF5 file.
+    :param frameskip: control steps in an action block of the model, for the identity baseline.
+    :param conversion: the report of its conversion, if it had to be converted.
     """
     found = DataReport()
     chosen = np.unique(np.linspace(0, len(data.lengths) - 1, EPISODES_LOOKED_AT).round().astype(int))
@@ -103,7 +103,7 @@ def report_on(data: Episodes, frameskip: int = 5, conversion: Conversion | None 
 
 def _lengths(data: Episodes, found: DataReport, looked_at: int) -> None:
     found.lengths, frames = data.lengths, int(data.lengths.sum())
-    few = "at least 2 are needed, one is held out; dozens to know anything: record more, or cut with markers"
+    few = "at least 2 are needed, since one is held out, and dozens to train: record more, or cut them with markers"
     shown = "" if looked_at == len(data.lengths) else f"; {looked_at} of them were looked at"
     found.numbers |= {"episodes": len(data.lengths), "frames": frames}
     found.add("episodes", f"{len(data.lengths)}{shown}", few if len(data.lengths) < 10 else "")
@@ -126,7 +126,7 @@ def _lengths(data: Episodes, found: DataReport, looked_at: int) -> None:
 
 
 def _times(data: Episodes, found: DataReport, conversion: Conversion | None) -> None:
-    """Jitter and dropped frames, from the stamps as they were recorded, else from those of the file."""
+    """Jitter and dropped frames, from the stamps of the original recording, or else from those in the file."""
     intervals = np.array(conversion.intervals_s if conversion else [])
     if not len(intervals) and data.stamps_s is not None:
         inner = np.ones(len(data.stamps_s), bool)
@@ -156,7 +156,7 @@ def _times(data: Episodes, found: DataReport, conversion: Conversion | None) -> 
         found.numbers["frames_left_out"] = lost
         found.add("frames left out", f"{lost} of {conversion.frames_recorded}, {len(conversion.gaps)} gaps")
         for problem in conversion.problems:
-            found.add("problem", problem, "what could be read was kept")
+            found.add("problem", problem, "everything that could be read was kept")
 
 
 def _actions(data: Episodes, found: DataReport) -> None:
@@ -174,12 +174,10 @@ def _actions(data: Episodes, found: DataReport) -> None:
         found.numbers |= {f"saturation_{name}": saturated, f"low_{name}": low, f"high_{name}": high}
         warning = ""
         if span <= 0:
-            warning = "it never changes, so nothing can be learned of it: record motion of it, or leave it out"
+            warning = "it never changes, so its effect cannot be learned: record motion of it, or leave it out"
             found.no_go.append(f"{name} never moves")
         elif saturated > MOST_SATURATED:
-            warning = (
-                "it is often at the end of its range: the model learns little between; command less than the limit"
-            )
+            warning = "it is often at an end of its range, so the model learns little of the rest; command less"
         if max(-low, high) > MOST_SPEED and data.velocities:
             found.no_go.append(
                 f"{name} moves at {max(-low, high):.3g} rad/s, which no arm does: units, wraps or a reset"
@@ -193,8 +191,11 @@ def _actions(data: Episodes, found: DataReport) -> None:
 def _look(
     data: Episodes, chosen: np.ndarray, frameskip: int, found: DataReport
 ) -> tuple[list[np.ndarray], float, float]:
-    """Reads the frames: small pictures (n, SMALL² · 3) of each episode, the share of frozen frames, and
-    the median distance of neighbouring frames. Fills in `identity` and `pictures`."""
+    """Reads the frames; fills in `identity` and `pictures`.
+
+    :return: small pictures (n, SMALL² · 3) of each chosen episode, the share of frozen frames, and the median change
+        of a pixel from frame to frame, grey levels.
+    """
     small: list[np.ndarray] = []
     squares: dict[int, list[float]] = defaultdict(list)
     frozen = moving = 0
@@ -224,7 +225,7 @@ def _look(
 
 
 def _lag(data: Episodes, found: DataReport) -> None:
-    """Whether actions, pictures and measured positions fit, and at which lag."""
+    """Whether actions, pictures and measured positions fit together, and with which lag."""
     pairing, dt = pair(data), data.control_dt_s
     found.correlations = pairing.correlations
     found.no_go += pairing.wrong
@@ -240,11 +241,11 @@ def _lag(data: Episodes, found: DataReport) -> None:
 
 
 def _scene(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], found: DataReport) -> None:
-    """Exposure and the camera's place, from episode to episode; how much of the joint space was visited."""
+    """Changes of exposure and camera pose between episodes, and the share of the joint space that was visited."""
     brightness = np.array([some.mean() for some in small])
     drift = float(np.ptp(brightness))
     found.numbers["brightness_drift"] = drift
-    uneven = "fix exposure and white balance, or record under the light that will be there"
+    uneven = "fix exposure and white balance, or record in the light in which the robot will work"
     found.add("exposure", f"the mean of an episode varies by {drift:.1f} grey levels", uneven if drift > 15 else "")
     if len(small) >= 6:
         scenes = np.stack([np.median(some, axis=0) for some in small]) - brightness[:, None]
@@ -257,9 +258,9 @@ def _scene(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], found: D
         found.numbers["scene_step"] = moved
         found.add(
             "place of the camera",
-            f"the still part of the pictures changes by {moved:.1f} grey levels at most"
+            f"the static part of the pictures changes by {moved:.1f} grey levels at most"
             + (f", before episode {at}" if bump else ""),
-            "the camera or the scene was moved there: fix the camera, and record what comes before anew"
+            "the camera or the scene was moved there: fix the camera, and record the episodes before it again"
             if bump
             else "",
         )
@@ -269,35 +270,37 @@ def _scene(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], found: D
         pairs = itertools.combinations(range(data.proprio.shape[1]), 2)
         share = float(np.mean([len(np.unique(cells[:, list(two)], axis=0)) / CELLS**2 for two in pairs]))
         found.numbers["coverage"] = share
-        thin = "the joints were moved together only in few ways: what was not visited cannot be planned through"
+        thin = "few combinations of joint positions were visited, and no plan can go through others: vary the motion"
         text = f"{share:.0%} of the cells of two joints' ranges, {CELLS} by {CELLS}, were visited"
         found.add("coverage", text, thin if share < 0.3 else "")
 
 
 def _enough(data: Episodes, found: DataReport) -> None:
-    """Whether there is enough to train and to calibrate with: clips, and episodes that are held out."""
+    """Whether there are enough episodes to train with, and enough held-out frames to calibrate with."""
     clips = data.lengths[data.lengths >= CLIP]
     held_out = max(1, round(0.1 * len(data.lengths)))
     short = [
         (
             len(clips) < LEAST_EPISODES,
-            f"{len(clips)} episodes of {CLIP} frames or more, {LEAST_EPISODES} are the least",
+            f"{len(clips)} episodes of {CLIP} frames or more, at least {LEAST_EPISODES} are needed",
         ),
-        (clips.sum() < LEAST_FRAMES, f"{int(clips.sum())} frames in them, {LEAST_FRAMES} are the least"),
+        (clips.sum() < LEAST_FRAMES, f"{int(clips.sum())} frames in them, at least {LEAST_FRAMES} are needed"),
     ]
     missing = [said for few, said in short if few]
     found.no_go += [f"too little to train with: {', '.join(missing)}"] if missing else []
     calibrated = held_out * float(np.median(data.lengths)) >= 100
     found.add(
         "enough",
-        f"{len(clips)} episodes to train with; {held_out} of all are held out, of which it is calibrated",
+        f"{len(clips)} episodes to train with; {held_out} of all episodes are held out to calibrate with",
         "; ".join(missing)
         or ("" if calibrated else "for a calibration there should be 100 frames held out: record more"),
     )
 
 
 def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], step: float, found: DataReport) -> None:
-    """Near-duplicate frames of other episodes, and episodes that repeat others: a leak from training to validation."""
+    """Frames that nearly repeat one of another episode, and episodes that repeat motion of others: both let training
+    see what validation measures.
+    """
     rng = np.random.default_rng(0)
     owner = np.concatenate([np.full(len(s), i) for i, s in enumerate(small)])
     pictures = np.concatenate(small)
@@ -307,7 +310,7 @@ def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], ste
         others = np.sort(rng.permutation(len(owner))[:OTHERS])
         against = pictures[others].astype(np.float32)
         squares = np.square(against).sum(1)
-        # As near as half of what lies between neighbouring frames, as a root mean square.
+        # Near means: at most half the change between consecutive frames, as a root mean square.
         limit = (0.5 * step) ** 2 * pictures.shape[1]
         for some in np.array_split(queries, max(1, len(queries) // 100)):
             asked = pictures[some].astype(np.float32)
@@ -327,7 +330,7 @@ def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], ste
         for begin in range(len(actions) - WINDOW + 1):
             window = actions[begin : begin + WINDOW]
             if (np.ptp(window, axis=0) < 0.01).all():
-                continue  # at rest, or a constant speed: that is no copy
+                continue  # rest and constant speed are repeated without being copies
             total += 1
             key = hashlib.blake2b(window.tobytes(), digest_size=12).digest()
             first = windows.setdefault(key, i)
@@ -340,13 +343,14 @@ def _duplicates(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], ste
     found.add(
         "copies between episodes",
         f"{share:.1%} of the motion, in {len(copies)} pairs of episodes{example}",
-        "the same motion in two episodes lets training see what it is validated on: remove the copies"
+        "the same motion in two episodes lets training see what validation measures: remove the copies"
         if share > MOST_COPIED
         else "",
     )
 
 
 def _identity(found: DataReport, frameskip: int) -> None:
+    """How much pictures change within action blocks: the error of a prediction that nothing changes."""
     if not len(found.identity):
         found.add("identity baseline", "not known: every episode is shorter than an action block")
         return
@@ -364,7 +368,7 @@ def _identity(found: DataReport, frameskip: int) -> None:
 
 
 def draw(found: DataReport, path: Path, title: str) -> None:
-    """One PNG: sample pictures, lengths, intervals, actions, lag, identity baseline."""
+    """Draws the report into a PNG file: pictures, lengths, intervals, actions, lag, identity baseline, warnings."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -381,7 +385,7 @@ def draw(found: DataReport, path: Path, title: str) -> None:
     axes["lengths"].set(title="length of the episodes", xlabel="frames", ylabel="episodes")
     if len(found.intervals_s):
         most = np.quantile(found.intervals_s, 0.999)
-        span = (0.9e3 * float(found.intervals_s.min()), 1.1e3 * float(most) + 1e-3)  # of equal ones, too
+        span = (0.9e3 * float(found.intervals_s.min()), 1.1e3 * float(most) + 1e-3)  # not empty if all are equal
         axes["intervals"].hist(1e3 * np.minimum(found.intervals_s, most), bins=50, range=span, log=True)
     axes["intervals"].set(title="time from frame to frame", xlabel="ms", ylabel="frames")
     for name, values in zip(found.action_names[:8], found.actions.T, strict=False):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which joints become the columns of an action, in what their positions are recorded, and whether that can be true."""
+"""The joints that become columns of the action, the unit of their recorded positions, and whether it is plausible."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ from lewm_model.data.errors import DataError
 from lewm_model.robot.limits import JointLimits
 
 UNITS = {"rad": 1.0, "deg": math.pi / 180.0, "percent": 0.01}
-HELD_RAD = 0.02  # farther than this from where it is held, a joint has moved
+HELD_RAD = 0.02  # a held joint that is farther from where it is held has moved
 TURN = 2.0 * math.pi
-# No joint of an arm moves faster, rad/s: the quickest wrists of small industrial arms reach 18.
-MOST_SPEED = 20.0
-MOST_TURNS = 2.0  # a joint's numbers beyond as many turns, without turning through them, are no radians
-HURRIED = 6.0  # rad/s: more than a tenth of the time, it is no arm that moves so
-OVER_SPEED, OVER_RANGE = (
-    1.5,
-    0.1,
-)  # of what a robot file allows: times its speed, and share of its range beyond either end
-SINGLE = 0.02  # share of the steps up to which something happened at single moments
+MOST_SPEED = 20.0  # rad/s; no joint of an arm is faster: the quickest wrists of small industrial arms reach 18
+MOST_TURNS = 2.0  # numbers beyond so many turns, of a joint that does not turn through them, are not radians
+HURRIED = 6.0  # rad/s that no arm exceeds for more than a tenth of the time
+# Of what a robot file allows: greatest plausible multiple of its speed, and share of its range beyond either end.
+OVER_SPEED, OVER_RANGE = 1.5, 0.1
+SINGLE = 0.02  # share of the steps up to which implausible ones count as single events, such as a reset
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a user chose of a recording's joints; by default all of them, in rad."""
+    """The user's choice of a recording's joints; by default all of them, in rad."""
 
-    names: tuple[str, ...] = ()  # columns of the action, in order
-    held: tuple[str, ...] = ()  # no columns, and frames in which they moved are left out
+    names: tuple[str, ...] = ()  # columns of the action, in order; empty: all
+    held: tuple[str, ...] = ()  # are not columns; frames in which they moved are left out
     grippers: tuple[str, ...] = ()  # columns that open and close a gripper
-    units: str = ""  # of positions: one for all columns, or name=unit with commas
-    limits: JointLimits | None = None  # of the robot that was recorded, where that is said
+    units: str = ""  # of positions: one for all columns, or name=unit, separated by commas
+    limits: JointLimits | None = None  # of the robot that was recorded, if its robot file was given
 
     def __post_init__(self) -> None:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -49,10 +46,10 @@ class Columns:
         self.factors(())
 
     def factors(self, names: Sequence[str], usual: Mapping[str, float] | None = None) -> np.ndarray:
-        """(A,) what the recorded positions of these columns are multiplied with.
+        """Factors (A,) by which the recorded positions of these columns are multiplied.
 
-        :param usual: factors of columns whose unit is not said; 1 by default.
-        :raises DataError: a unit is unknown, or a column is.
+        :param usual: factors of columns without a given unit; 1 by default.
+        :raises DataError: a unit or a column is unknown.
         """
         chosen: dict[str, float] = {}
         for part in filter(None, (part.strip() for part in self.units.split(","))):
@@ -74,7 +71,11 @@ class Columns:
         return np.array([chosen.get(name, chosen.get("", usual.get(name, 1.0))) for name in names])
 
     def kinds(self, names: Sequence[str], joints: str = "joint_velocity") -> str:
-        """The kind of these columns: one, or a JSON list. Raises DataError for a gripper that is none of them."""
+        """The kind of these columns: one for all, or a JSON list.
+
+        :param joints: kind of the columns that are not grippers.
+        :raises DataError: a gripper is not one of these columns.
+        """
         missing = sorted(set(self.grippers) - set(names))
         if missing:
             raise DataError(f"--gripper names {missing[0]!r}; the columns are {', '.join(names)}")
@@ -86,11 +87,11 @@ class Columns:
 def looks_wrong(
     name: str, positions: Sequence[np.ndarray], dt_s: float, allowed: tuple[float, float, float] | None = None
 ) -> str:
-    """What the numbers of a joint look like if they cannot be rad; empty where they can.
+    """A message that says what the positions of a joint seem to be if they cannot be rad; "" if they can.
 
     :param name: of the joint.
-    :param positions: stretches (n,) of its positions every `dt_s`, as they are to be used, rad.
-    :param allowed: its least and greatest position, rad, and its speed, rad/s, where the robot is known.
+    :param positions: contiguous pieces (n,) of its positions every `dt_s`, assumed to be rad.
+    :param allowed: its least and greatest position, rad, and its speed, rad/s, if the robot is known.
     """
     if not sum(map(len, positions)):
         return ""
@@ -128,8 +129,9 @@ def looks_wrong(
 def refuse_wrong(
     names: Sequence[str], positions: Sequence[np.ndarray], dt_s: float, source: str, limits: JointLimits | None = None
 ) -> None:
-    """Raises DataError where positions (n, A) of stretches of a recording cannot be those of an arm, rad: of any, or of
-    the one with these limits.
+    """Checks that positions (n, A) of contiguous pieces of a recording can be those of an arm, in rad.
+
+    :raises DataError: no arm, or not the one with these limits, can have moved so.
     """
     allowed = {}
     if limits is not None:

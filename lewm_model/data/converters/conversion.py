@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every conversion into episodes shares: what it found, and where it has to cut."""
+"""What all converters share: the report of a conversion, and where recordings are cut into episodes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LONGEST_EPISODE = 2000  # frames; longer stretches are cut, so that memory does not depend on the recording
+LONGEST_EPISODE = 2000  # frames; longer pieces are cut, so that memory does not grow with the recording
 
 
 @dataclass
 class Conversion:
-    """What a conversion found, used and left out."""
+    """The report of a conversion: what was found, used and left out."""
 
     episodes: list[str] = field(default_factory=list)  # one line each
     frames_recorded: int = 0
@@ -21,11 +21,11 @@ class Conversion:
     gaps: list[str] = field(default_factory=list)  # where an episode was cut, and why
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> frames or messages
     problems: list[str] = field(default_factory=list)  # damaged files and the like
-    notes: list[str] = field(default_factory=list)  # what to know about the result
-    intervals_s: list[float] = field(default_factory=list)  # between the stamps of frames as they were recorded
+    notes: list[str] = field(default_factory=list)  # what the user should know about the result
+    intervals_s: list[float] = field(default_factory=list)  # between the recorded stamps of consecutive frames
 
     def note(self, text: str) -> None:
-        """Adds it once."""
+        """Adds a note unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -42,7 +42,7 @@ class Conversion:
 
 
 def stretches(good: np.ndarray, longest: int = LONGEST_EPISODE) -> list[list[int]]:
-    """Index runs of True in (N,) bool, 2 or longer, cut to `longest`."""
+    """The runs of True in (N,) bool as lists of indices, cut to at most `longest`, without those of length 1."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(int)))
     pieces = []
     for begin, end in edges.reshape(-1, 2):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings of every kind to one HDF5 file of episodes."""
+"""Conversion of recordings of every kind into one HDF5 file of episodes."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def convert(
 ) -> Conversion:
     """Writes recordings of ROS 2 (any number), one LeRobot data set, or one HDF5 recording, damaged or not, to `out`.
 
-    The options are those of `convert_bag`, `convert_lerobot` and `salvage_hdf5`; None is their default. Raises
-    DataError, also for an option that says nothing about this kind of recording.
+    The parameters are those of `convert_bag`, `convert_lerobot` and `salvage_hdf5`; None takes their default.
 
-    :param accept_doubts: whether a recording whose actions do not fit its pictures is written nevertheless.
+    :param accept_doubts: write a recording even if its actions do not fit its pictures.
+    :raises DataError: nothing can be converted, or a parameter does not apply to this kind of recording.
     """
     if any(out.exists() and path.exists() and out.samefile(path) for path in paths):
         raise DataError(f"{out} cannot be written over itself; give another --out")
@@ -82,7 +82,7 @@ def convert(
             clock, seen = clock or CLOCKS[0], view or View()
             report = convert_bag(paths, unchecked, control_dt_s, tolerance_s, size, columns, topics, clock, seen)
         _check_pairing(report, unchecked, accept_doubts)
-        with h5py.File(unchecked, "r+") as file:  # what says how the file came about names it as it is called
+        with h5py.File(unchecked, "r+") as file:  # attributes such as the command must name the final file
             for name, value in file.attrs.items():
                 if isinstance(value, str) and str(unchecked) in value:
                     file.attrs[name] = value.replace(str(unchecked), str(out))
@@ -95,13 +95,16 @@ def convert(
 
 
 def _check_pairing(report: Conversion, path: Path, accept_doubts: bool) -> None:
-    """Notes whether actions and pictures fit; raises DataError where they do not and nobody knows better."""
+    """Notes in the report whether actions and pictures fit.
+
+    :raises DataError: they do not, and the user did not accept that.
+    """
     pairing = pair_file(path)
     if pairing.wrong and not accept_doubts:
         raise DataError(
             "actions and pictures do not fit: "
             + "; ".join(pairing.wrong)
-            + f". Nothing was written; where you know better, --accept-doubts writes it\n{report}"
+            + f". Nothing was written; if you know that they do fit, give --accept-doubts\n{report}"
         )
     report.problems += pairing.wrong + pairing.doubts
     if pairing.lag_steps is not None:
@@ -112,7 +115,7 @@ def _check_pairing(report: Conversion, path: Path, accept_doubts: bool) -> None:
 
 
 def _refuse(path: Path, kind: str, options: Mapping[str, object]) -> None:
-    """Raises DataError for options that were given and say nothing about this kind of recording."""
+    """Raises DataError for options that were given and do not apply to this kind of recording."""
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise DataError(f"{path} is {kind}, of which {' and '.join(given)} say nothing; leave them out")
+        raise DataError(f"{path} is {kind}, to which {' and '.join(given)} do not apply; leave them out")

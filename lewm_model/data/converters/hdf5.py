@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HDF5 recordings to HDF5 recordings: what can be read of a damaged or cut-off one, at another size where wanted.
+"""HDF5 recordings to HDF5 recordings: keeps everything that can be read of a damaged or truncated one, and can change
+the picture size and choose columns.
 
-HDF5 refuses a file that is shorter than it was. Read through a stream that continues it with zeros, its structure is
-found again, and where each chunk of rows lies tells which of them were lost. Rows of a chunk that its own decompressor
-or checksum refuses are lost as well. What is lost cuts the episode that it belongs to.
+HDF5 refuses a truncated file. Through a stream that continues it with zeros the library finds its structure again, and
+the position of each chunk of rows tells whether it was lost. Rows whose chunk fails its decompressor or checksum are
+lost as well. Lost rows cut the episode that they belong to.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from lewm_model.data.errors import DataError
 from lewm_model.data.pairing import kinds_of
 from lewm_model.robot.observation import Camera, Observation, to_model_image
 
-MOST = 1e9  # of a number that is taken
-STILL = 1e-3  # rad/s: an action of a joint that is held is no greater
-ATTRIBUTES_S = 20.0  # that reading them may take
+MOST = 1e9  # greatest magnitude of a number that is kept (lewm_model.data.clips.MOST)
+STILL = 1e-3  # rad/s, greatest action of a held joint that does not move
+ATTRIBUTES_S = 20.0  # time after which reading the attributes is given up
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> where it says how long the file is
+_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> byte where it has the length of the file
 
 
 class _Continued(io.RawIOBase):
-    """A file as long as its superblock says, with zeros where it was cut off."""
+    """A file with the length that its superblock says, zeros where it was truncated."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed in close()
         self.there = os.fstat(self._file.fileno()).st_size
         start = self._file.read(64)
         if not start.startswith(SIGNATURE):
-            raise DataError(f"{path} is no HDF5 file, or its beginning is damaged: nothing can be found in it")
+            raise DataError(f"{path} is not an HDF5 file, or its beginning is damaged: nothing can be read of it")
         end_at = _END_AT.get(start[8], 40)
         said = int.from_bytes(start[end_at : end_at + 8], "little")
         self.size = max(self.there, said if said < 2**50 else 0)
@@ -85,14 +86,13 @@ def salvage_hdf5(
     control_dt_s: float | None = None,
     columns: Columns | None = None,
 ) -> Conversion:
-    """Writes what can be read of a recording in stable-worldmodel's layout to another file.
+    """Writes everything that can be read of a recording in stable-worldmodel's layout to another file.
 
-    :param image_size: pixels; frames are cropped to a square and scaled. None keeps frames that the recording names
-        the cameras of, and crops others to a square.
-    :param control_dt_s: time from row to row, s, of a recording that does not say.
-    :param columns: which columns of the action are kept; of those that are held, rows with another action than 0 are
-        left out.
-    :raises DataError: nothing can be read, or the file is no such recording.
+    :param image_size: pixels; frames are cropped to a square and scaled. None keeps the size when the recording names
+        its cameras, and otherwise crops frames to a square.
+    :param control_dt_s: time from row to row, s, of a recording that does not have it.
+    :param columns: which columns of the action are kept; rows in which a held joint moves are left out.
+    :raises DataError: nothing can be read, or the file is not such a recording.
     """
     if Path(out).resolve() == path.resolve():
         raise DataError(f"{path} cannot be written over itself; give another --out")
@@ -107,7 +107,7 @@ def salvage_hdf5(
                 _convert(file, path, out, stream.there, image_size, control_dt_s, columns or Columns(), report)
         except DataError:
             raise
-        except Exception as error:  # HDF5's faults come as OSError, RuntimeError, KeyError and more
+        except Exception as error:  # h5py raises OSError, RuntimeError, KeyError and more for a damaged file
             raise DataError(f"nothing can be read of {path}: {error}") from error
     return report
 
@@ -160,14 +160,14 @@ def _convert(
     for name in chosen if (columns.names or columns.held) else ():
         report.note(f"column {name} is kept")
     if "timestamp" in file:
-        report.notes.append("the pictures' stamps are left out; `lewm data report` of the original looks at them")
+        report.notes.append("the stamps of the pictures are not copied; use `lewm data report` on the original")
     facts: dict[str, Any] = {"action_units": [units[at] for at in kept] if units else None, "cameras": cameras}
     with EpisodeWriter(out, size, chosen, dt, kind, {"command": command}, width, recorded, **facts) as writer:
         for number, (offset, length) in enumerate(zip(offsets.tolist(), lengths.tolist(), strict=True)):
             rows = min(length, *(len(data) - offset for data in (pixels, action)))
             report.frames_recorded += max(0, length)
             if not 2 <= rows <= MOST or offset < 0:
-                report.problems.append(f"episode {number}: its {length} rows from {offset} on are not there")
+                report.problems.append(f"episode {number}: its {length} rows from {offset} on are missing")
                 continue
             part = slice(offset, offset + rows)
             _convert_episode(writer, number, part, length, pixels, action, measured, there, report, kept, held, alike)
@@ -176,7 +176,10 @@ def _convert(
 
 
 def _places(kept: Sequence[str], held: Sequence[str], names: Sequence[str], path: Path) -> tuple[list[int], list[int]]:
-    """Where these columns are. Raises DataError where there is none of that name, or nothing is left."""
+    """The numbers of kept and held columns.
+
+    :raises DataError: a column is unknown, or none is kept.
+    """
     unknown = sorted({*kept, *held} - set(names))
     if unknown or not kept:
         raise DataError(f"{path} has no column {unknown[0] if unknown else ''!r}; it has {', '.join(names)}")
@@ -186,9 +189,9 @@ def _places(kept: Sequence[str], held: Sequence[str], names: Sequence[str], path
 def _size(
     path: Path, there: tuple[int, ...], image_size: int | None, cameras: tuple[Camera, ...]
 ) -> tuple[tuple[int, int], tuple[Camera, ...]]:
-    """Height and width of the pictures that are written, and whose they are, where the recording says it of its own.
+    """Height and width of the pictures to write, and their cameras, if the recording names them.
 
-    :raises DataError: a square is asked for, and the pictures of several cameras lie side by side, or one is no square.
+    :raises DataError: a square is asked for, but frames show several cameras side by side, or one that is not square.
     """
     if not cameras or Observation(cameras).size != there:
         size = image_size or min(there)
@@ -206,10 +209,10 @@ def _size(
 def _facts(
     path: Path, columns: int
 ) -> tuple[tuple[str, ...], float, str, dict[str, Any], tuple[str, ...], tuple[Camera, ...]]:
-    """Names of the actions, time from row to row (0.0: unknown), kind, how it was recorded, units and cameras (empty:
-    unknown), as far as it can be read: attributes may be damaged, too.
+    """Names of the actions, time from row to row, s (0.0: unknown), kind, how it was recorded, units and cameras
+    (empty: unknown), as far as the attributes can be read.
 
-    From some damage of the heap that holds texts HDF5 2.0.0 never returns, so a process of its own reads them.
+    A separate process reads them, because HDF5 2.0.0 never returns from some damage of the heap that holds texts.
     """
     command = [sys.executable, "-m", "lewm_model.data.converters.hdf5", str(path)]
     try:
@@ -246,7 +249,7 @@ def _facts(
 
 
 def _print_attributes(path: Path) -> None:
-    """The attributes that can be read, as JSON, one after the other so that a damaged one costs no other."""
+    """Prints the attributes as JSON, null for those that cannot be read; run in a process of its own by `_facts`."""
     found: dict[str, Any] = {}
     with _Continued(path) as stream, h5py.File(stream, "r") as file:
         for name in ("control_dt_s", "action_names", "action_kind", "action_units", "cameras", "command", "recorded"):
@@ -254,7 +257,7 @@ def _print_attributes(path: Path) -> None:
                 value = file.attrs.get(name)
                 value = value.decode() if isinstance(value, bytes) else value
                 found[name] = value if value is None or isinstance(value, str) else float(value)
-            except Exception:  # of damage HDF5 says what it likes
+            except Exception:  # for a damaged attribute h5py raises errors of many types
                 found[name] = None
     print(json.dumps(found))
 
@@ -284,9 +287,9 @@ def _convert_episode(
         good &= known & (np.abs(state) <= MOST).all(1)
         state = state[:, kept_columns] if alike else state
     if moved[:-1].any():
-        report.left_out["steps in which a joint that is held moved"] += int(moved[:-1].sum())
+        report.left_out["steps in which a held joint moved"] += int(moved[:-1].sum())
     told &= (np.abs(actions) <= MOST).all(1)
-    untold = np.flatnonzero(~told[:-1] | moved[:-1])  # nobody knows what led from these frames to the next
+    untold = np.flatnonzero(~told[:-1] | moved[:-1])  # frames whose action to the next one is lost or left out
     lost = {"frames": length - int(good.sum()), "actions": int((~told[:-1]).sum())}
     if any(lost.values()):
         report.gaps.append(
@@ -307,12 +310,12 @@ def _convert_episode(
 def _whole(data: h5py.Dataset, there: int, path: Path) -> np.ndarray:
     values, good = _read(data, slice(0, len(data)), there)
     if not good.all() or values.ndim != 1 or values.dtype.kind not in "iu":
-        raise DataError(f"{path}: {data.name[1:]!r} is lost, so nobody knows where an episode begins; record it again")
+        raise DataError(f"{path}: {data.name[1:]!r} is lost, and with it where episodes begin; record it again")
     return values.astype(np.int64)
 
 
 def _read(data: h5py.Dataset, rows: slice, there: int) -> tuple[np.ndarray, np.ndarray]:
-    """These rows (n, …) and which of them could be read (n,); `there` is how many bytes of the file are."""
+    """These rows (n, …), and whether each could be read, (n,) bool; `there` is the length of the file, bytes."""
     values = np.zeros((rows.stop - rows.start, *data.shape[1:]), data.dtype)
     good = np.ones(len(values), bool)
     step = data.chunks[0] if data.chunks else 64
@@ -323,16 +326,18 @@ def _read(data: h5py.Dataset, rows: slice, there: int) -> tuple[np.ndarray, np.n
             if not _is_there(data, begin, last, there):
                 raise OSError("behind the end of the file")
             values[part] = data[first:last]
-        except Exception:  # of a damaged chunk or index HDF5 says what it likes
+        except Exception:  # for a damaged chunk or index h5py raises errors of many types
             good[part] = False
     return values, good
 
 
 def _is_there(data: h5py.Dataset, begin: int, end: int, there: int) -> bool:
-    """Whether the chunk that begins at a row, or the rows of a data set in one piece, lie in the file that is left."""
+    """Whether the chunk that begins at row `begin`, or in a contiguous data set the rows up to `end`, is in the part of
+    the file that exists, `there` bytes.
+    """
     if data.chunks is None:
         start = data.id.get_offset()
-        if start is None:  # small ones lie in the header; others were never written
+        if start is None:  # a compact data set is in its header; others were never written
             return bool(data.id.get_create_plist().get_layout() == h5py.h5d.COMPACT)
         return start + end * int(np.prod(data.shape[1:])) * data.dtype.itemsize <= there
     for corner in np.ndindex(*(-(-n // chunk) for n, chunk in zip(data.shape[1:], data.chunks[1:], strict=True))):

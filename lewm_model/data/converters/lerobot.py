@@ -3,12 +3,13 @@
 
     meta/info.json                       version, fps, features, and how the other files are named
     data/**/*.parquet                    a row for each frame: action, observation.state, timestamp, episode_index
-    videos/**/*.mp4                      one file an episode (2.x), or several episodes in one (3.0), which
-    meta/episodes/**/*.parquet           then says where each begins; or pictures in the table, as PNG or JPEG
+    videos/**/*.mp4                      one file an episode (2.x), or several episodes in one (3.0); without videos
+                                         the tables hold the pictures, as PNG or JPEG
+    meta/episodes/**/*.parquet           tasks, and where each episode begins in its video (3.0)
     meta/episodes.jsonl                  lengths and tasks (2.x)
 
-A row's action is what was commanded when its frame was taken: it executes until the next frame, as here. Where a frame
-is missing, in the table or in the video, the episode is cut; nothing is repeated or made up.
+The action of a row was commanded when its frame was taken and executes until the next frame, as in recordings of this
+package. A frame that is missing, in the table or in the video, cuts the episode; frames are never repeated or made up.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from lewm_model.robot.limits import JointLimits
 from lewm_model.robot.observation import Camera, Observation
 
 STATE = "observation.state"
-# Robots whose joints LeRobot records as -100 to 100 unless it was told `use_degrees`.
+# Robots whose joints LeRobot records as -100 to 100 unless its option `use_degrees` is set.
 NORMALISED = ("so100", "so101", "so_follower", "koch", "omx", "lekiwi", "hope_jr")
-MOST = 1e9  # of a number that is taken
-HELD = 0.02  # share of the greatest number by which a joint that is held may move
-# What the numbers of the action are -> what they are multiplied with to become radians; None leaves them as they are.
+MOST = 1e9  # greatest magnitude of a number that is kept (lewm_model.data.clips.MOST)
+HELD = 0.02  # share of the greatest number of the action by which a held joint may move
+# Meaning of the numbers of the action -> factor that makes them radians; None keeps them as they are.
 ACTIONS: dict[str, float | None] = {
     "recorded": None,
     "joint-positions-rad": 1.0,
@@ -64,38 +65,22 @@ def convert_lerobot(
 ) -> Conversion:
     """Writes the episodes of a LeRobot data set to one HDF5 file that `lewm train` reads; `control_dt_s` is 1 / fps.
 
-    :param camera: key of the camera, such as observation.images.front; may be left out where there is one. Several,
-        with commas, lie side by side in the model's picture, from left to right.
+    :param camera: key of the camera, such as observation.images.front; "" takes the only one. Several, separated by
+        commas, become one picture, side by side from left to right.
     :param action: key of the action.
     :param actions_are: a key of `ACTIONS`. Positions become the velocities between them, in rad/s, which is what
-        `planner_node` commands; a frame is lost for that. "recorded" keeps the numbers, whatever they are.
-    :param columns: which columns of the action, in what unit they are recorded, and which is a gripper's.
-    :param view: cameras of a robot file, each with its crop and size, instead of `camera` and `image_size`; their
-        names end the keys of the data set's.
-    :raises DataError: the folder is no such data set, a key is missing or ambiguous, numbers cannot be positions of
-        joints in that unit, or nothing is left.
+        `planner_node` commands; that costs the first frame. "recorded" keeps the numbers, whatever they are.
+    :param columns: which columns of the action are kept, the unit of each, and which of them drive a gripper.
+    :param view: cameras of a robot file, each with its crop and size, instead of `camera` and `image_size`; the keys
+        of the data set's cameras end with their names.
+    :raises DataError: the folder is not such a data set, a key is missing or ambiguous, the numbers cannot be positions
+        of joints in that unit, or nothing is left.
     """
     columns = columns or Columns()
     info = _info(folder)
     features = info["features"]
-    cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
-    if not cameras:
-        raise DataError(f"{folder} has no camera: none of its features is a video or an image")
-    if view is not None:
-        camera = ",".join(_keys(folder, view, cameras))
-    seen = [key.strip() for key in camera.split(",") if key.strip()] or cameras
-    if (not camera and len(cameras) > 1) or not set(seen) <= set(cameras) or len(set(seen)) < len(seen):
-        raise DataError(
-            f"{folder} has the cameras {', '.join(cameras)}; say which to take with --camera, several with commas: "
-            "they lie side by side, from left to right"
-        )
-    camera = ",".join(seen)
-    if features.get(action, {}).get("dtype") not in ("float32", "float64") or actions_are not in ACTIONS:
-        numeric = [key for key, feature in features.items() if str(feature.get("dtype")).startswith("float")]
-        raise DataError(
-            f"{folder} has no action {action!r} that is {actions_are!r}; it has the numbers {', '.join(numeric)}, to "
-            f"name with --action, and --actions-are is one of {', '.join(ACTIONS)}"
-        )
+    seen = _camera_keys(folder, features, camera, view)
+    _check_action(folder, features, action, actions_are)
     every = _names(features[action], action)
     chosen = _chosen(folder, every, columns, actions_are)
     measured = math.prod(features[STATE].get("shape", [0])) if STATE in features else 0
@@ -110,37 +95,31 @@ def convert_lerobot(
             "actions are kept as they were recorded, which planner_node does not command; where they are joint "
             "positions, convert again with --actions-are joint-positions-deg or joint-positions-rad"
         )
-    options = list(view.options) if view else ["--image-size", str(image_size), "--camera", camera]
+    options = list(view.options) if view else ["--image-size", str(image_size), "--camera", ",".join(seen)]
     options += ["--action", action, "--actions-are", actions_are]
     more = {"--joints": columns.names, "--hold": columns.held, "--gripper": columns.grippers}
     options += [part for option, some in more.items() if some for part in (option, ",".join(some))]
     options += ["--units", columns.units] if columns.units else []
     command = shlex.join(["lewm", "convert", str(folder), "--out", str(out), *options])
     kind = columns.kinds(chosen.names, "recorded" if chosen.factors is None else "joint_velocity")
-    names = chosen.names
     recorded = {
         "recorder": "lewm convert",
         "kind": "LeRobot",
         "sources": [str(folder)],
-        "camera": camera,
+        "camera": ",".join(seen),
         "action": action,
         "actions_are": actions_are,
         "command": command,
     }
-    short = [key.rpartition(".")[2] for key in seen]
-    short = short if len(set(short)) == len(short) else seen
-    topics = ["camera/image_raw", *(f"{name}/image_raw" for name in short[1:])]
-    parts = [Camera(name, image_size, image_size, topic) for name, topic in zip(short, topics, strict=True)]
-    if view is not None:
-        parts = list(view.cameras)
-    size, views = Observation(tuple(parts)).size, parts if view is not None or len(seen) > 1 else ()
-    lenses = dict(zip(seen, parts, strict=True))
+    lenses = _lenses(seen, image_size, view)
+    parts = tuple(lenses.values())
+    size, views = Observation(parts).size, parts if view is not None or len(seen) > 1 else ()
     attributes: dict[str, str | int | float] = {"command": command}
-    with EpisodeWriter(out, size, names, dt, kind, attributes, measured, recorded, cameras=views) as writer:
+    with EpisodeWriter(out, size, chosen.names, dt, kind, attributes, measured, recorded, cameras=views) as writer:
         known = _episodes(folder, info)
         drawn = [key for key in seen if features[key]["dtype"] == "image"]
         for number, table in _tables(folder, drawn, action, measured > 0, report):
-            if alike and chosen.factors is not None:  # measured as it is commanded
+            if alike and chosen.factors is not None:  # the state has the columns and unit of the action
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
             _convert_episode(writer, folder, info, lenses, chosen, number, table, known.get(number, {}), report)
         if not report.episodes:
@@ -148,20 +127,63 @@ def convert_lerobot(
     return report
 
 
+def _camera_keys(folder: Path, features: dict[str, Any], camera: str, view: View | None) -> list[str]:
+    """Keys of the cameras to convert, from left to right; the parameters are those of `convert_lerobot`.
+
+    :raises DataError: the data set has no camera, not these, or several of which none was chosen.
+    """
+    cameras = [key for key, feature in features.items() if feature.get("dtype") in ("video", "image")]
+    if not cameras:
+        raise DataError(f"{folder} has no camera: none of its features is a video or an image")
+    if view is not None:
+        camera = ",".join(_keys(folder, view, cameras))
+    seen = [key.strip() for key in camera.split(",") if key.strip()] or cameras
+    if (not camera and len(cameras) > 1) or not set(seen) <= set(cameras) or len(set(seen)) < len(seen):
+        raise DataError(
+            f"{folder} has the cameras {', '.join(cameras)}; say which to take with --camera, several separated by "
+            "commas: they become one picture, side by side from left to right"
+        )
+    return seen
+
+
+def _check_action(folder: Path, features: dict[str, Any], action: str, actions_are: str) -> None:
+    """Raises DataError when the data set has no numbers of that key, or `actions_are` is unknown."""
+    if features.get(action, {}).get("dtype") not in ("float32", "float64") or actions_are not in ACTIONS:
+        numeric = [key for key, feature in features.items() if str(feature.get("dtype")).startswith("float")]
+        raise DataError(
+            f"{folder} has no action {action!r} that is {actions_are!r}; it has the numbers {', '.join(numeric)}, to "
+            f"name with --action, and --actions-are is one of {', '.join(ACTIONS)}"
+        )
+
+
+def _lenses(seen: Sequence[str], image_size: int, view: View | None) -> dict[str, Camera]:
+    """The crop and size of the picture of each camera, by its key in the data set."""
+    if view is not None:
+        return dict(zip(seen, view.cameras, strict=True))
+    short = [key.rpartition(".")[2] for key in seen]
+    short = short if len(set(short)) == len(short) else list(seen)
+    topics = ["camera/image_raw", *(f"{name}/image_raw" for name in short[1:])]
+    parts = (Camera(name, image_size, image_size, topic) for name, topic in zip(short, topics, strict=True))
+    return dict(zip(seen, parts, strict=True))
+
+
 @dataclass(frozen=True)
 class _Chosen:
-    """Columns of the action that are kept, and what their numbers are multiplied with; None keeps the numbers."""
+    """The columns of the action that are kept or held, and how their numbers are converted."""
 
-    names: tuple[str, ...]
-    at: list[int]
-    held: list[int]
-    factors: np.ndarray | None  # (len(at),)
-    turns: np.ndarray  # (len(at),) bool: an angle, that may wrap
-    limits: JointLimits | None  # of the robot, where that is said
+    names: tuple[str, ...]  # of the kept columns
+    at: list[int]  # their numbers
+    held: list[int]  # numbers of the held columns
+    factors: np.ndarray | None  # (len(at),) by which the numbers are multiplied to get rad; None keeps them
+    turns: np.ndarray  # (len(at),) bool: angles, which may wrap
+    limits: JointLimits | None  # of the robot, if its robot file was given
 
 
 def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are: str) -> _Chosen:
-    """What of the action's columns is kept. Raises DataError where a column or its unit is not there, or not clear."""
+    """The columns to keep, of those named `every`.
+
+    :raises DataError: a column does not exist, or its unit is unknown.
+    """
     names = columns.names or tuple(name for name in every if name not in columns.held)
     unknown = sorted(({*names} | {*columns.held}) - set(every))
     if unknown or not names:
@@ -192,12 +214,16 @@ def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are:
 
 
 def _info(folder: Path) -> dict[str, Any]:
+    """The content of meta/info.json, with fps as float and version 2 or 3.
+
+    :raises DataError: it is missing, damaged or of another version.
+    """
     path = folder / "meta" / "info.json"
     try:
         info = json.loads(path.read_text())
         version, fps, features = str(info["codebase_version"]), float(info["fps"]), info["features"]
         if not (0.1 <= fps <= 1000) or not all(isinstance(feature, dict) for feature in features.values()):
-            raise ValueError(f"fps is {fps}, or the features are no table")
+            raise ValueError(f"fps is {fps}, or the features are not a table")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} does not describe a LeRobot data set: {error!r}") from error
     if not version.startswith(("v2.", "v3.")):
@@ -208,8 +234,9 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A name for each column of a vector; LeRobot has lists, lists in lists or tables, tables from name to column, or
-    none."""
+    """A name for each column of a vector. LeRobot writes a list of names, nested lists or tables of them, a table from
+    name to column, or none; then, and where names are not unique, columns are numbered.
+    """
     count = math.prod(feature.get("shape") or [0])
     found = _listed(feature.get("names"))
     if not len(found) == count == len(set(found)):
@@ -218,7 +245,7 @@ def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
 
 
 def _listed(names: Any) -> list[str]:
-    """The names of the columns in their order; of several groups with the group's name in front."""
+    """The names of the columns in their order; with several groups, each after the name of its group."""
     if isinstance(names, dict) and all(type(at) is int for at in names.values()):
         return [str(name) for name in sorted(names, key=lambda name: names[name])]
     if isinstance(names, dict):
@@ -232,7 +259,10 @@ def _listed(names: Any) -> list[str]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file of the data set. A path that leads out of it is refused."""
+    """The path of a file of the data set.
+
+    :raises DataError: it leads out of the data set.
+    """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{folder}: {name} lies outside the data set")
@@ -248,7 +278,7 @@ def _pyarrow() -> Any:
 
 
 def _episodes(folder: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """What the metadata say of each episode: tasks, and in 3.0 where its videos are."""
+    """The metadata of each episode, by its number: tasks, and in version 3.0 where its videos are."""
     rows: list[dict[str, Any]] = []
     try:
         if info["version"] == 3:
@@ -269,16 +299,17 @@ def _episodes(folder: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
 def _tables(
     folder: Path, drawn: Sequence[str], action: str, with_state: bool, report: Conversion
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Episodes' numbers and columns, in the order of the files; a file that cannot be read is named and left out.
+    """Number and columns of each episode, in the order of the files; files that cannot be read are reported and left
+    out.
 
-    :param drawn: cameras whose pictures lie in the tables.
+    :param drawn: keys of cameras whose pictures are in the tables.
     """
     parquet = _pyarrow()
     columns = ["episode_index", "timestamp", action]
     columns += [*([STATE] if with_state else []), *drawn]
     files = sorted((folder / "data").rglob("*.parquet"))
     if not files:
-        raise DataError(f"{folder / 'data'} holds no parquet file; was the data set downloaded whole?")
+        raise DataError(f"{folder / 'data'} holds no parquet file; was the data set downloaded completely?")
     for path in files:
         try:
             table = parquet.read_table(path, columns=columns)
@@ -290,7 +321,7 @@ def _tables(
                 if key in columns
             }
             pictures = {key: table.column(key) for key in drawn}
-        except Exception as error:  # pyarrow's, and of columns that are missing or ragged
+        except Exception as error:  # pyarrow's own errors, and those of columns that are missing or ragged
             report.problems.append(f"{path} cannot be read and is left out: {error}")
             continue
         begins = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
@@ -344,11 +375,11 @@ def _convert_episode(
         still = np.median(recorded[:, chosen.held], axis=0)
         moved = (np.abs(recorded[:, chosen.held] - still) > HELD * np.abs(recorded).max()).any(1)
         if moved.any():
-            report.left_out["frames in which a joint that is held had moved"] += int(moved.sum())
+            report.left_out["frames in which a held joint had moved"] += int(moved.sum())
         good &= ~moved
     if scale is not None:
         commanded = _positions(commanded, chosen, info, f"{folder} {title}", dt, report)
-    if scale is not None:  # the motion from frame i to i + 1 leads from what was commanded before to what is now
+    if scale is not None:  # from frame i to i + 1 the joints move from the positions commanded at i - 1 to those at i
         action = np.diff(commanded, axis=0, prepend=np.nan) / dt
     else:
         action = commanded
@@ -361,7 +392,7 @@ def _convert_episode(
     for part in np.split(np.arange(frames), late):
         follows = good[part].copy()
         if scale is not None and len(part):
-            follows[0] = False  # what was commanded before the gap is not known
+            follows[0] = False  # the command before the gap, from which its motion began, is unknown
         for piece in stretches(follows):
             rows = part[piece]
             writer.append(
@@ -377,19 +408,22 @@ def _convert_episode(
 
 
 def _keys(folder: Path, view: View, keys: Sequence[str]) -> list[str]:
-    """The data set's key of each camera. Raises DataError where one has none."""
+    """The key in the data set of each camera of a robot file.
+
+    :raises DataError: the data set does not have one of them.
+    """
     of_name = {key.rpartition(".")[2]: key for key in keys}
     missing = [camera.name for camera in view.cameras if camera.name not in of_name]
     if missing:
         raise DataError(
-            f"{folder} has no camera {missing[0]!r}; it has {', '.join(keys)}, so call them so in the robot file, or "
-            "choose others with --cameras"
+            f"{folder} has no camera {missing[0]!r}; it has {', '.join(keys)}, so give them these names in the robot "
+            "file, or choose others with --cameras"
         )
     return [of_name[camera.name] for camera in view.cameras]
 
 
 def _side_by_side(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """One picture of those of all cameras; None where one is missing."""
+    """The pictures of all cameras as one; None if one is missing."""
     there = [part for part in parts if part is not None]
     return np.concatenate(there, axis=1) if len(there) == len(parts) else None
 
@@ -397,9 +431,9 @@ def _side_by_side(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 def _positions(
     recorded: np.ndarray, chosen: _Chosen, info: dict[str, Any], source: str, dt: float, report: Conversion
 ) -> np.ndarray:
-    """Positions (n, A) as they are used, rad, with the turns counted where their numbers wrap.
+    """Positions (n, A) in rad, without jumps where the recorded angles wrap.
 
-    :raises DataError: no joint moves so.
+    :raises DataError: no joint can have moved so.
     """
     assert chosen.factors is not None
     degrees = np.isclose(chosen.factors, UNITS["deg"])
@@ -408,12 +442,12 @@ def _positions(
     if normalised and far <= 100.5 and degrees.any():
         if far > 99.5:
             raise DataError(
-                f"{source}: the joints end at 100, so that looks like LeRobot's range of -100 to 100 and not like "
-                "degrees; say what 1 is in rad, for each: --units shoulder_pan=0.019,..."
+                f"{source}: the joints end at 100, which looks like LeRobot's range of -100 to 100 and not like "
+                "degrees; give each joint's factor to rad: --units shoulder_pan=0.019,..."
             )
         problem = (
-            f"{info['robot_type']}: LeRobot records its joints as -100 to 100 unless it was told use_degrees, and no "
-            "number here tells which; make sure that they are degrees, or say what 1 is in rad with --units"
+            f"{info['robot_type']}: LeRobot records its joints as -100 to 100 unless use_degrees is set, and these "
+            "numbers may be either; make sure that they are degrees, or give each joint's factor to rad with --units"
         )
         if problem not in report.problems:
             report.problems.append(problem)
@@ -430,7 +464,7 @@ def _positions(
 
 
 def _image(folder: Path, value: Any, lens: Camera) -> np.ndarray | None:
-    """The model's picture of a cell {bytes, path}; None where it cannot be read."""
+    """The model's picture from a cell {bytes, path} of a table; None if it cannot be read."""
     try:
         content = value["bytes"] or _inside(folder, value["path"]).read_bytes()
         return lens.picture(compressed_to_rgb(content))
@@ -457,16 +491,16 @@ def _video_place(
 
 
 def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, lens: Camera) -> Iterator[Any]:
-    """The model's picture at each of these increasing times, None where no frame lies within the tolerance.
+    """The model's picture at each of these increasing times, None when no frame is within the tolerance.
 
-    :raises DataError: there is no video at all.
+    :raises DataError: the video is missing or cannot be opened.
     """
     try:
         import av
     except ImportError as error:
         raise DataError("LeRobot data sets need pyarrow and PyAV: pip install pyarrow av") from error
     if not path.is_file():
-        raise DataError(f"there is no video {path}; was the data set downloaded whole?")
+        raise DataError(f"there is no video {path}; was the data set downloaded completely?")
     try:
         container = av.open(str(path))
         stream = container.streams.video[0]
@@ -478,7 +512,7 @@ def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float
         frame = next(frames, None)
         following = next(frames, None)
         for wanted_s in times_s:
-            # The nearest one: a video may have more frames than the table has rows.
+            # The nearest frame, since a video may have more frames than the table has rows.
             while following is not None and (frame is None or _nearer(following, frame, wanted_s)):
                 frame, following = following, next(frames, None)
             if frame is None or abs(frame.time - wanted_s) > tolerance_s:
@@ -493,7 +527,7 @@ def _nearer(one: Any, other: Any, time_s: float) -> bool:
 
 
 def _decoded(container: Any, stream: Any, begin_s: float) -> Iterator[Any]:
-    """Frames from about `begin_s` on, up to the first that cannot be decoded."""
+    """Frames from the keyframe before `begin_s` on, up to the first that cannot be decoded."""
     import av
 
     try:
@@ -502,5 +536,5 @@ def _decoded(container: Any, stream: Any, begin_s: float) -> Iterator[Any]:
         for frame in container.decode(stream):
             if frame.time is not None:
                 yield frame
-    except (av.error.FFmpegError, OSError, ValueError):  # a video that was cut off; its frames are missing
+    except (av.error.FFmpegError, OSError, ValueError):  # a truncated video; its other frames count as missing
         return

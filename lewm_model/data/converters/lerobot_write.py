@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Episodes as a LeRobot data set of version 3.0, to use recordings with LeRobot's policies.
 
-The last frame of an episode is left out: LeRobot has an action in every row, and none was recorded after it. Pictures
-become an H.264 video, nearly lossless.
+The last frame of an episode is left out: LeRobot has an action in every row, and that frame has none. Pictures become
+an H.264 video, nearly lossless.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lewm_model.data.clips import Episodes
 from lewm_model.data.errors import DataError
 
 CAMERA = "observation.images.camera"
-_FILE = "chunk-000/file-000"  # everything is in one file of each kind
-_QUALITY = {"crf": "10", "preset": "veryfast"}  # constant rate factor of x264; below 18 no difference can be seen
-_KEYFRAME_EVERY = 2  # frames, as LeRobot's own videos have it: training reads frames in random order
-_SAMPLE = 200  # frames that the colours' statistics are taken of
+_FILE = "chunk-000/file-000"  # there is one file of each kind
+_QUALITY = {"crf": "10", "preset": "veryfast"}  # constant rate factor of x264; below 18 no difference is visible
+_KEYFRAME_EVERY = 2  # frames, as in LeRobot's own videos, since training reads frames in random order
+_SAMPLE = 200  # frames for the statistics of the colours
 
 
 def write_lerobot(data: Episodes, out: Path, task: str = "move", robot: str = "arm") -> int:
@@ -34,7 +34,7 @@ def write_lerobot(data: Episodes, out: Path, task: str = "move", robot: str = "a
 
     :param task: the task that LeRobot stores with every frame, in words.
     :param robot: LeRobot's robot_type.
-    :raises DataError: a package is missing, or the recording does not say how much time lies between its rows.
+    :raises DataError: a package is missing, the time between rows is unknown, or a side of the pictures is odd.
     """
     if not (find_spec("av") and find_spec("pyarrow")):
         raise DataError("LeRobot data sets need pyarrow and PyAV: pip install pyarrow av")
@@ -153,7 +153,7 @@ def _write_tables(
 
 
 def _info(data: Episodes, columns: dict[str, np.ndarray], episodes: int, fps: float, robot: str) -> dict[str, Any]:
-    """The content of meta/info.json: what the data set holds, and where."""
+    """The content of meta/info.json: features of the data set, and paths of its files."""
     height, width = data.pixels.shape[1:3]
     features: dict[str, Any] = {
         CAMERA: {
@@ -193,7 +193,7 @@ def _info(data: Episodes, columns: dict[str, np.ndarray], episodes: int, fps: fl
 
 
 def _all_statistics(data: Episodes, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The content of meta/stats.json, by which LeRobot normalises: colours are in [0, 1], of shape (3, 1, 1)."""
+    """The content of meta/stats.json, with which LeRobot normalises; colours are in [0, 1] and of shape (3, 1, 1)."""
     found: dict[str, Any] = {name: _statistics(values.reshape(len(values), -1)) for name, values in columns.items()}
     sample = data.pixels[np.unique(np.linspace(0, len(data.pixels) - 1, _SAMPLE).astype(int))]
     colours = _statistics(sample.reshape(-1, 3) / 255.0)
@@ -202,6 +202,6 @@ def _all_statistics(data: Episodes, columns: dict[str, np.ndarray]) -> dict[str,
 
 
 def _statistics(values: np.ndarray) -> dict[str, list[float]]:
-    """Of each column of (n, A)."""
+    """Statistics of each column of (n, A)."""
     found = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
     return {name: one.astype(float).tolist() for name, one in found.items()} | {"count": [len(values)]}

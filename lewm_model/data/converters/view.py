@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cameras of a robot file a recording is converted with, and how."""
+"""The cameras of a robot file that a recording is converted with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lewm_model.robot.robot import load_robot
 
 @dataclass(frozen=True)
 class View:
-    """The cameras that a model sees side by side, each with its topic, crop and size.
+    """The cameras whose pictures a model gets side by side, each with its topic, crop and size.
 
-    :param options: of `lewm convert` that choose them.
+    :param options: options of `lewm convert` that choose them, for the recorded command line.
     """
 
     cameras: tuple[Camera, ...] = ()
@@ -26,10 +26,10 @@ ALL = "all"
 
 
 def view_of(robot: str, names: Sequence[str]) -> View:
-    """The cameras of a robot file of these names, or ALL, in the order of the file.
+    """The cameras of a robot file that have these names, or all for [ALL], in the order of the file.
 
-    :raises DataError: there are none, or none of such a name.
-    :raises lewm_model.config.ConfigError: there is no such robot.
+    :raises DataError: the file has no cameras, or none of such a name.
+    :raises lewm_model.config.ConfigError: the robot file cannot be read.
     """
     found = load_robot(robot).cameras
     known = [camera.name for camera in found]
