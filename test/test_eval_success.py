@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, load_episodes
-from lewm_model.evaluation import success
 from lewm_model.evaluation.success import Results, cut_trials, run_baselines
 from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks import registry
 from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Outcome
 
@@ -99,8 +99,9 @@ def test_planners_are_compared_pair_by_pair():
 
 
 def test_the_command_writes_every_task_and_pictures_of_failures(bundle, data, tmp_path, monkeypatch):
-    short = tuple(dataclasses.replace(task, budget_steps=15) for task in success.KINDS)
-    monkeypatch.setattr(success, "KINDS", short)
+    reach = registry.SUITES["reach"]
+    short = tuple(dataclasses.replace(task, budget_steps=15) for task in reach.tasks)
+    monkeypatch.setitem(registry.SUITES, "reach", dataclasses.replace(reach, tasks=short))
     recording = sim_recording(tmp_path / "again.h5", episodes=2, steps=40, seed=78)
     out = tmp_path / "out"
     arguments = ["eval", str(bundle.folder), str(tmp_path / "again.h5"), "--episodes", "2", "--out", str(out)]

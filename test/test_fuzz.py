@@ -231,7 +231,7 @@ def test_a_world_of_entities_or_without_an_end_is_refused(tmp_path: Path) -> Non
     (tmp_path / "world.sdf").write_text(f'<!DOCTYPE sdf [<!ENTITY e0 "1">{levels}]><sdf version="1.9">&e9;</sdf>')
     with pytest.raises(SdfError, match="write out the XML entity 'e0'"):
         load_world(tmp_path / "world.sdf")
-    with pytest.raises(SdfError, match="is no file"):
+    with pytest.raises(SdfError, match="is not a file"):
         load_world("/dev/zero")
 
 

@@ -187,7 +187,7 @@ def test_a_damaged_chunk_costs_its_own_frames_only(tmp_path: Path, known: Episod
 
 def test_what_cannot_be_salvaged_is_an_error(tmp_path: Path, known: Episodes) -> None:
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(DataError, match="is no HDF5 file"):
+    with pytest.raises(DataError, match="is not an HDF5 file"):
         convert([tmp_path / "text.h5"], tmp_path / "out.h5")
     (tmp_path / "start.h5").write_bytes(SIGNATURE + bytes(100))
     with pytest.raises(DataError, match="nothing can be read"):

@@ -64,7 +64,9 @@ def test_looks_leave_the_world_as_it_was(sim: ArmSim) -> None:
         (Look(turn_rad=0.1), "arm"),
         (Look(zoom=0.05), "arm"),
         (
-            Look(things=((6, np.array([0.2, -0.4, 0.002]), np.array([0.05, 0.05, 0.002]), np.array([1.0, 0, 0])),)),
+            Look(
+                distractors=((6, np.array([0.2, -0.4, 0.002]), np.array([0.05, 0.05, 0.002]), np.array([1.0, 0, 0])),)
+            ),
             "thing",
         ),
         (Look(texture=Texture(0.2, (20.0, 5.0), (2.0, 4.0), False)), "table"),

@@ -80,7 +80,7 @@ def test_a_thing_that_was_put_down_is_told_from_another_camera(runtime, data):
     pixels = data.pixels.copy()
     pixels[:, 60:63, 1:4] = (150, 190, 150)  # in a corner that the arm does not reach
     found = preflight(runtime, dataclasses.replace(data, pixels=pixels))
-    assert found.verdict == NO_GO and "make it usual with `lewm calibrate`" in found.reason
+    assert found.verdict == NO_GO and "make it known with `lewm calibrate`" in found.reason
     assert [check.name for check in found.checks if not check.good] == ["pictures"]
 
 

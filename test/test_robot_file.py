@@ -269,7 +269,7 @@ def test_the_tool_points_along_the_axis_that_the_robot_file_tells(scene: Path) -
     [
         ("robot: mine.yaml", "robot: mine.yaml\nheld: [thumb]", "thumb"),
         ("link: hand", "link: foot", "'foot', which the robot does not have"),
-        ("look_at_m: [0.1, 0.0, 0.1]", "look_at_m: [0.8, 0.4, 0.6]", "looks at where it is"),
+        ("look_at_m: [0.1, 0.0, 0.1]", "look_at_m: [0.8, 0.4, 0.6]", "looks at its own position"),
         ("name: cube,", "name: wrist,", "a name of its own"),
         ("name: cube,", "name: cube, shape: cone,", "'cone'"),
         ("robot: mine.yaml", "robot: yours.yaml", "yours.yaml"),

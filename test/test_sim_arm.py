@@ -197,7 +197,7 @@ def test_the_tip_pushes_the_block(sim: ArmSim) -> None:
 
 @pytest.mark.parametrize("pose", [[0.0] * 3, [0.0] * 7, [np.nan] * 7])
 def test_an_impossible_object_pose_is_refused(sim: ArmSim, pose: list[float]) -> None:
-    with pytest.raises(ValueError, match="is no pose"):
+    with pytest.raises(ValueError, match="is not a pose"):
         sim.set_object_pose("block", pose)
 
 

@@ -24,6 +24,7 @@ from lewm_model.evaluation import probe, success, surprise
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.preflight import GO, preflight
 from lewm_model.runtime import load_runtime
+from lewm_model.tasks.registry import suite_named
 from validation.spoilt_bundles import bundle, recording
 
 FRESH_SEED = 1000  # of the recording that no model was trained on
@@ -65,7 +66,9 @@ def succeed(
     shipped: Bundle, data: Episodes, out: Path, episodes: int, seed: int, console: Console
 ) -> Iterator[Figures]:
     """Success in closed loop, with baselines, for each task."""
-    for found in success.evaluate_reach(load_runtime(shipped), data, out / "reach", episodes, seed):
+    for found in success.evaluate_reach(
+        suite_named("reach"), load_runtime(shipped), data, out / "reach", episodes, seed
+    ):
         figures: Figures = {}
         console.print(success.table(found))
         for pair in found.pairs:

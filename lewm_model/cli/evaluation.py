@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that measure a model, and a machine that is to run it."""
+"""Commands that measure a model, and check the machine that runs it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def evaluate(
     bundle: BundleArgument,
     data: Annotated[
         Path | None,
-        typer.Argument(help="recording (HDF5) to cut starts and goals from; episodes of the training are left out"),
+        typer.Argument(help="recording (HDF5) to cut starts and goals from, without episodes of the training"),
     ] = None,
-    task: Annotated[str, typer.Option(help="reach, push")] = "reach",
+    task: Annotated[str, typer.Option(help="reach, push, or reach_SCENE; default is the bundle's")] = "",
     episodes: Annotated[int, typer.Option(help="starts and goals, of each kind of the task")] = 200,
     planner: Annotated[
         list[str] | None, typer.Option(help="icem, cem or proposal; again for more. Default is icem and proposal")
@@ -49,9 +49,9 @@ def evaluate(
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     out: Annotated[Path, typer.Option(help="folder for figures and pictures of failures")] = Path("out/lewm-eval"),
 ) -> None:
-    """Count how often the simulated arm comes to its goals, beside what needs no model.
+    """Count how often a model brings the simulated arm or object to its goals, beside policies without a model.
 
-    Starts and goals are drawn in simulation, or cut from the held-out episodes of DATA to reach what it shows.
+    Starts and goals are drawn in simulation, or, in tasks to reach, cut from the held-out episodes of DATA.
     """
     from rich.console import Console
 
@@ -61,30 +61,27 @@ def evaluate(
     from lewm_model.evaluation.simulated import try_suite
     from lewm_model.evaluation.success import evaluate_reach, table
     from lewm_model.runtime import load_runtime
-    from lewm_model.tasks.registry import suite_named
+    from lewm_model.tasks.registry import suite_named, suite_of
 
-    suite, loaded = suite_named(task), load_bundle(bundle)
+    loaded = load_bundle(bundle)
+    suite = suite_named(task) if task else suite_of(loaded)
+    loaded.must_be_for(suite.name)
+    runtime = load_runtime(loaded, backend)
     if data is None:
         if planner is not None:
             raise ValueError("--planner compares planners on goals of a recording; give DATA as well")
-        command = f"lewm eval {bundle} --task {task} --episodes {episodes} --seed {seed}"
-        loaded.must_be_for(suite.name)
-        runtime = load_runtime(loaded, backend)
+        command = f"lewm eval {bundle} --task {suite.name} --episodes {episodes} --seed {seed}"
         for number, tried in enumerate(try_suite(suite, runtime, episodes, seed, world)):
             Console().print(tried.table)
             figures = {suite.figure_name(name): value for name, value in tried.figures.items()}
             write_figures(out / "summary.json", figures, command, keep=number > 0 or bool(suite.robot))
         return
-    if suite.name != "reach":
-        raise ValueError(f"goals of {task} are drawn in simulation and not cut from a recording; leave {data} out")
-    loaded.must_be_for(suite.name)
-    runtime = load_runtime(loaded, backend)
     names = planner or ["icem", "proposal"]
-    for each in evaluate_reach(runtime, load_episodes(data), out, episodes, seed, names, world):
+    for each in evaluate_reach(suite, runtime, load_episodes(data), out, episodes, seed, names, world):
         Console().print(table(each))
         for pair in each.pairs:
             typer.echo(str(pair))
-    typer.echo(f"every task, and pictures of failures: {out}")
+    typer.echo(f"every trial, and pictures of failures: {out}")
 
 
 @app.command()
@@ -92,18 +89,22 @@ def robust(
     bundle: BundleArgument,
     goals: Annotated[int, typer.Option(help="in each row, divided among the bundle's tasks")] = 50,
     only: Annotated[
-        list[str] | None, typer.Option(help="clean, light, colour, sensor, camera, scene, or a factor; again for more")
+        list[str] | None,
+        typer.Option(help="clean, light, colour, sensor, camera, scene, or a factor; repeat it for more"),
     ] = None,
-    goal_changed: Annotated[bool, typer.Option(help="count with the goal's picture under the same change, too")] = True,
+    goal_changed: Annotated[bool, typer.Option(help="also count with the goal's picture under the same change")] = True,
     frames: Annotated[
-        list[Path] | None, typer.Option(help="folder of another camera's pictures, with poses.csv; again for more")
+        list[Path] | None,
+        typer.Option(help="folder of another camera's pictures, with poses.csv; repeat it for more"),
     ] = None,
     seed: int = 0,
-    world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
+    world: Annotated[
+        Path | None, typer.Option(help="SDF or scene file; default is the world of the bundle's task")
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     out: Annotated[Path, typer.Option(help="folder for summary.json and robust.png")] = Path("out/robust"),
 ) -> None:
-    """Count how often goals are held when light, colours, sensor or camera are not those of the training."""
+    """Count how often goals are held when light, colours, sensor or camera differ from the training."""
     from rich.console import Console
 
     from lewm_model.bundle.bundle import load_bundle
@@ -117,7 +118,7 @@ def robust(
     for row in robustness(runtime, goals, seed, only or (), world, frames or (), goal_changed):
         typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
         rows.append(row)
-        # What is done stays if it is ended.
+        # After every row, so that an interrupted run leaves its results.
         write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}", task)
     Console().print(table(rows))
     typer.echo(f"summary.json and robust.png: {out}")
@@ -130,7 +131,7 @@ def probe(
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
 ) -> None:
-    """Measure what the latents know: joint angles, end effector, velocities and the block's pose."""
+    """Measure what the latents encode: joint angles, end effector, velocities, and poses of objects."""
     import json
 
     from rich.console import Console
@@ -153,11 +154,13 @@ def surprise(
     episodes: Annotated[int, typer.Option(help="episodes of each kind")] = 200,
     seed: int = 0,
     world: Annotated[Path | None, typer.Option(help="SDF or scene file; default is worlds/tabletop.sdf")] = None,
-    changing_light: Annotated[bool, typer.Option("--changing-light", help="while the light swings")] = False,
-    hours: Annotated[float, typer.Option(help="watched with nothing wrong, for false alarms; 0: the episodes")] = 0.0,
+    changing_light: Annotated[bool, typer.Option("--changing-light", help="the light changes all the time")] = False,
+    hours: Annotated[
+        float, typer.Option(help="hours of undisturbed motion for the false alarms; 0 takes the undisturbed episodes")
+    ] = 0.0,
     out: Annotated[Path, typer.Option(help="folder for surprise.json and surprise.png")] = Path("out/lewm-surprise"),
 ) -> None:
-    """Measure what the model notices: colours, teleports, occlusion, a frozen camera; and how often for nothing."""
+    """Measure how well changed colours, teleports, occlusion and a frozen camera are detected, and false alarms."""
     import json
 
     from rich.console import Console
@@ -179,19 +182,19 @@ def surprise(
 def report(
     bundle: BundleArgument,
     run: Annotated[Path | None, typer.Option(help="folder of the training's logs; default is runs/NAME")] = None,
-    evaluation: Annotated[Path | None, typer.Option("--eval", help="folder that an evaluation left")] = None,
-    data: Annotated[Path | None, typer.Option(help="recording (HDF5), whose held-out episodes are drawn")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="folder that an evaluation wrote")] = None,
+    data: Annotated[Path | None, typer.Option(help="recording (HDF5) whose held-out episodes are drawn")] = None,
     out: Annotated[Path, typer.Option(help="folder for report.html and its pictures")] = Path("out/report"),
 ) -> None:
-    """Put everything that is known of a bundle on one page: training, imagination, latents, evaluation, hashes."""
+    """Write a page with everything that is known of a bundle: training, rollouts, latents, evaluation, hashes."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
     from lewm_model.data.outputs import check_output
     from lewm_model.evaluation.summary import write_report
 
-    usual = Path("runs") / bundle.resolve().name  # where `lewm train` put it
+    usual = Path("runs") / bundle.resolve().name  # the default of `lewm train`
     run = run or (usual if usual.is_dir() else None)
-    check_output(out, [path for path in (bundle, run, evaluation, data) if path], overwrite=True)  # is written anew
+    check_output(out, [path for path in (bundle, run, evaluation, data) if path], overwrite=True)
     episodes = load_episodes(data) if data else None
     typer.echo(f"written to {write_report(load_bundle(bundle), out, run, evaluation, episodes)}")
 
@@ -202,9 +205,9 @@ def bench(
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     repeats: Annotated[int, typer.Option(help="runs that are timed")] = 100,
     threads: Annotated[int, typer.Option(help="CPU threads of the model")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="everything, for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, for programs")] = False,
 ) -> None:
-    """Time encoder, rollout, plan, and picture to plan on this machine."""
+    """Time encoder, rollout, plan, and the way from picture to plan on this machine."""
     import json
 
     from lewm_model.bundle.bundle import load_bundle
@@ -230,12 +233,12 @@ def bench(
 def doctor_machine(
     bundle: Annotated[Path, typer.Argument(help="bundle folder that is to run here")] = Path("models/reach"),
     image_topic: Annotated[
-        list[str] | None, typer.Option(help="a camera's topic, once for each; default is what the bundle says")
+        list[str] | None, typer.Option(help="a camera's topic; repeat it for each. Default: the bundle's cameras")
     ] = None,
-    joint_states_topic: Annotated[str, typer.Option(help="the arm's topic")] = "joint_states",
-    topics: Annotated[bool, typer.Option(help="whether to listen to them")] = True,
+    joint_states_topic: Annotated[str, typer.Option(help="topic of the arm's joint states")] = "joint_states",
+    topics: Annotated[bool, typer.Option(help="whether to listen to the topics")] = True,
 ) -> None:
-    """Check that this machine can run a model on a robot; what `lewm doctor` does."""
+    """Check that this machine can run a model on a robot; also what `lewm doctor` alone does."""
     from lewm_model.bundle.bundle import BundleError, load_bundle
     from lewm_model.evaluation.doctor import FAIL, JOINT_STATES, examine, topics_of
 
@@ -243,7 +246,7 @@ def doctor_machine(
     if topics:
         try:
             listen = topics_of(load_bundle(bundle))
-        except BundleError:  # is a finding
+        except BundleError:  # `examine` reports it
             listen = topics_of(None)
         if image_topic:
             listen = {f"camera {topic}" if len(image_topic) > 1 else "camera": topic for topic in image_topic}
@@ -260,8 +263,8 @@ def doctor_machine(
 
 
 def _plan_in(params: Path, bundle: Bundle) -> PlanConfig:
-    """The plan settings of planner_node in a ROS params file; what it does not say is as the node has it by default,
-    and the horizon the bundle's.
+    """The plan settings of planner_node in a ROS params file, with the node's defaults for others, and by default the
+    horizon of the bundle.
 
     :raises ConfigError: the file is not readable, or has a setting that does not exist.
     :raises BundleError: its horizon is not the bundle's.
@@ -281,14 +284,14 @@ def _plan_in(params: Path, bundle: Bundle) -> PlanConfig:
 def doctor_model(
     bundle: BundleArgument,
     data: Annotated[
-        Path | None, typer.Argument(help="recording (HDF5) of the camera it will see; default: recorded in simulation")
+        Path | None, typer.Argument(help="recording (HDF5) of the robot's camera; default: one made in simulation")
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
     params: Annotated[
-        Path | None, typer.Option(help="params file of the robot's planner_node, whose plan.* it is judged for")
+        Path | None, typer.Option(help="params file of the robot's planner_node; its plan.* settings are checked")
     ] = None,
 ) -> None:
-    """The preflight: can an arm be moved with this model? GO or NO-GO, with reasons, is written into the bundle."""
+    """The preflight: check that an arm can be moved with this model; writes GO or NO-GO into the bundle."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.bundle.verdict import GO
     from lewm_model.data.clips import load_episodes
@@ -303,7 +306,7 @@ def doctor_model(
         state = typer.style("ok   ", fg=typer.colors.GREEN) if check.good else typer.style("miss ", fg=typer.colors.RED)
         typer.echo(f"{state}{check.name}: {check.found}")
     ratios = ", ".join(f"{ratio:.3g}" for ratio in found.error_ratios)
-    typer.echo(f"error of the imagination to that of assuming that nothing changes, 1, 2, ... blocks ahead: {ratios}")
+    typer.echo(f"prediction error relative to assuming that nothing changes, 1, 2, ... blocks ahead: {ratios}")
     save_preflight(runtime.bundle, found)
     if found.verdict != GO:
         raise RuntimeError(f"{found.verdict}: {found.reason}")

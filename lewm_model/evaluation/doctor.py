@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this machine ready to run a model on a robot? Checks what it needs, and says what to do for each failure."""
+"""`lewm doctor`: whether this machine can run a model on a robot, and what to do about each failure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lewm_model.runtime.tensorrt.cuda import Cuda
 from lewm_model.runtime.tensorrt.engines import MANIFEST, Engines, read_manifest
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-NEEDED = {  # module -> how to get it
+NEEDED = {  # module -> command that installs it
     "numpy": "sudo apt-get install python3-numpy",
     "cv2": "sudo apt-get install python3-opencv",
     "yaml": "sudo apt-get install python3-yaml",
-    "safetensors": "pip install safetensors",  # golden outputs of the check of numerical equivalence
-    "scipy": "sudo apt-get install python3-scipy",  # the check itself
+    "safetensors": "pip install safetensors",  # for the golden outputs of the check of numerical equivalence
+    "scipy": "sudo apt-get install python3-scipy",  # for that check
 }
 JOINT_STATES = "joint states"
 ROS_NOT_CHECKED = "ROS 2 is not in this shell"
@@ -34,7 +34,7 @@ ROS_NOT_CHECKED = "ROS 2 is not in this shell"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `fail` keeps a robot from running, `warn` costs speed or comfort."""
+    """The result of one check. `fail` keeps a robot from running, `warn` costs speed or comfort."""
 
     check: str
     state: str  # "ok", "warn" or "fail"
@@ -50,11 +50,11 @@ def examine(
     cuda_api: Any = None,
     target: Target | None = None,
 ) -> list[Finding]:
-    """Looks at packages, board, driver, TensorRT, model, engines, camera and topics, in that order.
+    """Checks packages, board, driver, TensorRT, model, engines, camera and topics, in that order.
 
     :param folder: the bundle that is to run here.
-    :param topics: what to listen to, "camera" and "joint states" -> topic name; empty for none, None for every camera
-        of the bundle.
+    :param topics: topics to listen to, by their purpose, such as "camera" or "joint states"; empty for none, None for
+        those of the bundle.
     :param seconds: how long to listen.
     :param trt, cuda_api, target: stand-ins for `tensorrt`, `cuda.bindings.runtime` and this machine, in tests.
     """
@@ -73,7 +73,7 @@ def examine(
 
 
 def topics_of(bundle: Bundle | None) -> dict[str, str]:
-    """What a robot with this bundle listens to: its cameras and the joint states, by what they are."""
+    """The topics that a robot with this bundle listens to, of its cameras and the joint states, by their purpose."""
     cameras = () if bundle is None else bundle.cameras
     several = len(cameras) > 1
     found = {f"camera {camera.name}" if several else "camera": camera.topic for camera in cameras}
@@ -129,7 +129,7 @@ def _tensorrt(trt: Any, target: Target) -> Finding:
 
 
 def _missing(check: str, error: RuntimeLoadError, target: Target) -> Finding:
-    """Without GPU a PC still runs the model, on ONNX Runtime; a Jetson is there for its GPU."""
+    """A failed check of the GPU: a PC runs the model on its CPU instead, a Jetson is too slow for that."""
     found, _, advice = str(error).partition("; ")
     if target.jetson:
         return Finding(check, FAIL, found, advice)
@@ -155,7 +155,7 @@ def _engines(bundle: Bundle, trt: Any, cuda_api: Any, target: Target) -> list[Fi
     try:
         engines = Engines(bundle, trt, cuda_api)
     except RuntimeLoadError as error:
-        return [] if not target.jetson else [Finding("engines", FAIL, str(error), "mend the failures above first")]
+        return [] if not target.jetson else [Finding("engines", FAIL, str(error), "fix the failures above first")]
     findings = []
     for precision in PRECISIONS:
         folder = engines.folder(precision)
@@ -174,7 +174,7 @@ def _engines(bundle: Bundle, trt: Any, cuda_api: Any, target: Target) -> list[Fi
         found = f"{', '.join(manifest.plans)} in {folder}, cost rank correlation {correlation:.4f}"
         findings.append(Finding(f"{precision} engines", OK, found))
     if not any(finding.state == OK for finding in findings):
-        advice = f"lewm engine {bundle.folder}; the first start of a node does it, too, and takes minutes"
+        advice = f"lewm engine {bundle.folder}; the first start of a node builds them too, and then takes minutes"
         findings.append(Finding("engines", WARN, f"none for this GPU in {engines.root}", advice))
     return findings
 
@@ -182,11 +182,11 @@ def _engines(bundle: Bundle, trt: Any, cuda_api: Any, target: Target) -> list[Fi
 def _camera(devices: Path) -> Finding:
     cameras = sorted(devices.glob("video*"))
     if not cameras:
-        advice = "plug it in, or ignore this where the pictures come from another machine or the simulator"
+        advice = "plug it in, or ignore this if the pictures come from another machine or the simulator"
         return Finding("camera", WARN, f"no {devices}/video*", advice)
     locked = [str(path) for path in cameras if not os.access(path, os.R_OK | os.W_OK)]
     if locked:
-        advice = "sudo usermod -aG video $USER, then log in anew"
+        advice = "sudo usermod -aG video $USER, then log in again"
         return Finding("camera", FAIL, f"no permission for {', '.join(locked)}", advice)
     return Finding("camera", OK, ", ".join(map(str, cameras)))
 
@@ -209,12 +209,12 @@ def _topics(topics: dict[str, str], seconds: float) -> list[Finding]:
             found = f"{seen['name']}: {seen['rate_hz']} Hz, {seen['content']}"
             findings.append(Finding(f"{what} topic", OK, found))
         elif seen["publishers"]:
-            advice = "are they another type, or is their shared memory too small? See docs/install.md, images"
+            advice = "do they have another type, or is the shared memory too small? See docs/install.md, images"
             kinds = ", ".join(seen["types"])
             found = f"{seen['name']} ({kinds}) has {seen['publishers']} publishers, and nothing came in {seconds:g} s"
             findings.append(Finding(f"{what} topic", FAIL, found, advice))
         else:
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
-            advice = f"start the driver, or remap its topic; is it in ROS_DOMAIN_ID {domain}, too?"
+            advice = f"start the driver, or remap its topic; is the driver in ROS_DOMAIN_ID {domain}, too?"
             findings.append(Finding(f"{what} topic", FAIL, f"nobody publishes {seen['name']}", advice))
     return findings

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures: what was measured, each with its unit and the command that measures it again."""
+"""Figures: measured values, each with its unit and the command that measures it again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-Figures = dict[str, tuple[float | None, str]]  # name -> value and unit; None where there is nothing to measure
-DIGITS = 5  # significant, of what is no whole number
+Figures = dict[str, tuple[float | None, str]]  # name -> value and unit; the value is None if it cannot be measured
+DIGITS = 5  # significant digits of values that are not whole numbers
 
 
 def write_figures(
@@ -22,11 +22,11 @@ def write_figures(
     """Writes a file of figures, ``{"figures": [{"name", "value", "unit", "command"}, ...], ...others}``.
 
     :param path: JSON file; its folder is made.
-    :param figures: name -> (value, unit). NaN and infinity, which JSON does not know, become null.
-    :param command: what a user types to get the figures again.
-    :param keep: whether what the file holds already stays, but for figures and others of the same names.
-    :param others: what else the file holds beside the figures.
-    :return: what the file holds now.
+    :param figures: name -> (value, unit). NaN and infinity, which JSON does not have, become null.
+    :param command: command line that measures the figures again.
+    :param keep: whether other figures that the file has already stay in it.
+    :param others: further entries of the file.
+    :return: the content of the file.
     """
     summary = json.loads(path.read_text()) if keep and path.is_file() else {"figures": []}
     rows = [
@@ -41,7 +41,7 @@ def write_figures(
 
 
 def report_figures(out: Path, table: Table, figures: Figures, command: str, **others: Any) -> None:
-    """How every measuring program ends: shows a table and leaves `out`/summary.json."""
+    """Prints a table and writes `out`/summary.json, as every measuring program does at its end."""
     from rich.console import Console
 
     Console().print(table)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can an arm be moved with this model? The preflight: `lewm doctor model`.
+"""The preflight, `lewm doctor model`: whether an arm can be moved with a model.
 
-A model may look well trained and still be useless for planning: what it imagines does not depend on the actions, its
-cost surface is flat, or the camera is another one. This looks at what a plan rests on, on recorded episodes that the
-model was not trained on, and says GO or NO-GO with the reasons. What the robot computes is computed here, by one of its
+A model may look well trained and still be useless for planning: its predictions do not depend on the actions, its cost
+surface is flat, or the camera is another one. The preflight measures everything that a plan depends on, on recorded
+episodes that the model was not trained on, and says GO or NO-GO with the reasons. It computes with one of the robot's
 back ends.
 
-docs/evaluation.md says where the limits come from.
+docs/evaluation.md explains the limits.
 """
 
 from __future__ import annotations
@@ -29,56 +29,56 @@ from lewm_model.monitoring.novelty import load_novelty, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.runtime import Runtime
 
-STARTS = 150  # frames that are planned from
-CANDIDATES = 64  # actions that are imagined from each: those that were recorded there, and others
-PAIRS = 300  # of frames of an episode, whose distance is compared with the way between them
-FRAMES = 600  # whose latents are looked at
+STARTS = 150  # frames that rollouts start from
+CANDIDATES = 64  # action sequences that are imagined from each: the recorded one, and others of the recording
+PAIRS = 300  # pairs of frames of an episode, whose distance is compared with the way between them
+FRAMES = 600  # frames whose latents and new pixels are examined
 
-_SEED = 0x504C414E  # of the episodes that are made for it, which no recording has
+_SEED = 0x504C414E  # of the episodes that are simulated for it, which no recording has
 
-# What a model must have to be planned with. Measured on good, bad and half-trained ones: see docs/evaluation.md.
-LEAST_RANK = 3.0  # effective rank of the latents; a quarter of their number where that is less
-LEAST_STD = 0.3  # of a latent's numbers; the training makes it 1
-MOST_ERROR_RATIO = 0.5  # prediction error to that of "nothing changes", one block and a whole horizon ahead
-LEAST_SENSITIVITY = 0.25  # variance of what different actions are imagined to lead to, to that of what they did lead to
-MOST_RANK = 0.1  # share of random candidates that are imagined to end nearer to where the recorded actions ended
-MOST_RANK_BY_TIME = 0.25  # the same where distances are times: where play rests, all that rest are as near
-LEAST_COST_VARIATION = 0.3  # standard deviation of the candidates' costs to their mean (what others found plan-worthy)
-LEAST_MONOTONICITY = 0.8  # rank correlation of the distance to a goal with the way to it
-LEAST_MONOTONICITY_BY_TIME = 0.6  # the same with the time that passed: play comes back to where it was
-NO_SENSITIVITY = 0.01  # below it, with latents that hardly differ, the model has learned nothing at all
-CHANCE_RANK = 0.4  # a recorded action that ranks beyond it might be any; half-trained models rank it between the two
-MOST_NEW_PICTURES = 0.2  # share of pictures that hold colours which the training's recordings never had there
+# Limits for planning, measured on good, bad and half-trained models: see docs/evaluation.md.
+LEAST_RANK = 3.0  # effective rank of the latents; a quarter of their dimension if that is less
+LEAST_STD = 0.3  # standard deviation of the numbers of a latent, which the training makes 1
+MOST_ERROR_RATIO = 0.5  # prediction error, relative to that of "nothing changes", one block and a whole horizon ahead
+LEAST_SENSITIVITY = 0.25  # variance of the imagined ends of different actions, relative to the recorded changes
+MOST_RANK = 0.1  # share of random candidates that are imagined to end nearer to the recorded end than the recorded one
+MOST_RANK_BY_TIME = 0.25  # the same if distances are times: where play rests, all candidates that rest are as near
+LEAST_COST_VARIATION = 0.3  # standard deviation of the candidates' costs over their mean; a limit from the literature
+LEAST_MONOTONICITY = 0.8  # rank correlation of the distance to a goal with the length of the way to it
+LEAST_MONOTONICITY_BY_TIME = 0.6  # the same with the time that passed, since play comes back to where it was
+NO_SENSITIVITY = 0.01  # sensitivity below which a model with hardly any spread counts as untrained
+CHANCE_RANK = 0.4  # rank of the recorded actions (0.5 is chance) beyond which a model counts as ignoring actions
+MOST_NEW_PICTURES = 0.2  # share of pictures with colours that the recordings of the training never had there
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that planning needs: what was measured, its limit, and what it means where it is missed."""
+    """One condition for planning: the measured value and its limit."""
 
     name: str
-    value: float | None  # None: could not be measured, and is no reason for a NO-GO
+    value: float | None  # None: could not be measured, and does not cause a NO-GO
     limit: float
     good: bool
-    found: str  # in plain words
+    found: str  # the measurement as a sentence
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """The verdict on a bundle. `reason` is what to believe and to do where it is NO-GO; "" where it is GO."""
+    """The verdict on a bundle. `reason` of a NO-GO says the likely cause and what to do; it is "" for GO."""
 
     verdict: str
     reason: str
     checks: tuple[Check, ...]
-    error_ratios: tuple[float, ...]  # prediction error to that of "nothing changes", 1, 2, ... blocks ahead
-    data: str  # what it was measured on
+    error_ratios: tuple[float, ...]  # prediction error relative to that of "nothing changes", 1, 2, ... blocks ahead
+    data: str  # the recording that it was measured on
     backend: str
-    judged: dict[str, Any] = field(default_factory=dict)  # `lewm_model.bundle.verdict`: of what else it says nothing
+    judged: dict[str, Any] = field(default_factory=dict)  # files and settings it holds for (`bundle.verdict`)
 
 
 def preflight(runtime: Runtime, data: Episodes, seed: int = 0, plan: PlanConfig | None = None) -> Preflight:
     """Examines a bundle on the held-out episodes of `data`, which must be of the camera that it will see.
 
-    :param plan: how the robot will plan with it; `plan_of` the bundle by default.
+    :param plan: the plan settings of the robot; by default `plan_of` the bundle.
     :raises DataError: the recording does not fit the bundle, or is too short.
     :raises BundleError: the model gives numbers that are not finite.
     """
@@ -107,11 +107,11 @@ def preflight(runtime: Runtime, data: Episodes, seed: int = 0, plan: PlanConfig 
 
 
 def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
-    """A fresh recording in the world of the task that a bundle is for, of the motion that it learned from.
+    """A new recording in the simulated world of the bundle's task, of the motion that its models learn from.
 
-    :raises DataError: the bundle is of another task or arm; its preflight needs a recording of that.
+    :raises DataError: its task or arm is not simulated; the preflight then needs a recording.
     """
-    from lewm_model.sim.arm import ArmSim  # MuJoCo is not on a robot
+    from lewm_model.sim.arm import ArmSim  # a robot may not have MuJoCo
     from lewm_model.sim.collect import record_episode
     from lewm_model.tasks.registry import suite_of
 
@@ -146,7 +146,7 @@ def simulated(bundle: Bundle, episodes: int = 12) -> Episodes:
 
 
 class _Measured:
-    """Everything that is measured with the model, once."""
+    """The measurements with the model that the checks share."""
 
     def __init__(
         self, runtime: Runtime, data: Episodes, episodes: np.ndarray, rng: np.random.Generator, plan: PlanConfig
@@ -205,9 +205,8 @@ class _Measured:
         self.new_pictures, self.new_pixels = self._novelty()
 
     def _monotonicity(self, episodes: np.ndarray) -> float:
-        """Rank correlation of the distance between two frames of an episode with the way of the joints between them.
-
-        Where distances are times, with the time between them.
+        """Rank correlation of the distance between two frames of an episode with the way of the joints between them, or
+        with the time between them if distances are times.
         """
         data, spec, model = self.data, self.bundle.actions, self.bundle.model
         past = np.zeros((model.history - 1, model.block_dim), np.float32)
@@ -223,7 +222,7 @@ class _Measured:
         return _rank_correlation(distances, ways)
 
     def _novelty(self) -> tuple[float | None, float]:
-        """Share of pictures that hold something new, and mean share of pixels that are; None: it is not known."""
+        """Share of pictures that show something new (None: not known), and mean share of new pixels."""
         novelty, calibration = load_novelty(self.bundle), self.bundle.calibration
         if novelty is None or calibration is None or calibration.new_pixels is None:
             return None, 0.0
@@ -239,14 +238,16 @@ class _Measured:
 
 
 def _effective_rank(latents: np.ndarray) -> float:
-    """exp of the entropy of the covariance's spectrum; D for an isotropic Gaussian, 1 for a line. latents (N, D)."""
+    """exp of the entropy of the spectrum of the covariance of latents (N, D): D for an isotropic Gaussian, 1 for points
+    on a line.
+    """
     spectrum = np.maximum(np.linalg.eigvalsh(np.cov(latents.T.astype(np.float64))), 1e-12)
     shares = spectrum / spectrum.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's, of two (N,); 0 where one does not vary."""
+    """Spearman's rank correlation of two arrays (N,); 0 if one of them is constant."""
     if np.ptp(first) < 1e-9 or np.ptp(second) < 1e-9:
         return 0.0
     from scipy.stats import spearmanr
@@ -262,7 +263,7 @@ def _of_pictures(m: _Measured) -> Check:
         m.new_pictures,
         MOST_NEW_PICTURES,
         m.new_pictures <= MOST_NEW_PICTURES,
-        f"{m.new_pictures:.0%} of the pictures hold colours that the training's recordings never had there "
+        f"{m.new_pictures:.0%} of the pictures show colours that the training's recordings never had there "
         f"({m.new_pixels:.1%} of the pixels)",
     )
 
@@ -337,8 +338,8 @@ def _of_distance(m: _Measured) -> Check:
 
 
 def _of_latency(bundle: Bundle, plan: PlanConfig, times: dict[str, Any]) -> Check:
-    """A plan is the best of the iterations within its deadline, so one of them at least must fit; a policy that is
-    followed has but one.
+    """A plan is the best of the iterations within its deadline, so at least one must fit; with a policy there is only
+    one.
     """
     what, least = ("a plan", "plan_ms") if POLICY in bundle.heads else ("one iteration of the search", "rollout_ms")
     least_ms, most = times["encoder_ms"]["p50"] + times[least]["p50"], 1e3 * plan.deadline_s
@@ -347,23 +348,23 @@ def _of_latency(bundle: Bundle, plan: PlanConfig, times: dict[str, Any]) -> Chec
 
 
 def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
-    """The first of these that explains what was missed; "" where nothing was."""
+    """The most likely cause of the failed checks, and what to do; "" if none failed."""
     missed = {check.name for check in checks if not check.good}
     steps = m.bundle.training.get("config", {}).get("steps")
     if not missed:
         return ""
     if missed == {"pictures"}:
         return (
-            "something in the pictures is where the recordings never had it (a thing, a lamp, the camera by a little), "
-            "though the model still imagines well: move it back, or make it usual with `lewm calibrate`"
+            "something in the pictures is where the recordings never had it (an object, a lamp, a slightly moved "
+            "camera), but the model still imagines well: move it back, or make it known with `lewm calibrate`"
         )
     if "pictures" in missed:
         return (
             "the pictures are not those of the camera that the model learned from: move the camera, the lamps and the "
-            "things back, or record and train anew"
+            "objects back, or record and train anew"
         )
     if "spread" in missed and m.sensitivity < NO_SENSITIVITY:
-        return f"the model is not trained, or hardly ({steps} steps): whatever it is to imagine, it imagines no change"
+        return f"the model is not trained, or hardly ({steps} steps): it imagines no change for any action"
     if {"spread", "rank"} & missed:
         return (
             "the latents have collapsed: pictures of different places look alike to the model; train with "
@@ -371,7 +372,7 @@ def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
         )
     if "action sensitivity" in missed or m.recorded_rank > CHANCE_RANK:
         return (
-            "what the model imagines does not follow the actions: look at the recording's stamps, order of joints and "
+            "what the model imagines does not follow the actions: check the recording's stamps, order of joints and "
             "commands, then train anew"
         )
     if {name for name in missed if name != "latency"}:
@@ -383,5 +384,5 @@ def _reason(checks: tuple[Check, ...], m: _Measured) -> str:
 
 
 def save_preflight(bundle: Bundle, found: Preflight) -> Bundle:
-    """Writes the verdict into the bundle's model.json; training it again removes it."""
+    """Writes the verdict into the bundle's model.json; a new training removes it."""
     return update(bundle, lambda draft: replace(draft, evaluation={**draft.evaluation, "preflight": asdict(found)}))

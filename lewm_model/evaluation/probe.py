@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's latents know of the world: ridge and MLP probes on the frozen encoder. `lewm probe`
+"""Which quantities a model's latents encode: ridge and MLP probes on the frozen encoder. `lewm probe`
 
-A probe is a regression from the latent to something that was never shown in training: joint angles, the end effector's
-position, the pose of an object. Velocities are probed from three latents one action block apart, since one frame holds
-none. Probes are fitted to some of the held-out episodes and judged on the others.
+A probe is a regression from the latent to a quantity that was never shown in training: joint angles, the end effector's
+position, the pose of an object. Velocities are probed from three latents one action block apart, since one frame does
+not show them. Probes are fitted to some of the held-out episodes and judged on the others.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.looks import random_place
 from lewm_model.training.latents import encode_all, encode_rows
 
 CONTEXT = 3  # latents that velocities are probed from, one action block apart
 TEST_SHARE = 0.3  # of the episodes
 FEWEST_EPISODES = 10  # on either side of the split
-PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge, per sample; chosen on a fifth of the episodes that are fitted
-OBJECT_RANGE_M = 0.6  # a moved object lies within this of the middle, in x and in y
-OBJECT_PIXELS = 3  # of the model's picture that must show the object; where the arm hides it, nothing can be known
+PENALTIES = 10.0 ** np.arange(-4, 3)  # of ridge, per sample; chosen on a fifth of the episodes of the fit
+OBJECT_PIXELS = 3  # of the model's picture that must show the object, since a hidden one cannot be encoded
 MLP_STEPS, MLP_WIDTH, MLP_BATCH = 1500, 256, 512
 _SEED = 0x50524F42  # of the object's places: (this, seed, frame)
 
@@ -56,7 +56,7 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: i
     """
     episodes = held_out_episodes(bundle, data)
     if data.proprio is None:
-        raise DataError(f"{data.source} has no joint positions ('proprio'), nothing can be probed for; record them")
+        raise DataError(f"{data.source} has no joint positions ('proprio') to probe for; record them")
     if len(episodes) * min(TEST_SHARE, 1 - TEST_SHARE) < FEWEST_EPISODES:
         raise DataError(
             f"{data.source}: {len(episodes)} held-out episodes are too few to fit and to judge a probe; give a "
@@ -91,8 +91,8 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: i
 
 
 def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (M, CONTEXT) of latents one block apart, and the rows (M,) of the last ones, before and after which there
-    are actions. The context ends at the frame whose velocity is asked for: no probe sees the future.
+    """Rows (M, CONTEXT) of latents one action block apart, and the row (M,) of the last of each, which has an action
+    before and after it. The context ends at the frame whose velocity is probed, so no probe sees the future.
     """
     span = (CONTEXT - 1) * frameskip
     last = np.concatenate(
@@ -102,7 +102,7 @@ def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[
 
 
 def moved_object(sim: ArmSim, name: str, view: Observation, frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, H, W, 3) of the arm and an object, both at random places, where the object can be seen.
+    """Pictures (N, H, W, 3) of the arm and an object, both at random places and with the object visible.
 
     :return: pictures, and the object's (N, 3) x, y in m and yaw in rad.
     """
@@ -113,10 +113,10 @@ def moved_object(sim: ArmSim, name: str, view: Observation, frames: int, seed: i
         while True:
             sim.reset(seed=int(rng.integers(2**32)))
             pose = sim.object_pose(name)
-            pose[0] = 10 * sim.reach_m  # out of the picture
+            pose[0] = 10 * sim.reach_m  # outside the picture
             sim.set_object_pose(name, pose)
             without = sim.picture(view).astype(int)
-            x, y = rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2)
+            x, y = random_place(sim, rng)
             yaw = rng.uniform(0, np.pi / 2)
             pose[:2], pose[3:] = (x, y), (np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
             sim.set_object_pose(name, pose)
@@ -128,7 +128,7 @@ def moved_object(sim: ArmSim, name: str, view: Observation, frames: int, seed: i
 
 
 def fit(target: str, inputs: np.ndarray, wanted: np.ndarray, owner: np.ndarray, seed: int) -> list[Probed]:
-    """Fits both probes from inputs (N, D) to wanted (N, K); owner (N,) numbers the episode of each row."""
+    """Fits both probes from `inputs` (N, D) to `wanted` (N, K); `owner` (N,) is the episode of each row."""
     from sklearn.linear_model import Ridge
     from sklearn.metrics import mean_squared_error
     from sklearn.preprocessing import StandardScaler
@@ -143,7 +143,7 @@ def fit(target: str, inputs: np.ndarray, wanted: np.ndarray, owner: np.ndarray, 
     fitted = ~tested & ~chosen
 
     def regression(rows: np.ndarray, penalty: float) -> Ridge:
-        """Without an offset, since what is standardised has none."""
+        """Without an intercept, since inputs and outputs are standardised."""
         return Ridge(penalty * rows.sum(), fit_intercept=False).fit(x[rows], y[rows])
 
     def error(penalty: float) -> float:
@@ -155,7 +155,7 @@ def fit(target: str, inputs: np.ndarray, wanted: np.ndarray, owner: np.ndarray, 
 
 
 def _mlp(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """Predictions (M, K) for `test` (M, D) of a network with two hidden layers that was fitted to x and y."""
+    """Predictions (M, K) for `test` (M, D) of a network with two hidden layers, fitted to x (N, D) and y (N, K)."""
     torch.manual_seed(seed)
     inputs, wanted = (torch.from_numpy(values).float() for values in (x, y))
     net = nn.Sequential(
@@ -184,7 +184,7 @@ def _judge(target: str, probe: str, got: np.ndarray, wanted: np.ndarray, episode
 
 
 def as_dict(bundle: Bundle, data: Episodes, probes: list[Probed]) -> dict[str, Any]:
-    """Everything, for JSON."""
+    """All results, for JSON."""
     return {
         "bundle": str(bundle.folder),
         "data": {"source": data.source, "sha256": data.sha256},
@@ -194,7 +194,7 @@ def as_dict(bundle: Bundle, data: Episodes, probes: list[Probed]) -> dict[str, A
 
 def table(probes: list[Probed]) -> Table:
     """The probes, for the terminal."""
-    shown = Table(title="probes on frozen latents, judged on other episodes than they were fitted to")
+    shown = Table(title="probes on frozen latents, judged on episodes that they were not fitted to")
     for heading in ("target", "probe", "R^2", "Pearson r", "MSE", "frames"):
         shown.add_column(heading, justify="left" if heading in ("target", "probe") else "right")
     for probed in probes:

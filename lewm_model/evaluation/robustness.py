@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model does when the world looks otherwise: `lewm robust`.
+"""How a model performs when the world looks different from training: `lewm robust`.
 
-One factor at a time is changed: the light, the colours of things, what the sensor does, where the camera is, what else
-is in sight. Colours, light and the camera's pose are changed in the simulator, the rest in its picture. A row of the
-table is a factor at one severity; each row counts held goals twice: with the goal's picture taken in the world as it
-was in training ("goal clean"), and taken under the same change ("goal changed"). Beside that it tells how far the arm
-seems to have moved where only the picture changed. Pictures of another renderer are given as goals.
+One factor at a time is changed: light, colours, sensor, camera pose, or what else the picture shows. Colours, the
+direction of light and the camera's pose are changed in the simulator, the rest in its picture. A row of the table is a
+factor at one severity. Each row counts held goals twice: with the goal's picture taken in the unchanged world ("goal
+clean"), and taken under the same change ("goal changed"). It also tells how far the model takes the arm to have moved
+because of the change. Pictures of another renderer can be given as goals.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from lewm_model.tasks.reach import ANYWHERE
 from lewm_model.tasks.registry import suite_of
 from lewm_model.tasks.task import Trial, attempt, draw_trials, picture_of, trial_of
 
-Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> the same, changed
-TASK_SEED = 1  # that of `recipes.train_demo`
-NAMES = {"sensor": "noise", "frames": "gazebo_frames"}  # of figures, where a group's own is another
-SHADOW = 0.5  # of the light is missing on the dark side
-BLOCKS = ((0.30, 0.10), (0.12, 0.62), (0.74, 0.80), (0.55, 0.93), (0.86, 0.30))  # where distractors lie, of the picture
+Lens = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # picture (H, W, 3) uint8 -> changed picture
+TASK_SEED = 1  # the seed of the trials in the recipes
+NAMES = {"sensor": "noise", "frames": "gazebo_frames"}  # groups that have another name in figures
+SHADOW = 0.5  # share of the light that is missing on the dark side
+# Corners of the distractors, as shares of the picture's width and height, and their colours.
+PLACES = ((0.30, 0.10), (0.12, 0.62), (0.74, 0.80), (0.55, 0.93), (0.86, 0.30))
 PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180, 90))
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row: what is changed, how much, and how. `scene` edits the simulator's model, `lens` the picture."""
+    """One row: the factor that is changed, how much, and how. `scene` edits MuJoCo's model, `lens` the picture."""
 
     group: str  # light, colour, sensor, camera, scene or frames
     factor: str
@@ -57,19 +58,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Row:
-    """Goals held under one change, with the goal's picture as in training, and under the same change."""
+    """Goals held under one change, with the goal's picture taken without the change, and with it."""
 
     change: Change
     goal_clean: Rate
-    goal_changed: Rate | None  # None: was left out
-    off_steps: float  # root mean square over poses, control steps at full speed; nan where no head measures
+    goal_changed: Rate | None  # None: not measured
+    off_steps: float  # `off_steps`; nan for a bundle without displacement embedding
 
 
-# ---- what can be changed ---------------------------------------------------------------------------------------------
+# ---- changes ---------------------------------------------------------------------------------------------------------
 
 
 def changes() -> list[Change]:
-    """Every row of the table, the unchanged world first."""
+    """The changes of all rows, the unchanged world first."""
     rows = [Change("clean", "none", "")]
     rows += [Change("light", "light.strength", f"x {k}", lens=_gain(k)) for k in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6)]
     rows += [Change("light", "light.low", "x 0.3, noise 0.04", lens=_low_light)]
@@ -93,7 +94,7 @@ def changes() -> list[Change]:
     rows += [Change("camera", "camera.turn", f"{degrees} deg", scene=_turn(degrees)) for degrees in (3, 5)]
     rows += [Change("camera", "camera.zoom", f"{100 * share:.0f} %", scene=_zoom(share)) for share in (0.03, 0.05)]
     rows += [
-        Change("scene", "distractors", f"{len(BLOCKS)} things", lens=_distractors),
+        Change("scene", "distractors", f"{len(PLACES)} things", lens=_distractors),
         Change("scene", "occlusion", "a tenth", lens=_occlusion),
         Change("scene", "dead pixels", "0.5 %", lens=_dead),
         Change("scene", "renderer", "sRGB", lens=_srgb),
@@ -132,7 +133,7 @@ def _lamp(direction: tuple[float, float, float]) -> Callable[[mujoco.MjModel], N
 
 
 def _paint(model_name: str, rgb: tuple[float, float, float]) -> Callable[[mujoco.MjModel], None]:
-    """Paints what belongs to a model of the world, in the colours of the picture."""
+    """Gives everything of a model of the SDF world one colour, as it appears in the picture, each channel in [0, 1]."""
 
     def scene(model: mujoco.MjModel) -> None:
         for i in range(model.nmat):
@@ -164,7 +165,7 @@ def _fade_arm(share: float) -> Callable[[mujoco.MjModel], None]:
 
 
 def _wood(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grain on what is as bright as a table: light and grey."""
+    """Wood grain on the pixels of the table."""
     height, width = picture.shape[:2]
     v, u = np.mgrid[0 : 1 : 1j * height, 0 : 1 : 1j * width]
     grain = 0.85 + 0.15 * np.sin(60.0 * v + 4.0 * np.sin(5.0 * u))
@@ -173,7 +174,9 @@ def _wood(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(sigma: float) -> Lens:
-    """Of the model's pixels; the camera's own are averaged, so theirs is as much stronger."""
+    """White noise of this standard deviation in pixels of the model's size, since noise in the camera's larger picture
+    would be averaged out when that is shrunk.
+    """
     return lambda picture, rng: _bytes(
         picture
         + 255
@@ -199,7 +202,7 @@ def _flicker(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _shift(share: float) -> Callable[[mujoco.MjModel], None]:
-    """To its own right by a share of the picture's width, as wide as that is at the world's origin."""
+    """The camera to its own right, by a share of the width that its picture shows at the distance of the origin."""
 
     def scene(model: mujoco.MjModel) -> None:
         distance = float(np.linalg.norm(model.body_pos[model.cam_bodyid[0]] + model.cam_pos[0]))
@@ -228,9 +231,9 @@ def _zoom(share: float) -> Callable[[mujoco.MjModel], None]:
 
 
 def _distractors(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Things that lie on the table, below the arm."""
+    """Flat objects on the table, below the arm."""
     found, table, side = picture.copy(), _table(picture), picture.shape[0]
-    for (x, y), paint in zip(BLOCKS, PAINTS, strict=True):
+    for (x, y), paint in zip(PLACES, PAINTS, strict=True):
         mask = np.zeros(table.shape, np.uint8)
         corner = (int(x * side), int(y * side))
         cv2.rectangle(mask, corner, (corner[0] + side // 14, corner[1] + side // 18), 1, -1)
@@ -245,7 +248,7 @@ def _occlusion(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _dead(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The model's pixels that are always black or white."""
+    """0.5 % of the pixels of the model's size are always black or white, the same ones in every picture."""
     height, width = picture.shape[:2]
     stuck = np.random.default_rng(0)
     found = picture.copy()
@@ -258,12 +261,13 @@ def _dead(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _srgb(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A renderer that takes the world's colours for linear ones and encodes them, as Gazebo's does."""
+    """A renderer that takes the world's colours as linear light and encodes them as sRGB, as Gazebo's does."""
     linear = 0.58 * picture / 255.0
     return _bytes(255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055))
 
 
 def _table(picture: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) bool that may be of the table of worlds/tabletop.sdf: bright and grey."""
     return (picture.min(-1) > 150) & (np.ptp(picture, axis=-1) < 40)
 
 
@@ -276,7 +280,7 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def changed_world(sim: ArmSim, change: Change, seed: int) -> Iterator[None]:
-    """The simulated world under a change, and as it was afterwards."""
+    """Applies a change to the simulated world and undoes it at the end of the block."""
     names = ("mat_rgba", "light_dir", "light_diffuse", "cam_pos", "cam_quat", "cam_fovy")
     before = {name: getattr(sim.model, name).copy() for name in names}
     rng = np.random.default_rng((seed, 5))
@@ -307,19 +311,20 @@ def robustness(
     frames: Sequence[Path] = (),
     goal_changed: bool = True,
 ) -> Iterator[Row]:
-    """The table, row by row. The goals of a row are divided among the tasks that the bundle is made for (to reach: one
-    half near, the other anywhere); all rows have the same ones.
+    """The rows of the table, one after the other. The goals of a row are divided equally among the tasks of the bundle;
+    all rows have the same goals.
 
     :param only: groups or factors of changes; empty is all.
-    :param goal_changed: False leaves the second count out, which takes half of the time.
+    :param world: SDF or scene file; by default that of the bundle's task.
     :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
+    :param goal_changed: False does not count with changed goals, which takes half of the time.
     :raises OSError: a folder lacks its poses.csv, or a picture.
-    :raises ValueError: `frames` are given for a bundle that is not made to reach.
+    :raises ValueError: `frames` are given for a bundle whose task is not reach.
     """
     suite = suite_of(runtime.bundle)
     sight, config, tasks = runtime.bundle.observation, suite.plan, suite.tasks
     if frames and suite.name != "reach":
-        raise ValueError(f"--frames holds poses to reach, and this bundle is made for {suite.name}")
+        raise ValueError(f"--frames gives poses to reach, but the task of this bundle is {suite.name}; leave it out")
     with ArmSim(world or suite.world_file) as sim:
         shares = [(number + 1) * goals // len(tasks) - number * goals // len(tasks) for number in range(len(tasks))]
         drawn = [draw_trials(task, share, TASK_SEED, sim) for task, share in zip(tasks, shares, strict=True)]
@@ -349,7 +354,9 @@ def robustness(
 
 
 def off_steps(runtime: Runtime, sim: ArmSim, change: Change, states: Sequence[State]) -> float:
-    """How far the arm seems to have moved in these states because of a change: rms, control steps at full speed."""
+    """Distance that the model measures between pictures of the same state without and with a change, as a root mean
+    square over the states: control steps at full speed by which the arm seems to have moved.
+    """
     sight = runtime.bundle.observation
     before, after = [], []
     for number, state in enumerate(states):
@@ -370,10 +377,9 @@ def _apart(runtime: Runtime, before: Sequence[np.ndarray], after: Sequence[np.nd
 
 
 def foreign_trials(folder: Path, sim: ArmSim, count: int, sight: Observation) -> tuple[list[Trial], list[np.ndarray]]:
-    """Trials to go from anywhere to the poses that a folder has pictures of, again and again; and these, as the model
-    sees them.
+    """`count` trials from random starts to the poses of a folder's pictures, in turn; and the pictures for the model.
 
-    Its poses.csv has a line for each picture: `file`, and `NAME_rad` for each joint.
+    The folder's poses.csv has a line for each picture: `file`, and `NAME_rad` for each joint.
     """
     with (folder / "poses.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -385,15 +391,15 @@ def foreign_trials(folder: Path, sim: ArmSim, count: int, sight: Observation) ->
         trials.append(trial_of(ANYWHERE, other.start, goal, sim))
         picture = cv2.imread(str(folder / line["file"]))
         if picture is None:
-            raise OSError(f"{folder / line['file']} is no picture; {folder / 'poses.csv'} names it")
+            raise OSError(f"{folder / line['file']} is not a picture; correct {folder / 'poses.csv'}, which names it")
         pictures.append(sight.goal(picture[..., ::-1]))
     return trials, pictures
 
 
 def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row | None:
-    """The row of a group with the fewest goals held, of a clean goal; None where there is none.
+    """The row of a group with the fewest goals held with a clean goal; None if there is no row.
 
-    `mild` leaves the severest degree out.
+    `mild` leaves out the greatest severity of each factor.
     """
     beyond = ("x 0.4", "x 1.6", "x 0.3, noise 0.04", "5 %", "5 deg")
     some = [r for r in rows if r.change.group == group and not (mild and r.change.severity in beyond)]
@@ -401,7 +407,7 @@ def worst(rows: Sequence[Row], group: str, mild: bool = True) -> Row | None:
 
 
 def figures(rows: Sequence[Row], task: str) -> Figures:
-    """The worst row of each group, in the name of the task, and every row with its interval."""
+    """The worst row of each group, named after the task, and every row with its interval."""
     found: Figures = {}
     for group in dict.fromkeys(row.change.group for row in rows):
         name = f"robust.{task}_{NAMES.get(group, group)}"
@@ -423,7 +429,7 @@ def figures(rows: Sequence[Row], task: str) -> Figures:
 
 def table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
-    found = Table(title="goals held (95 %) while the world looks otherwise")
+    found = Table(title="goals held (95 %) while the world looks different from training")
     for heading in ("factor", "severity", "goal clean", "goal changed", "seems moved, steps"):
         found.add_column(heading)
     for row in rows:
@@ -433,7 +439,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """The heat map: a line a row, a column for each kind of goal."""
+    """Draws the rows as a heat map with a column for each kind of goal."""
     from matplotlib.figure import Figure
 
     rates = [(row.goal_clean, row.goal_changed) for row in rows]
@@ -450,6 +456,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def write(rows: Sequence[Row], out: Path, command: str, task: str) -> None:
-    """summary.json and robust.png in the folder `out`."""
+    """Writes summary.json and robust.png into the folder `out`."""
     write_figures(out / "summary.json", figures(rows, task), command, goals=rows[0].goal_clean.trials)
     draw(rows, out / "robust.png")

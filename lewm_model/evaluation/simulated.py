@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a model succeeds in trials that are drawn in simulation, beside what needs no model: `lewm eval --task`.
+"""How often a model succeeds in trials that are drawn in simulation, beside policies without a model: `lewm eval`.
 
-"random" moves as the recordings of random motion do, "hold" does not move. "scripted" is told what the robot only sees
-in a picture: not a baseline but a bound of what the budget allows.
+"random" moves as the recordings of random motion do, "hold" does not move. "scripted" knows the state that the robot
+only sees in a picture; it is not a baseline but shows what the budget allows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lewm_model.tasks.task import (
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of the trials of one task, by who tried: "model", "random", "hold" and "scripted"."""
+    """The outcomes of the trials of one task, by policy: "model", "random", "hold" and "scripted"."""
 
     task: Task[ArmSim]
     trials: list[Trial]
@@ -46,12 +46,12 @@ class Tried:
 
     @property
     def held(self) -> dict[str, Rate]:
-        """How many trials were held, by who tried."""
+        """How many trials each policy held."""
         return {who: held(outcomes) for who, outcomes in self.outcomes.items()}
 
     @property
     def table(self) -> Table:
-        """For the terminal."""
+        """The results, for the terminal."""
         before, unit = [trial.before for trial in self.trials], self.task.unit
         return outcome_table(
             f"{self.task.name}: {self.task.subject} within {amount(self.tolerance, unit)}, "
@@ -63,7 +63,7 @@ class Tried:
 
     @property
     def figures(self) -> Figures:
-        """What the model did has the plain names, what others did ends with who they are."""
+        """The figures of the model, and of the other policies with their name at the end."""
         start = f"eval.{self.task.name}"
         figures: Figures = {f"{start}_goals": (len(self.trials), "")}
         for who, rate in self.held.items():
@@ -94,7 +94,7 @@ def try_suite(suite: Suite, runtime: Runtime, count: int, seed: int, world: Path
 
 
 def outcome_table(title: str, outcomes: Mapping[str, Sequence[Outcome]], unit: str) -> Table:
-    """A row for each who tried."""
+    """A row for each policy."""
     table = Table(title=title)
     for heading in ("", "goals", "held at the end (95 %)", "first hit", "median final error"):
         table.add_column(heading)

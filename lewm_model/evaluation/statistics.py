@@ -24,7 +24,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval, percent. Written out, since a robot that shows rates needs no SciPy for it."""
+        """95 % Wilson score interval, percent. Computed here, since a robot that shows rates may not have SciPy."""
         z, share = NormalDist().inv_cdf(0.975), self.successes / self.trials
         scale = 1 + z * z / self.trials
         middle = (share + z * z / (2 * self.trials)) / scale
@@ -48,7 +48,7 @@ def first_hit(outcomes: Sequence[Outcome]) -> Rate:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two planners on the same tasks, by what they held at the end."""
+    """How many of the same tasks each of two planners held."""
 
     first: str
     second: str
@@ -58,7 +58,7 @@ class Pair:
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided: that the two are equally good."""
+        """Two-sided p-value of McNemar's exact test of the hypothesis that the two are equally good."""
         from scipy.stats import binomtest
 
         differ = self.only_first + self.only_second
@@ -94,7 +94,7 @@ def compare(first: str, second: str, outcomes: Sequence[tuple[Outcome, Outcome]]
 
 
 def poisson_interval(count: int) -> tuple[float, float]:
-    """95 % interval of what is expected of a rare event that was counted so often (Garwood)."""
+    """95 % interval of the mean of a Poisson distribution from which `count` events were observed (Garwood)."""
     from scipy.stats import chi2
 
     low = float(chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
@@ -102,7 +102,7 @@ def poisson_interval(count: int) -> tuple[float, float]:
 
 
 def poisson_upper(count: int) -> float:
-    """The mean at which `count` events or fewer have a probability of 5 %."""
+    """95 % upper limit of that mean: `count` events or fewer then have a probability of 5 %."""
     from scipy.stats import chi2
 
     return float(chi2.ppf(0.95, 2 * (count + 1)) / 2)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a model and its planner reach goals of recordings that the model never saw: `lewm eval`.
+"""How often a model and its planner reach goals of recordings that the model never saw: `lewm eval BUNDLE DATA`.
 
-Start and goal are frames of held-out episodes, the goal is the recorded picture. Every planner and baseline gets the
-same tasks, so that two planners are compared pair by pair.
+Start and goal are frames of held-out episodes; the goal is given as the recorded picture. Every planner and baseline
+gets the same trials, so that two planners are compared trial by trial.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.closed_loop import samples_a_step
 from lewm_model.sim.world import State
-from lewm_model.tasks.reach import ANYWHERE, NEAR, Reach
+from lewm_model.tasks.reach import NEAR, Reach
+from lewm_model.tasks.registry import Suite
 from lewm_model.tasks.task import Outcome, Trial, attempt, baselines, follow, run_scripted, trial_of
 
-KINDS = (NEAR, ANYWHERE)
-EPISODES = 200  # of each kind of task
-DRAWS = 50  # of a start in an episode, before the next episode is taken
+EPISODES = 200  # trials of each task
+DRAWS = 50  # of a start in an episode, before the next episode is tried
 SHOWN = 12  # rows of the gallery at most
 PLANNERS = {
     "icem": PlanConfig(),
     "cem": PlanConfig(sampler="cem"),
-    "proposal": PlanConfig(sampler="cem", samples=1, elites=1, iterations=1),  # the first guess, without any search
+    "proposal": PlanConfig(sampler="cem", samples=1, elites=1, iterations=1),  # the first guess, without a search
 }
 BASELINES = {
     "hold": "does not move",
@@ -49,23 +49,23 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class RecordedTrial:
-    """A trial cut from a recording: rows `start_row` and `goal_row`, and the goal as the camera saw it, (S, S, 3)."""
+    """A trial cut from a recording: rows of its start and goal, and the recorded picture of the goal, (S, S, 3)."""
 
     trial: Trial
     start_row: int
     goal_row: int
     goal_picture: np.ndarray
-    path: np.ndarray | None  # (T, A) rad, where the recorded actions lead from the start on, a control step apart
+    path: np.ndarray | None  # (T, A) rad, recorded from start to goal, a control step apart; None: of two episodes
 
 
 @dataclass
 class Results:
-    """What one planner or baseline did in each task. Steps are control steps until the first hit; None: never."""
+    """The results of one planner or baseline in each trial."""
 
     name: str
     outcomes: list[Outcome] = field(default_factory=list)
-    steps: list[int | None] = field(default_factory=list)
-    plan_s: list[float] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)  # control steps until the first hit; None: never hit
+    plan_s: list[float] = field(default_factory=list)  # of every plan
     ends: list[np.ndarray] = field(default_factory=list)  # (S, S, 3) pictures at the end of the budget
 
     @property
@@ -92,24 +92,24 @@ class Results:
         return 1e3 * float(np.median(self.plan_s)) if self.plan_s else None
 
     def compared_with(self, other: Results) -> Pair:
-        """What the two held, task by task."""
+        """How many trials each of the two held, trial by trial."""
         return compare(self.name, other.name, list(zip(self.outcomes, other.outcomes, strict=True)))
 
 
 def cut_trials(
     task: Reach, count: int, seed: int, data: Episodes, episodes: np.ndarray, sim: ArmSim
 ) -> list[RecordedTrial]:
-    """The first `count` trials from these episodes (K,), one after the other; the same seed gives the same.
+    """The first `count` trials from these episodes (K,), in turn; the same seed gives the same trials.
 
     Start and goal are two frames of an episode, the task's `goal_steps` control steps apart, or frames of two episodes
-    where it has none. A start that lies within the tolerance of its goal is drawn again.
+    if it has none. A start within the tolerance of its goal is drawn again.
 
     :raises DataError: the recording has no joint positions, other joints, or episodes that are too short or too few.
     """
     if data.proprio is None or data.action_names != sim.names or data.proprio.shape[1] != len(sim.names):
         raise DataError(
-            f"{data.source}: tasks in the simulator need recorded positions ('proprio') of the joints "
-            f"{', '.join(sim.names)}; record with `lewm collect`"
+            f"{data.source}: trials in this simulated world need recorded positions ('proprio') of the joints "
+            f"{', '.join(sim.names)}; record with `lewm collect`, or give the recording's world with --world"
         )
     steps = NEAR.goal_steps if task.goal_steps is None else task.goal_steps
     assert steps is not None
@@ -123,7 +123,7 @@ def cut_trials(
     trials = []
     for number in range(count):
         rng = np.random.default_rng((seed, 1, number))
-        for draw in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then in the next one
+        for draw in range(DRAWS * len(order)):  # DRAWS in the episode whose turn it is, then DRAWS in the next one
             first = int(order[(number + draw // DRAWS) % len(order)])
             start_row = int(data.offsets[first] + rng.integers(data.lengths[first] - steps))
             if task.goal_steps is not None:
@@ -156,7 +156,7 @@ def run_planner(
     seed: int,
     progress: Callable[[], None] = lambda: None,
 ) -> Results:
-    """What one of PLANNERS does in the trials; its random numbers in trial i are those of seed + i."""
+    """Runs one of PLANNERS in the trials; trial i has the random numbers of `seed` + i."""
     results, samples = Results(name), samples_a_step(sim)
     for number, recorded in enumerate(trials):
         ran = attempt(recorded.trial, sim, runtime, PLANNERS[name], seed + number, recorded.goal_picture)
@@ -170,7 +170,7 @@ def run_planner(
 
 
 def run_baselines(recorded: Sequence[RecordedTrial], sim: ArmSim, seed: int) -> Iterator[Results]:
-    """What BASELINES do in the trials; there is no replay of trials whose frames are of two episodes."""
+    """Runs BASELINES in the trials, without "replay" if start and goal are of two episodes."""
     trials = [each.trial for each in recorded]
     for name, outcomes in baselines(trials, sim, seed):
         yield Results(name, outcomes)
@@ -185,7 +185,7 @@ def _replay(recorded: RecordedTrial, sim: ArmSim) -> Outcome:
 
 
 def as_dict(kind: str, trials: Sequence[RecordedTrial], results: Sequence[Results], pairs: Sequence[Pair]) -> dict:
-    """Everything about one kind of task, for JSON."""
+    """All results of one task, for JSON."""
 
     def one(each: Results) -> dict[str, Any]:
         return {
@@ -209,9 +209,9 @@ def as_dict(kind: str, trials: Sequence[RecordedTrial], results: Sequence[Result
 
 
 def draw_gallery(path: Path, data: Episodes, trials: Sequence[RecordedTrial], results: Results) -> int:
-    """Draws start, goal and end of the trials that were not held, worst first; of the worst ones where all were.
+    """Draws start, goal and end of the trials that were not held, worst first; if all were held, of the worst three.
 
-    :return: how many were not held.
+    :return: the number of trials that were not held.
     """
     import matplotlib
 
@@ -243,14 +243,15 @@ def draw_gallery(path: Path, data: Episodes, trials: Sequence[RecordedTrial], re
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All results of one kind of task."""
+    """All results of one task."""
 
-    kind: str
+    kind: str  # the name of the task
     results: list[Results]  # of the planners, then of the baselines
     pairs: list[Pair]  # the first planner with each other one
 
 
 def evaluate_reach(
+    suite: Suite,
     runtime: Runtime,
     data: Episodes,
     out: Path,
@@ -259,23 +260,34 @@ def evaluate_reach(
     planners: Sequence[str] = ("icem", "proposal"),
     world: Path | None = None,
 ) -> Iterator[Evaluation]:
-    """Runs planners and baselines in `episodes` tasks of either kind, from the held-out episodes of `data`.
+    """Runs planners and baselines in `episodes` trials of each task, cut from the held-out episodes of `data`.
 
-    Writes a gallery `out`/<kind>_<planner>.png for each planner and `out`/reach.json, which grows with each kind.
+    Writes a gallery `out`/<task>_<planner>.png for each planner, and `out`/reach.json, which grows with each task.
 
-    :raises DataError: nothing in the recording is held out, or no tasks can be cut from it.
+    :param suite: the tasks, which must be to reach.
+    :param world: SDF or scene file; by default the suite's.
+    :raises DataError: the recording is not of this arm, has no held-out episodes, or no trials can be cut from it.
+    :raises ValueError: a task is not to reach, or a planner is unknown.
     """
+    tasks = [task for task in suite.tasks if isinstance(task, Reach)]
+    if len(tasks) < len(suite.tasks):
+        raise ValueError(
+            f"goals of {suite.name} are drawn in simulation and cannot be cut from a recording; leave {data.path} out"
+        )
     unknown = [name for name in planners if name not in PLANNERS]
     if unknown or not planners:
-        raise ValueError(f"there is no planner {', '.join(unknown) or '(none named)'}; choose of {', '.join(PLANNERS)}")
+        raise ValueError(
+            f"there is no planner {', '.join(unknown) or '(none named)'}; choose from {', '.join(PLANNERS)}"
+        )
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; it must be 1 or more")
     kept = held_out_episodes(runtime.bundle, data)
     out.mkdir(parents=True, exist_ok=True)
     described: list[dict[str, Any]] = []
-    with ArmSim(world) as sim, tqdm(desc="episodes", unit="ep", disable=not sys.stderr.isatty()) as bar:
-        bar.total = episodes * len(planners) * len(KINDS)
-        for task in KINDS:
+    progress = tqdm(desc="episodes", unit="ep", disable=not sys.stderr.isatty())
+    with ArmSim(world or suite.world_file) as sim, progress as bar:
+        bar.total = episodes * len(planners) * len(tasks)
+        for task in tasks:
             trials = cut_trials(task, episodes, seed, data, kept, sim)
             results = [run_planner(name, trials, sim, runtime, seed, bar.update) for name in planners]
             pairs = [results[0].compared_with(other) for other in results[1:]]
@@ -295,10 +307,10 @@ def evaluate_reach(
 
 
 def table(evaluation: Evaluation) -> Table:
-    """One kind of task, for the terminal."""
+    """The results of one task, for the terminal."""
     first = evaluation.results[0]
     told = "; ".join(f"{each.name}: {BASELINES[each.name]}" for each in evaluation.results if each.name in BASELINES)
-    shown = Table(title=f"{evaluation.kind}: {len(first.outcomes)} tasks from held-out episodes", caption=told)
+    shown = Table(title=f"{evaluation.kind}: {len(first.outcomes)} trials from held-out episodes", caption=told)
     for heading in ("", "held at the end (95 %)", "ever there", "final error, mm", "steps to it", "plan, ms"):
         shown.add_column(heading, justify="left" if heading in ("", "held at the end (95 %)") else "right")
     for each in evaluation.results:

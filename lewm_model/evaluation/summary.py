@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is known of a bundle on one page: `lewm report BUNDLE`, with --run, --eval and --data where given.
+"""One page with everything that is known of a bundle: `lewm report BUNDLE`, optionally with --run, --eval and --data.
 
-report.html holds its pictures itself and loads nothing from elsewhere, so that it can be mailed and kept; the pictures
-lie beside it as PNG files too. What was not given is said to be missing, and how to get it.
+report.html embeds its pictures and loads nothing, so that it can be mailed and kept; the pictures are beside it as PNG
+files too. For a part that is missing the page says which option adds it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lewm_model.runtime.decoder import load_decoder
 from lewm_model.training.report import draw, plain_name, plain_value, read_metrics
 
 BLUE, AMBER, GREEN, RED, GREY = "#1b6ca8", "#c98a1b", "#148c3c", "#c0392b", "#888888"
-EPISODES = 3  # of the held-out ones, whose rollouts are drawn
-FRAMES = 600  # whose latents are looked at
-MOST_PICTURES = 24  # of an evaluation's folder
+EPISODES = 3  # held-out episodes whose rollouts are drawn
+FRAMES = 600  # held-out frames whose latents are drawn
+MOST_PICTURES = 24  # of an evaluation's folder that are shown
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#282828;max-width:1040px;margin:2em auto;padding:0 1em}
 h1{font-size:1.6em;margin-bottom:0}h2{font-size:1.15em;border-bottom:1px solid #ddd;margin-top:2em}
@@ -100,7 +100,7 @@ def _training(bundle: Bundle, run: Path | None, out: Path) -> str:
 
 
 def _heads(bundle: Bundle) -> str:
-    """What each head measured when it was trained."""
+    """The metrics of each head's training."""
     measured = bundle.evaluation.get("heads", {})
     if not measured:
         return _missing("the bundle has no heads")
@@ -149,9 +149,9 @@ def _rollouts(bundle: Bundle, data: Episodes | None, out: Path) -> str:
                 axis.set_title("now" if column == 0 else f"+{column * bundle.actions.block_s:.2f} s", fontsize=9)
         axes[line, 0].set_ylabel(name, fontsize=8)
     text = (
-        "<p class='faint'>Seen: the camera. Decoded: drawn from the latent of that very frame, so what is missing "
-        "there is not in the latent, or not in the decoder. Imagined: drawn from what the model expects after the "
-        "recorded actions, from the first frame alone.</p>"
+        "<p class='faint'>Seen: the camera's frame. Decoded: drawn from the latent of that frame; what is missing "
+        "there is not in the latent, or the decoder does not draw it. Imagined: drawn from the model's rollout of the "
+        "recorded actions, which starts at the first frame.</p>"
     )
     return text + _save(figure, out / "rollouts.png")
 
@@ -162,7 +162,7 @@ def _named(name: str, kinds: Sequence[np.ndarray]) -> list[tuple[str, np.ndarray
 
 
 def _horizon(runtime: Runtime) -> int:
-    """Blocks that the back end imagines; those of an exported graph are fixed."""
+    """Action blocks of a rollout: fixed for an exported graph, otherwise 5."""
     return int(getattr(runtime, "horizon", 5))
 
 
@@ -205,7 +205,7 @@ def _calibration(bundle: Bundle, out: Path) -> str:
         [
             ("a goal counts as reached up to", f"{found.reached:.3g} {unit}"),
             ("and as left beyond", f"{found.left:.3g} {unit}"),
-            ("surprising frames though nothing is wrong", _false_positives(found)),
+            ("surprising frames although nothing is wrong", _false_positives(found)),
             ("usual new pixels in a window", "not measured" if found.new_pixels is None else f"{found.new_pixels:g}"),
         ]
     ) + _save(figure, out / "calibration.png")
@@ -237,7 +237,7 @@ def _evaluation(bundle: Bundle, folder: Path | None) -> str:
 
 
 def _figures(path: Path) -> str:
-    """The figures of a summary.json as a table; whatever else it holds is left out."""
+    """The figures of a summary.json as a table, without its other entries."""
     try:
         figures = json.loads(path.read_text())["figures"]
         rows = [(f["name"], f["value"], f.get("unit", ""), f.get("command", "")) for f in figures]
@@ -278,16 +278,16 @@ def _missing(text: str) -> str:
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
-    """Rows of a name and a value, which may hold markup."""
+    """A table with a row for each name and value; values are HTML."""
     return "<table>" + "".join(f"<tr><th>{html.escape(name)}<td>{value}</tr>" for name, value in rows) + "</table>"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested mappings as rows of names in words and escaped values."""
+    """Nested mappings as rows of a name in words and an escaped value."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         words = f"{prefix}{plain_name(name)}"
-        if name == "judged":  # which files and settings a verdict is of: for programs
+        if name == "judged":  # files and settings of a verdict, which only programs compare
             continue
         if isinstance(value, Mapping):
             rows += _flat(value, f"{words}, ")
@@ -308,7 +308,7 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> str:
-    """Saves a figure as PNG and returns it as a piece of the page."""
+    """Saves a figure as PNG and returns it as HTML."""
     figure.savefig(path, dpi=110)
     _pyplot().close(figure)
     return _inline(path)

@@ -30,6 +30,7 @@ from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import record_episode
+from lewm_model.sim.looks import random_place
 from lewm_model.sim.random_motion import RANDOM
 from lewm_model.training.calibration import episode_errors
 from lewm_model.training.latents import encode_all
@@ -39,7 +40,7 @@ EPISODES = 200  # of each kind
 STEPS = 100  # control steps of an episode
 WINDOW = 20  # frames from the disturbance on that are looked at
 LAG = 5  # frames that a time-shifted camera is late: 0.25 s
-OBJECT_RANGE_M = 0.6  # a teleported object lies within this of the middle, in x and in y
+
 MOVES = 0.25  # share of full speed: an arm that is faster over the first block after the disturbance moves
 DETECTORS = ("imagination", "novelty", "combined")
 WATCHED_STEPS = 600  # control steps of an episode in which nothing happens
@@ -92,7 +93,7 @@ def _teleported_arm(
 def _teleported_objects(
     sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    places = {name: rng.uniform(-OBJECT_RANGE_M, OBJECT_RANGE_M, 2) for name in sim.objects}
+    places = {name: random_place(sim, rng) for name in sim.objects}
     return _drawn(sim, view, poses[at : at + WINDOW], places)
 
 

@@ -21,20 +21,20 @@ from lewm_model.runtime.equivalence import load_golden
 from lewm_model.runtime.machine import this_machine
 from lewm_model.runtime.tensorrt.cuda import Cuda
 
-WARM_UP = 5  # runs that do not count
+WARM_UP = 5  # first runs, which are slower and are left out
 
 
 def plan_of(bundle: Bundle) -> PlanConfig:
-    """How plans are searched for with a bundle, unless a robot's configuration says otherwise."""
+    """The plan settings for a bundle when a robot's configuration does not give others."""
     return replace(POLICY_PLAN if POLICY in bundle.heads else PlanConfig(), horizon=bundle.horizon)
 
 
 def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100) -> dict[str, Any]:
     """Times a bundle on a back end; all durations are milliseconds of wall-clock time.
 
-    `config` is `plan_of` the bundle by default. `end_to_end_ms` is what lies between a picture in memory and a
-    trajectory: encode it, plan within the deadline, sample the motion. Transport of pictures and commands is not in it;
-    the nodes' diagnostics have that.
+    `config` is `plan_of` the bundle by default. `end_to_end_ms` is the time from a picture in memory to a trajectory:
+    encoding, planning within the deadline, sampling the motion. It is without the transport of pictures and commands,
+    which the diagnostics of the nodes include.
     """
     bundle, model = runtime.bundle, runtime.bundle.model
     config = plan_of(bundle) if config is None else config
@@ -67,15 +67,15 @@ def bench(runtime: Runtime, config: PlanConfig | None = None, repeats: int = 100
 
 
 def limits_for(spec: ActionSpec) -> JointLimits:
-    """Limits of an arm that nobody describes: it may move as fast as in the recording, reaches that speed in 1/6 s and
-    crosses its range in 4 s, all as the simulated arm.
+    """Limits for timing without a robot file: as fast as in the recording, at that speed after 1/6 s, and with a range
+    that takes 4 s to cross, like the simulated arm of worlds/tabletop.sdf.
     """
     speed = spec.full_step / spec.control_dt_s
     return JointLimits(spec.names, -2 * speed, 2 * speed, speed, 6 * speed, 100 * speed)
 
 
 class _Loop:
-    """Drives the controller block by block, on a clock that stands still while it plans: no plan comes too late."""
+    """Drives the planner block by block, on a clock that stands still while it plans, so that no plan is late."""
 
     def __init__(self, runtime: Runtime, config: PlanConfig, goal_frame: np.ndarray) -> None:
         spec = runtime.bundle.actions
@@ -87,9 +87,9 @@ class _Loop:
         assert self.controller.timeline is not None
         self.knot = self.controller.timeline.knot_at_or_after(self.controller.needed_s)
         self.lead_s = self.controller.needed_s + 1e-3  # just in time for a hand-over
-        for _ in range(3):  # the controller then knows that no newer frame will come in time
+        for _ in range(3):  # after which the planner knows the frame period, and that it need not wait for a newer one
             self._observe(goal_frame)
-        self.controller.set_goal(-runtime.encode(goal_frame))  # of no picture: a goal that is reached needs no plan
+        self.controller.set_goal(-runtime.encode(goal_frame))  # far from all frames: at its goal nothing is planned
 
     def step(self, frame: np.ndarray) -> Decision:
         self._observe(frame)
@@ -105,7 +105,7 @@ class _Loop:
 
 
 def _frames(bundle: Bundle) -> np.ndarray:
-    """The bundle's sample frames; random pictures where it has none."""
+    """The bundle's sample frames, or random pictures if it has none."""
     try:
         return load_golden(bundle).frames
     except BundleError:

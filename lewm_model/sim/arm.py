@@ -18,33 +18,37 @@ from lewm_model.sim import scene, sdf
 from lewm_model.sim.controller import ControllerConfig, TrajectoryController
 from lewm_model.sim.world import END_EFFECTOR, State, World
 
-DRIVE_RESERVE = 1.2  # times the acceleration limit that a drive can do
-# The servo swings beyond what it is commanded where speed changes quickly. So a joint that is far from where it should
-# be uses a share of its speed limit, and gains what is above that share slowly.
-FAR_RAD, CATCH_UP = 0.02, 0.93
-EASE = 0.1  # share of the acceleration
-MOST_HITS = 8  # surfaces that a line of sight to the tip passes through, before it counts as hidden
-_START_INSET = 0.05  # part of each joint's range that random starts leave free at either end
+DRIVE_RESERVE = 1.2  # acceleration of which a drive is capable, as a multiple of the joint's limit
+# The servo overshoots when the speed changes quickly. So a joint that is farther than FAR_RAD from where it should be
+# moves at CATCH_UP of its speed limit at most, and exceeds that speed only with EASE of its acceleration.
+FAR_RAD, CATCH_UP, EASE = 0.02, 0.93, 0.1
+MOST_HITS = 8  # surfaces on a line of sight to the tip, after which the tip counts as hidden
+_START_INSET = 0.05  # share of each joint's range that random starts leave free at either end
 
 
 def load_world(path: str | Path) -> World:
-    """An SDF world, or a scene (`.yaml`) of a robot that has a description of its own."""
+    """Loads an SDF world, or a scene file (`.yaml`), which names a robot file.
+
+    :raises lewm_model.sim.sdf_element.SdfError: the SDF file cannot be loaded.
+    :raises lewm_model.config.ConfigError: the scene cannot be loaded.
+    """
     return scene.load_scene(path) if Path(path).suffix == ".yaml" else sdf.load_world(path)
 
 
 class ArmSim:
     """The arm, the objects and the cameras of a world in MuJoCo. Deterministic: same calls, same bits.
 
-    A stiff position servo with velocity feed-forward follows the trajectory. What it is commanded never leaves the
-    joints' position and velocity limits, nor the acceleration that its drives can do, whatever the trajectory says and
-    however late it comes: as with the joint limiter of ros2_control.
+    A stiff position servo with velocity feed-forward follows the trajectory. Its commands never leave the joints'
+    position and velocity limits, nor the acceleration that the drives are capable of, whatever the trajectory says and
+    however late it comes, as with the joint limiter of ros2_control.
 
     Rendering belongs to the thread that first calls :meth:`render`.
 
     :param world: SDF or scene file.
     :param render: False builds no renderer; :meth:`render` then raises.
-    :param controller: parameters of the trajectory controller; None are its own.
+    :param controller: parameters of the trajectory controller; None are its defaults.
     :raises lewm_model.sim.sdf_element.SdfError: the world cannot be loaded; names file and line.
+    :raises lewm_model.config.ConfigError: the scene cannot be loaded.
     """
 
     def __init__(
@@ -55,13 +59,15 @@ class ArmSim:
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)  # forward kinematics without touching the state
         self.cameras = loaded.cameras
-        self.robot = loaded.robot  # None of a world that is no scene
+        self.robot = loaded.robot  # None for an SDF world
         self._arm = loaded.arm
         self.limits = loaded.arm.limits
         self.names = self.limits.names
         self.parts = self._parts()
         joints = [self._model.joint(f"{loaded.arm_name}::{name}") for name in self.names]
-        self._held: list[tuple[int, int, float]] = []  # of joints that stay: address of the position, servo, rad
+        self._held: list[
+            tuple[int, int, float]
+        ] = []  # of joints that stay: address of the position, servo, position in rad
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
         self._qvel = np.array([joint.dofadr[0] for joint in joints])
         self._drives = np.array([self._model.actuator(f"{loaded.arm_name}::{name}").id for name in self.names])
@@ -77,8 +83,8 @@ class ArmSim:
         self.control_dt_s = 1.0 / loaded.cameras[0].rate_hz
         self.reach_m = self._reach([joint.id for joint in joints])
         self._colours = self._model.mat_rgba[:, :3].copy()
-        self.stage: Callable[[mujoco.MjvScene], None] | None = None  # changes what is drawn, for one picture
-        self.lens: Callable[[np.ndarray], np.ndarray] | None = None  # what the camera makes of its picture
+        self.stage: Callable[[mujoco.MjvScene], None] | None = None  # edits MuJoCo's scene before each picture is drawn
+        self.lens: Callable[[np.ndarray], np.ndarray] | None = None  # edits each picture (H, W, 3) after it is drawn
         self._draws = render
         self._renderers: dict[str, mujoco.Renderer] = {}
         self._render_thread = 0
@@ -88,7 +94,7 @@ class ArmSim:
 
     @property
     def model(self) -> mujoco.MjModel:
-        """MuJoCo's model, for whoever changes colours, lamps or the camera; the next picture shows it."""
+        """MuJoCo's model, whose colours, lamps and camera may be changed; the next picture shows it."""
         return self._model
 
     @property
@@ -102,10 +108,10 @@ class ArmSim:
         return float(self._data.time)
 
     def reset(self, seed: int | None = None, joint_positions: npt.ArrayLike | None = None) -> None:
-        """Puts the arm at rest, the objects where the world has them, and time to 0.
+        """Puts the arm at rest, the objects where the file has them, and time to 0.
 
-        :param seed: of the random joint positions, uniform in limits inset by 5 % where the arm touches nothing; None
-            draws fresh ones.
+        :param seed: of the random joint positions, uniform within the limits inset by 5 %, with the arm touching
+            nothing; None draws other ones each time.
         :param joint_positions: (A,) rad, instead of random ones.
         :raises ValueError: `joint_positions` has the wrong shape or lies outside the limits.
         """
@@ -148,7 +154,7 @@ class ArmSim:
         :param velocities: (T, A) rad/s; None interpolates linearly.
         :param start_s: simulation time that `times_s` counts from; None is now.
         :param accelerations: (T, A) rad/s^2 or None; only with velocities.
-        :param part: number of the controller in `parts` that it is for, and of whose joints; None is all of them.
+        :param part: number of the controller in `parts` that it is for, whose joints the columns then are; None is all.
         :raises ValueError: wrong shape, not finite, times not increasing, not at rest at the end, or all in the past.
         """
         start = self.time_s if start_s is None else float(start_s)
@@ -163,7 +169,7 @@ class ArmSim:
                 controller.take(times_s, own[0], own[1], own[2], start, measured[joints])
 
     def step(self, duration_s: float) -> None:
-        """Runs the physics for `duration_s`; what is no whole physics step is left for the next call.
+        """Runs the physics for `duration_s`; a remainder of less than a physics step is carried over to the next call.
 
         :raises ValueError: the duration is negative or not finite.
         """
@@ -192,10 +198,10 @@ class ArmSim:
         mujoco.mj_camlight(model, data)
 
     def _limited(self, wanted: np.ndarray, dt: float) -> np.ndarray:
-        """Commands (N, A) within position, velocity and acceleration limits that go for `wanted` (N, A) as they can.
+        """Commands (N, A) within position, velocity and acceleration limits, as near to `wanted` (N, A) as they can be.
 
-        What keeps the limits passes as it is. What does not (a command that comes late begins where the arm is not) is
-        caught up with: each joint goes for where it should be, no faster than it can still brake in time.
+        Positions that keep the limits pass unchanged. Others, such as those of a late trajectory, which begins where
+        the arm is not, are caught up with: each joint moves towards its wanted position, and brakes in time.
         """
         limits = self.limits
         wanted = np.clip(wanted, limits.lower, limits.upper)
@@ -215,7 +221,7 @@ class ArmSim:
             gains = np.abs(move + step) > np.maximum(CATCH_UP * most, np.abs(move))
             move = move + np.where(gains, EASE * step, step)
             room = np.stack([command - limits.lower, limits.upper - command])
-            room = np.minimum(np.sqrt(2.0 * change * room), room)  # the way to the limit is left to brake
+            room = np.minimum(np.sqrt(2.0 * change * room), room)  # fastest move that can still brake before the limit
             move = np.clip(move, -room[0], room[1])
             command = command + move
             limited[i] = command
@@ -257,11 +263,11 @@ class ArmSim:
         return self._data.qvel[self._qvel]
 
     def joint_efforts(self) -> np.ndarray:
-        """What the drives do, (A,) float64 N m; of a prismatic joint N."""
+        """Efforts of the drives, (A,) float64 N m, or N of a prismatic joint."""
         return self._data.qfrc_actuator[self._qvel]
 
     def commanded_positions(self) -> np.ndarray:
-        """What the servo is commanded now, (A,) float64 rad."""
+        """The servos' commands now, (A,) float64 rad."""
         return self._command.copy()
 
     def end_effector(self, joint_positions: npt.ArrayLike | None = None) -> np.ndarray:
@@ -281,9 +287,9 @@ class ArmSim:
         return self._scratch.site_xmat[self._tip].reshape(3, 3)[:, 2].copy()
 
     def visible_tip(self, joint_positions: npt.ArrayLike, towards: np.ndarray) -> np.ndarray:
-        """Where the arm shows over its tip, (3,) m: the surface that a camera in the direction `towards` (3,) looks at.
+        """The point of the arm's surface, (3,) m, that a camera in the direction `towards` (3,) sees at the tip.
 
-        The tip itself may be the lower end of something that hides it.
+        The tip itself may be hidden, for example as the lower end of a rod seen from above.
         """
         tip, data = self.end_effector(joint_positions), self._scratch
         eye, hit = tip + self.reach_m * towards, np.zeros(1, np.int32)
@@ -294,12 +300,12 @@ class ArmSim:
             eye = eye - far_m * towards
             if self._of_robot[self._model.geom_bodyid[hit[0]]]:
                 return eye
-            eye = eye - 1e-4 * towards  # something else hangs over the arm: look on behind its surface
+            eye = eye - 1e-4 * towards  # something else is over the arm: continue behind its surface
         return tip
 
     def touches(self, joint_positions: npt.ArrayLike) -> bool:
-        """Whether the arm touches itself or what stands still, in any of the poses (N, A) rad; objects do not count,
-        nor do the fingers of a gripper that closes.
+        """Whether the arm touches itself or something static in any of the poses (N, A) rad. Objects do not count, nor
+        do the parts of a gripper that touch each other.
         """
         for position in np.asarray(joint_positions, dtype=np.float64):
             self._scratch.qpos[self._qpos] = position
@@ -310,13 +316,13 @@ class ArmSim:
         return False
 
     def collides(self) -> bool:
-        """Whether the arm presses against itself or what stands still now; as in :meth:`touches`, but without the room
-        that is kept from the table.
+        """Whether the arm presses against itself or something static now; as :meth:`touches`, but without the clearance
+        from the table.
         """
         return self._hits(self._data, 0.0)
 
     def _parts(self) -> tuple[slice, ...]:
-        """The joints of each trajectory controller: the arm's, and the gripper's where it has one of its own."""
+        """The joints of each trajectory controller: the arm's, and the gripper's if the last joint is a gripper's."""
         gripper = None if self.robot is None else self.robot.gripper
         last = len(self.names) - 1
         if gripper is None or last == 0 or self.names[last] != gripper.joint:
@@ -332,30 +338,30 @@ class ArmSim:
         return bool((counts & (data.contact.dist < within_m)).any())
 
     def _hand(self, prefix: str) -> np.ndarray:
-        """Which bodies (N,) are of the gripper: what its joint moves, what that sits on, and all that this carries."""
+        """Which bodies are the gripper's, (N,) bool: the one that carries its joint, and all that this carries."""
         model = self._model
         hand = np.zeros(model.nbody, bool)
         if self.robot is not None and self.robot.gripper is not None:
             finger = model.jnt_bodyid[model.joint(f"{prefix}::{self.robot.gripper.joint}").id]
             hand[model.body_parentid[finger]] = True
-            for body in range(model.nbody):  # parents come first
+            for body in range(model.nbody):  # parents come before their children
                 hand[body] |= hand[model.body_parentid[body]]
         return hand
 
     def state(self) -> State:
-        """The world as it is now, as if it were at rest."""
+        """Positions of joints and objects now, without their velocities."""
         return State(self.joint_positions().copy(), {name: self.object_pose(name) for name in self.objects})
 
     def put(self, state: State) -> None:
-        """Makes the world so, at rest, at time 0."""
+        """Puts joints and objects there, at rest, at time 0."""
         self.reset(joint_positions=state.joints)
         for name, pose in state.objects.items():
             self.set_object_pose(name, pose)
 
     def picture(self, observation: Observation) -> np.ndarray:
-        """What a model sees now, (*observation.size, 3) uint8: the cameras of these names, side by side.
+        """The picture for a model now, (*observation.size, 3) uint8: of the cameras of these names, side by side.
 
-        One camera alone, whose name the world does not have, is the world's first.
+        A single camera whose name the world does not have stands for the world's first.
 
         :raises KeyError: the world does not have one of several cameras.
         """
@@ -376,7 +382,7 @@ class ArmSim:
         """Puts an object at a pose, (7,) as in :meth:`object_pose`, at rest."""
         values = np.asarray(pose, dtype=np.float64)
         if values.shape != (7,) or not np.isfinite(values).all() or abs(np.linalg.norm(values[3:]) - 1.0) > 1e-3:
-            raise ValueError(f"{values} is no pose; give x y z and a unit quaternion w x y z")
+            raise ValueError(f"{values} is not a pose; give x y z and a unit quaternion w x y z")
         start = self._object_address(name)
         self._data.qpos[start : start + 7] = values
         velocity = self._objects[name].dofadr[0]
@@ -384,16 +390,16 @@ class ArmSim:
         mujoco.mj_forward(self._model, self._data)
 
     def recolour(self, what: str, channels: tuple[int, int, int] = (0, 1, 2)) -> None:
-        """Mixes the colours of the "arm" (what moves of it) or of an object anew, until it is called again.
+        """Permutes the colour channels of the moving parts of the arm, or of an object, until the next call.
 
         :param what: "arm", or the name of an object.
-        :param channels: which of its own red, green and blue is red, green and blue now; (0, 1, 2) are its own.
+        :param channels: which of its original red, green and blue becomes red, green and blue; (0, 1, 2) restores them.
         """
         if what == "arm":
             free = {int(body.id) for body in self._objects.values()}
             bodies = [body for body in self._model.jnt_bodyid.tolist() if body not in free]
         else:
-            self._object_address(what)  # says that there is none
+            self._object_address(what)  # raises if there is no such object
             bodies = [int(self._objects[what].id)]
         materials = np.unique(self._model.geom_matid[np.isin(self._model.geom_bodyid, bodies)])
         materials = materials[materials >= 0]
@@ -423,9 +429,9 @@ class ArmSim:
             raise ValueError(f"joint positions are {position}; one finite number for each of {self.names} expected")
 
     def _reach(self, joints: list[int]) -> float:
-        """Sum of the distances from joint axis to joint axis to tip, m; for parallel axes measured across them.
+        """Sum of the distances from joint axis to joint axis to tip, m, measured across the axes if all are parallel.
 
-        A joint that does not move the tip, as a gripper's, does not count.
+        A joint that does not move the tip, such as a gripper's, does not count.
         """
         model, data = self._model, self._scratch
         mujoco.mj_kinematics(model, data)

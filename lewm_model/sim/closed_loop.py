@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Closed loop without ROS: simulated camera -> latent -> plan -> simulated arm, in simulation time.
 
-The controller is the one that the planner node runs; a plan has to fit its deadline, but takes no simulation time.
+The planner is the one of the planner node. A plan must meet its deadline in wall-clock time, but takes no simulation
+time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from lewm_model.planning.planner import Planner
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
 
-SAMPLE_S = 0.02  # time between the samples that are scored
+SAMPLE_S = 0.02  # time between the samples of the error, well below a control step of 0.05 s
 
 
 def samples_a_step(sim: ArmSim) -> int:
-    """How many samples of the error are taken in a control step."""
+    """Number of samples of the error in a control step."""
     return round(sim.control_dt_s / SAMPLE_S) or 1
 
 
@@ -32,10 +33,13 @@ def drive(
     error: Callable[[], float],
     budget_s: float,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Runs the controller from the simulation's state towards a goal latent (D,).
+    """Runs the planner from the simulation's state towards a goal latent (D,), until the budget is spent.
 
-    The budget begins with the first command; returns times (N,) s since then, what `error` was at each of them, (N,),
-    and how long each plan took (s).
+    The budget begins with the first command.
+
+    :param error: called at every sample.
+    :return: times (N,) s since the first command, the values of `error` then, (N,), and the duration of each plan, s.
+    :raises RuntimeError: no command came, or the budget does not end.
     """
     observation = runtime.bundle.observation
     controller = Planner(runtime, sim.limits, config, clock=lambda: sim.time_s, seed=seed)
@@ -51,7 +55,7 @@ def drive(
         controller.observe(sim.time_s, runtime.encode(sim.picture(observation)))
         decision = controller.plan()
         if decision is not None:
-            if decision.iterations:  # else the arm rests at its goal and there is nothing to plan
+            if decision.iterations:  # 0 when the arm rests at its goal and nothing is planned
                 plan_s.append(decision.plan_s)
             if decision.trajectory is not None:
                 motion = decision.trajectory

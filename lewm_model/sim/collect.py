@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records episodes in the simulator: the data a world model learns from. `lewm collect`"""
+"""Records episodes in the simulator, from which a world model learns: `lewm collect`."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from lewm_model.sim.world import side_by_side
 
 
 class Motion(Protocol):
-    """What moves the arm in an episode: random motion, or the scripted policy of a task. Processes pass it on."""
+    """The motion of the arm in an episode: random, or of the scripted policy of a task. It must be picklable, since it
+    is passed to other processes.
+    """
 
     @property
     def kind(self) -> str:
-        """What a recording says of it."""
+        """Its name in a recording's description."""
 
     @property
     def policy(self) -> Path | None:
-        """The bundle whose policy moves the arm first, if one does."""
+        """The bundle whose policy moves the arm first; None if none does."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The options of `lewm collect` that choose it."""
 
     def __call__(self, sim: ArmSim, rng: np.random.Generator, steps: int, look: Callable[[], None]) -> np.ndarray:
-        """Puts the world where an episode begins and moves the arm for so many control steps.
+        """Puts arm and objects where the episode begins and moves the arm for `steps` control steps.
 
-        :param look: is called at the start and after every step.
+        :param look: called at the start and after every step.
         :return: actions (steps, A) rad/s, mean commanded velocities.
         """
 
@@ -51,7 +53,7 @@ class Motion(Protocol):
 def record_episode(
     sim: ArmSim, motion: Motion, seed: int, episode: int, steps: int, observation: Observation
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One episode; what it holds depends on the motion and (seed, episode) only.
+    """Records one episode, which depends on the motion and (seed, episode) only.
 
     :return: pixels (steps + 1, H, W, 3) uint8, action (steps, A) float32 rad/s, proprio (steps + 1, A) float32 rad.
     """
@@ -102,15 +104,14 @@ def collect(
 ) -> None:
     """Records episodes to an HDF5 file. The same arguments give the same data, with any number of workers.
 
-    :param out: file to write; appears when complete.
-    :param steps: actions in an episode, as many in a second as the world's camera makes pictures; an episode has one
-        frame more.
+    :param out: file to write; it appears when it is complete.
+    :param steps: actions in an episode, one for each period of the world's camera; an episode has one frame more.
     :param world: SDF or scene file; None is the packaged `worlds/tabletop.sdf`.
-    :param image_size: pixels, square; of a world with several cameras the height of each one's picture. They are
-        recorded side by side.
+    :param image_size: side of a square picture, pixels. With several cameras the height of each one's picture; they
+        are recorded side by side.
     :param workers: processes that simulate and render.
-    :param vary: every frame has lamps, colours, a texture, a camera pose and things in sight of its own
-        (`lewm_model.sim.looks`). Such a recording trains; what is usual (`lewm calibrate`) needs one as it is.
+    :param vary: every frame has lamps, colours, a texture, a camera pose and distractors of its own
+        (`lewm_model.sim.looks`). Such a recording is for training; `lewm calibrate` needs one without.
     :raises ValueError: a count is below 1.
     """
     for name, value in (
@@ -122,9 +123,9 @@ def collect(
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more")
     path = resource("worlds", "tabletop.sdf") if world is None else Path(world)
-    with ArmSim(path, render=False) as sim:  # a broken world fails here and not in every worker
+    with ArmSim(path, render=False) as sim:  # so that a broken world fails here and not in every worker
         names, dt, seen = sim.names, sim.control_dt_s, side_by_side(sim.cameras, image_size)
-        arm = names[sim.parts[0]]  # what is not the arm's is a gripper's
+        arm = names[sim.parts[0]]  # the other joints are a gripper's
         kinds = ["joint_velocity" if name in arm else "gripper" for name in names]
     several = len(seen.cameras) > 1
     observation = seen if several else Observation.of_one((image_size, image_size))

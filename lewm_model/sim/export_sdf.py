@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene as an SDF world for Gazebo: robot, table, objects, lamps, cameras, and the trajectory controllers' gains.
+"""A scene written as an SDF world for Gazebo: robot, table, objects, lamps, cameras, and trajectory controllers.
 
-What is written is what MuJoCo simulates: links with the inertia and the meshes that it has, drives with the gains of
-its servos, drives that carry the arm's weight (so links have no gravity). Joints that nobody drives, those of a
-gripper's linkage, are fixed where they are at home: SDF's trees have no closed chains.
+The world is that of the MuJoCo simulation: links with the same inertia and meshes, controllers with the gains of the
+servos, and links without gravity, since the simulated drives compensate it. Joints without a drive, which are those of
+a gripper's linkage, become fixed at their home position, since SDF models have no closed chains.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lewm_model.sim.sdf_frames import pose_matrix
 from lewm_model.sim.world import END_EFFECTOR, World, side_by_side
 
 ARM_TOPIC = "arm_controller/joint_trajectory"
-INTENSITY = 2.0  # of lamps: at about this one white that lies flat is white in Gazebo's picture
-LIGHTEST_KG, LEAST_INERTIA = 1e-3, 1e-6  # of a link that is a frame only
-STATE_HZ = 50
-PLUGINS = ("Physics", "UserCommands", "SceneBroadcaster")  # of the world, beside the sensors'
+INTENSITY = 2.0  # of lamps, with which a horizontal white surface is about white in Gazebo's picture
+LIGHTEST_KG, LEAST_INERTIA = 1e-3, 1e-6  # kg and kg m^2 of a link without mass, which Gazebo does not accept
+STATE_HZ = 50  # rate of the joint states
+PLUGINS = ("Physics", "UserCommands", "SceneBroadcaster")  # of the world, beside that of the sensors
 
 
 def export_sdf(scene_file: Path, out: Path) -> None:
@@ -49,8 +49,8 @@ class _Writer:
         mujoco.mj_kinematics(self.model, self.data)
         down = [max(0.0, -lamp.direction[2] / math.dist(lamp.direction, (0, 0, 0))) for lamp in scene.lamps]
         lit = [share * lamp.strength for share, lamp in zip(down, scene.lamps, strict=True)]
-        self.flat = scene.ambient + sum(lit)  # what MuJoCo makes of white that lies flat, ...
-        self.exposure = AMBIENT_GAIN * scene.ambient + LAMP_GAIN * INTENSITY * sum(lit)  # ... and Gazebo, linear
+        self.flat = scene.ambient + sum(lit)  # brightness of a horizontal white surface in MuJoCo, ...
+        self.exposure = AMBIENT_GAIN * scene.ambient + LAMP_GAIN * INTENSITY * sum(lit)  # ... and in Gazebo, linear
 
     def write(self) -> None:
         root = Element("sdf", version="1.9")
@@ -134,7 +134,7 @@ class _Writer:
             _text(limit, tag, values[column])
 
     def _plugins(self, model: Element) -> None:
-        """A trajectory controller for the arm, one for a gripper that has its own, and what publishes joint states."""
+        """Adds a trajectory controller for the arm, one for a gripper with its own topic, and the joint states."""
         arm, robot = self.world.arm, self.world.robot
         names = list(arm.limits.names)
         gripper = None if robot is None or robot.gripper is None or robot.gripper.joint not in names else robot.gripper
@@ -167,7 +167,7 @@ class _Writer:
             _text(states, "joint_name", name)
 
     def _cameras(self, parent: Element, body: int) -> None:
-        """The cameras that a body carries; those that stand are models of their own."""
+        """Adds the cameras that a body carries; those of the world (body 0) become models of their own."""
         topics = {camera.name: camera.topic for camera in side_by_side(self.world.cameras, 1).cameras}
         for camera in self.world.cameras:
             number = self.model.camera(camera.name).id
@@ -200,7 +200,7 @@ class _Writer:
     # ---- one link ----------------------------------------------------------------------------------------------------
 
     def _link(self, link: Element, body: int) -> None:
-        """What it weighs and looks like."""
+        """Adds inertia and shapes of a link."""
         if self.model.body_gravcomp[body] == 1.0:
             _text(link, "gravity", "false")
         inertial = SubElement(link, "inertial")
@@ -222,7 +222,7 @@ class _Writer:
                 ode = SubElement(SubElement(SubElement(collision, "surface"), "friction"), "ode")
                 for tag in ("mu", "mu2"):
                     _text(ode, tag, model.geom_friction[geom, 0])
-            if model.geom_group[geom] <= 2:  # what MuJoCo draws
+            if model.geom_group[geom] <= 2:  # the groups that MuJoCo draws
                 visual = SubElement(link, "visual", name=f"visual_{geom}")
                 _pose(visual, pose)
                 self._geometry(visual, geom)
@@ -250,7 +250,7 @@ class _Writer:
             raise ValueError(f"a geom of type {kind.name} cannot be written as SDF; use primitive shapes or meshes")
 
     def _mesh(self, number: int) -> str:
-        """Writes a mesh once, as it is in MuJoCo's model, and says where, from the SDF file on."""
+        """Writes a mesh of MuJoCo's model unless it was written already; returns its path relative to the SDF file."""
         path = self.meshes / f"{self._bare(self.model.mesh(number).name)}.obj"
         if not path.is_file():
             self.meshes.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ class _Writer:
         return str(self.model.body(body).name)
 
     def _short(self, body: int) -> str:
-        """Of a link; links, joints and frames of a model have no name in common, and joints keep theirs."""
+        """The name of a link in the SDF file, where links, joints and frames of a model must have different names."""
         name = self._bare(self._name(body)) or f"link_{body}"
         return f"{name}_link" if name in (*self.world.arm.limits.names, END_EFFECTOR) else name
 
@@ -290,7 +290,7 @@ def _matrix(position: np.ndarray | Sequence[float], quaternion: np.ndarray | Seq
 
 
 def _pose(parent: Element, pose: np.ndarray, relative_to: str = "") -> None:
-    """x y z roll pitch yaw; nothing where that is all 0."""
+    """Adds a pose, x y z roll pitch yaw; none if all are 0 and it is relative to the parent."""
     r = pose[:3, :3]
     pitch = math.atan2(-r[2, 0], math.hypot(r[0, 0], r[1, 0]))
     if math.cos(pitch) > 1e-6:
@@ -305,7 +305,7 @@ def _pose(parent: Element, pose: np.ndarray, relative_to: str = "") -> None:
 
 
 def _linear(srgb: np.ndarray) -> np.ndarray:
-    """Linear light of what a screen is given, sRGB in [0, 1] (IEC 61966-2-1)."""
+    """Linear light of a colour that is encoded as sRGB, in [0, 1] (IEC 61966-2-1)."""
     srgb = np.clip(srgb, 0.0, 1.0)
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 

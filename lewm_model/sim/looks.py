@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a simulated scene looks like, drawn anew: lamps, colours of table and arm, texture, camera, things in sight.
+"""Random looks of a simulated scene: lamps, colours of table and arm, texture, camera pose, distractors on the table.
 
-A look changes what is drawn, never what is simulated, and never the world's model: it is laid over MuJoCo's scene of
-one picture, which is made anew for each. `Looks` draws one for every picture. A look that lasted for an episode would
-help to predict its frames and so stay in the latent; one that lasts for a picture says nothing about the next.
+A look changes how a scene is drawn, not what is simulated: it edits MuJoCo's scene of one picture (`mjvScene`), which
+MuJoCo builds anew for each, and not the model. `Looks` draws a look for every picture. One that lasted for an episode
+would help to predict its frames, so the latent would encode it; one that lasts for a picture does not predict the next.
 """
 
 from __future__ import annotations
@@ -17,28 +17,31 @@ import numpy as np
 
 from lewm_model.sim.arm import ArmSim
 
-AS_IT_IS = 0.3  # of the pictures show the scene as its file says
-_SWINGING = 0x53574E47  # the seeds of swings are (this, seed)
-SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "things": 0.35}  # of the others
-STRENGTH = (0.6, 1.4)  # of the light on a table, 1 is the file's
-AMBIENT = (0.2, 0.9)  # share of it that comes from everywhere
-MOST_LAMPS, TILT_DEG, TINT = 3, 65.0, 0.2
+AS_IT_IS = 0.3  # share of the pictures that show the scene as in its file
+# Shares of the other pictures in which each part differs from the file.
+SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "distractors": 0.35}
+STRENGTH = (0.6, 1.4)  # of the light on the table, as a multiple of the file's
+AMBIENT = (0.2, 0.9)  # share of the light that is ambient; the rest comes from lamps
+MOST_LAMPS, TILT_DEG, TINT = 3, 65.0, 0.2  # lamps; greatest angle from the vertical; each colour times exp(+- this)
 CASTING = 0.5  # share of the lights that cast a shadow
 SHIFT, TURN_DEG, ZOOM = 0.06, 5.0, 0.06  # of the camera: share of its picture, about its axis, share of the distance
-MOST_THINGS, THING = 5, (0.02, 0.07)  # half lengths, share of what the picture shows
-APART = 0.3  # least distance of the colours of table and arm: an arm that cannot be seen teaches nothing
-NEAR_FLAT = 0.04  # as a share, the brightness of a table that lies flat is told; MuJoCo draws it a little darker
-SWINGS_S = (4.0, 20.0)  # time that one swing takes, of a scene that never rests
-SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM = 0.01, 1.0, 0.01
-SWINGING_PAINT = 0.15  # of the table, red, green and blue each
-SHADOW_M = 0.001  # height that a shadow is drawn at, just above the table
-SHADOW_FLATNESS = 1e-3  # what is left of the height of a thing that is flattened into its shadow; 0 has no normals
-GRAIN = (0.05, 0.3)  # share of a table's brightness that its texture changes
+MOST_DISTRACTORS = 5
+DISTRACTOR_SIZE = (0.02, 0.07)  # half lengths, in multiples of 2.4 times the arm's reach, about what a picture shows
+APART = 0.3  # least distance of the colours of table and arm, since an arm that cannot be seen teaches nothing
+NEAR_FLAT = 0.04  # relative tolerance of the brightness by which table is recognised; MuJoCo draws it a little darker
+SWINGS_S = (4.0, 20.0)  # period of each number of a swinging look
+# Amplitudes of a swinging look: share of the picture, angle, share of the distance, each colour of the table.
+SWINGING_SHIFT, SWINGING_TURN_DEG, SWINGING_ZOOM, SWINGING_PAINT = 0.01, 1.0, 0.01, 0.15
+_SWINGING = 0x53574E47  # the seeds of swinging looks are (this, seed)
+SHADOW_M = 0.001  # height at which a shadow is drawn, just above the table
+SHADOW_FLATNESS = 1e-3  # height of a shape that is flattened into its shadow, as a share; with 0 it has no normals
+GRAIN = (0.05, 0.3)  # share of the table's brightness that its texture changes
+TABLE_SHARE = 0.8  # of the table's width and length, around its middle, where objects are put at random
 
 
 @dataclass(frozen=True)
 class Texture:
-    """A pattern on the table, in shares of its colour: waves that are bent, or squares."""
+    """A pattern on the table that scales its colour: bent waves, or squares."""
 
     strength: float
     waves: tuple[float, float]  # rad over the picture, along x and y
@@ -56,15 +59,16 @@ class Texture:
 
 @dataclass(frozen=True)
 class Look:
-    """One look. Colours are red, green and blue in [0, 1]; None and () leave alone what the scene's file says."""
+    """One look. Colours are red, green and blue in [0, 1]; None and () keep what the scene's file says."""
 
-    ambient: np.ndarray | None = None  # (3,), with the lamps in its place
-    lamps: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # direction (3,) that the light goes in, and colour (3,)
-    colours: dict[int, np.ndarray] | None = None  # of geoms, by number
+    ambient: np.ndarray | None = None  # colour (3,) of the ambient light; if given, `lamps` replace the file's
+    lamps: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # direction (3,) in which the light goes, and colour (3,)
+    colours: dict[int, np.ndarray] | None = None  # (3,) of geoms, by number
     shift: tuple[float, float] = (0.0, 0.0)  # of the camera, right and up, share of its picture's height
-    turn_rad: float = 0.0  # about its axis
-    zoom: float = 0.0  # nearer by this share
-    things: tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...] = ()  # kind, place, half lengths (3,), colour
+    turn_rad: float = 0.0  # of the camera about its axis
+    zoom: float = 0.0  # share by which the picture is enlarged
+    # Type of geom, position (3,) m, half lengths (3,) m and colour (3,) of each.
+    distractors: tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...] = ()
     texture: Texture | None = None
     shadows: tuple[tuple[int, ...], np.ndarray] | None = None  # geoms that cast one, and the colour (3,) of the table
 
@@ -81,7 +85,7 @@ class Looks:
         self._rng = np.random.default_rng(0)
 
     def begin(self, *seed: int) -> None:
-        """From now on every picture has a look of its own."""
+        """Draws every picture from now on with a look of its own."""
         self._rng = np.random.default_rng(np.random.SeedSequence(seed))
         wear(self._sim, self.draw)
 
@@ -109,7 +113,7 @@ class Looks:
             (SHIFT * moved[0], SHIFT * moved[1]),
             math.radians(TURN_DEG) * moved[2],
             ZOOM * moved[3],
-            self._things() if chosen["things"] else (),
+            self._distractors() if chosen["distractors"] else (),
             self._texture() if chosen["texture"] else None,
             shadows,
         )
@@ -127,7 +131,7 @@ class Looks:
         return tint * strength * share, tuple(lamps)
 
     def _painted_arm(self) -> dict[int, np.ndarray]:
-        """Its own colours with red, green and blue changed about, or a new colour for each link; worn, too."""
+        """Colours of the arm: its own with red, green and blue permuted, or a new one for each link; then faded."""
         rng = self._rng
         before = self._colours[self._arm]
         if rng.random() < 0.6:
@@ -136,19 +140,19 @@ class Looks:
             after = before.copy()
             bodies = self._sim.model.geom_bodyid[self._arm]
             for body in np.unique(bodies):
-                own = before[bodies == body]  # parts of a link stay darker or brighter than others
+                own = before[bodies == body]  # so that parts of a link stay darker or brighter than its other parts
                 after[bodies == body] = rng.uniform(0.0, 1.0, 3) * (own.max(1) / max(0.05, own.max()))[:, None]
         worn = rng.uniform(0.0, 0.5)
         after = after + worn * (rng.uniform(0.2, 0.8) - after) + rng.uniform(-0.08, 0.08, after.shape)
         return dict(zip(self._arm, after.clip(0.0, 1.0), strict=True))
 
-    def _things(self) -> tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...]:
-        """Flat things, which lie around below the arm."""
+    def _distractors(self) -> tuple[tuple[int, np.ndarray, np.ndarray, np.ndarray], ...]:
+        """Flat objects on the table, below the arm."""
         rng, span = self._rng, 2.4 * self._sim.reach_m
         kinds = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER)
         found = []
-        for _ in range(rng.integers(1, MOST_THINGS + 1)):
-            size = np.array([*(span * rng.uniform(*THING, 2)), 0.002])
+        for _ in range(rng.integers(1, MOST_DISTRACTORS + 1)):
+            size = np.array([*(span * rng.uniform(*DISTRACTOR_SIZE, 2)), 0.002])
             place = np.array([*rng.uniform(-span / 2, span / 2, 2), 0.002])
             found.append((int(rng.choice(kinds)), place, size, rng.random(3)))
         return tuple(found)
@@ -162,7 +166,7 @@ class Looks:
 
 
 class SwingingLooks:
-    """Light, table and camera that never rest: each number of the look swings in a time of its own."""
+    """Light, table colour and camera pose that change all the time, each number of the look with its own period."""
 
     def __init__(self, sim: ArmSim, seed: int = 0) -> None:
         rng = np.random.default_rng(np.random.SeedSequence((_SWINGING, seed)))
@@ -192,7 +196,7 @@ class SwingingLooks:
 
 
 def wear(sim: ArmSim, look: Callable[[], Look]) -> None:
-    """Has each picture of `sim` drawn with the look that is asked for just before it; its lens is taken for that."""
+    """Draws each picture of `sim` with the look that `look` returns just before it; uses its `stage` and `lens`."""
     table = table_of(sim)
     worn, flat = Look(), np.zeros(3)
 
@@ -206,7 +210,7 @@ def wear(sim: ArmSim, look: Callable[[], Look]) -> None:
     def lens(picture: np.ndarray) -> np.ndarray:
         if worn.texture is None or not table:
             return picture
-        bare = (np.abs(picture - flat) < 3.0 + NEAR_FLAT * flat).all(-1)  # lies flat, and nothing is on it
+        bare = (np.abs(picture - flat) < 3.0 + NEAR_FLAT * flat).all(-1)  # pixels of the table with nothing on it
         grain = worn.texture.over(*picture.shape[:2])
         found = picture.copy()
         found[bare] = np.clip(picture[bare] * grain[bare][:, None], 0.0, 255.0)
@@ -216,12 +220,14 @@ def wear(sim: ArmSim, look: Callable[[], Look]) -> None:
 
 
 def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
-    """Changes MuJoCo's scene of one picture; returns the light (3,) that then comes back from white lying flat."""
+    """Applies a look to MuJoCo's scene of one picture; returns the light (3,) that a horizontal white surface then
+    reflects.
+    """
     if look.colours:
         for geom in scene.geoms[: scene.ngeom]:
             if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid in look.colours:
                 geom.rgba[:3] = look.colours[geom.objid]
-    for kind, place, size, colour in look.things:
+    for kind, place, size, colour in look.distractors:
         if scene.ngeom < scene.maxgeom:
             rgba = np.array([*colour, 1.0], np.float32)
             mujoco.mjv_initGeom(scene.geoms[scene.ngeom], kind, size, place, np.eye(3).ravel(), rgba)
@@ -241,7 +247,7 @@ def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
         light = _flat_light(scene)
         if look.shadows is not None:
             _cast(*look.shadows, scene)
-    for camera in scene.camera:  # both eyes; a picture is drawn from between them
+    for camera in scene.camera:  # MuJoCo has two, for stereo, and draws from the middle between them
         forward, up = (np.array(way, float) for way in (camera.forward, camera.up))
         distance = float(np.linalg.norm(camera.pos))
         high = 2.0 * distance * camera.frustum_top / camera.frustum_near
@@ -254,10 +260,10 @@ def lay(look: Look, scene: mujoco.MjvScene) -> np.ndarray:
 
 
 def _cast(casting: tuple[int, ...], colour: np.ndarray, scene: mujoco.MjvScene) -> None:
-    """Lays the shadows of geoms, by the lamp that gives the most light, on a table of this `colour` (3,) at z = 0.
+    """Adds the shadows that these geoms cast, by the brightest lamp, on a table of this `colour` (3,) at z = 0.
 
-    A shadow is the thing itself, flattened onto the table along the light, in the colour that the table has by the
-    other lamps. MuJoCo's own shadows take nine tenths of the time of a small picture.
+    A shadow is the geom itself, flattened onto the table along the light, in the colour that the table has in the light
+    of the other lamps. MuJoCo's own shadows would take nine tenths of the time of a small picture.
     """
     lamp = max(scene.lights[1 : scene.nlight], key=lambda lamp: -float(lamp.dir[2] * lamp.diffuse.sum()))
     way, light = np.array(lamp.dir, float), _flat_light(scene)
@@ -275,31 +281,40 @@ def _cast(casting: tuple[int, ...], colour: np.ndarray, scene: mujoco.MjvScene) 
 
 
 def _flat_light(scene: mujoco.MjvScene) -> np.ndarray:
-    """What comes back from white that lies flat, (3,)."""
+    """The light (3,) that a horizontal white surface reflects."""
     lamps = scene.lights[: scene.nlight]
     return np.sum([lamp.ambient + max(0.0, -float(lamp.dir[2])) * lamp.diffuse for lamp in lamps], axis=0)
 
 
 def table_of(sim: ArmSim) -> list[int]:
-    """Geoms that are seen, stand still and are not of the robot, the widest first."""
+    """The visible static geoms that are not the robot's, which are the table, the widest first."""
     model = sim.model
     still = (model.body_weldid[model.geom_bodyid] == 0) & ~sim.geoms_of_robot & _seen(model)
     return sorted((int(g) for g in np.flatnonzero(still)), key=lambda g: -float(np.prod(model.geom_size[g][:2])))
 
 
+def random_place(sim: ArmSim, rng: np.random.Generator) -> np.ndarray:
+    """A random place (2,) m for an object on the table, which lies around the world's origin. In a world without a
+    table: within the arm's reach, in x and in y.
+    """
+    table = table_of(sim)
+    half = TABLE_SHARE * sim.model.geom_size[table[0], :2] if table else np.full(2, sim.reach_m)
+    return rng.uniform(-half, half)
+
+
 def _seen(model: mujoco.MjModel) -> np.ndarray:
-    """Which geoms (ngeom,) bool are drawn: MuJoCo's renderer shows the first three groups."""
+    """Which geoms are drawn, (ngeom,) bool: MuJoCo's renderer shows the first three groups."""
     return np.asarray(model.geom_group < 3)
 
 
 def colour_of(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """Red, green and blue (3,) in [0, 1] of a geom, by its material where it has one."""
+    """Red, green and blue (3,) in [0, 1] of a geom, which its material decides if it has one."""
     material = int(model.geom_matid[geom])
     return np.array((model.geom_rgba[geom] if material < 0 else model.mat_rgba[material])[:3], float)
 
 
 def _apart_from(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A table's colour (3,), more often grey than gaudy; the first drawn that is APART from each of colours (N, 3)."""
+    """A random colour (3,) of a table, mostly greyish: the first drawn that is APART from all of `colours` (N, 3)."""
     grey = rng.uniform(0.15, 0.95, (20, 1))
     found = np.clip(grey + rng.normal(0.0, 0.15, (20, 3)) * rng.random((20, 1)), 0.02, 1.0)
     apart = np.linalg.norm(found[:, None] - colours, axis=-1).min(1)

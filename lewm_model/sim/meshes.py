@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes with fewer faces: a camera picture of a hundred pixels does not show the threads of a screw.
+"""Reduction of meshes to few faces, since a camera picture of a hundred pixels does not show the threads of a screw.
 
-Descriptions of arms come with meshes made for manufacture (SO-101: 322,000 faces, 44 ms a picture on one core). Corners
-that lie in the same small cell become one, which no edge-collapsing reducer can do across the many shells of a CAD
-export; what is left is reduced by quadric edge collapse. The result is kept in a cache, under a hash of the file.
+Descriptions of arms have meshes made for manufacturing (SO-101: 322,000 faces, 44 ms a picture on one core). First all
+vertices in a small cell are merged, which also joins the many separate shells of a CAD export, as edge collapse cannot;
+the rest is reduced by quadric edge collapse. The result is cached under a hash of the file.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 
 from lewm_model.config import cache_folder
 
-CELL_M = 0.002  # corners nearer than about this become one: less than a pixel at half a metre and 96 pixels, ...
-CELLS = 50  # ... and in a mesh longer than so many cells, cells are larger
-MOST_FACES = 600  # of a mesh; one with fewer is left as it is
+CELL_M = 0.002  # side of a cell, less than a pixel at half a metre and 96 pixels; ...
+CELLS = 50  # ... in a mesh that is longer than so many cells it is this share of the length
+MOST_FACES = 600  # of a reduced mesh; meshes with fewer are not changed
 
 
 class MeshError(ValueError):
-    """A mesh that cannot be reduced; says which file is broken."""
+    """A mesh that cannot be reduced; the message names the file."""
 
 
 def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
     """Replaces the mesh files of a description, read from `folder`, by meshes with fewer faces.
 
-    :raises MeshError: a file is missing or no mesh.
+    :raises MeshError: a file is missing, or is not a mesh.
     """
     cache = cache_folder("meshes")
     for mesh in spec.meshes:
@@ -49,13 +49,15 @@ def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
 
 
 def _reduced(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Corners (V, 3) float64 and faces (F, 3) int32 of a mesh file; None for a mesh that is small already."""
+    """Vertices (V, 3) float64 and faces (F, 3) int32 of a reduced mesh file, from the cache if it is there; None for a
+    mesh with few faces.
+    """
     key = hashlib.sha256(path.read_bytes() + f"{CELL_M} {CELLS} {MOST_FACES}".encode()).hexdigest()[:32]
     kept = cache / f"{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as arrays:
             return (arrays["corners"], arrays["faces"]) if len(arrays["faces"]) else None
-    except (OSError, ValueError, KeyError):  # not there, or damaged: made again
+    except (OSError, ValueError, KeyError):  # missing or damaged, so it is made again
         pass
     found = _reduce(path)
     corners, faces = (np.zeros((0, 3)), np.zeros((0, 3), np.int32)) if found is None else found
@@ -85,7 +87,7 @@ def _reduce(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     coarse.update_faces(coarse.nondegenerate_faces() & coarse.unique_faces())
     coarse.remove_unreferenced_vertices()
     corners, faces = np.asarray(coarse.vertices, float), np.asarray(coarse.faces)
-    if len(faces) > MOST_FACES:  # the library's tolerances are absolute: millimetres suit it
+    if len(faces) > MOST_FACES:  # in millimetres, since the library's tolerances are absolute
         millimetres = (1e3 * corners).astype(np.float32)
         corners, faces = fast_simplification.simplify(millimetres, faces, target_count=MOST_FACES)
         corners = corners / 1e3

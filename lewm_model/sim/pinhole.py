@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where points of the world appear in the picture of its camera."""
+"""Projection of points of a world into the picture of its camera."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lewm_model.sim.arm import load_world
 
 @dataclass(frozen=True)
 class Pinhole:
-    """The ideal first camera of a world, square pixels, looking through the middle of its picture.
+    """The first camera of a world as an ideal pinhole camera: square pixels, optical axis in the middle of the picture.
 
-    position (3,) m and rotation (3, 3), columns the camera's axes in the world: x right, y up, z backwards.
+    `position` (3,) m; the columns of `rotation` (3, 3) are the camera's axes in the world: x right, y up, z backwards.
     """
 
     width: int
@@ -29,7 +29,7 @@ class Pinhole:
 
     @staticmethod
     def of_world(world: str | Path | None = None) -> Pinhole:
-        """That of an SDF or scene file; None is the packaged `worlds/tabletop.sdf`."""
+        """The camera of an SDF or scene file; None is the packaged `worlds/tabletop.sdf`."""
         loaded = load_world(resource("worlds", "tabletop.sdf") if world is None else world)
         data = mujoco.MjData(loaded.model)
         mujoco.mj_forward(loaded.model, data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random motion that keeps an arm's limits: what world models are trained on, and a baseline of every task."""
+"""Random motion within an arm's limits, on which world models are trained; it is also a baseline of every task."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from lewm_model.sim.arm import ArmSim
 
 @dataclass(frozen=True)
 class RandomMotion:
-    """What moves an arm that is to learn from nothing; a motion of :class:`lewm_model.sim.collect.Motion`.
+    """Random motion as a :class:`lewm_model.sim.collect.Motion`, without expert and goal: the arm wanders, crosses its
+    joint space, moves a single joint, and rests.
 
-    No expert and no goal: the arm wanders, strokes across its joint space, moves one joint alone and rests.
-
-    :param few: share of the episodes in which one joint or two move, and the others rest where the episode began: what
-        tells the pictures of such an episode apart is what these joints do, however few pixels that moves.
+    :param few: share of the episodes in which only one or two joints move. Only these joints tell the pictures of such
+        an episode apart, so the latent must encode them even if they move few pixels.
     """
 
     kind: str = "random motion"
@@ -52,9 +51,9 @@ RANDOM = RandomMotion()
 def random_motion(
     rng: np.random.Generator, start: np.ndarray, steps: int, sim: ArmSim, moving: np.ndarray | None = None
 ) -> Timeline:
-    """The motion of the recordings, from rest at `start` (A,) rad, for `steps` control steps; it touches nothing.
+    """A random motion of `steps` control steps, from rest at `start` (A,) rad, in which the arm touches nothing.
 
-    :param moving: numbers of the joints that move; None lets all.
+    :param moving: numbers of the joints that move; None moves all.
     """
     limits = KnotLimits(sim.limits, BLOCK_STEPS * sim.control_dt_s)
     if moving is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scene file as a MuJoCo model: robot, table, objects, lamps and cameras, for arms whose meshes come from packages.
 
-A scene is a YAML file in `config/scenes/`. It names a robot file, whose description (MJCF or URDF, with meshes) is put
-on a table; the drives of the description are replaced by the same position servos with velocity feed-forward that SDF
-worlds have, so that one simulated controller serves every arm. Meshes are reduced once, when they are first loaded.
+A scene is a YAML file, as in `config/scenes/`. It names a robot file, whose description (MJCF or URDF, with meshes) is
+put on a table. The actuators of the description are replaced by position servos with velocity feed-forward, as in SDF
+worlds, so that one simulated controller works for every arm. Meshes are reduced once, when they are first loaded.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lewm_model.robot.robot import Robot, load_robot
 from lewm_model.sim import meshes
 from lewm_model.sim.world import END_EFFECTOR, Arm, Camera, World
 
-ATTACHED = "gripper_"  # prefix of what a description names that is mounted on the arm
-ROBOT = "robot"  # prefix of what the robot's description names, so that objects may be called as its links are
-TABLE = "table"  # what it is called
-CLEARANCE_M = 0.01  # that motion keeps from the table
-SERVO_HZ = 6.0  # bandwidth of the drives' servos
+ATTACHED = "gripper_"  # prefix of the names in a description that is mounted on the arm
+ROBOT = "robot"  # prefix of the names in the robot's description, so that objects may have the same names
+TABLE = "table"  # name of the table
+CLEARANCE_M = 0.01  # least distance from the table in random motion and scripted policies
+SERVO_HZ = 6.0  # bandwidth of the servos: well above the motion's, well below the physics' rate
 _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
 
 
 @dataclass(frozen=True)
 class Table:
-    """What the robot stands on, at z = 0."""
+    """The table that the robot stands on; its top is z = 0."""
 
     size_m: tuple[float, ...] = (1.2, 1.2)  # along x and y, its middle below the robot's base
     rgb: tuple[float, ...] = (0.55, 0.5, 0.45)
@@ -43,7 +43,7 @@ class Table:
 class Lamp:
     """A directional lamp."""
 
-    direction: tuple[float, ...] = (0.3, 0.2, -1.0)  # that its light goes in
+    direction: tuple[float, ...] = (0.3, 0.2, -1.0)  # in which its light goes
     strength: float = 0.6  # of each colour, 0 to 1
 
 
@@ -57,7 +57,7 @@ class SceneObject:
     mass_kg: float = 0.05
     rgb: tuple[float, ...] = (0.8, 0.1, 0.1)
     friction: float = 1.0
-    position_m: tuple[float, ...] = (0.0, 0.0, 0.0)  # of its middle, before a task puts it elsewhere
+    position_m: tuple[float, ...] = (0.0, 0.0, 0.0)  # of its centre, until a task puts it elsewhere
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SceneCamera:
     """A camera that stands on the table or is carried by a link of the robot."""
 
     name: str = "camera"
-    link: str = ""  # of the robot's description that carries it; "" is the world
+    link: str = ""  # link of the robot's description that carries it; "" is the world
     position_m: tuple[float, ...] = (0.0, 0.0, 1.0)  # in the frame of the link
     look_at_m: tuple[float, ...] = (0.0, 0.0, 0.0)  # in the same frame
     up: tuple[float, ...] = (0.0, 0.0, 1.0)  # direction that points up in the picture, in the same frame
@@ -76,13 +76,13 @@ class SceneCamera:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is simulated; the fields of the file."""
+    """The fields of a scene file."""
 
     robot: str  # name of a file in config/robots, or a path
-    held: tuple[str, ...] = ()  # joints that stay where they are at home, for tasks without them: a gripper
+    held: tuple[str, ...] = ()  # joints that stay at home, in tasks that do not use them, such as a gripper's
     rate_hz: float = 20.0  # of the cameras, and so of the control steps
     timestep_s: float = 0.002  # of the physics
-    ambient: float = 0.4  # light that comes from everywhere, 0 to 1
+    ambient: float = 0.4  # ambient light, 0 to 1
     background: tuple[float, ...] = (0.7, 0.75, 0.8)  # colour around the table
     table: Table = field(default_factory=Table)
     lamps: tuple[Lamp, ...] = (Lamp(),)
@@ -91,7 +91,10 @@ class Scene:
 
 
 def read_scene(path: Path) -> Scene:
-    """A scene file. Raises ConfigError that names the field and what is allowed."""
+    """Reads a scene file.
+
+    :raises ConfigError: a field cannot be used; the message names it and what is allowed.
+    """
     values = load_yaml(path)
     parts: dict[str, Any] = {}
     if "table" in values:
@@ -104,12 +107,16 @@ def read_scene(path: Path) -> Scene:
     scene = from_dict(Scene, {**values, **parts})
     named = [*(each.name for each in scene.objects), *(each.name for each in scene.cameras)]
     if not scene.cameras or "" in named or len(set(named)) != len(named):
-        raise ConfigError(f"{path}: every object and camera needs a name of its own, and one camera is the least")
+        raise ConfigError(f"{path}: every object and camera needs a name of its own, and there must be a camera")
     return scene
 
 
 def load_scene(path: str | Path) -> World:
-    """Composes the scene of a file. Raises ConfigError, and what the robot's description is refused with."""
+    """Builds the world of a scene file.
+
+    :raises ConfigError: a field, the robot file or its description cannot be used.
+    :raises lewm_model.sim.meshes.MeshError: a mesh cannot be read.
+    """
     path = Path(path)
     scene = read_scene(path)
     robot = load_robot(scene.robot, path.parent)
@@ -133,14 +140,16 @@ def load_scene(path: str | Path) -> World:
 
 
 def _empty(scene: Scene) -> mujoco.MjSpec:
-    """Table, background and lamps."""
+    """The scene without robot, objects and cameras."""
     spec = mujoco.MjSpec()
     spec.option.timestep = scene.timestep_s
-    # Implicit in the servos' damping, so that stiff gains are stable at this step.
+    # Integrates the servos' damping implicitly, so that stiff gains are stable at this time step.
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    spec.option.impratio = 10.0  # a grasped object must not creep out of the fingers
-    spec.visual.quality.shadowsize = spec.visual.quality.offsamples = 0  # nine tenths of the time of a small picture
+    spec.option.impratio = 10.0  # so that a grasped object does not slip out of the fingers
+    spec.visual.quality.shadowsize = spec.visual.quality.offsamples = (
+        0  # they take nine tenths of a small picture's time
+    )
     spec.visual.headlight.active = 1
     spec.visual.headlight.ambient = [scene.ambient] * 3
     spec.visual.headlight.diffuse = spec.visual.headlight.specular = [0.0] * 3
@@ -157,8 +166,8 @@ def _empty(scene: Scene) -> mujoco.MjSpec:
         pos=[0.0, 0.0, -thick / 2],
         rgba=[*scene.table.rgb, 1.0],
         friction=[scene.table.friction, 0.005, 0.0001],
-        margin=CLEARANCE_M,  # nearer than this counts as touching, for random motion and baselines, ...
-        gap=CLEARANCE_M,  # ... and pushes nothing
+        margin=CLEARANCE_M,  # from this distance on it counts as touched in random motion and baselines, ...
+        gap=CLEARANCE_M,  # ... without a contact force
         group=_VISUAL_GROUP,
     )
     for lamp in scene.lamps:
@@ -176,7 +185,7 @@ def _empty(scene: Scene) -> mujoco.MjSpec:
 
 
 def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
-    """The robot's description, with its base at the world's origin and without the drives that it comes with."""
+    """Adds the robot's description, with its base at the world's origin and without its own actuators."""
     if robot.simulation is None:
         raise ConfigError(f"robot {robot.name!r} cannot be simulated; add `simulation` with a file to its robot file")
     child = _description(robot.path(robot.simulation.file))
@@ -194,7 +203,7 @@ def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
     axis = np.array(robot.simulation.tool_axis, float)
     if axis.shape != (3,) or not np.linalg.norm(axis) > 0.0:
         raise ConfigError(f"robot {robot.name!r} has the tool_axis {axis.tolist()}; it needs x, y and z of a direction")
-    # The tip's frame is turned so that its z axis is the tool's.
+    # The frame of the tip is rotated so that its z axis is the tool's axis.
     turn, frame = np.empty(4), np.empty(4)
     mujoco.mju_quatZ2Vec(turn, axis / np.linalg.norm(axis))
     if isinstance(carrier, mujoco.MjsSite):
@@ -206,13 +215,13 @@ def _add_robot(spec: mujoco.MjSpec, robot: Robot) -> None:
 
 
 def _description(path: Path) -> mujoco.MjSpec:
-    """An MJCF or URDF file, its meshes reduced."""
+    """An MJCF or URDF file with its meshes reduced."""
     if path.suffix not in (".xml", ".mjcf", ".urdf"):
-        raise ConfigError(f"{path} is no MJCF or URDF, which a scene needs; an SDF world is loaded by itself")
+        raise ConfigError(f"{path} is not MJCF or URDF, which a scene needs; give an SDF world itself as --world")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
     except ValueError as error:
-        raise ConfigError(f"MuJoCo does not read {path}: {error}") from error
+        raise ConfigError(f"MuJoCo cannot read {path}: {error}") from error
     meshes.reduce_meshes(spec, path.parent / spec.compiler.meshdir)
     return spec
 
@@ -236,7 +245,7 @@ def _add_object(spec: mujoco.MjSpec, each: SceneObject) -> None:
         mass=each.mass_kg,
         rgba=[*each.rgb, 1.0],
         friction=[each.friction, 0.005, 0.0001],
-        condim=4,  # with torsion, so that fingers hold it straight
+        condim=4,  # with torsional friction, so that an object does not rotate between two fingers
         group=_VISUAL_GROUP,
     )
 
@@ -248,7 +257,7 @@ def _add_camera(spec: mujoco.MjSpec, each: SceneCamera) -> None:
     backwards = np.array(each.position_m, float) - np.array(each.look_at_m, float)
     right = np.cross(np.array(each.up, float), backwards)
     if np.linalg.norm(backwards) < 1e-6 or np.linalg.norm(right) < 1e-6:
-        raise ConfigError(f"camera {each.name!r} looks at where it is, or along its own up; move look_at_m or up")
+        raise ConfigError(f"camera {each.name!r} looks at its own position, or along `up`; change look_at_m or up")
     right /= np.linalg.norm(right)
     backwards /= np.linalg.norm(backwards)
     rotation = np.stack([right, np.cross(backwards, right), backwards], 1)
@@ -258,18 +267,17 @@ def _add_camera(spec: mujoco.MjSpec, each: SceneCamera) -> None:
 
 
 def _add_drives(spec: mujoco.MjSpec, model: mujoco.MjModel, robot: Robot, held: Sequence[str]) -> Arm:
-    """Position servos with velocity feed-forward, as stiff as the arm's inertia allows at SERVO_HZ.
+    """Adds position servos with velocity feed-forward, whose stiffness gives SERVO_HZ with the arm's inertia at home.
 
-    The arm's weight is carried by its drives (as in every controller with gravity compensation), so that a servo at
-    rest stands where it is commanded.
+    Gravity is compensated, as in most controllers of arms, so that an arm at rest is where it is commanded.
     """
     data = mujoco.MjData(model)
     names = [f"{ROBOT}::{name}" for name in robot.names]
     for name, value in zip(names, robot.home, strict=True):
         data.qpos[model.joint(name).qposadr[0]] = value
     mujoco.mj_forward(model, data)
-    # Neighbouring links overlap by design, and by the convex hulls that stand for them, the first link and what it
-    # stands on as well; what touches at home does not count as touching.
+    # Neighbouring links overlap, by design and because convex hulls stand for them, and so do the first link and the
+    # table; pairs that touch at home never count as touching.
     first_link = model.jnt_bodyid[model.joint(names[0]).id]
     for pair in {tuple(sorted(pair)) for pair in model.geom_bodyid[data.contact.geom].reshape(-1, 2).tolist()}:
         bodies = [model.body(body).name for body in pair]
@@ -290,14 +298,14 @@ def _add_drives(spec: mujoco.MjSpec, model: mujoco.MjModel, robot: Robot, held: 
         own = inertia[joint.dofadr[0], joint.dofadr[0]]
         effort[i] = robot.joints[i].effort
         if robot.gripper is not None and robot.names[i] == robot.gripper.joint:
-            # Soft: what it holds keeps it from closing, and is pressed the harder the farther it should close.
+            # Soft: it reaches its greatest effort only if a held object keeps it from closing its whole range.
             position_gain[i] = effort[i] / (robot.joints[i].upper - robot.joints[i].lower)
         else:
             position_gain[i] = own * rate**2
         velocity_gain[i] = 2.0 * position_gain[i] / rate
         kp, kv = position_gain[i], velocity_gain[i]
         own_joint = spec.joint(name)
-        own_joint.damping = np.zeros_like(own_joint.damping)  # the servo's takes its place
+        own_joint.damping = np.zeros_like(own_joint.damping)  # the servo's damping replaces it
         own_joint.frictionloss = 0.0
         spec.add_actuator(
             name=name,

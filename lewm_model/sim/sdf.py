@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """An SDF world as a MuJoCo model.
 
-What this loader does not carry over is an error that names file and line, so that MuJoCo and Gazebo never run two
-different worlds out of one file. It knows the part of SDF 1.9 that rigid arms need: models of links, fixed and revolute
-joints in a tree, frames and `relative_to`, boxes, cylinders, capsules, spheres and mesh files, directional lights and
-cameras. Gazebo's own system plugins are accepted by name; the joint trajectory controller's also says which model is
-the arm, which joints it moves and how stiff the servo is. A frame named `end_effector` in that model is its tip.
+Anything that this loader does not support is an error that names file and line, so that MuJoCo and Gazebo never run
+different worlds from one file. It supports the part of SDF 1.9 that rigid arms need: models of links, fixed and
+revolute joints in a tree, frames and `relative_to`, boxes, cylinders, capsules, spheres and mesh files, directional
+lights and cameras. Gazebo's own system plugins are accepted by name; that of the joint trajectory controller also tells
+which model is the arm, which joints it moves, and the gains of the servos. A frame named `end_effector` in that model
+is its tip.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _VISUAL_GROUP, _COLLISION_GROUP = 0, 3  # MuJoCo draws groups 0 to 2
 AMBIENT_GAIN, LAMP_GAIN = 0.315, 0.807
 # SDF has no limits of acceleration and jerk. These are those of config/robots/tabletop.yaml, the shipped world's arm.
 ACCELERATION_RAD_S2, JERK_RAD_S3 = 9.0, 150.0
-SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones never end, longer ones are not stable
+SHORTEST_STEP_S, LONGEST_STEP_S = 1e-5, 0.05  # of the physics: shorter ones take too long, longer ones are unstable
 SLOWEST_HZ, FASTEST_HZ = 0.01, 1000.0  # of the camera
 MOST_PIXELS = 8192  # of a picture's side
 
@@ -81,7 +82,7 @@ def _geometry(spec: mujoco.MjSpec, element: Element) -> dict[str, object]:
 
 
 def _mesh(spec: mujoco.MjSpec, shape: Element) -> str:
-    """The name of a mesh file, which is read once."""
+    """The name of a mesh in `spec`, which is added when it is first used."""
     shape.allow("uri")
     uri = shape.need("uri")
     path = (Path(shape.file).parent / uri.string()).resolve()
@@ -104,7 +105,7 @@ def _friction(collision: Element) -> list[float]:
         mu = ode.number("mu")
         if ode.number("mu2", mu) != mu:
             raise ode.error("<mu2> differs from <mu>; MuJoCo's friction has no direction, use one number")
-    return [mu, 0.005, 0.0001]  # slide; torsion and roll are MuJoCo's defaults
+    return [mu, 0.005, 0.0001]  # sliding; torsional and rolling friction are MuJoCo's defaults
 
 
 def _colour(visual: Element) -> np.ndarray:
@@ -118,13 +119,15 @@ def _colour(visual: Element) -> np.ndarray:
 
 
 def _srgb(linear: np.ndarray) -> np.ndarray:
-    """What a screen is given for linear light: sRGB in [0, 1] (IEC 61966-2-1)."""
+    """Linear light encoded as sRGB, in [0, 1] (IEC 61966-2-1)."""
     linear = np.clip(linear, 0.0, 1.0)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames: Frames, exposure: np.ndarray) -> None:
-    """Visuals and collisions of a link. `exposure` (3,) is the linear light that comes back from white, lying flat."""
+    """Adds visuals and collisions of a link. `exposure` (3,) is the linear light that a horizontal white surface
+    reflects.
+    """
     link_name = link.attribute("name")
     for element in link.children:
         if element.tag not in ("collision", "visual"):
@@ -138,14 +141,14 @@ def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: Element, frames
             geom.group = _COLLISION_GROUP
         else:
             element.allow("pose geometry material", "name")
-            # SDF's materials are matt unless they say otherwise, MuJoCo's geoms shine.
+            # SDF's materials are matt by default, MuJoCo's geoms are shiny.
             colour = _colour(element)
             shown = [*_srgb(exposure * colour[:3]), colour[3]]
             spec.add_material(name=geom.name, rgba=shown, specular=0.0, shininess=0.0)
             geom.material = geom.name
             geom.group = _VISUAL_GROUP
             geom.contype = geom.conaffinity = 0
-        geom.mass = 0.0  # the link's <inertial> says all
+        geom.mass = 0.0  # the mass is that of the link's <inertial>
 
 
 def _add_inertial(body: mujoco.MjsBody, link: Element, frames: Frames) -> None:
@@ -280,7 +283,7 @@ class _Loader:
         self.arm: tuple[str, Arm] | None = None
         self.cameras: list[tuple[Element, Camera, tuple[float, float]]] = []
         self.objects: dict[str, str] = {}
-        self.exposure: np.ndarray = np.zeros(3)  # linear light that comes back from white lying flat: red, green, blue
+        self.exposure: np.ndarray = np.zeros(3)  # linear light, red, green and blue, that horizontal white reflects
 
     def model(self, model: Element) -> None:
         model.allow("static self_collide pose link joint frame plugin", "name")
@@ -312,7 +315,7 @@ class _Loader:
         limits: dict[str, dict[str, float]] = {}
 
         def add(link_name: str, open_links: tuple[str, ...]) -> mujoco.MjsBody:
-            """Adds the link's body, its parent's first."""
+            """Adds the link's body, after its parent's."""
             if link_name in bodies:
                 return bodies[link_name]
             link = links[link_name]
@@ -352,7 +355,7 @@ class _Loader:
             link_name = frames.link_of(frame_name, frame)
             pose = np.linalg.inv(frames.pose(link_name, frame)) @ frames.pose(frame_name, frame)
             bodies[link_name].add_site(name=f"{name}::{frame_name}", pos=pose[:3, 3], quat=_quaternion(pose), group=4)
-        # Links of a model do not collide with each other unless <self_collide> says so.
+        # Links of a model do not collide with each other, since <self_collide> is false.
         names = list(bodies)
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
@@ -364,11 +367,11 @@ class _Loader:
             self._controller(model, controllers, limits)
 
     def _controller(self, model: Element, plugins: list[Element], limits: dict[str, dict[str, float]]) -> None:
-        """Actuators from joint trajectory controllers, the arm's and a gripper's: Gazebo's law, torque = kp (q* - q) +
-        kv (v* - v).
+        """Adds actuators for the joint trajectory controllers, the arm's and a gripper's, with Gazebo's control law:
+        torque = kp (q* - q) + kv (v* - v).
         """
         name = model.attribute("name")
-        # As if they were one.
+        # The controllers of arm and gripper become one list of joints.
         plugin = replace(plugins[0], children=[child for each in plugins for child in each.children])
         if self.arm is not None:
             raise plugin.error(f"model '{self.arm[0]}' has a joint trajectory controller already; one arm per world")
@@ -443,7 +446,7 @@ class _Loader:
                 f"<max_step_size> is {step_s}; write {SHORTEST_STEP_S} to {LONGEST_STEP_S} s"
             )
         option.timestep = step_s
-        # Implicit in the servo's damping, so that stiff gains are stable at this step.
+        # Integrates the servos' damping implicitly, so that stiff gains are stable at this time step.
         option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
         gravity = world.get("gravity")
         option.gravity = [0.0, 0.0, -9.8] if gravity is None else gravity.floats(3)
@@ -454,16 +457,16 @@ class _Loader:
             self.model(model)
 
     def _light(self, world: Element) -> None:
-        """Lamps, so that pictures are those of Gazebo's renderer.
+        """Adds lamps so that pictures have the colours of Gazebo's renderer.
 
-        Ogre 2 lights linear colours and encodes the sum as sRGB; MuJoCo multiplies what it is given. So materials get
-        the encoded colour that they have lying flat (`_add_shapes`), and MuJoCo's lamps are scaled to show them so.
-        What stands upright has the share of the light that the file's ambient and diffuse say.
+        Ogre 2 lights linear colours and encodes the result as sRGB; MuJoCo multiplies light and colour as they are. So
+        materials get the encoded colour of a horizontal surface (`_add_shapes`), and MuJoCo's lamps are scaled so that
+        a horizontal surface shows it. Other surfaces get their share of the light from the file's ambient and diffuse.
         """
         visual = self.spec.visual
         visual.quality.shadowsize = 0
         visual.quality.offsamples = 0
-        visual.headlight.active = 1  # MuJoCo keeps a scene's ambient light in the head light
+        visual.headlight.active = 1  # MuJoCo's headlight holds the ambient light of the scene
         visual.headlight.diffuse = visual.headlight.specular = [0.0, 0.0, 0.0]
         visual.headlight.ambient = [0.0, 0.0, 0.0]
         ambient: np.ndarray = np.zeros(3)
@@ -538,7 +541,7 @@ def load_world(path: str | Path) -> World:
         raise
     except RecursionError as error:
         raise world.error("frames, or links, hang from one another in a chain that is too long") from error
-    except ValueError as error:  # numpy's, of a matrix without an inverse; MuJoCo's
+    except ValueError as error:  # MuJoCo's own, or numpy's for a matrix without an inverse
         raise world.error(f"MuJoCo does not accept the world: {error}") from error
     if loader.arm is None:
         raise world.error(f"no model has the plugin {_JTC}; it marks the arm")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading an SDF file strictly: elements that know their line, and say there what they do not expect."""
+"""Strict reading of SDF files: XML elements with their line numbers, and checks whose errors name file and line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-MOST = 1e9  # of any number: the simulation overflows with greater ones
+MOST = 1e9  # greatest magnitude of a number, beyond which the simulation overflows
 
 
 def _short(text: str) -> str:
@@ -18,12 +18,12 @@ def _short(text: str) -> str:
 
 
 class SdfError(ValueError):
-    """The SDF file is broken or asks for something the loader does not carry over; says file, line and what to do."""
+    """The SDF file is broken or has something that the loader does not support; says file, line and what to do."""
 
 
 @dataclass
 class Element:
-    """One XML element with the line it starts at, and checks that name that line."""
+    """One XML element with the line at which it starts. Its checks raise SdfError with that line."""
 
     tag: str
     attributes: dict[str, str]
@@ -39,7 +39,7 @@ class Element:
         """Raises unless all children and attributes are among these space-separated names."""
         for child in self.children:
             if child.tag not in tags.split():
-                known = f"here are known: {', '.join(sorted(tags.split()))}" if tags else "it holds no elements here"
+                known = f"it may hold {', '.join(sorted(tags.split()))}" if tags else "it may hold no elements"
                 raise child.error(f"<{child.tag}> in <{self.tag}> is not supported; {known}")
         for name in self.attributes:
             if name not in attributes.split():
@@ -86,7 +86,7 @@ class Element:
         return values
 
     def number(self, tag: str, default: float | None = None, positive: bool = False) -> float:
-        """The number in child `tag`; `default` where there is none, an error where there is neither."""
+        """The number in child `tag`, or `default` if there is no such child; without either it is an error."""
         child = self.need(tag) if default is None else self.get(tag)
         if child is None:
             assert default is not None
@@ -123,7 +123,7 @@ def read_xml(path: Path) -> Element:
     def text(data: str) -> None:
         stack[-1].text += data
 
-    def refuse(name: str, *_: object) -> None:  # a few entities expand to gigabytes
+    def refuse(name: str, *_: object) -> None:  # since nested entities expand to gigabytes
         raise SdfError(f"{path}:{parser.CurrentLineNumber}: write out the XML entity '{name}', none may be declared")
 
     parser.EntityDeclHandler = refuse
@@ -131,8 +131,8 @@ def read_xml(path: Path) -> Element:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     try:
-        if path.exists() and not path.is_file():  # a device has no end
-            raise SdfError(f"{path}: is no file; give the path of an SDF world")
+        if path.exists() and not path.is_file():  # reading a device may never end
+            raise SdfError(f"{path}: is not a file; give the path of an SDF world")
         parser.Parse(path.read_bytes(), True)
     except OSError as error:
         raise SdfError(f"{path}: cannot be read: {error.strerror}; give the path of an SDF world") from error
@@ -140,6 +140,6 @@ def read_xml(path: Path) -> Element:
         raise SdfError(f"{path}:{error.lineno}: not well-formed XML: {error}") from error
     except SdfError:
         raise
-    except (LookupError, ValueError) as error:  # an encoding that Python does not know, or has no table for
+    except (LookupError, ValueError) as error:  # Python does not have the file's encoding
         raise SdfError(f"{path}: its encoding is not supported: {error}; write UTF-8") from error
     return root[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every loader of worlds and scenes gives to the simulated arm."""
+"""A loaded world, as the loaders of SDF worlds and scenes return it to the simulated arm."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ END_EFFECTOR = "end_effector"  # name of the site at the arm's tip, behind the a
 
 @dataclass(frozen=True)
 class Arm:
-    """The joints that the trajectory controller moves, and its servos. Arrays are (A,) float64 in its order.
+    """The joints that the trajectory controllers move, and their servos. Arrays are (A,) float64 in the joints' order.
 
-    `held` are joints with a servo that keeps them where they are, and what that is, rad.
+    `held` are further joints, which their servos keep at a position, rad.
     """
 
     limits: JointLimits
-    home: np.ndarray  # rad, where it begins
+    home: np.ndarray  # rad, positions at the start
     effort: np.ndarray  # N m
     position_gain: np.ndarray  # N m/rad
     velocity_gain: np.ndarray  # N m s/rad
@@ -40,12 +40,12 @@ class Camera:
     width: int  # pixels
     height: int  # pixels
     rate_hz: float
-    topic: str = ""  # of the robot file; "" where that does not know the camera
+    topic: str = ""  # from the robot file; "" if that does not have the camera
 
 
 def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
-    """The pictures of all cameras, each with its own proportions and so many pixels high. Where no robot file says
-    their topics, the first has that of any robot's camera, the others one with their names.
+    """The observation of all cameras side by side, each with its own aspect ratio and `height` pixels high. Without a
+    topic in the robot file the first gets camera/image_raw, and each other one a topic with its name.
     """
     first = cameras[0].name
     return Observation(
@@ -63,8 +63,8 @@ def side_by_side(cameras: Sequence[Camera], height: int) -> Observation:
 
 @dataclass(frozen=True)
 class State:
-    """The world at rest: joint positions (A,) rad, and by name the poses (7,) of objects, position x y z in m and
-    quaternion w x y z. Objects that are not named lie where the world has them.
+    """A world at rest: joint positions (A,) rad, and poses (7,) of objects by name, position x y z in m and quaternion
+    w x y z. Objects that are not named are where the file has them.
     """
 
     joints: np.ndarray
@@ -78,6 +78,6 @@ class World:
     model: mujoco.MjModel
     arm_name: str
     arm: Arm
-    cameras: tuple[Camera, ...]  # the first is the one that a goal is shown with
-    objects: Mapping[str, str]  # name of everything that moves freely, and of its body
-    robot: Robot | None = None  # of a scene
+    cameras: tuple[Camera, ...]  # a model with one camera uses the first
+    objects: Mapping[str, str]  # name of every freely moving object -> name of its body in the model
+    robot: Robot | None = None  # the robot file of a scene; None for an SDF world
