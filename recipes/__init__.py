@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One command from nothing to a model."""
+"""Recipes: one command records, trains, calibrates, exports and evaluates a model."""

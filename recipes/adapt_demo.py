@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another scene: the shipped model, one adapted to it by five minutes of it, and one trained on these alone, each tried
-in the old scene and in the new one. `make adapt-demo`
+"""`make adapt-demo`: the shipped model, models adapted to another scene with five minutes of it, and one trained on
+these alone, each evaluated in the old scene and in the new one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SIGHT = Observation.of_one((RECORDED_SIDE, RECORDED_SIDE))
 
 
 def new_scene(sim: ArmSim) -> Look:
-    """A table of wood in the light of one lamp, and a camera that stands a little elsewhere."""
+    """A wooden table in the light of one lamp, and a slightly moved camera."""
     return Look(
         ambient=np.array([0.35, 0.33, 0.30]),
         lamps=((np.array([0.6, 0.3, -0.74]), np.array([0.7, 0.65, 0.55])),),
@@ -52,7 +52,7 @@ def new_scene(sim: ArmSim) -> Look:
 
 
 def record(path: Path) -> None:
-    """Random motion in the new scene."""
+    """Records random motion in the new scene."""
     with ArmSim() as sim, EpisodeWriter(path, SIGHT.size, sim.names, sim.control_dt_s, "joint_velocity", {}) as writer:
         look = new_scene(sim)
         wear(sim, lambda: look)
@@ -61,7 +61,7 @@ def record(path: Path) -> None:
 
 
 def tried(bundle: Bundle, new: bool, goals: int) -> Rate:
-    """Goals held in a scene, whose pictures show it as it is; one half near, the other anywhere."""
+    """Goals that a bundle holds in the new or the old scene; half of them near, half anywhere."""
     runtime, config = load_runtime(bundle), PlanConfig()
     with ArmSim() as sim:
         look = new_scene(sim) if new else Look()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all recipes do: record, train, calibrate, export, and try the model in the tasks that it is made for."""
+"""The steps of all recipes: record, train, calibrate, export, and evaluate the model in its tasks."""
 
 from __future__ import annotations
 
@@ -23,64 +23,65 @@ from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.trainer import model_config_for, train
 
-USUAL_SEED = 10**6  # of the first recording that is not trained on
-TASK_SEED = 1  # starts and goals are the same for every training seed
+CALIBRATION_SEED = 10**6  # added to the recipe's seed for the recording that is only calibrated with
+TASK_SEED = 1  # of starts and goals, the same for every seed of the training
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is made from nothing."""
+    """The settings with which a model is made."""
 
-    name: str  # of the make target and of the figures, with _ for -
-    suite: str  # of tasks, in lewm_model.tasks.registry
-    episodes: int
+    name: str  # of the make target and, with _ for -, of the figures
+    suite: str  # name of its tasks in lewm_model.tasks.registry
+    episodes: int  # to train on
     steps: int  # control steps of an episode
-    rounds: int = 0  # of recording what the scripted policy does where the model's own policy got to
+    rounds: int = 0  # of corrections: recordings in which the scripted policy continues what the model's policy began
     corrections: int = 0  # episodes in such a round
-    vary: bool = True  # whether every recorded frame has a look of its own (lewm_model.sim.looks)
-    usual_episodes: int = 400  # of the scene as it is, to know what is usual in it; with 100 a rare pose looks new
-    model: dict[str, Any] = field(default_factory=dict)  # what differs from the size `small`
-    train: dict[str, Any] = field(default_factory=dict)
+    vary: bool = True  # whether every frame to train on has a random look (lewm_model.sim.looks)
+    calibration_episodes: int = 400  # with the scene's own look, to calibrate with; with 100 a rare pose looks new
+    model: dict[str, Any] = field(default_factory=dict)  # values of ModelConfig that differ from the size `small`
+    train: dict[str, Any] = field(default_factory=dict)  # values of TrainConfig that differ from the size `small`
 
 
 def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
-    """Records, trains, calibrates and exports into `folder`; goes on where an earlier call was killed."""
+    """Records, trains, calibrates and exports into `folder`; continues what an interrupted call left there."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = suite_named(recipe.suite)
     world = suite.world_file
     recording = folder / "episodes.h5"
     if not recording.is_file():
         collect(recording, recipe.episodes, recipe.steps, seed, world, motion=suite.motion, vary=recipe.vary)
-    as_it_is = folder / "usual.h5"
-    if not as_it_is.is_file():
-        collect(as_it_is, recipe.usual_episodes, recipe.steps, USUAL_SEED + seed, world, motion=suite.motion)
+    calibration = folder / "calibration.h5"
+    if not calibration.is_file():
+        own_seed = CALIBRATION_SEED + seed
+        collect(calibration, recipe.calibration_episodes, recipe.steps, own_seed, world, motion=suite.motion)
     data, horizon = load_episodes(recording), suite.plan.horizon
     model = model_config_for(data, "small", recipe.model)
     config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     bundle = train(data, folder / "bundle", folder / "run", model, config, recipe.suite)
     recordings, frames = [data], sample_frames(data, model)
     for number in range(1, recipe.rounds + 1):
-        export_onnx(bundle, horizon, frames)  # on a CPU the policy plans twice as fast with it
-        mistakes = folder / f"mistakes{number}.h5"
-        if not mistakes.is_file():
-            assert suite.led is not None, "rounds are of suites whose scripted policy takes over from a model's own"
+        export_onnx(bundle, horizon, frames)  # with which a CPU plans twice as fast as with PyTorch
+        corrections = folder / f"corrections{number}.h5"
+        if not corrections.is_file():
+            assert suite.led is not None, "rounds need a scripted policy that continues the motion of a model's policy"
             led, number_seed = suite.led(bundle.folder), 1000 * number + seed
-            collect(mistakes, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=recipe.vary)
-        recordings.append(load_episodes(mistakes))
+            collect(corrections, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=recipe.vary)
+        recordings.append(load_episodes(corrections))
         bundle = retrain_policy_heads(bundle, recordings, config)
-    return export_onnx(calibrate(bundle, load_episodes(as_it_is)), horizon, frames)
+    return export_onnx(calibrate(bundle, load_episodes(calibration)), horizon, frames)
 
 
 def run(recipe: Recipe, out: Path, seed: int, goals: int) -> None:
-    """Makes the model in `out`/seed<N> and tries it on `goals` of each kind of its tasks, beside what needs no model.
+    """Makes the model in `out`/seed<N> and evaluates it on `goals` of each task, beside policies without a model.
 
-    Writes `out`/summary.json: figures of this seed beside those that other seeds left there.
+    Writes `out`/summary.json: the figures of this seed, beside those of other seeds that are there.
     """
     began, folder = time.monotonic(), out / f"seed{seed}"
-    fresh = not folder.exists()  # only a run from nothing may say how long that takes
+    fresh = not folder.exists()  # the time of a resumed run is not that of the whole recipe
     bundle = make(recipe, folder, seed)
     wall_s = time.monotonic() - began
-    how = f"from nothing to a bundle in {wall_s / 60:.1f} min" if fresh else "resumed"
+    how = f"from scratch to a bundle in {wall_s / 60:.1f} min" if fresh else "resumed"
     console, name = Console(), recipe.name.replace("-", "_")
     console.print(f"seed {seed}: {how}, {folder / 'bundle'}")
     figures: Figures = {f"{name}.wall_s": (wall_s, "s")} if fresh else {}

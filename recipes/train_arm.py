@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model of any arm that has a robot file and a scene, from nothing, on random motion. `make train-arm ROBOT=so101`"""
+"""`make train-arm ROBOT=so101`: a model from scratch, on random motion, for any arm with a robot file and a scene."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import typer
 
 from recipes.recipe import Recipe, run
 
-# A Gaussian latent of few numbers is filled by products of what the first joints do, which move many pixels. With more
-# the wrist, which moves few, comes in: 0.69 of its way is seen after 500 steps with 128, 0.44 after 4,000 with 32.
+# A small latent, which SIGReg makes Gaussian, is used up by nonlinear functions of the first joints, which move many
+# pixels. A larger one also encodes the wrist, which moves few: of its way the displacement embedding sees 0.69 after
+# 500 steps with 128 numbers, and 0.44 after 4,000 steps with 32.
 MODEL = {"latent_dim": 128, "readout": "all", "encoder_depth": 2}
 TRAIN = {"steps": 12_000, "head_steps": 5000, "augment": {"share": 0.0}}
 
 
 def main(
-    robot: Annotated[str, typer.Option(help="its scene is ROBOT_TASK, or ROBOT, of config/scenes")] = "so101",
+    robot: Annotated[str, typer.Option(help="its scene is ROBOT_TASK, or else ROBOT, in config/scenes")] = "so101",
     task: Annotated[str, typer.Option(help="reach")] = "reach",
     seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
-    goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
+    goals: Annotated[int, typer.Option(help="goals of each kind to evaluate the model on")] = 100,
     threads: Annotated[int, typer.Option(help="CPU threads of the training")] = 2,
     out: Annotated[Path | None, typer.Option(help="default is out/train-arm/ROBOT-TASK")] = None,
 ) -> None:
-    """Record, train and export the model of an arm from nothing, and try it on the simulated arm."""
+    """Record, train and export the model of an arm from scratch, and evaluate it on the simulated arm."""
     train = {**TRAIN, "threads": threads}
     recipe = Recipe("train-arm", f"{task}_{robot}", episodes=800, steps=100, vary=False, model=MODEL, train=train)
     run(recipe, out or Path("out", "train-arm", f"{robot}-{task}"), seed, goals)

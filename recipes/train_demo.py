@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's model from nothing: trained on random motion, it reaches what pictures show. `make train-demo`"""
+"""`make train-demo`: the demo's model from scratch, trained on random motion to reach goal pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import typer
 
 from recipes.recipe import Recipe, run
 
-# Frames that all look otherwise take longer to learn from than those of one scene.
+# More steps than the size `small` has, since frames with random looks take longer to learn from.
 RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"steps": 3500})
 
 
 def main(
     seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
-    goals: Annotated[int, typer.Option(help="goals of each kind to try the model on")] = 100,
-    threads: Annotated[int, typer.Option(help="CPU threads of the training; fewer on a machine that is shared")] = 2,
+    goals: Annotated[int, typer.Option(help="goals of each kind to evaluate the model on")] = 100,
+    threads: Annotated[int, typer.Option(help="CPU threads of the training; fewer on a shared machine")] = 2,
     out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-demo"),
 ) -> None:
-    """Record, train and export the demo's model from nothing, and try it on the simulated arm."""
+    """Record, train and export the demo's model from scratch, and evaluate it on the simulated arm."""
     run(replace(RECIPE, train={**RECIPE.train, "threads": threads}), out, seed, goals)
 
 

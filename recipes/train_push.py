@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The push model from nothing: a scripted policy that pushes is recorded, and the model learns to. `make train-push`"""
+"""`make train-push`: the push model from scratch, trained on recordings of a scripted policy that pushes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RECIPE = Recipe(
     model={"latent_dim": 32, "readout": "all", "picture_norm": "fixed"},
     train={
         "steps": 12000,
-        "clips_per_pose": 4,  # clips of alike poses: with random ones the arm fills the latent, without the object
+        "clips_per_pose": 4,  # with clips of random poses the latent encodes the arm alone and not the object
         "head_steps": 0,
         "policy_steps": 6000,
         "augment": {"share": 0.0},
     },
 )
-# In any light; nobody has trained it yet. A rectangle that covers something may pass for the object, so none does.
+# For any light; not trained yet. Without augmentation by rectangles, which could be taken for the object.
 VARIED = replace(
     RECIPE,
     vary=True,
@@ -39,11 +39,11 @@ VARIED = replace(
 
 def main(
     seed: Annotated[int, typer.Option(help="of recording and training")] = 0,
-    goals: Annotated[int, typer.Option(help="goals to try the model on")] = 200,
-    vary: Annotated[bool, typer.Option("--vary", help="scenes vary, and pictures are changed; not tried yet")] = False,
+    goals: Annotated[int, typer.Option(help="goals to evaluate the model on")] = 200,
+    vary: Annotated[bool, typer.Option("--vary", help="random looks and augmentation; not trained yet")] = False,
     out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-push"),
 ) -> None:
-    """Record a scripted policy, train and export the push model from nothing, and try it on the simulated arm."""
+    """Record a scripted policy, train and export the push model from scratch, and evaluate it on the simulated arm."""
     run(VARIED if vary else RECIPE, out, seed, goals)
 
 

@@ -29,10 +29,12 @@ from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 from lewm_model.tasks.push import MOVED_M, PUSH
-from lewm_model.tasks.push_script import ANGLES, RADII, Play, ScriptedPush, play, random_place
+from lewm_model.tasks.push_script import Play, ScriptedPush, play
 from lewm_model.training.calibration import same_place_distances
 from lewm_model.training.heads import retrain_policy_heads, train_cloned_policy, train_temporal_distance
 from lewm_model.training.trainer import train
+
+RADII, ANGLES = PUSH.setup.radii_m, PUSH.setup.angles_rad
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
     for episode in range(8):
         seen: list[np.ndarray] = []
         rng = np.random.default_rng((7, episode))
-        actions = play(sim, rng, "block", 100, lambda seen=seen: seen.append(sim.object_pose("block")), roam=False)
+        actions = play(
+            sim, rng, "block", PUSH.setup, 100, lambda seen=seen: seen.append(sim.object_pose("block")), roam=False
+        )
         assert actions.shape == (100, 2) and len(seen) == 101
         assert (np.abs(actions) <= sim.limits.velocity + 1e-9).all()
         starts.append(seen[0][:2])
@@ -59,12 +63,12 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
 
 def test_recorded_play_shows_the_block_beyond_where_goals_lie_and_comes_back(sim: ArmSim) -> None:
     rng = np.random.default_rng(3)
-    blocks = [random_place(rng, edge=True) for _ in range(400)]
+    blocks = [PUSH.setup.random_place(rng, edge=True) for _ in range(400)]
     beyond = [
         not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in blocks
     ]
     assert 0.1 < np.mean(beyond) < 0.3
-    player = ScriptedPush(sim, rng, PUSH.object)
+    player = ScriptedPush(sim, rng, PUSH.object, PUSH.setup)
     targets = [player.random_target(np.array([0.0, -0.5])) for _ in range(50)]
     assert all(RADII[0] <= np.hypot(*target) <= RADII[1] for target in targets)
     assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "a block that is far from everywhere"
@@ -111,7 +115,7 @@ def test_the_temporal_distance_is_that_of_play_which_did_not_dawdle() -> None:
 @pytest.fixture(scope="module")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
-    collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, motion=Play(PUSH.object))
+    collect(folder / "play.h5", episodes=4, steps=40, image_size=32, workers=1, motion=Play(PUSH.object, PUSH.setup))
     data = load_episodes(folder / "play.h5")
     assert data.recorded["kind"] == "play"
     model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
@@ -120,7 +124,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5},
     )
     bundle = train(data, folder / "bundle", folder / "run", model, config)
-    arguments = {"steps": 20, "image_size": 32, "workers": 1, "motion": Play(PUSH.object, bundle.folder)}
+    arguments = {"steps": 20, "image_size": 32, "workers": 1, "motion": Play(PUSH.object, PUSH.setup, bundle.folder)}
     collect(folder / "mistakes.h5", episodes=2, **arguments)  # the policy leads
     mistakes = load_episodes(folder / "mistakes.h5")
     assert mistakes.recorded["policy"] == sha256(bundle.folder / "model.json")
@@ -134,7 +138,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_policy_moves_the_arm_only_where_a_scripted_one_goes_on(tmp_path: Path) -> None:
     arguments = ["collect", str(tmp_path / "random.h5"), "--policy", str(tmp_path)]
-    with pytest.raises(ValueError, match="no scripted policy of reach goes on where a model got to"):
+    with pytest.raises(ValueError, match="the task reach has no scripted policy that continues"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 

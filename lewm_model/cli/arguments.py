@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several commands take."""
+"""Arguments and options that several commands have."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from typing import Annotated
 import typer
 
 BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, the one with model.json")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace what this program wrote there before")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace an earlier output of this program")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that build what a robot runs."""
+"""Commands that build the graphs and engines of a bundle, check it, and convert it."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ def export(
 def engine(
     bundle: BundleArgument,
     samples: Annotated[
-        list[int] | None, typer.Option(help="candidates of a plan; again for more numbers. Default is the planner's")
+        list[int] | None, typer.Option(help="candidates of a plan; repeat it for more numbers. Default: the planner's")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp16, fp32, or auto: the first that computes the same")] = "auto",
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="build although the engines fit")] = False,
+    precision: Annotated[
+        str, typer.Option(help="fp16, fp32, or auto: fp16 if it is numerically equivalent, else fp32")
+    ] = "auto",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="build even if there are engines that fit")] = False,
 ) -> None:
-    """Build the TensorRT engines of a bundle for this machine's GPU, and check that they compute what they should."""
+    """Build the TensorRT engines of a bundle for this machine's GPU, and check their numerical equivalence."""
     from rich.progress import Progress
 
     from lewm_model.bundle.bundle import load_bundle
@@ -70,7 +72,7 @@ def bundle(
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Check a bundle and say what it is; write it as a checkpoint of the reference code."""
+    """Check a bundle and describe it; optionally write it as a checkpoint of the reference code."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.bundle.interchange import export_checkpoint
     from lewm_model.data.outputs import check_output

@@ -149,7 +149,7 @@ def convert(
     camera: Annotated[
         str | None,
         typer.Option(
-            help="LeRobot: key of the camera, if there are several; more than one, with commas, are put side by side"
+            help="LeRobot: key of the camera, if there are several; several, with commas, are put side by side"
         ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="LeRobot: key of the action; default is action")] = None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `lewm collect`, `lewm train`, `lewm export`, …; `lewm COMMAND --help` tells the options."""
+"""The command line: `lewm collect`, `lewm train`, `lewm export`, …; `lewm COMMAND --help` describes the options."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def _tell_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="and end")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
-    """What is said before a command."""
+    """Options of `lewm` itself."""
 
 
 def main() -> None:
-    """Entry point: what a user can mend is one line on stderr, not a traceback."""
+    """Entry point: errors that a user can correct are one line on stderr instead of a traceback."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     try:
         app()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that train, and that add what is measured or trained afterwards."""
+"""Commands that train models, and that calibrate, adapt or import them or add a decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from lewm_model.cli.arguments import BundleArgument, OverwriteOption
 
-DECODER_STEPS = 2500
+DECODER_STEPS = 2500  # optimiser steps by default
 app = typer.Typer()
 
 
@@ -23,13 +23,15 @@ def train(
     run: Annotated[
         Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="overrides the configuration's")] = None,
-    decoder: Annotated[bool, typer.Option(help="train what draws imagined futures too: `lewm decoder`")] = False,
+    seed: Annotated[int | None, typer.Option(help="replaces the configuration's")] = None,
+    decoder: Annotated[
+        bool, typer.Option(help="also train a decoder, which draws imagined futures, as `lewm decoder` does")
+    ] = False,
     control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of a file that lacks it")] = None,
-    task: Annotated[str, typer.Option(help="what it is trained for: reach, push, or in your words")] = "",
+    task: Annotated[str, typer.Option(help="task of the model: reach, push, reach_SCENE, or a description")] = "",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Train a world model from a recording, which says its action numbers and pixels; run it again to resume."""
+    """Train a world model on a recording, which decides its action and picture size; run it again to resume."""
     from lewm_model.bundle.bundle import Bundle
     from lewm_model.bundle.held_out import is_trained_on
     from lewm_model.bundle.update import create
@@ -56,21 +58,21 @@ def train(
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
     model_config = model_config_for(episodes, size, values.get("model", {}))
-    check_output(out, [data], overwrite or is_trained_on(out, episodes))  # the same again resumes
+    check_output(out, [data], overwrite or is_trained_on(out, episodes))  # the same command resumes
     run = run or Path("runs") / out.name
     with joined(device_of(train_config)):
-        if rank() > 0:  # of torchrun's processes the first one writes
+        if rank() > 0:  # of torchrun's processes only the first writes the bundle
             fit(episodes, run, model_config, train_config)
             return
 
         def make(draft: Path) -> Bundle:
             made = run_training(episodes, draft, run, model_config, train_config, task)
-            typer.echo("measuring what is usual in episodes that it was not trained on ...")
+            typer.echo("calibrating on episodes that it was not trained on ...")
             try:
                 made = run_calibration(made, episodes)
             except DataError as error:
                 typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
-            typer.echo("writing the ONNX graphs and checking that they compute the same ...")
+            typer.echo("writing the ONNX graphs and checking that they are numerically equivalent ...")
             made = export_onnx(made, frames=sample_frames(episodes, model_config))
             return add_decoder(made, episodes, DECODER_STEPS) if decoder else made
 
@@ -97,7 +99,7 @@ def adapt(
     steps: Annotated[int | None, typer.Option(help="optimiser steps of the world model")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Make a bundle that fits another scene: another table, another lamp, a camera a little elsewhere."""
+    """Make a bundle that fits another scene: another table, another lamp, a slightly moved camera."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
     from lewm_model.data.outputs import check_output
@@ -109,7 +111,7 @@ def adapt(
     run = run or Path("runs") / out.name
     found = run_adaptation(load_bundle(bundle), load_episodes(data), out, run, old, steps or STEPS).calibration
     assert found is not None
-    typer.echo(f"bundle written to {out}; a goal of it counts as reached up to {found.reached:.3g}")
+    typer.echo(f"bundle written to {out}; a goal counts as reached up to a distance of {found.reached:.3g}")
     if old is None:
         typer.echo("without --replay it may have forgotten the old scene")
 
@@ -117,9 +119,9 @@ def adapt(
 @app.command()
 def calibrate(
     bundle: BundleArgument,
-    data: Annotated[Path, typer.Argument(help="recording (HDF5); of the robot's own camera, where there is one")],
+    data: Annotated[Path, typer.Argument(help="recording (HDF5), of the robot's own camera if there is one")],
 ) -> None:
-    """Measure anew when a goal counts as reached and a frame as surprising, on frames the model was not trained on."""
+    """Measure again when a goal counts as reached and a frame as surprising, on episodes held out of the training."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
     from lewm_model.monitoring.novelty import WINDOW
@@ -128,7 +130,7 @@ def calibrate(
 
     found = run(load_bundle(bundle), load_episodes(data)).calibration
     assert found is not None and found.new_pixels is not None
-    typer.echo(f"reached up to {found.reached:.3g}, left beyond {found.left:.3g}")
+    typer.echo(f"a goal counts as reached up to a distance of {found.reached:.3g}, as left beyond {found.left:.3g}")
     assert found.false_positive_interval is not None
     low, high = found.false_positive_interval
     typer.echo(
@@ -137,9 +139,9 @@ def calibrate(
     )
     least = SURPRISING * found.new_pixels
     if least < WINDOW**2:
-        typer.echo(f"a new thing is noticed from more than {least:.0f} of the model's pixels on, lying together")
+        typer.echo(f"a new object is noticed if it covers more than {least:.0f} adjacent pixels of the model's picture")
     else:
-        typer.echo("the pictures differ so much that nothing new is noticed in them; record more episodes")
+        typer.echo("the pictures differ so much that no new object is noticed in them; record more episodes")
 
 
 @app.command()
@@ -149,7 +151,7 @@ def decoder(
     steps: Annotated[int, typer.Option(help="optimiser steps")] = DECODER_STEPS,
     seed: int = 0,
 ) -> None:
-    """Train what draws the futures that a bundle imagines, on its frozen latents; nothing else in it changes."""
+    """Train a decoder, which draws the futures that a bundle imagines, on its frozen latents; nothing else changes."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.data.clips import load_episodes
     from lewm_model.training.decoder import add_decoder
@@ -166,11 +168,13 @@ def import_(
     source: Annotated[Path, typer.Argument(help="folder with weights.pt and config.json, or a state dict (.pt)")],
     out: Annotated[Path, typer.Argument(help="bundle folder to write")],
     data: Annotated[
-        Path | None, typer.Option(help="recording that it was trained on: action statistics, heads")
+        Path | None, typer.Option(help="recording that it was trained on, for action statistics and heads")
     ] = None,
-    actions: Annotated[Path | None, typer.Option(help="JSON: `actions` as in a bundle's model.json")] = None,
+    actions: Annotated[Path | None, typer.Option(help="JSON file with `actions` as in a bundle's model.json")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with `model:` sizes that the checkpoint lacks")] = None,
-    control_dt_s: Annotated[float | None, typer.Option(help="time from row to row, s, of --data that lacks it")] = None,
+    control_dt_s: Annotated[
+        float | None, typer.Option(help="time from row to row, s, if the recording lacks it")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Turn a checkpoint of the reference code (stable-worldmodel, le-wm) into a bundle."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reaching: bring the end effector to where a picture shows it, in any world.
+"""The reach tasks: bring the end effector to where a picture shows it, in any world.
 
 - NEAR: two frames 25 control steps apart in a random motion; budget 50 steps.
 - ANYWHERE: start and goal uniform in the joint space, 5 % inside the limits; budget 150 steps.
@@ -21,22 +21,23 @@ from lewm_model.sim.random_motion import random_motion
 from lewm_model.sim.world import State
 from lewm_model.tasks.task import Outcome, Trial, follow
 
-EPISODE_STEPS = 100  # of the random motion that near goals are cut from
-TOLERANCE = 0.025  # of the workspace diameter, between end effector and goal
-INSET = 0.05  # of each joint's range, left free at either end
-DETOURS = 100  # poses that the scripted policy tries to go through, where the straight line touches something
-CHECKS = 20  # poses on a line that must be clear
+EPISODE_STEPS = 100  # control steps of the random motion that near goals are cut from
+TOLERANCE = 0.025  # share of the workspace diameter, between end effector and goal
+INSET = 0.05  # share of each joint's range, left free at either end
+DETOURS = (
+    100  # random poses that the scripted policy tries to go through if the arm touches something on the straight line
+)
+CHECKS = 20  # poses on a line in which the arm must touch nothing
 
 
 @dataclass(frozen=True)
 class Reach:
     """A task of :class:`lewm_model.tasks.task.Task`.
 
-    :param goal_steps: control steps of one random motion from start to goal; None draws the two apart.
-    :param tolerance_m: between end effector and goal; None is TOLERANCE of the workspace diameter.
-    :param angle_rad: between the tool's direction (the z axis of the tip) and that of the goal, which must be within
-        it as well; None does not ask for a direction. An angle counts in the error as the distance that is the same
-        share of its tolerance, and the error is the greater of both.
+    :param goal_steps: control steps from start to goal in one random motion; None draws the two independently.
+    :param tolerance_m: of the end effector's position; None is TOLERANCE of the workspace diameter.
+    :param angle_rad: tolerance of the tool's direction (the z axis of the tip); None does not require a direction. The
+        error is the greater of the distance and the angle, which is scaled so that both tolerances are the same.
     """
 
     name: str
@@ -77,8 +78,8 @@ class Reach:
         return np.clip(positions, sim.limits.lower, sim.limits.upper)  # rounding
 
     def scripted(self, trial: Trial, sim: ArmSim, rng: np.random.Generator) -> Outcome:
-        """A straight line in joint space at full speed, or two where that would touch something; it is told the goal's
-        joint positions.
+        """Moves at full speed to the goal's joint positions, on a straight line in joint space, or on two lines if the
+        arm would touch something on one.
         """
         start, goal = trial.start.joints, trial.goal.joints
         ways = (np.stack([start, *between, goal]) for between in _detours(rng, sim))
@@ -97,7 +98,7 @@ def _pose(rng: np.random.Generator, sim: ArmSim) -> np.ndarray:
 
 
 def _detours(rng: np.random.Generator, sim: ArmSim) -> Iterator[list[np.ndarray]]:
-    """Poses to go through: none, home, random ones."""
+    """Poses to go through: first none, then home, then random ones."""
     yield []
     yield [sim.home]
     for _ in range(DETOURS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks by name: `lewm eval --task`, the demo and the recipes find them here. A new task is a file and an entry."""
+"""The tasks by name, for `lewm eval --task`, the demo and the recipes. A new task is a file and an entry here."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from lewm_model.tasks.push_script import Play
 from lewm_model.tasks.reach import ANYWHERE, NEAR
 from lewm_model.tasks.task import Task
 
-if TYPE_CHECKING:  # what records needs more than what runs
+if TYPE_CHECKING:  # since recording needs packages, such as h5py, that trying a model does not
     from lewm_model.sim.arm import ArmSim
     from lewm_model.sim.collect import Motion
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that one model is made for, and how it is tried in them."""
+    """The tasks that a model is made for, and how it is recorded for, trained for and tried in them."""
 
     name: str
-    tasks: tuple[Task[ArmSim], ...]  # the last one is what is told first
+    tasks: tuple[Task[ArmSim], ...]  # the last one is the main one, which reports name first
     plan: PlanConfig
-    world: str = "worlds/tabletop.sdf"  # SDF or scene file, below the package's folder or elsewhere
-    motion: Motion = RANDOM  # what moves the arm in recordings that a model learns from
-    led: Callable[[Path], Motion] | None = None  # the same, where the policy of a bundle got to
-    model: str = ""  # the shipped bundle, below models/; none is shipped for "" and for other suites
-    parameters: str = "plan.yaml"  # of the nodes, below config/
-    demo: str = "demo"  # what the demo's figures begin with
-    picture_s: float = 0.5  # after the first command: a moment worth a picture
-    stopping: bool = False  # whether the demo also lets the planner look and plan only while the arm rests, to compare
+    world: str = "worlds/tabletop.sdf"  # SDF or scene file, in the package or an absolute path
+    motion: Motion = RANDOM  # of the recordings that a model learns from
+    led: Callable[[Path], Motion] | None = None  # the same, after the policy of a bundle has moved
+    model: str = ""  # the shipped bundle, in models/; "": none
+    parameters: str = "plan.yaml"  # params file of the nodes, in config/
+    demo: str = "demo"  # beginning of the names of the demo's figures
+    picture_s: float = 0.5  # after the first command, when the demo takes its picture
+    stopping: bool = False  # whether the demo also plans only while the arm rests, to compare
 
     @property
     def world_file(self) -> Path:
-        """The file of the world."""
+        """Path of the world's file."""
         path = Path(self.world)
         return path if path.is_absolute() else resource(*path.parts)
 
     @property
     def robot(self) -> str:
-        """The robot file of a scene, its name or path; "" of a world that is none."""
+        """The robot file of a scene, its name or path; "" for an SDF world."""
         if self.world_file.suffix != ".yaml":
             return ""
         named = Path(load_yaml(self.world_file)["robot"])
         return str(self.world_file.parent / named) if named.suffix else str(named)
 
     def figure_name(self, name: str) -> str:
-        """What a figure is called: with an arm in a scene of its own, success has the names of task and robot in it.
+        """The name of a figure: for an arm in a scene of its own, that of a success has the names of task and robot.
 
         :param name: as "demo.success_held", or "eval.KIND_success_held" of one of the tasks.
         """
@@ -62,7 +62,7 @@ class Suite:
             return name
         _, _, plain = name.partition(".")
         task, _, robot = self.name.partition("_")
-        plain = plain.removeprefix(f"{self.tasks[-1].name}_")  # the task that is told first needs no name
+        plain = plain.removeprefix(f"{self.tasks[-1].name}_")  # the main task is not named
         return f"arm.{task}_{plain}_{robot}" if "success" in plain else f"arm.{plain}"
 
 
@@ -74,8 +74,8 @@ SUITES = {
             "push",
             (PUSH,),
             POLICY_PLAN,
-            motion=Play(PUSH.object),
-            led=partial(Play, PUSH.object),
+            motion=Play(PUSH.object, PUSH.setup),
+            led=partial(Play, PUSH.object, PUSH.setup),
             model="push",
             parameters="push.yaml",
             demo="demo_push",
@@ -83,23 +83,23 @@ SUITES = {
         ),
     )
 }
-REACH_OF = "reach_"  # and the name of a scene in config/scenes: reaching in three dimensions, for any arm
-FEW = 0.6  # share of its recordings in which a joint or two move alone
-TOOL_RAD = math.radians(15.0)  # tolerance of that for the tool's direction, beside that of every reach for the tip
+REACH_OF = "reach_"  # before the name of a scene in config/scenes: the task to reach in it with position and direction
+FEW = 0.6  # share of the episodes of its recordings in which only one or two joints move
+TOOL_RAD = math.radians(15.0)  # its tolerance of the tool's direction; that of the tip's position is as for every reach
 
 
 def reach_in(name: str, scene: str, model: str = "") -> Suite:
-    """Reaching with the arm of a scene file: the tip where the picture shows it, and the tool pointing as there."""
+    """The tasks to reach with the arm of a scene: bring the tip and the tool's direction to those of the picture."""
     near, space = replace(NEAR, angle_rad=TOOL_RAD), replace(ANYWHERE, name="space", angle_rad=TOOL_RAD)
     motion = RandomMotion(arguments=("--task", name), few=FEW)
     return Suite(name, (near, space), PlanConfig(), scene, motion, model=model, demo="demo_arm")
 
 
 def suite_named(name: str) -> Suite:
-    """The tasks of that name; those of an arm in a scene of its own are called TASK_SCENE. Of several scenes of a robot
-    a task takes the one that is called SCENE_TASK.
+    """The tasks of a name. Those of an arm in a scene of its own are called TASK_SCENE, where config/scenes has SCENE
+    or, with precedence, SCENE_TASK.
 
-    :raises ValueError: there is no such task; names those that there are.
+    :raises ValueError: there is no such task; the message names all.
     """
     scenes = sorted(path.stem for path in resource("config", "scenes").glob("*.yaml"))
     scene = name.removeprefix(REACH_OF)
@@ -114,9 +114,10 @@ def suite_named(name: str) -> Suite:
 
 
 def suite_of(bundle: Bundle) -> Suite:
-    """The tasks that a bundle is made for; one that does not say is told by whether it has a policy.
+    """The tasks that a bundle is made for. One that does not name a task is taken for push if it has a policy, else for
+    reach.
 
-    :raises BundleError: its task is none that can be simulated.
+    :raises BundleError: its task is not one that can be simulated.
     """
     if bundle.task:
         try:

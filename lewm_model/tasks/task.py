@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is, how it is tried, and when it succeeded; `registry.py` has the tasks.
+"""Tasks and their trials: how a trial is drawn, run, and judged; `registry.py` has the tasks.
 
-A trial of a task is a state to start from at rest and a goal, of which the robot sees a picture only. Trials are drawn
-from seeds of a form that no recording has, so that nothing in them was trained on. Success is judged from the
-simulator's state: the error must be within the task's tolerance throughout the last HELD_S of the budget. A task knows
-neither its robot nor its world: any that the simulator loads will do, if it has the objects that the task names.
+A trial of a task is a state to start from at rest and a goal, of which the robot gets only a picture. Trials are drawn
+from seeds of a form that no recording has, so that none was trained on. Success is judged from the simulator's state:
+the error must be within the task's tolerance throughout the last HELD_S of the budget. A task works with every robot
+and world that the simulator loads, if the world has the objects that the task names.
 """
 
 from __future__ import annotations
@@ -24,56 +24,56 @@ from lewm_model.sim.closed_loop import SAMPLE_S, drive
 from lewm_model.sim.random_motion import random_motion
 from lewm_model.sim.world import State
 
-HELD_S = 0.5  # the end of the budget, throughout which the error must be within the tolerance
-MOST_GAP_S, MOST_LATE_GAP_S = 0.5, 0.1  # between the samples of the error, before and in the last HELD_S
+HELD_S = 0.5  # at the end of the budget, throughout which the error must be within the tolerance
+MOST_GAP_S, MOST_LATE_GAP_S = 0.5, 0.1  # greatest gap between samples of the error, before and in the last HELD_S
 
 
 SimT = TypeVar("SimT", contravariant=True)  # ArmSim, or another simulated world that has states
 
 
 class Task(Protocol[SimT]):
-    """Something to do again and again from other starts to other goals."""
+    """A task, of which any number of trials can be drawn."""
 
     @property
     def name(self) -> str:
-        """In tables and in the names of figures."""
+        """The name in tables and figures."""
 
     @property
     def subject(self) -> str:
-        """What must come to its goal, in words."""
+        """What has to come to its goal, for people."""
 
     @property
     def unit(self) -> str:
-        """Of errors and tolerance: "m", or what else the task is judged in."""
+        """Unit of errors and tolerance, such as "m"."""
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """The names of the world's objects that it is about, none where only the arm counts."""
+        """Names of the world's objects that have a goal; empty if only the arm has one."""
 
     @property
     def budget_steps(self) -> int:
-        """Control steps that it may take, from the first command on."""
+        """Control steps from the first command to the end of a trial."""
 
     @property
     def seed(self) -> int:
-        """Trials are drawn from the seeds (this, seed, number, attempt); recordings have seeds (seed, episode)."""
+        """First part of the seeds (this, seed, number, attempt) of trials; seeds of recordings are (seed, episode)."""
 
     def tolerance(self, sim: SimT) -> float:
-        """The greatest error of a goal that is reached."""
+        """The greatest error at which a goal counts as reached."""
 
     def draw(self, rng: np.random.Generator, sim: SimT) -> tuple[State, State] | None:
-        """A start and a goal; None where the draw is no good (too easy, for one) and must be repeated."""
+        """A random start and goal; None if they cannot be used, for example as too easy, and must be drawn again."""
 
     def error(self, state: State, goal: State, sim: SimT) -> float:
-        """How far `state` is from the goal."""
+        """Distance of `state` from the goal, in the task's unit."""
 
     def scripted(self, trial: Trial, sim: SimT, rng: np.random.Generator) -> Outcome:
-        """What a policy does that is told what the robot only sees: a bound, no baseline."""
+        """The outcome of a policy that knows the state which the robot only sees: not a baseline, but a bound."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Bring the world from `start` to `goal` within `budget_s`; `before` is the error at the start."""
+    """One trial: from `start` to `goal` within `budget_s`; `before` is the error at the start."""
 
     task: Task[Any]
     start: State
@@ -109,7 +109,7 @@ def draw_trials(task: Task[Any], count: int, seed: int, sim: Any) -> list[Trial]
 
 
 def score(times_s: np.ndarray, errors: np.ndarray, budget_s: float, tolerance: float) -> Outcome:
-    """Judges errors (N,) at times (N,) s since the budget began; samples outside the budget are ignored.
+    """Judges a trial by its errors (N,) at times (N,) s since the budget began; samples outside it are ignored.
 
     :raises ValueError: the samples have gaps, of more than MOST_LATE_GAP_S in the last HELD_S or MOST_GAP_S before.
     """
@@ -125,22 +125,22 @@ def score(times_s: np.ndarray, errors: np.ndarray, budget_s: float, tolerance: f
 
 
 def picture_of(state: State, sim: ArmSim, observation: Observation) -> np.ndarray:
-    """What a model sees of the world at rest, (*observation.size, 3) uint8; the world is so afterwards."""
+    """The model's picture of the world at rest in `state`, (*observation.size, 3) uint8; puts the world there."""
     sim.put(state)
     return sim.picture(observation)
 
 
 def amount(value: float, unit: str) -> str:
-    """An error or a tolerance, for people: metres in cm."""
+    """An error or tolerance for people, with its unit; metres become cm."""
     return f"{100 * value:.1f} cm" if unit == "m" else f"{value:.3g} {unit}"
 
 
-# ---- a model that tries ----------------------------------------------------------------------------------------------
+# ---- trials of a model -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of a trial, how long each plan took (s), and the error over time (N,), a sample each SAMPLE_S."""
+    """The outcome of a trial, the duration of each plan, s, and the error over time (N,), a sample each SAMPLE_S."""
 
     trial: Trial
     outcome: Outcome
@@ -151,10 +151,10 @@ class Attempt:
 def attempt(
     trial: Trial, sim: ArmSim, runtime: Runtime, config: PlanConfig, seed: int, goal_picture: np.ndarray | None = None
 ) -> Attempt:
-    """Brings the world to the picture of the goal; the budget begins with the first command.
+    """Runs the planner in a trial; the budget begins with the first command. Leaves the simulation in its final state.
 
-    `goal_picture` (H, W, 3) uint8 is a recorded one; None draws the world at rest at the goal. The simulation is left
-    as it is at the end of the budget.
+    :param seed: of the planner's random candidates.
+    :param goal_picture: (H, W, 3) uint8, of the model's size; None renders the goal in the present simulation.
     """
     if goal_picture is None:
         goal_picture = picture_of(trial.goal, sim, runtime.bundle.observation)
@@ -172,7 +172,7 @@ def attempt_all(
     seed: int,
     progress: Callable[[Attempt], None] = lambda result: None,
 ) -> list[Attempt]:
-    """`attempt` for each trial, seeds counted up from `seed`; `progress` is told of each result."""
+    """`attempt` for each trial, with the seeds `seed`, `seed` + 1, ...; `progress` is called with each result."""
     results = []
     for number, trial in enumerate(trials):
         results.append(attempt(trial, sim, runtime, config, seed + number))
@@ -180,17 +180,17 @@ def attempt_all(
     return results
 
 
-# ---- what needs no model ---------------------------------------------------------------------------------------------
+# ---- policies without a model ----------------------------------------------------------------------------------------
 
 
 def hold_still(trial: Trial, sim: ArmSim) -> Outcome:
-    """What an arm that does not move reaches."""
+    """The outcome if the arm does not move."""
     sim.put(trial.start)
     return _watch(trial, sim)
 
 
 def move_randomly(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
-    """What the random motion of the recordings reaches; depends on (seed, number) only."""
+    """The outcome of the random motion of the recordings; depends on (seed, number) only."""
     rng = np.random.default_rng(np.random.SeedSequence((trial.task.seed, seed, number, 0, 1)))
     sim.put(trial.start)
     steps = math.ceil(trial.budget_s / sim.control_dt_s - 1e-9)
@@ -200,25 +200,26 @@ def move_randomly(trial: Trial, sim: ArmSim, seed: int, number: int) -> Outcome:
 
 
 def follow(trial: Trial, sim: ArmSim, times_s: np.ndarray, positions: np.ndarray) -> Outcome:
-    """What a motion that does not look reaches: positions (T, A) rad at times (T,) s, and rest after them."""
+    """The outcome of a given motion: positions (T, A) rad at times (T,) s, then rest."""
     sim.put(trial.start)
     sim.set_trajectory(times_s, np.clip(positions, sim.limits.lower, sim.limits.upper))
     return _watch(trial, sim)
 
 
 def run_scripted(trial: Trial, sim: Any, seed: int, number: int) -> Outcome:
-    """What the task's scripted policy reaches; depends on (seed, number) only."""
+    """The outcome of the task's scripted policy; depends on (seed, number) only."""
     rng = np.random.default_rng(np.random.SeedSequence((trial.task.seed, seed, number, 0, 2)))
     return trial.task.scripted(trial, sim, rng)
 
 
 def baselines(trials: Sequence[Trial], sim: ArmSim, seed: int) -> Iterator[tuple[str, list[Outcome]]]:
-    """Outcomes of the policies "hold" and "random" in the same trials."""
+    """Name and outcomes of the baselines "hold" and "random" in the same trials."""
     yield "hold", [hold_still(trial, sim) for trial in trials]
     yield "random", [move_randomly(trial, sim, seed, number) for number, trial in enumerate(trials)]
 
 
 def _watch(trial: Trial, sim: ArmSim) -> Outcome:
+    """Runs the simulation for the budget and judges it."""
     errors = [_error(trial, sim)]
     for _ in range(round(trial.budget_s / SAMPLE_S)):
         sim.step(SAMPLE_S)
