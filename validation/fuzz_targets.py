@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make fuzz` feeds: every topic of every node and every file that the package reads; see fuzz.py.
+"""The targets of `make fuzz`: every topic of every node, and every file that the package reads; see fuzz.py.
 
 A target makes its inputs from a seeded `random.Random`. Structures (messages, parameters) are drawn by hypothesis,
 which reads its choices from bytes of that generator; bytes and texts of files are mutated by the functions below.
@@ -32,8 +32,8 @@ from hypothesis import strategies as st
 from lewm_model.config import resource
 
 JOINTS = ("shoulder", "elbow")
-LATENT = 8  # numbers in a latent of the seeds' bundles
-HANDLED_S = 30.0  # until a good input is handled; generous, the machine may be busy
+LATENT = 8  # dimension of the latents of the small bundles that inputs are made from
+HANDLED_S = 30.0  # in which a good input must be handled; long, since the machine may be busy
 
 
 class NotHandled(AssertionError):
@@ -41,25 +41,27 @@ class NotHandled(AssertionError):
 
 
 class Target:
-    """One input of the product. Made in a worker process, fed, given something good after every batch, closed."""
+    """One thing to fuzz. A worker process makes it, gives it inputs, checks it with a good input after every batch, and
+    closes it.
+    """
 
     batch = 50
 
     def feed(self, random: Random) -> None:
-        """Draws one input and gives it to the product. Documented refusals end here; what else is raised counts."""
+        """Draws one input and gives it to the target. Documented refusals are caught; any other exception is a bug."""
         raise NotImplementedError
 
     def good(self) -> None:
-        """Gives the product a good input; raises unless it is handled."""
+        """Gives the target a good input; raises unless it is handled."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends what runs."""
+        """Stops nodes and processes of the target."""
 
 
 @dataclass
 class Reader(Target):
-    """Something that reads an input and refuses it with one of `refusals`, or takes it; it has no state."""
+    """A function without state that reads an input, and accepts it or refuses it with one of `refusals`."""
 
     make: Callable[[Random], Any]
     use: Callable[[Any], Any]
@@ -103,7 +105,7 @@ EDGE_BYTES = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff" * 4, b"\xff" * 8, b"\0" 
 
 
 def mutate_bytes(random: Random, data: bytes, most: int = 6) -> bytes:
-    """Flips, overwrites, cuts, repeats and moves a few places."""
+    """The bytes after a few flips, overwritten, cut, repeated or moved parts."""
     content = bytearray(data)
     for _ in range(random.randint(1, most)):
         at = random.randrange(len(content) + 1)
@@ -143,7 +145,7 @@ YAML_BITS = [
 
 
 def mutate_text(random: Random, text: str, bits: Sequence[str] = ()) -> bytes:
-    """Replaces numbers and words by awkward ones, removes, repeats and swaps lines; sometimes mutates bytes."""
+    """The text with unusual numbers and words, with lines removed, repeated or swapped, or with mutated bytes."""
     lines = text.splitlines(keepends=True)
     for _ in range(random.randint(1, 4)):
         at = random.randrange(len(lines)) if lines else 0
@@ -184,7 +186,7 @@ def _places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def mutate_json(random: Random, value: Any) -> Any:
-    """A copy in which a few places have other values, are missing, or have moved."""
+    """A copy of plain data in which a few values are changed, missing, or moved."""
     value = copy.deepcopy(value)
     for _ in range(random.randint(1, 3)):
         places = _places(value, [])
@@ -215,7 +217,7 @@ def mutate_json_bytes(random: Random, value: Any) -> bytes:
 
 
 def mutate_xml(random: Random, text: str) -> bytes:
-    """Elements removed, repeated, moved, renamed; texts and attributes replaced; sometimes the text itself mutated."""
+    """XML with elements removed, repeated, moved or renamed, texts and attributes replaced, or the text mutated."""
     if random.random() < 0.2:
         return mutate_text(random, text)
     root = ElementTree.fromstring(text)
@@ -313,7 +315,7 @@ def anything(kind: str) -> st.SearchStrategy[Any]:
             return st.one_of(at_edges, st.floats(width=32))
         return st.one_of(at_edges, st.floats(-3.0, 3.0), st.floats())
     if kind.startswith(("string", "wstring")):
-        letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # DDS carries neither
+        letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")  # DDS can send neither
         return st.one_of(st.sampled_from(WORDS), st.text(letters, max_size=6))
     if kind == "boolean":
         return st.booleans()
@@ -332,7 +334,7 @@ def near(draw: st.DrawFn, good: Any) -> Any:
         elif isinstance(value, list) and value and hasattr(value[0], "get_fields_and_field_types"):
             kept = [draw(near(one)) if draw(st.integers(0, 2)) == 0 else one for one in value]
             fields[name] = kept if choice < 8 else kept[: choice - 8] * draw(st.sampled_from([0, 1, 50]))
-        elif kind == "sequence<double>" and len(value) and choice < 4:  # as long as it was
+        elif kind == "sequence<double>" and len(value) and choice < 4:  # keeps its length
             fields[name] = copy.copy(value)
             for _ in range(choice):
                 fields[name][draw(st.integers(0, len(value) - 1))] = draw(anything("double"))
@@ -342,7 +344,7 @@ def near(draw: st.DrawFn, good: Any) -> Any:
 
 
 def messages_near(*goods: Any) -> Callable[[Random], Any]:
-    """Draws messages of one type: near a good one, or anything. Every second has the stamp of now."""
+    """Draws messages of one type: a good one with changes, or a random one. Every second has the present stamp."""
     cls = type(goods[0])
     kind = f"{cls.__module__.partition('.')[0]}/{cls.__name__}"
     draw = [drawer(near(good)) for good in goods] * 2 + [drawer(anything(kind))]
@@ -351,7 +353,7 @@ def messages_near(*goods: Any) -> Callable[[Random], Any]:
         message = random.choice(draw)(random)
         if hasattr(message, "header") and random.random() < 0.5:
             stamp(message, random.choice((0, 0, 0, -2, 1, 5)) * 10**9)
-            if random.random() < 0.1:  # as far as a stamp goes
+            if random.random() < 0.1:  # at the end of the range of stamps
                 ends = ((2**31 - 1, 2**32 - 1), (2**31 - 1, 0), (-(2**31), 0), (0, 0))
                 message.header.stamp.sec, message.header.stamp.nanosec = random.choice(ends)
         return message
@@ -382,7 +384,7 @@ def image_message(encoding: str, channels: int, size: int = 8) -> Any:
     return Image(encoding=encoding, height=size, width=size, step=size * channels, data=data)
 
 
-BLOCK_POSE = np.array([0.3, 0.3, 0.025, 1.0, 0.0, 0.0, 0.0])  # m, quaternion; clear of an arm that is stretched out
+OBJECT_POSE = np.array([0.3, 0.3, 0.025, 1.0, 0.0, 0.0, 0.0])  # m, quaternion; away from a stretched-out arm
 
 
 def good_messages() -> dict[Any, list[Any]]:
@@ -406,7 +408,7 @@ def good_messages() -> dict[Any, list[Any]]:
     times_s = 0.05 * np.arange(1, 9)
     rise = 0.5 * (1 - np.cos(np.pi * np.arange(8) / 7))[:, None] * np.array([[0.2, -0.2]])
     speeds = np.gradient(rise, 0.05, axis=0)
-    speeds[-1] = 0.0  # a controller takes no trajectory that does not end at rest
+    speeds[-1] = 0.0  # since a controller refuses a trajectory that does not end at rest
     motion = Trajectory(times_s, rise, speeds)
     channels = {"rgb8": 3, "mono8": 1, "bgra8": 4, "bayer_rggb8": 1, "mono16": 2, "rgb16": 6, "yuv422": 2}
     at_rest = (np.array([0.1, 0.2]), np.zeros(2), np.zeros(2))
@@ -421,7 +423,7 @@ def good_messages() -> dict[Any, list[Any]]:
         ],
         JointState: [joint_state_message(JOINTS, np.array([0.1, 0.2]), np.zeros(2), 0)],
         JointTrajectory: [trajectory_to_message(motion, JOINTS, 0)],
-        PoseStamped: [pose_message(BLOCK_POSE, 0, "world")],
+        PoseStamped: [pose_message(OBJECT_POSE, 0, "world")],
         Joy: [Joy(axes=array.array("f", [0.0] * 4), buttons=array.array("i", [1] + [0] * 7))],
         String: [String(data="good")],
         Float32: [Float32(data=0.5)],
@@ -471,7 +473,7 @@ def picture_files() -> list[bytes]:
 
 
 def mutate_picture(random: Random, content: bytes) -> bytes:
-    """Also pictures whose header, with the right checksum, says that they are enormous."""
+    """Mutated pictures, and pictures whose header, with the right checksum, claims an enormous size."""
     import zlib
 
     if content[:4] == b"\x89PNG" and random.random() < 0.3:
@@ -498,7 +500,7 @@ def make_latent(seeds: Path, scratch: Path) -> Target:
 
 
 def make_floats(seeds: Path, scratch: Path) -> Target:
-    """What the planner tells of how it plans, as the viewer reads it."""
+    """The planner's message about its plan, which the viewer reads."""
     from lewm_ros.messages import ImageError, array_to_message, message_to_array
 
     goods = [array_to_message(np.linspace(-1, 1, 8 * 26 * 2).reshape(8, 26, 2), 0)]
@@ -525,7 +527,7 @@ def make_joint_positions(seeds: Path, scratch: Path) -> Target:
 
 
 def make_wire(seeds: Path, scratch: Path) -> Target:
-    """Serialised messages with wrong bytes, as a broken or hostile publisher sends them."""
+    """Serialised messages with wrong bytes, as from a broken or hostile publisher."""
     from rclpy.serialization import deserialize_message, serialize_message
 
     from lewm_ros.messages import MessageError, message_to_joint_positions, message_to_rgb, message_to_trajectory
@@ -558,7 +560,7 @@ def make_wire(seeds: Path, scratch: Path) -> Target:
 
 
 class Arm(Target):
-    """Trajectories and joint states into the simulated arm, which must stay within its limits whatever comes."""
+    """Trajectories for the simulated arm, which must stay within its limits whatever they are."""
 
     def __init__(self) -> None:
         from sensor_msgs.msg import JointState
@@ -623,7 +625,7 @@ def reserve() -> None:
 
 
 def send_damaged(publisher: Any, random: Random, data: bytes) -> None:
-    """Publishes a damaged message. DDS refuses to send more than a message of a fixed size can have: it is cut then."""
+    """Publishes a damaged message, cut to the size of its type, since DDS refuses to send more."""
     from rclpy._rclpy_pybind11 import RCLError
 
     damaged = mutate_bytes(random, data, 2)
@@ -634,7 +636,7 @@ def send_damaged(publisher: Any, random: Random, data: bytes) -> None:
 
 
 class NodeTarget(Target):
-    """A node in this process. What it subscribes to is asked of the node itself, so no topic is left out.
+    """A node in this process. The node itself tells its subscriptions, so no topic is left out.
 
     Most messages go straight into the callbacks, in the thread that is also the node's executor; one in fifty, and all
     good ones, come over DDS.
@@ -704,7 +706,7 @@ class NodeTarget(Target):
         subscription.callback(self._serialize(message) if subscription.raw else message)
 
     def after(self, topic: str) -> None:
-        """Waits until the node has done what it does with a message, where that takes time."""
+        """Waits until the node has handled a message, if that takes time."""
 
     def spin(self, duration_s: float) -> None:
         end = time.monotonic() + duration_s
@@ -714,12 +716,12 @@ class NodeTarget(Target):
     def spin_once(self, timeout_s: float) -> None:
         try:
             self.executor.spin_once(timeout_sec=timeout_s)
-        except Exception as error:  # what cannot be deserialised is lost, and the nodes go on: see lewm_ros.node.run
+        except Exception as error:  # nodes drop what cannot be deserialised and continue: see lewm_ros.node.run
             if type(error).__name__ not in ("RMWError", "RCLError"):
                 raise
 
     def until(self, condition: Callable[[], Any], again: Callable[[], None], what: str, every_s: float = 0.1) -> None:
-        """Does `again` every so often and handles callbacks, until the condition holds."""
+        """Calls `again` periodically and handles callbacks, until the condition holds."""
         end, next_s = time.monotonic() + HANDLED_S, 0.0
         while not condition():
             now = time.monotonic()
@@ -817,7 +819,7 @@ class Planner(NodeTarget):
 
         def send() -> None:
             nonlocal count
-            if count % 60 == 0:  # what a person does who finds the arm stopped
+            if count % 60 == 0:  # as a person would who finds the arm stopped
                 self.call("reset", Trigger.Request())
             count += 1
             for topic, subscription in self.subscriptions.items():
@@ -843,7 +845,7 @@ class Sim(NodeTarget):
         self.probe.create_subscription(PoseStamped, "sim_node/block/pose", self._blocks.append, 10)
 
     def after(self, topic: str) -> None:
-        time.sleep(0.003)  # it takes messages every 10 ms
+        time.sleep(0.003)  # since the node takes messages every 10 ms
 
     def good(self) -> None:
         from geometry_msgs.msg import PoseStamped
@@ -854,7 +856,7 @@ class Sim(NodeTarget):
 
         def put() -> bool:
             found, self._blocks[:] = self._blocks[:], []
-            return any(np.allclose(message_to_pose(one, "world"), BLOCK_POSE, atol=0.003) for one in found)
+            return any(np.allclose(message_to_pose(one, "world"), OBJECT_POSE, atol=0.003) for one in found)
 
         block = copy.deepcopy(good_messages()[PoseStamped][0])
         self.until(put, lambda: self.publishers["/sim_node/block/set_pose"].publish(block), "a block's good pose", 2.0)
@@ -899,7 +901,7 @@ class RecorderTarget(NodeTarget):
 
 
 class Viewer(NodeTarget):
-    """Somebody watches all the time, and every message is drawn."""
+    """The viewer while a subscriber watches all the time, so that every message is drawn."""
 
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from rclpy.qos import qos_profile_sensor_data
@@ -918,7 +920,7 @@ class Viewer(NodeTarget):
             end = time.monotonic() + HANDLED_S
             while not {"/camera/image_raw", "/planner_node/imagined"} <= {s.topic_name for s in node.subscriptions}:
                 if time.monotonic() > end:
-                    raise NotHandled("the viewer does not listen although somebody watches")
+                    raise NotHandled("the viewer does not listen although its picture has a subscriber")
                 node._look()
                 time.sleep(0.02)
             return node
@@ -976,7 +978,7 @@ class Gazebo(NodeTarget):
 
 
 class Processes(Target):
-    """The nodes as processes beside a simulated arm, as they run; what is sent to their topics has wrong bytes too."""
+    """The nodes as processes with a simulated arm; messages to their topics have wrong bytes too."""
 
     batch = 100
 
@@ -1041,12 +1043,12 @@ class Processes(Target):
     def _spin(self, duration_s: float) -> None:
         try:
             self._graph.spin_for(duration_s)
-        except Exception as error:  # this process also gets what it sent
+        except Exception as error:  # this process also receives the damaged messages that it sent
             if type(error).__name__ not in ("RMWError", "RCLError"):
                 raise
 
     def good(self) -> None:
-        """Once reset, the arm plans towards a good goal, and what it is told is sent on."""
+        """After a reset the planner plans towards a good goal, and its commands arrive."""
         from sensor_msgs.msg import JointState
         from std_srvs.srv import SetBool, Trigger
 
@@ -1059,7 +1061,7 @@ class Processes(Target):
         while len(self._commands) <= ours or not self._held:
             if time.monotonic() > end:
                 logs = "\n".join(self._graph.log(name)[-500:] for name in ("sim_node", "camera_node", "planner_node"))
-                raise NotHandled(f"no plan after a reset, or it was not sent on; the nodes said\n{logs}")
+                raise NotHandled(f"no plan after a reset, or no command; the nodes logged\n{logs}")
             self._graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
             self._publishers["sim_node/set_joint_state"].publish(self._goods[JointState][0])
             self._publishers["goal_image"].publish(rgb_to_message(picture(), time.time_ns()))
@@ -1082,7 +1084,7 @@ class Processes(Target):
 
 
 class Parameters(Target):
-    """Values of any type for every parameter; a transition may refuse, and must not find a bug."""
+    """Values of any type for every parameter; a transition may refuse them, but must not raise."""
 
     def __init__(self, seeds: Path, scratch: Path) -> None:
         import rclpy
@@ -1112,7 +1114,7 @@ class Parameters(Target):
         self._defaults: dict[int, dict[str, Any]] = {}
 
     def _attempt(self, node: Any, changes: dict[str, Any]) -> bool:
-        """Sets the good values and then the changes; whether the node could be configured."""
+        """Sets the good values and then the changes; returns whether the node could be configured."""
         from rclpy.lifecycle import TransitionCallbackReturn
         from rclpy.parameter import Parameter
 
@@ -1120,7 +1122,7 @@ class Parameters(Target):
             if node.has_parameter(name):
                 try:
                     parameter = Parameter(name, value=value)
-                except (ValueError, TypeError):  # no ROS type, as for a list of nothing
+                except (ValueError, TypeError):  # the value has no ROS type, for example an empty list
                     continue
                 node.set_parameters([parameter])
         result = node.trigger_configure()
@@ -1140,8 +1142,8 @@ class Parameters(Target):
             self._attempt(node, {name: self._draw(random) for name in chosen})
         finally:
             node.set_parameters([one for one in before if one.name in chosen and one.value is not None])
-            if any(one.value is None for one in before if one.name in chosen):  # nothing unsets a parameter
-                self._nodes[self._nodes.index(node)] = type(node)()  # type: ignore[call-arg]  # each has a name of its own
+            if any(one.value is None for one in before if one.name in chosen):  # a parameter cannot be unset
+                self._nodes[self._nodes.index(node)] = type(node)()  # type: ignore[call-arg]  # each has its own name
                 node.destroy_node()
 
     def good(self) -> None:
@@ -1159,7 +1161,7 @@ class Parameters(Target):
 
 
 def make_params_file(seeds: Path, scratch: Path) -> Target:
-    """Params files through the node's own `run`, from the arguments to the end of a transition."""
+    """Params files, read by the node's own `run` until a transition has ended."""
     from rclpy.lifecycle import TransitionCallbackReturn
 
     from lewm_ros.camera_node import CameraNode
@@ -1192,7 +1194,7 @@ def make_params_file(seeds: Path, scratch: Path) -> Target:
             use(value)
         except SystemExit as end:
             if not isinstance(end.code, str):
-                raise AssertionError(f"ended with {end.code!r} and no sentence") from end
+                raise AssertionError(f"ended with {end.code!r} and without a message") from end
 
     def make_input(random: Random) -> Any:
         return mutate_text(random, text, YAML_BITS), random.choice((PlannerNode, PlannerNode, CameraNode))
@@ -1286,7 +1288,7 @@ def make_train_config(seeds: Path, scratch: Path) -> Target:
 
 
 def make_config(seeds: Path, scratch: Path) -> Target:
-    """Plain data for each of the configurations; what is taken can be said again."""
+    """Plain data for each of the configurations; an accepted one must be accepted again after a round trip."""
     from dataclasses import asdict
 
     from lewm_model.config import ConfigError, ModelConfig, PlanConfig, TrainConfig, from_dict
@@ -1350,7 +1352,7 @@ def make_goal_picture(seeds: Path, scratch: Path) -> Target:
 
 
 def load_and_use(folder: Path, torch_too: bool) -> None:
-    """What nodes do with a bundle: load, encode a picture, imagine, ask for a proposal."""
+    """Uses a bundle as nodes do: loads it, encodes a picture, imagines, asks for a proposal."""
     from lewm_model.bundle.bundle import load_bundle
     from lewm_model.config import PlanConfig
     from lewm_model.monitoring.novelty import load_novelty
@@ -1384,7 +1386,7 @@ def load_and_use(folder: Path, torch_too: bool) -> None:
     ones = np.ones(len(names))
     try:
         Planner(runtime, JointLimits(names, -ones, ones, ones, ones, ones), PlanConfig(horizon=2), time.monotonic)
-    except ValueError as error:  # planner_node refuses with its text
+    except ValueError as error:  # planner_node refuses the bundle with this text
         if type(error) is not ValueError:
             raise
 
@@ -1410,7 +1412,7 @@ def make_bundle_json(seeds: Path, scratch: Path) -> Target:
 
 
 def make_bundle_files(seeds: Path, scratch: Path) -> Target:
-    """Files of a bundle changed, and their hashes made to fit."""
+    """Bundles with changed files and fitting hashes."""
     import onnx
 
     from lewm_model.bundle.bundle import sha256
@@ -1422,7 +1424,7 @@ def make_bundle_files(seeds: Path, scratch: Path) -> Target:
     names = [name for name in description["files"] if "fp16" not in name]
 
     def onnx_changed(random: Random, content: bytes) -> bytes:
-        """A graph that is still ONNX: other sizes, operators, inputs, values."""
+        """A changed graph that is still valid ONNX: other sizes, operators, inputs, values."""
         model = onnx.load_from_string(content)
         for _ in range(random.randint(1, 3)):
             kind = random.randrange(6)
@@ -1477,7 +1479,7 @@ def make_bundle_files(seeds: Path, scratch: Path) -> Target:
 
 
 class EngineFiles(Target):
-    """Manifests, plans and timing caches beside a good bundle; what does not fit is built anew or refused."""
+    """Changed manifests, plans and timing caches beside a good bundle; unfitting ones are built anew or refused."""
 
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from fake_gpu import FakeCuda, FakeTensorRT
@@ -1528,14 +1530,14 @@ class EngineFiles(Target):
         for file, good in self._files.items():
             file.write_bytes(good)
         if not self._engines().load((16,), "fp32", build=False).notes == []:
-            raise NotHandled("good engines are not taken")
+            raise NotHandled("good engines are not used")
 
 
 # ---- recordings ------------------------------------------------------------------------------------------------------
 
 
 def make_hdf5(seeds: Path, scratch: Path) -> Target:
-    """`lewm train`'s recording, up to the first batch and the statistics of its actions."""
+    """Recordings as `lewm train` reads them, up to the first batch and the statistics of the actions."""
     import h5py
 
     from lewm_model.bundle.bundle import BundleError
@@ -1609,7 +1611,8 @@ def make_hdf5(seeds: Path, scratch: Path) -> Target:
 
     def damaged(random: Random) -> bytes:
         """HDF5 2.0.0 never returns from some damage of the heap that holds texts of variable length. Most of that
-        damage is left out here; what is not shows as a hang (--seed 1 --number 1572)."""
+        damage is left out here; the rest shows as a hang (--seed 1 --number 1572).
+        """
         while True:
             content = mutate_bytes(random, whole)
             found = content[heap_at : heap_at + len(heap)]
@@ -1637,7 +1640,7 @@ def make_hdf5(seeds: Path, scratch: Path) -> Target:
 
 
 def make_bag(seeds: Path, scratch: Path) -> Target:
-    """`lewm convert`: damaged files, and whole ones that hold wrong messages."""
+    """`lewm convert`: damaged files, and intact ones that hold wrong messages."""
     from mcap.writer import Writer
 
     from lewm_model.data.clips import DataError, load_episodes
@@ -1651,7 +1654,7 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
     recorded = [(m.topic, m.type, m.log_ns, m.data) for m in read_messages(seeds / "motion.mcap")]
 
     def rebuilt(random: Random) -> bytes:
-        """Messages changed, lost, repeated, with other times, topics, types and definitions; all checksums right."""
+        """A file with changed, lost or repeated messages, other times, topics, types or definitions, and right checksums."""
         messages: list[list[Any]] = [list(message) for message in recorded]
         definitions = dict(DEFINITIONS)
         for _ in range(random.choice((1, 1, 2, 5, 20))):
@@ -1731,7 +1734,7 @@ def make_lerobot(seeds: Path, scratch: Path) -> Target:
 
 
 def make_shield(seeds: Path, scratch: Path) -> Target:
-    """Whole episodes of honest and dishonest inputs to the shield; see shield_driver.py."""
+    """Whole episodes of correct and hostile inputs to the shield; see shield_driver.py."""
     from validation.shield_driver import drive
 
     return Reader(lambda random: random.getrandbits(31), lambda seed: drive(1, seed), (), 0)
@@ -1742,13 +1745,13 @@ def make_shield(seeds: Path, scratch: Path) -> Target:
 
 @dataclass(frozen=True)
 class Row:
-    """A target: how it is made from seeds and a scratch folder, and its share of the inputs."""
+    """A target: how it is made from the seeds and a scratch folder, and its share of the inputs."""
 
     share: int
     make: Callable[[Path, Path], Target]
 
 
-# The slow ones first, so that the workers end together.
+# The slow ones come first, so that the workers end at about the same time.
 TARGETS: dict[str, Row] = {
     "processes": Row(10, Processes),
     "bundle_files": Row(10, make_bundle_files),
@@ -1784,7 +1787,7 @@ TARGETS: dict[str, Row] = {
 
 
 def make_seeds(folder: Path) -> None:
-    """Small bundles and recordings that the inputs are made from."""
+    """Makes the small bundles and recordings that inputs are made from."""
     from awake import exported_folder
     from bags import BagWriter, write_motion
     from bundles import TINY
@@ -1804,9 +1807,9 @@ def make_seeds(folder: Path) -> None:
     network = Decoder(bundle.model).eval()
     save_file(network.state_dict(), folder / "bundle" / DECODER)
     export_decoder(bundle, network)
-    # The good goal is familiar, which camera_node asks for.
+    # The good goal must be familiar, or camera_node refuses it.
     save_seen(bundle, remember([np.zeros((*size, 3), np.uint8), to_model_image(picture(), size)]))
-    # An error never surprises: the model is untrained. Something new does.
+    # Since the model is untrained, its errors must never count as surprising; novelty may.
     calibration = Calibration(1e-3, 2e-3, (0.0,), (1e6,), 0.0, 1000, new_pixels=2.0)
     group = replace(bundle.actions.groups[0], names=JOINTS)
     save_description(replace(bundle, actions=replace(bundle.actions, groups=(group,)), calibration=calibration))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives the shield with everything that can happen to it, in any order, and watches what it lets through.
+"""Random tests of the shield: calls it with everything that can happen to it, in random order, and checks every motion
+that it lets through.
 
-`drive(inputs, seed)` is the whole of it. An arm, two clocks, a camera, an honest planner, a hostile one and a person
-act on one `Shield` at random; every call of the shield is an input. What watches knows nothing of how the shield
-checks: it has the limits, the path of the arm and its own account of what is fresh and who said stop.
+`drive(inputs, seed)` runs them. An arm, two clocks, a camera, a correct planner, a hostile one and a person act on one
+`Shield` at random; every call of the shield counts as an input. The checks are independent of the shield's own: they
+know the limits, the path of the arm, which inputs are fresh, and who asked for a stop.
 
     python -m validation.shield_driver 1000000 0
 """
@@ -26,20 +27,20 @@ from lewm_ros.safety import CUBIC_RAD, CUBIC_SHARE, MAX_STEP_S, TRANSPORT_S, Int
 
 BLOCK_S, CONTROL_S, MARGIN_S = 0.25, 0.05, 0.03
 EPISODE = 400  # inputs to one shield
-WATCH_S = 0.02  # the planner looks at the shield this often
+WATCH_S = 0.02  # period in which the planner checks the state of its shield
 NOISE_RAD = 1e-4  # of joint states
-FRACTIONS = np.linspace(0.0, 1.0, 9)[:-1]  # of a piece between two points, at which the path is looked at
-STRAY_M = 2e-3  # that a link may stray between the shield's looks at the workspace
-UPPER_ARM_M, FOREARM_M, ELBOW_Z_M, TIP_Z_M = 0.30, 0.25, 0.14, 0.007  # of the arm on the table
+FRACTIONS = np.linspace(0.0, 1.0, 9)[:-1]  # of the way between two points, at which the path is checked
+STRAY_M = 2e-3  # that a link may leave the workspace between the poses that the shield checks
+UPPER_ARM_M, FOREARM_M, ELBOW_Z_M, TIP_Z_M = 0.30, 0.25, 0.14, 0.007  # of the arm of worlds/tabletop.sdf
 ODD_NUMBERS = (np.nan, np.inf, -np.inf, 1e308, -1e308, 1e16, 5e-324, -0.0, 1e-12)
 FIELDS = ("times_s", "positions", "velocities")
 
 
 def drive(inputs: int, seed: int) -> Counter[str]:
-    """Feeds at least so many inputs; returns how often what happened, with the number of inputs as "inputs".
+    """Makes at least `inputs` inputs; returns counts of the events by name, with the number of inputs as "inputs".
 
-    :raises AssertionError: something went out that breaks a limit, jumps, has no permission or does not end at rest;
-        or a stop of the honest planner did not go out; or the shield raised. The message names seed and episode.
+    :raises AssertionError: the shield let a motion through that breaks a limit, jumps, is not permitted or does not end
+        at rest; or it refused a stop of the correct planner; or it raised. The message names seed and episode.
     """
     counts: Counter[str] = Counter()
     episode = 0
@@ -56,7 +57,7 @@ def drive(inputs: int, seed: int) -> Counter[str]:
 
 
 def path(motion: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times (N,), positions (N, A) and velocities (N, A) on the cubic pieces through the points, ends included."""
+    """Times (N,), positions (N, A) and velocities (N, A) on the cubic pieces between the points, ends included."""
     h = np.diff(motion.times_s)[:, None, None]
     u = FRACTIONS[:, None]
     ends = (motion.positions[:-1, None], motion.positions[1:, None])
@@ -81,8 +82,8 @@ def at(motion: Trajectory, time_s: float) -> tuple[np.ndarray, np.ndarray]:
     return cubic(h, u, *motion.positions[i - 1 : i + 1], *motion.velocities[i - 1 : i + 1])
 
 
-def cubic(h, u, p, q, v, w):  # type: ignore[no-untyped-def]  # every mixture of numbers and arrays
-    """Position and velocity after the fraction `u` of `h` s, from p to q with velocities v and w at the ends."""
+def cubic(h, u, p, q, v, w):  # type: ignore[no-untyped-def]  # numbers and arrays in any combination
+    """Position and velocity after the fraction `u` of `h` s, on the cubic from p to q with end velocities v and w."""
     v, w = h * v, h * w
     c, d = 3 * (q - p) - 2 * v - w, 2 * (p - q) + v + w
     return p + u * (v + u * (c + u * d)), (v + u * (2 * c + u * 3 * d)) / h
@@ -97,14 +98,14 @@ def resting(position: np.ndarray, time_s: float) -> Trajectory:
 
 
 class Episode:
-    """One shield, from its first input to its last. Times are the arm's own, which nothing makes jump."""
+    """One shield, from its first input to its last. Times are on the arm's own clock, which never jumps."""
 
     def __init__(self, rng: Generator, counts: Counter[str]) -> None:
         self.rng, self.counts = rng, counts
         self.now = 50.0
-        self.clock_ahead = float(rng.uniform(-40.0, 1e4))  # the clock of the stamps, of the arm's time
+        self.clock_ahead = float(rng.uniform(-40.0, 1e4))  # s, of the clock of the stamps ahead of the arm's
         self.steady = float(rng.uniform(0.0, 1e4))
-        self.slowness = float(rng.choice([1.0, 1.0, 1.0, 3.0]))  # steady seconds in one of the arm's: a slow simulation
+        self.slowness = float(rng.choice([1.0, 1.0, 1.0, 3.0]))  # steady seconds per second of the arm
         self.limits, self.workspace = some_arm(rng)
         self.joints = len(self.limits.names)
         self.reported_s = -np.inf  # stamp of the last joint state
@@ -120,18 +121,18 @@ class Episode:
         )
         # The arm follows its command, unless a hand or an obstacle holds it elsewhere.
         self.command = resting(self.somewhere(), self.now)
-        self.held_by = np.zeros(self.joints)  # rad beside the command
-        self.timeline: Timeline | None = None  # the honest planner's
-        # Who watches: when what was fresh last, on the steady clock, what people said, and what the arm was told.
+        self.held_by = np.zeros(self.joints)  # rad from the command to the arm
+        self.timeline: Timeline | None = None  # of the correct planner
+        # For the checks: when the inputs were last fresh, on the steady clock, and what the shield was told.
         self.frame = self.joint_state = self.pressed = -np.inf
         self.surprised = self.unheard = self.paused = self.armed = self.stopped = False
-        self.started = False  # whether the shield has said where a motion may start
+        self.started = False  # whether the shield has given a position where a motion may start
         self.plan_end = -np.inf
-        self.measured = self.really = self.position  # as the last joint state says, and as it was then
-        self.glitch = False  # whether the last joint state was one
+        self.measured = self.really = self.position  # of the last joint state, and of the arm at that time
+        self.glitch = False  # whether the last joint state was a single wrong one
 
     def run(self) -> None:
-        """Inputs in random order, until there were enough."""
+        """Makes inputs in random order, until there were EPISODE."""
         deeds: dict[Callable[[], None], float] = {
             self.pass_time: 30.0,
             self.good_sensors: 20.0,
@@ -166,13 +167,13 @@ class Episode:
 
     @property
     def position(self) -> np.ndarray:
-        """Where the arm really is, (A,) rad."""
+        """The true position of the arm, (A,) rad."""
         return at(self.command, self.now)[0] + self.held_by
 
-    # ---- what is as it should be -------------------------------------------------------------------------------------
+    # ---- correct inputs ----------------------------------------------------------------------------------------------
 
     def pass_time(self) -> None:
-        """A moment, or now and then a stall; the planner looks at its shield in between."""
+        """A short time, or sometimes a stall, in which the planner keeps checking its shield."""
         rng = self.rng
         longest = rng.choice([0.05, 0.3, 1.2], p=[0.9, 0.08, 0.02])
         left = float(rng.uniform(0.0, longest))
@@ -184,7 +185,7 @@ class Episode:
             self.planner_looks()
 
     def planner_looks(self) -> None:
-        """What planner_node does every 20 ms: it ends the motion when the shield does not let plans through."""
+        """What planner_node does every 20 ms: it stops the arm when the shield does not let plans through."""
         self.counts["inputs"] += 1
         self.shield.watch()
         if self.shield.state is not State.ARMED and self.timeline is not None:
@@ -203,14 +204,14 @@ class Episode:
         self.joint_state, self.measured, self.really = self.steady, positions, self.position
         self.shield.joints(positions, self.clock)
         error = np.abs(at(self.command, self.now)[0] - positions).max()
-        # Of a stamp that stands still nobody knows where the arm was when.
+        # A joint state with the stamp of the one before cannot be compared with the command at its time.
         later, self.reported_s = self.clock != self.reported_s, self.clock
         if later and self.armed and self.started and error > self.config.tracking_tolerance_rad + 2e-3:
             assert self.shield.state is State.STOPPED, f"the arm is {error} rad from its command and goes on"
         self.see_stop()
 
     def person_gets_it_going(self) -> None:
-        """Somebody who wants the arm to work resets, enables and presses the button; and the planner begins."""
+        """A person who wants the arm to move resets, enables and presses the button, and the planner begins."""
         self.good_sensors()
         self.good_sensors()
         if self.stopped and self.rng.random() < 0.8:
@@ -221,7 +222,7 @@ class Episode:
         if self.shield.arm() is None:
             assert not self.stopped, "armed although stopped"
             if not self.armed and self.now >= self.command.times_s[-1]:
-                self.started = False  # while disarmed the arm may have been moved
+                self.started = False  # since the arm may have been moved while it was disarmed
             self.armed = True
         if self.needs_deadman and self.rng.random() < 0.9:
             self.button(True)
@@ -251,7 +252,7 @@ class Episode:
         self.counts["starts"] += 1
 
     def honest_plan(self) -> None:
-        """As the planner makes it: from the newest frame, and what it has sent before stays as it is."""
+        """A plan as the planner makes it: from the newest frame, continuing the motion that it has sent before."""
         if self.timeline is None:
             self.begin()
         if self.timeline is None:
@@ -279,7 +280,7 @@ class Episode:
             lasts = self.command.times_s[-1] - self.now - MARGIN_S
             assert lasts < self.knots.longest_stop_s + 0.02, f"the stop lasts {lasts:.3f} s"
 
-    # ---- what is not -------------------------------------------------------------------------------------------------
+    # ---- wrong and hostile inputs ------------------------------------------------------------------------------------
 
     def bad_frame(self) -> None:
         self.counts["inputs"] += 1
@@ -292,7 +293,7 @@ class Episode:
         kind = rng.integers(5)
         if kind == 4:  # a very noisy encoder
             self.report(positions + 1e-2 * rng.uniform(-1.0, 1.0, self.joints))
-        elif kind == 3 and not self.glitch and rng.random() < 0.2:  # for once something else
+        elif kind == 3 and not self.glitch and rng.random() < 0.2:  # a single wrong position
             self.report(positions + rng.choice([-1.0, 1.0], self.joints) * 10.0 ** rng.uniform(-0.5, 3, self.joints))
             self.glitch = True
         else:
@@ -320,10 +321,10 @@ class Episode:
     def after_hostile(self, kind: str, refusal: Intervention | None) -> None:
         self.counts[f"hostile {kind}: {'sent' if refusal is None else refusal.reason.value}"] += 1
         if refusal is None:
-            self.timeline = None  # the honest planner has lost the arm
+            self.timeline = None  # the correct planner's motion is no longer executed
 
     def hostile_motion(self) -> Trajectory:
-        """Goes on from what the arm does, or starts anew, and is then spoilt in one of many ways; a few are not."""
+        """A motion that continues the arm's or starts anew, mostly spoilt in one of many ways."""
         rng, joints = self.rng, self.joints
         if self.timeline is not None and rng.random() < 0.7:
             timeline = copied(self.timeline)
@@ -374,7 +375,7 @@ class Episode:
         self.unheard = unheard
 
     def person_sets_the_speed(self) -> None:
-        """To 0, which holds the arm, or above it again."""
+        """The speed becomes 0, which holds the arm, or greater again."""
         self.say_paused(bool(self.rng.random() < 0.7))
 
     def say_paused(self, paused: bool) -> None:
@@ -383,12 +384,14 @@ class Episode:
         self.paused = paused
 
     def clock_jumps(self) -> None:
-        """As far as a time daemon steps a clock (less it slews), or a simulation that begins again."""
+        """The clock of the stamps jumps by at least 0.128 s, below which time daemons slew, or as when a simulation
+        restarts.
+        """
         if self.slowness > 1.0:
-            return  # a slow clock that jumps ahead to where it could be has done nothing wrong
+            return  # a slow clock that jumps ahead cannot be told from one that ran at full speed
         self.planner_looks()
         self.clock_ahead += float(self.rng.choice([-1.0, 1.0])) * 10.0 ** self.rng.uniform(np.log10(0.128), 4)
-        self.timeline = None  # its grid of times is wrong now: it can neither plan nor stop, the arm runs to its end
+        self.timeline = None  # its times are wrong now, so it can neither plan nor stop; the arm finishes its motion
         self.counts["inputs"] += 1
         self.shield.watch()
         assert not self.armed or self.shield.state is State.STOPPED, "goes on after the clock jumped"
@@ -397,11 +400,11 @@ class Episode:
     def hand_moves_the_arm(self) -> None:
         self.held_by = self.held_by + self.rng.normal(size=self.joints) * 10.0 ** self.rng.uniform(-4, 0)
 
-    # ---- what goes out, and who watches it ---------------------------------------------------------------------------
+    # ---- checks of what the shield lets through ----------------------------------------------------------------------
 
     def send(self, motion: Trajectory, frame_s: float | None) -> Intervention | None:
-        """Gives a motion in the arm's time to the shield, as a stop where there is no frame's stamp. One that it lets
-        through has to be right, and the arm follows it.
+        """Gives a motion, in the arm's time, to the shield; without the stamp of a frame it is a stop. If the shield
+        lets it through, it is checked and the arm follows it.
         """
         self.counts["inputs"] += 1
         refusal = self.shield.release(replace(motion, times_s=motion.times_s + self.clock_ahead), frame_s)
@@ -447,7 +450,7 @@ class Episode:
             gap = np.abs(at(motion, self.now)[0] - self.measured).max()
             assert gap <= self.config.start_tolerance_rad + 1e-6, f"starts {gap} rad from where the arm is"
         somewhen = float(self.rng.uniform(0.0, TRANSPORT_S))
-        # The shield looks at the ends of TRANSPORT_S; between them two feasible motions can part and meet again.
+        # The shield checks both ends of TRANSPORT_S; between them two feasible motions may differ a little.
         for delay, part in ((0.0, 0.0), (TRANSPORT_S, 0.0), (somewhen, self.limits.acceleration * TRANSPORT_S)):
             (q0, v0), (q1, v1) = at(self.command, self.now + delay), at(motion, self.now + delay)
             dq, dv = np.abs(q1 - q0), np.abs(v1 - v0)
@@ -470,20 +473,20 @@ class Episode:
         return next((reason for reason, true in reasons.items() if true), None)
 
     def see_stop(self) -> None:
-        """The shield may stop by itself, and then says so."""
+        """Notes that the shield has stopped by itself."""
         if self.shield.state is State.STOPPED:
             self.stopped, self.armed = True, False
 
-    # ---- help --------------------------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------------------
 
     def sampled(self, timeline: Timeline, step_s: float = CONTROL_S) -> Trajectory:
-        """As the planner samples it, from the stamp of a frame on."""
+        """The motion as the planner samples it, from the stamp of a frame on."""
         begin = self.now - float(self.rng.uniform(0.0, 0.1))
         count = max(1, int(np.ceil((timeline.end_s - begin) / step_s))) + 2
         return timeline.sample(begin + step_s * np.arange(count))
 
     def somewhere(self) -> np.ndarray:
-        """A pose (A,) within the limits and the workspace; now and then at a limit."""
+        """A random pose (A,) within the limits and the workspace, sometimes with a joint at its limit."""
         lower, upper = self.limits.lower, self.limits.upper
         for _ in range(1000):
             pose = self.rng.uniform(lower, upper)
@@ -496,7 +499,7 @@ class Episode:
 
 
 def some_arm(rng: Generator) -> tuple[JointLimits, Workspace | None]:
-    """The arm on the table in a box, or one of 1 to 7 joints without."""
+    """Limits and workspace of an arm: of worlds/tabletop.sdf with a box, or a random one of 1 to 7 joints without."""
     if rng.random() < 0.4:
         urdf = resource("config", "arms", "tabletop.urdf")
         names: tuple[str, ...] = ("shoulder", "elbow")
@@ -513,13 +516,13 @@ def some_arm(rng: Generator) -> tuple[JointLimits, Workspace | None]:
         limits = JointLimits(names, middle - half, middle + half, velocity, acceleration, jerk)
         try:
             KnotLimits(limits, BLOCK_S)
-        except ValueError:  # it cannot stop
+        except ValueError:  # with these limits the arm cannot stop within a block
             continue
         return limits, None
 
 
 def beyond(poses: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """How far elbow or tip of the arm on the table are beyond each side of a box, (N, 6) m, at poses (N, 2)."""
+    """How far elbow or tip of worlds/tabletop.sdf's arm are beyond each side of a box, (N, 6) m, at poses (N, 2)."""
     shoulder, sum_ = poses[:, 0], poses.sum(1)
     elbow = UPPER_ARM_M * np.stack([np.cos(shoulder), np.sin(shoulder)], -1)
     tip = elbow + FOREARM_M * np.stack([np.cos(sum_), np.sin(sum_)], -1)
@@ -529,7 +532,7 @@ def beyond(poses: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarra
 
 
 def spoilt(motion: Trajectory, rng: Generator, now: float) -> Trajectory:
-    """The motion with something wrong with it, or not much."""
+    """The motion after one of many changes, some of which leave it correct."""
     fields = {name: np.array(getattr(motion, name)) for name in FIELDS}
     times, positions, velocities = fields.values()
     name = FIELDS[rng.integers(3)]
@@ -549,11 +552,11 @@ def spoilt(motion: Trajectory, rng: Generator, now: float) -> Trajectory:
         fields[name] = others[rng.integers(len(others))]
     elif kind == 5:
         fields["times_s"] = times[::-1] if rng.random() < 0.5 else np.full_like(times, times[0])
-    elif kind == 6:  # elsewhere in time
+    elif kind == 6:  # shifted in time
         times += rng.choice([-1.0, 1.0]) * 10.0 ** rng.uniform(-5, 6)
-    elif kind == 7:  # elsewhere in space
+    elif kind == 7:  # shifted in space
         positions += rng.normal(size=positions.shape[1]) * 10.0 ** rng.uniform(-6, 1)
-    elif kind == 8:  # faster, a great deal or by a hair, from its beginning or from now on
+    elif kind == 8:  # faster, by much or very little, from its beginning or from now on
         factor = 10.0 ** rng.uniform(-3, 1) if rng.random() < 0.5 else 1.0 + 10.0 ** rng.uniform(-8, -1)
         begin = times[0] if rng.random() < 0.5 else now
         times[:] = begin + (times - begin) / factor
@@ -561,15 +564,15 @@ def spoilt(motion: Trajectory, rng: Generator, now: float) -> Trajectory:
     elif kind == 9:  # with points left out
         kept = rng.random(len(times)) < rng.uniform(0.3, 1.0)
         fields = {key: value[kept] for key, value in fields.items()}
-    elif kind == 10:  # creeping, while it says that it rests
+    elif kind == 10:  # positions that change while the velocities are 0
         velocities[:] = 0.0
         step = rng.normal(size=positions.shape[1]) * 10.0 ** rng.uniform(-9, -1)
         positions[:] = positions[0] + step * np.arange(len(times))[:, None]
-    elif kind == 11:  # more than the limits, in the same shape
+    elif kind == 11:  # scaled beyond the limits
         factor = 1.0 + 10.0 ** rng.uniform(-6, 1)
         positions[:] = positions[0] + factor * (positions - positions[0])
         velocities *= factor
-    elif kind == 12:  # as it was, and later all at once faster or slower
+    elif kind == 12:  # suddenly faster or slower from a later time on
         begin, factor = now + rng.uniform(TRANSPORT_S, 0.5), 2.0 ** rng.uniform(-1, 1)
         later = times > begin
         times[later] = begin + (times[later] - begin) / factor
@@ -578,7 +581,7 @@ def spoilt(motion: Trajectory, rng: Generator, now: float) -> Trajectory:
 
 
 def copied(timeline: Timeline) -> Timeline:
-    """A timeline that can be spliced without changing the first."""
+    """A copy of a timeline that can be spliced without changing the original."""
     copy = Timeline(timeline.start_s, timeline._positions[0], timeline.limits)
     copy._first, copy._positions, copy._velocities = timeline._first, [*timeline._positions], [*timeline._velocities]
     return copy
