@@ -205,6 +205,12 @@ class TrainConfig:
     head_steps: int = 4000  # optimiser steps of the displacement embedding on frozen latents; 0 trains none
     policy_steps: int = 0  # optimiser steps of policy and temporal distance, for recordings of play; 0 trains neither
     goal_horizon: int = 240  # control steps to the farthest goal that these two learn; longer than the task takes
+    # Speed below which the arm counts as resting in recordings of play, in standard deviations of the actions; the
+    # policy does not learn to rest. More where actions are measured with noise.
+    resting: float = 0.02
+    latent_noise: float = 0.05  # on the latents that these two learn from, standard deviations, as of new pictures
+    expectile: float = 0.2  # of the times that play took, which the temporal distance learns; 0.5 would be their mean
+    unreachable_share: float = 0.25  # of its goals, frames of any episode, that count as goal_horizon away
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     augment: AugmentConfig = AugmentConfig()  # none by default, as in the paper
     views: int = 4  # of each frame that heads are trained on, all but the first augmented; 1 without augmentation
@@ -231,6 +237,10 @@ class TrainConfig:
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
         _require(self.goal_horizon >= 1, self, "goal_horizon", "1 control step or more")
+        for field in ("resting", "latent_noise"):
+            _require(getattr(self, field) >= 0, self, field, "0 or more")
+        _require(0 < self.expectile < 1, self, "expectile", "in (0, 1)")
+        _require(0 <= self.unreachable_share < 1, self, "unreachable_share", "in [0, 1)")
         _require(self.batch % self.clips_per_pose == 0, self, "batch", "a multiple of clips_per_pose")
         _require(self.batch % self.clips_per_episode == 0, self, "batch", "a multiple of clips_per_episode")
         if self.clips_per_pose > 1:
@@ -244,6 +254,42 @@ class TrainConfig:
         good = isinstance(self.betas, tuple) and len(self.betas) == 2
         good = good and all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in self.betas)
         _require(good, self, "betas", "two numbers in [0, 1)")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """When two pictures show the same place, from which follows when a goal counts as reached, and when as left."""
+
+    # Distance between two poses of the arm, in control steps at full speed, up to which pictures show the same place.
+    # More accepts a coarser arrival; less needs recordings in which the arm comes back more exactly, or rests.
+    same_place_steps: float = 0.7
+    reached_share: float = 0.95  # share of the pairs of such pictures whose distance counts as reached
+    # A reached goal counts as left beyond this multiple of that distance; above 1, so that noise does not make the arm
+    # start again and again.
+    left: float = 1.5
+
+    def __post_init__(self) -> None:
+        _require(self.same_place_steps > 0, self, "same_place_steps", "above 0 control steps")
+        _require(0 < self.reached_share <= 1, self, "reached_share", "above 0, and 1 at most")
+        _require(self.left >= 1, self, "left", "1 or more, in multiples of the distance that counts as reached")
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """How a bundle is fine-tuned for another scene. The defaults are for five minutes of it, 6,000 frames at 20 Hz."""
+
+    steps: int = 600  # optimiser steps; more for a longer recording, or a scene that differs more
+    learning_rate_share: float = (
+        0.15  # of the learning rate of the bundle's training; with more it forgets the old scene
+    )
+    validation_fraction: float = 0.15  # of the episodes, held out for the calibration
+    warmup_fraction: float = 0.1  # of the steps, linear; cosine to zero afterwards
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 0, self, "steps", "0 or more")
+        _require(self.learning_rate_share > 0, self, "learning_rate_share", "above 0")
+        _require(0 < self.validation_fraction < 1, self, "validation_fraction", "in (0, 1)")
+        _require(0 <= self.warmup_fraction < 1, self, "warmup_fraction", "in [0, 1)")
 
 
 TRAIN_SIZES: dict[str, dict[str, Any]] = {

@@ -86,7 +86,7 @@ def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
     offsets, lengths = torch.arange(100) * 60, torch.full((100,), 60)
     flat, done = (torch.tensor(np.concatenate(values), dtype=torch.float32) for values in (latents, actions))
     policy, metrics = train_cloned_policy(
-        config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 300, 0, 2
+        config, flat, done, torch.zeros(6000, dtype=torch.bool), offsets, lengths, 2, TrainConfig(policy_steps=300)
     )
     assert metrics["loss"] < 0.02
     blocks = policy(flat[[0, 60]], flat[[40, 100]], torch.tensor([40.0, 0.0])).detach()
@@ -103,7 +103,9 @@ def test_the_temporal_distance_is_that_of_play_which_did_not_dawdle() -> None:
             for i, n in enumerate(lengths.tolist())
         ]
     )
-    head, _ = train_temporal_distance(config, latents, lengths.cumsum(0) - lengths, lengths, 600, 0)
+    head, _ = train_temporal_distance(
+        config, latents, lengths.cumsum(0) - lengths, lengths, TrainConfig(policy_steps=600)
+    )
     begin, middle, end, elsewhere = (torch.tensor(at) for at in ([0.0, 0.0], [0.5, 0.0], [1.0, 0.0], [1.0, 5.0]))
     far, half, here, none = (float(head(at, end).detach()) for at in (begin, middle, end, elsewhere))
     assert 20 - 3 < far < 30, "nearer to the fast ones than the mean of 30"

@@ -1274,7 +1274,16 @@ train:
 
 def make_train_config(seeds: Path, scratch: Path) -> Target:
     """`lewm train --config`: the sections as `lewm_model.cli.training` reads them."""
-    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, ModelConfig, TrainConfig, from_dict, load_yaml
+    from lewm_model.config import (
+        MODEL_SIZES,
+        TRAIN_SIZES,
+        CalibrationConfig,
+        ConfigError,
+        ModelConfig,
+        TrainConfig,
+        from_dict,
+        load_yaml,
+    )
 
     path = scratch / "train.yaml"
 
@@ -1283,6 +1292,7 @@ def make_train_config(seeds: Path, scratch: Path) -> Target:
         values = load_yaml(path)
         from_dict(ModelConfig, values.get("model", {}), MODEL_SIZES["small"])
         from_dict(TrainConfig, values.get("train", {}), TRAIN_SIZES["small"])
+        from_dict(CalibrationConfig, values.get("calibration", {}))
 
     return Reader(lambda r: mutate_text(r, CONFIG, YAML_BITS), use, (ConfigError,), CONFIG.encode())
 
@@ -1291,9 +1301,17 @@ def make_config(seeds: Path, scratch: Path) -> Target:
     """Plain data for each of the configurations; an accepted one must be accepted again after a round trip."""
     from dataclasses import asdict
 
-    from lewm_model.config import ConfigError, ModelConfig, PlanConfig, TrainConfig, from_dict
+    from lewm_model.config import (
+        AdaptConfig,
+        CalibrationConfig,
+        ConfigError,
+        ModelConfig,
+        PlanConfig,
+        TrainConfig,
+        from_dict,
+    )
 
-    kinds = [ModelConfig, TrainConfig, PlanConfig]
+    kinds = [ModelConfig, TrainConfig, PlanConfig, CalibrationConfig, AdaptConfig]
 
     def use(value: tuple[Any, Any]) -> None:
         kind, values = value
@@ -1654,7 +1672,7 @@ def make_bag(seeds: Path, scratch: Path) -> Target:
     recorded = [(m.topic, m.type, m.log_ns, m.data) for m in read_messages(seeds / "motion.mcap")]
 
     def rebuilt(random: Random) -> bytes:
-        """A file with changed, lost or repeated messages, other times, topics, types or definitions, and right checksums."""
+        """A file with changed, lost or repeated messages, other times, topics, types or definitions."""
         messages: list[list[Any]] = [list(message) for message in recorded]
         definitions = dict(DEFINITIONS)
         for _ in range(random.choice((1, 1, 2, 5, 20))):

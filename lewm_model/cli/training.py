@@ -14,12 +14,29 @@ DECODER_STEPS = 2500  # optimiser steps by default
 app = typer.Typer()
 
 
+def _sections(path: Path | None, known: tuple[str, ...]) -> dict[str, Any]:
+    """The sections of a configuration file; {} without one.
+
+    :raises ConfigError: the file cannot be read, or has a section that is not known.
+    """
+    from lewm_model.config import ConfigError, load_yaml
+
+    values: dict[str, Any] = load_yaml(path) if path else {}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        names = " and ".join(f"`{name}`" for name in known)
+        raise ConfigError(f"{path} has a section {unknown[0]!r}; it may have {names}")
+    return values
+
+
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="recording, HDF5")],
     out: Annotated[Path, typer.Argument(help="bundle folder to write")],
     size: Annotated[str, typer.Option(help="small (two CPU cores) or reference (the paper's, one GPU)")] = "small",
-    config: Annotated[Path | None, typer.Option(help="YAML with `model:` and `train:` values that differ")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML with values of `model:`, `train:` and `calibration:`")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
     ] = None,
@@ -35,7 +52,14 @@ def train(
     from lewm_model.bundle.bundle import Bundle
     from lewm_model.bundle.held_out import is_trained_on
     from lewm_model.bundle.update import create
-    from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ConfigError, TrainConfig, from_dict, load_yaml
+    from lewm_model.config import (
+        MODEL_SIZES,
+        TRAIN_SIZES,
+        CalibrationConfig,
+        ConfigError,
+        TrainConfig,
+        from_dict,
+    )
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.outputs import check_output
     from lewm_model.models.distributed import device_of, joined, rank
@@ -48,12 +72,10 @@ def train(
 
     if size not in MODEL_SIZES:
         raise ConfigError(f"--size is {size!r}; it must be one of {', '.join(MODEL_SIZES)}")
-    values: dict[str, Any] = load_yaml(config) if config else {}
-    unknown = sorted(set(values) - {"model", "train"})
-    if unknown:
-        raise ConfigError(f"{config} has a section {unknown[0]!r}; it may have `model` and `train`")
+    values = _sections(config, ("model", "train", "calibration"))
     seeded = {} if seed is None else {"seed": seed}
     train_config = from_dict(TrainConfig, {**values.get("train", {}), **seeded}, TRAIN_SIZES[size])
+    limits = from_dict(CalibrationConfig, values.get("calibration", {}))
     episodes = load_episodes(data, control_dt_s)
     if not episodes.control_dt_s > 0.0:
         raise DataError(f"{data} does not say how much time lies between its rows; give it with --control-dt-s")
@@ -69,7 +91,7 @@ def train(
             made = run_training(episodes, draft, run, model_config, train_config, task)
             typer.echo("calibrating on episodes that it was not trained on ...")
             try:
-                made = run_calibration(made, episodes)
+                made = run_calibration(made, episodes, limits)
             except DataError as error:
                 typer.echo(f"not calibrated, so no goal counts as reached and no frame as surprising: {error}")
             typer.echo("writing the ONNX graphs and checking that they are numerically equivalent ...")
@@ -96,20 +118,23 @@ def adapt(
     run: Annotated[
         Path | None, typer.Option(help="folder of logs and checkpoints; default is runs/<bundle name>")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="optimiser steps of the world model")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with values of `adapt:`")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimiser steps, replaces the configuration's")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Make a bundle that fits another scene: another table, another lamp, a slightly moved camera."""
     from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.config import AdaptConfig, from_dict
     from lewm_model.data.clips import load_episodes
     from lewm_model.data.outputs import check_output
-    from lewm_model.training.adapt import STEPS
     from lewm_model.training.adapt import adapt as run_adaptation
 
+    given = {} if steps is None else {"steps": steps}
+    settings = from_dict(AdaptConfig, {**_sections(config, ("adapt",)).get("adapt", {}), **given})
     check_output(out, [path for path in (bundle, data, replay) if path], overwrite)
     old = load_episodes(replay) if replay else None
     run = run or Path("runs") / out.name
-    found = run_adaptation(load_bundle(bundle), load_episodes(data), out, run, old, steps or STEPS).calibration
+    found = run_adaptation(load_bundle(bundle), load_episodes(data), out, run, old, settings).calibration
     assert found is not None
     typer.echo(f"bundle written to {out}; a goal counts as reached up to a distance of {found.reached:.3g}")
     if old is None:
@@ -120,15 +145,18 @@ def adapt(
 def calibrate(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Argument(help="recording (HDF5), of the robot's own camera if there is one")],
+    config: Annotated[Path | None, typer.Option(help="YAML with values of `calibration:`")] = None,
 ) -> None:
     """Measure again when a goal counts as reached and a frame as surprising, on episodes held out of the training."""
     from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.config import CalibrationConfig, from_dict
     from lewm_model.data.clips import load_episodes
     from lewm_model.monitoring.novelty import WINDOW
     from lewm_model.monitoring.vigilance import SURPRISING
     from lewm_model.training.calibration import calibrate as run
 
-    found = run(load_bundle(bundle), load_episodes(data)).calibration
+    settings = from_dict(CalibrationConfig, _sections(config, ("calibration",)).get("calibration", {}))
+    found = run(load_bundle(bundle), load_episodes(data), settings).calibration
     assert found is not None and found.new_pixels is not None
     typer.echo(f"a goal counts as reached up to a distance of {found.reached:.3g}, as left beyond {found.left:.3g}")
     assert found.false_positive_interval is not None

@@ -21,30 +21,32 @@ from safetensors.torch import save_file
 from lewm_model.bundle.bundle import WEIGHTS, Bundle
 from lewm_model.bundle.held_out import held_out_episodes, trained_on
 from lewm_model.bundle.update import create
-from lewm_model.config import TRAIN_SIZES, TrainConfig, from_dict
+from lewm_model.config import TRAIN_SIZES, AdaptConfig, TrainConfig, from_dict
 from lewm_model.data.clips import Episodes
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import train_heads, with_heads
 from lewm_model.training.trainer import command_line, commit_of, fit
 
-STEPS = 600  # optimiser steps; each of 10,000 frames is seen a dozen times
-GENTLY = 0.15  # of the learning rate that the bundle was trained with
-HELD_OUT = 0.15  # of the episodes, to know what is usual in the new scene
-
 
 def adapt(
-    bundle: Bundle, data: Episodes, out: Path, run: Path, replay: Episodes | None = None, steps: int = STEPS
+    bundle: Bundle,
+    data: Episodes,
+    out: Path,
+    run: Path,
+    replay: Episodes | None = None,
+    settings: AdaptConfig | None = None,
 ) -> Bundle:
     """Writes the bundle that fits the scene of `data` to `out`, and logs and checkpoints to `run`.
 
     :param data: recording of the new scene, with the robot, camera size and actions of the bundle.
     :param replay: recording of the old scene, for example the one that the bundle was trained on; None learns from the
         new scene only, and the old one may be forgotten.
+    :param settings: by default AdaptConfig().
     :raises DataError: a recording does not fit the bundle, or is too short.
     """
     held_out_episodes(bundle, data)  # raises where the recording does not fit, before anything is trained
-    config = _gentle(bundle, steps)
+    config = _fine_tuning(bundle, AdaptConfig() if settings is None else settings)
     recordings = [data] if replay is None else [data, _some(replay, len(data.pixels))]
     mixed = _joined(recordings)
     fitted = fit(mixed, run, bundle.model, config, begin=bundle)
@@ -73,13 +75,18 @@ def adapt(
     return create(out, make)
 
 
-def _gentle(bundle: Bundle, steps: int) -> TrainConfig:
-    """The settings that the bundle was trained with, except for the steps, learning rate and share held out."""
+def _fine_tuning(bundle: Bundle, settings: AdaptConfig) -> TrainConfig:
+    """The settings that the bundle was trained with, changed as AdaptConfig says."""
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     before = {name: value for name, value in bundle.training.get("config", {}).items() if name in known}
     config = from_dict(TrainConfig, before, TRAIN_SIZES["small"])
-    gently = GENTLY * config.learning_rate
-    return replace(config, steps=steps, learning_rate=gently, validation_fraction=HELD_OUT, warmup_fraction=0.1)
+    return replace(
+        config,
+        steps=settings.steps,
+        learning_rate=settings.learning_rate_share * config.learning_rate,
+        validation_fraction=settings.validation_fraction,
+        warmup_fraction=settings.warmup_fraction,
+    )
 
 
 def _some(data: Episodes, frames: int) -> Episodes:

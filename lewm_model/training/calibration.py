@@ -16,7 +16,7 @@ from torch import Tensor
 from lewm_model.bundle.bundle import Bundle, Calibration, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.bundle.update import update
-from lewm_model.config import TrainConfig
+from lewm_model.config import CalibrationConfig, TrainConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.graphs import RolloutGraph
@@ -33,15 +33,12 @@ FOLDS = 5  # parts of the frames, each of which is judged by limits from the oth
 # Share of the greatest error that every limit has at least: a simulated camera has no noise, so at rest the errors are
 # 0, and the smallest error of a real frame would be surprising.
 LEAST_ERROR = 0.1
-SAME_PLACE_STEPS = 0.7  # control steps at full speed: frames whose arm poses differ by less show the same place
-REACHED_SHARE = 0.95  # of the frames of the goal's place count as reached
-FEWEST_PAIRS = 20  # of such frames, from which the quantile REACHED_SHARE of their distances is usable
+FEWEST_PAIRS = 20  # of frames of the same place, from which a quantile of their distances is usable
 FEWEST_NEW = 1.5  # pixels, the least limit of novelty: frames of a simulated camera without noise have no new pixel
-LEFT = 1.5  # a goal that was reached counts as left beyond this multiple of the distance up to which it is reached
 
 
-def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
-    """Measures the limits on a recording and writes them into the bundle.
+def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None = None) -> Bundle:
+    """Measures the limits on a recording and writes them into the bundle; `config` is by default CalibrationConfig().
 
     The frames are the held-out episodes when `data` is the recording that the bundle was trained on, else all of it.
     Limits of surprise come from all these frames; how many frames exceed them although nothing is wrong is measured by
@@ -50,6 +47,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
 
     :raises DataError: the recording does not fit the model, has too few frames, or only one episode.
     """
+    config = CalibrationConfig() if config is None else config
     episodes = held_out_episodes(bundle, data)
     others = np.setdiff1d(np.arange(len(data.lengths)), episodes)
     if len(others):
@@ -65,8 +63,10 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
             "record more episodes"
         )
     graph = RolloutGraph(model.cpu(), heads.get(measuring(heads) or ""))
-    distances = same_place_distances(graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads)
-    reached = float(np.quantile(distances, REACHED_SHARE))
+    distances = same_place_distances(
+        graph, data, episodes, latents, bundle.actions, POLICY in bundle.heads, config.same_place_steps
+    )
+    reached = float(np.quantile(distances, config.reached_share))
     usual_changes, usual_errors = _usual(errors, changes)
     seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
     novelty = Novelty(seen, 1.0)
@@ -82,7 +82,7 @@ def calibrate(bundle: Bundle, data: Episodes) -> Bundle:
     interval = binomtest(surprising, len(errors)).proportion_ci(0.95, "exact")
     found = Calibration(
         reached,
-        LEFT * reached,
+        config.left * reached,
         usual_changes,
         usual_errors,
         surprising / len(errors),
@@ -182,12 +182,14 @@ def same_place_distances(
     latents: Tensor,
     spec: ActionSpec,
     moves_objects: bool = False,
+    same_place_steps: float = CalibrationConfig.same_place_steps,
 ) -> np.ndarray:
     """Distances (M,), as the planner measures them, between frames of an episode that show the arm in the same place.
 
     :param latents: (N, D), a row for each frame of the recording.
     :param moves_objects: whether the arm may have moved an object that belongs to the goal. Then a pose to which the
         arm came back does not count as the same place; only frames between which it hardly moved do.
+    :param same_place_steps: as in CalibrationConfig.
     :raises DataError: there are fewer than FEWEST_PAIRS of them.
     """
     distances = []
@@ -198,7 +200,7 @@ def same_place_distances(
             steps = np.linalg.norm(steps, axis=1, keepdims=True)
         travelled = np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
         apart = np.linalg.norm(travelled[:, None] - travelled, axis=-1)
-        first, second = np.nonzero(np.triu(apart < SAME_PLACE_STEPS, k=1))
+        first, second = np.nonzero(np.triu(apart < same_place_steps, k=1))
         if len(first):
             distances.append(graph.distance(latents[offset + first], latents[offset + second]).numpy())
     found = np.concatenate(distances) if distances else np.zeros(0)

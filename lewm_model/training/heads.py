@@ -35,11 +35,7 @@ from lewm_model.models.signature import POLICY, TEMPORAL_DISTANCE
 from lewm_model.training.latents import encode_rows, imagined_views
 
 BATCH = 1024  # pairs of frames in an optimiser step
-POLICY_BATCH = 512
-FASTER = 0.2  # expectile of the times that play took
-ELSEWHERE = 0.25  # of the temporal distance's goals are frames of any episode, and count as the farthest
-LATENT_NOISE = 0.05  # standard deviations; latents of new pictures differ a little from those that were learned
-STILL = 0.02  # standard deviations of the actions; slower arms rest
+POLICY_BATCH = 512  # the same for the policy
 
 
 def train_heads(
@@ -136,18 +132,14 @@ def train_policy_heads(
         latents.append(encode_rows(model, data, data.rows(episodes)))
         raw = np.nan_to_num(data.actions)
         actions.append(torch.from_numpy(spec.normalise(raw)))
-        still.append(torch.from_numpy((np.abs(raw) <= STILL * np.array(spec.std)).all(1)))
+        still.append(torch.from_numpy((np.abs(raw) <= config.resting * np.array(spec.std)).all(1)))
         offsets.append(torch.from_numpy(data.offsets[episodes] + first))
         lengths.append(torch.from_numpy(data.lengths[episodes]))
         first += len(raw)
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
-    steps, seed = config.policy_steps, config.seed
     delay = POLICY_PLAN.delay_steps(spec.control_dt_s)
-    farthest = config.goal_horizon
-    policy, found = train_cloned_policy(
-        model.config, z, done, rests, begins, frames, steps, seed, delay, device, farthest
-    )
-    time, time_metrics = train_temporal_distance(model.config, z, begins, frames, steps, seed, device, farthest)
+    policy, found = train_cloned_policy(model.config, z, done, rests, begins, frames, delay, config, device)
+    time, time_metrics = train_temporal_distance(model.config, z, begins, frames, config, device)
     metrics = {POLICY: {**found, "delay_steps": delay}, TEMPORAL_DISTANCE: time_metrics}
     return {POLICY: policy, TEMPORAL_DISTANCE: time}, metrics
 
@@ -205,11 +197,9 @@ def train_cloned_policy(
     resting: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    steps: int,
-    seed: int,
     delay_steps: int,
+    config: TrainConfig,
     device: str = "cpu",
-    goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[ClonedPolicy, dict[str, float]]:
     """Goal-conditioned behaviour cloning with hindsight: any later frame of an episode is a goal of the actions before.
 
@@ -223,10 +213,10 @@ def train_cloned_policy(
     :param offsets: (E,), the first row of each episode.
     :param lengths: (E,), frames of each episode.
     :param delay_steps: control steps from a frame to the block that is learned for it, which a robot executes then.
-    :param goal_horizon: control steps to the farthest goal.
+    :param config: steps, seed, farthest goal and noise on the latents.
     :return: the policy, and the mean loss of its blocks, in z-scores, over the last tenth of the steps.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     policy = ClonedPolicy(c).to(device)
     nearest = delay_steps + c.frameskip  # of the frames that can be a goal
     within = torch.arange(delay_steps, nearest)
@@ -236,16 +226,16 @@ def train_cloned_policy(
 
     def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (POLICY_BATCH,))]
-        farthest = torch.clamp(last[here] - here, max=goal_horizon)
+        farthest = torch.clamp(last[here] - here, max=config.goal_horizon)
         ahead = nearest + (torch.rand(POLICY_BATCH) * (farthest - nearest + 1)).long()
         known = torch.rand(POLICY_BATCH) < 0.5
         latent, goal = (
-            (z + LATENT_NOISE * torch.randn_like(z)).to(device) for z in (latents[here], latents[here + ahead])
+            (z + config.latent_noise * torch.randn_like(z)).to(device) for z in (latents[here], latents[here + ahead])
         )
         done = actions[here[:, None] + within].flatten(1)
         return F.smooth_l1_loss(policy(latent, goal, (known * ahead.float()).to(device)), done.to(device))
 
-    loss = _fit(policy, steps, draw, "policy")
+    loss = _fit(policy, config.policy_steps, draw, "policy")
     return policy.cpu().eval(), {"loss": loss}
 
 
@@ -254,10 +244,8 @@ def train_temporal_distance(
     latents: Tensor,
     offsets: Tensor,
     lengths: Tensor,
-    steps: int,
-    seed: int,
+    config: TrainConfig,
     device: str = "cpu",
-    goal_horizon: int = TrainConfig.goal_horizon,
 ) -> tuple[TemporalDistance, dict[str, float]]:
     """Trains the temporal distance with hindsight: the time from each frame to any later one of its episode.
 
@@ -267,23 +255,25 @@ def train_temporal_distance(
 
     :return: the head, and its mean loss over the last tenth of the steps.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     head = TemporalDistance(c).to(device)
     last = _last_rows(len(latents), offsets, lengths, 1)
     starts = torch.nonzero(last >= 0)[:, 0]
 
     def draw() -> Tensor:
         here = starts[torch.randint(len(starts), (BATCH,))]
-        farthest = torch.clamp(last[here] - here, max=goal_horizon)
+        farthest = torch.clamp(last[here] - here, max=config.goal_horizon)
         ahead = (torch.rand(BATCH) * (farthest + 1)).long()
-        elsewhere = torch.rand(BATCH) < ELSEWHERE
+        elsewhere = torch.rand(BATCH) < config.unreachable_share
         there = torch.where(elsewhere, starts[torch.randint(len(starts), (BATCH,))], here + ahead)
-        ahead = torch.where(elsewhere, goal_horizon, ahead)
-        latent, goal = ((z + LATENT_NOISE * torch.randn_like(z)).to(device) for z in (latents[here], latents[there]))
+        ahead = torch.where(elsewhere, config.goal_horizon, ahead)
+        latent, goal = (
+            (z + config.latent_noise * torch.randn_like(z)).to(device) for z in (latents[here], latents[there])
+        )
         error = (ahead / TIME_SCALE).sqrt().to(device) - head.roots(latent, goal)
-        return (torch.where(error < 0, 1.0 - FASTER, FASTER) * error.square()).mean()
+        return (torch.where(error < 0, 1.0 - config.expectile, config.expectile) * error.square()).mean()
 
-    loss = _fit(head, steps, draw, "time to go")
+    loss = _fit(head, config.policy_steps, draw, "time to go")
     return head.cpu().eval(), {"loss": loss}
 
 
