@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lewm adapt`: a bundle for another scene, which goes on from what the first had learned."""
+"""`lewm adapt`: a bundle for another scene, fine-tuned from the first one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changed pictures: each frame by itself, the same again for the same seed, and heads that learn from them."""
+"""Augmentation: each frame is changed by itself, the same seed gives the same pictures, and heads learn from them."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data report finds what is wrong with a recording, and says nothing of one that is well."""
+"""The data report finds what is wrong with a recording, and reports nothing about a good one."""
 
 from __future__ import annotations
 

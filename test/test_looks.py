@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes that vary: every frame looks otherwise, what is simulated stays the same, and a recording says so."""
+"""Scenes that vary: every frame has another look, what is simulated stays the same, and a recording says so."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that do not belong to the pictures are named, and those that do are left in peace."""
+"""Actions that do not belong to the pictures are named, and those that do are accepted."""
 
 from __future__ import annotations
 

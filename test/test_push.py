@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Play with the block, the push task, and a bundle whose policy learned from play."""
+"""The scripted policy that pushes, the push task, and a bundle whose policy learned from play."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sim() -> ArmSim:
     return ArmSim(render=False)
 
 
-def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: ArmSim) -> None:
+def test_the_object_starts_elsewhere_in_each_episode_and_most_play_moves_it(sim: ArmSim) -> None:
     starts, ways = [], []
     for episode in range(8):
         seen: list[np.ndarray] = []
@@ -61,17 +61,17 @@ def test_the_block_lies_elsewhere_in_each_episode_and_most_play_moves_it(sim: Ar
     assert (angles >= ANGLES[0]).all() and (angles <= ANGLES[1]).all() and np.ptp(angles) > 0.3
 
 
-def test_recorded_play_shows_the_block_beyond_where_goals_lie_and_comes_back(sim: ArmSim) -> None:
+def test_recorded_play_shows_the_object_beyond_where_goals_lie_and_comes_back(sim: ArmSim) -> None:
     rng = np.random.default_rng(3)
-    blocks = [PUSH.setup.random_place(rng, edge=True) for _ in range(400)]
+    places = [PUSH.setup.random_place(rng, edge=True) for _ in range(400)]
     beyond = [
-        not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in blocks
+        not (RADII[0] <= np.hypot(*b) <= RADII[1] and ANGLES[0] <= np.arctan2(*b[::-1]) <= ANGLES[1]) for b in places
     ]
     assert 0.1 < np.mean(beyond) < 0.3
     player = ScriptedPush(sim, rng, PUSH.object, PUSH.setup)
     targets = [player.random_target(np.array([0.0, -0.5])) for _ in range(50)]
     assert all(RADII[0] <= np.hypot(*target) <= RADII[1] for target in targets)
-    assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "a block that is far from everywhere"
+    assert player.random_target(np.array([-5.0, 0.0])).shape == (2,), "an object that is far from every target"
 
 
 def test_the_policy_learns_what_was_done_before_a_goal_came() -> None:
@@ -238,8 +238,8 @@ def test_a_plan_is_kept_while_no_other_is_better_by_much(bundle_folder: Path, si
         assert decision.joint_path[-1, 0] - decision.joint_path[0, 0] > 0.05
 
 
-def test_the_same_place_is_left_for_good_where_the_arm_moves_things() -> None:
-    """The arm goes there and back; the latent is the block, which it pushed on the way."""
+def test_where_the_arm_moves_objects_a_pose_that_it_came_back_to_is_not_the_same_place() -> None:
+    """The arm goes there and back; the latent is the position of the object, which it pushed on the way."""
     spec = ActionSpec.of_one_kind(("a",), "joint_velocity", "rad/s", 0.1, 1, (0.0,), (1.0,), (-1.0,), (1.0,))
     actions = np.array([[0.0]] * 10 + [[1.0]] * 5 + [[-1.0]] * 5 + [[0.0]] * 10 + [[np.nan]], np.float32)
     pixels = np.zeros((31, 4, 4, 3), np.uint8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report is one page that needs nothing else, shows what there is and says what is missing."""
+"""The report is one page that needs nothing else, shows what is known and says what is missing."""
 
 import json
 import re
