@@ -83,7 +83,8 @@ class CameraNode(ManagedNode):
     newest pictures of several cameras form a frame when they were taken within half a control step of each other; it
     has the stamp of the first camera. A goal picture for several cameras shows them side by side.
 
-    `novelty` is the share of a frame whose colours were never recorded at that place, in multiples of the usual share.
+    `novelty` is how much of a frame has colours that were never recorded at that place, or how large a part has colours
+    that were rare there, in multiples of the usual (`Novelty`).
 
     `~/capture_goal` makes the newest frame the goal once the exposure is steady; `goal_name` chooses a picture of the
     folder goal_folder. Both publish it on `goal_image`, where recorders get it too. Every goal picture is examined

@@ -22,7 +22,7 @@ from lewm_model.bundle.bundle import (
 )
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.models.graphs import RolloutGraph
-from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.monitoring.novelty import area, load_novelty
 from lewm_model.runtime.torch_backend import TorchRuntime
 from lewm_model.training import calibration as c
 from lewm_model.training.latents import encode_all
@@ -49,6 +49,9 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     novelty = load_novelty(load_bundle(trained.folder))
     training = data.rows(np.setdiff1d(np.arange(len(data.lengths)), held_out))
     assert not any(novelty.new_pixels(picture).any() for picture in data.pixels[training])
+    areas = [area(novelty.uncommon_pixels(picture)) for picture in data.pixels]
+    least = c.LEAST_AREA * data.pixels[0, ..., 0].size
+    assert found.uncommon_pixels == (np.median(areas), max(least, max(areas) - np.median(areas)))
 
     # A recording that the model has never seen is used as a whole.
     other = load_episodes(dot_recording(trained.folder.parent / "other.h5", episodes=6, seed=9))
@@ -115,6 +118,9 @@ def test_too_little_data_and_another_robot_s_are_refused(trained):
         {"reached": "near"},
         {"false_positive_interval": [0.1, 0.2]},
         {"false_positive_interval": [0.0]},
+        {"uncommon_pixels": [-1.0, 5.0]},
+        {"uncommon_pixels": [5.0, 0.0]},
+        {"uncommon_pixels": [5.0]},
     ],
 )
 def test_a_calibration_that_cannot_be_is_refused(trained, tmp_path, change):

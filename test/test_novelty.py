@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lewm_model.config import MonitorConfig
-from lewm_model.monitoring.novelty import COLOURS, WINDOW, Novelty, most_together, remember
+from lewm_model.monitoring.novelty import COLOURS, WINDOW, Novelty, Remembered, area, most_together, remember
 
 SIZE = 16
 FAMILIAR_S = MonitorConfig.familiar_s
@@ -101,5 +101,51 @@ def test_what_an_older_bundle_saw_is_compared_as_the_camera_gave_it() -> None:
     seen = np.ones((SIZE * SIZE, COLOURS), bool)
     seen[:, :64] = False  # nothing was ever as dark as that
     picture = np.full((SIZE, SIZE, 3), 20, np.uint8)
-    assert Novelty(seen, 1.0, any_light=False).new_pixels(picture).all()
-    assert not Novelty(seen, 1.0).new_pixels(picture).any()
+    older = Remembered(seen, None)
+    assert Novelty(older, 1.0, any_light=False).new_pixels(picture).all()
+    assert not Novelty(older, 1.0).new_pixels(picture).any()
+    assert Novelty(older, 1.0, usual_area=(9.0, 1.0)).look(picture, 0.0) == 0.0, "it does not know what is common"
+
+
+def hidden(things: int) -> np.ndarray:
+    """6 x 3 pixels of the picture for each of `things`."""
+    return table(*((row, 2 + 3 * number, RED) for row in (5, 8) for number in range(things)))
+
+
+@pytest.fixture
+def travelled() -> Novelty:
+    """It saw a red thing everywhere, one at a time: nine pixels."""
+    places = [(row, column) for row in range(SIZE - 2) for column in range(SIZE - 2)]
+    return Novelty(remember(table((*place, RED)) for place in places), usual=2.0, usual_area=(9.0, 9.0))
+
+
+def test_what_hides_a_part_of_the_picture_is_noticed_in_a_colour_that_was_at_each_of_its_pixels(
+    travelled: Novelty,
+) -> None:
+    assert travelled.look(table((4, 4, RED)), 0.0) <= 0.0
+    assert not travelled.new_pixels(hidden(2)).any()
+    excess = 6 * 6 - 4 - 9  # most neighbours of its corners are not hidden
+    assert travelled.look(hidden(2), 0.1) == excess / 9 > 2.0
+    assert travelled.look((0.6 * hidden(2)).astype(np.uint8), 0.2) == excess / 9, "in any light"
+
+
+def test_pixels_that_are_scattered_have_no_area() -> None:
+    noisy = np.random.default_rng(0).random((64, 64)) < 0.05
+    assert area(noisy) < 0.1 * noisy.sum()
+    noisy[10:26, 10:26] = True
+    assert 0.9 * 16 * 16 < area(noisy) < 1.1 * 16 * 16
+
+
+def test_an_area_that_stays_hidden_becomes_familiar_and_a_greater_one_does_not(travelled: Novelty) -> None:
+    times = np.arange(0.0, FAMILIAR_S + 0.2, 0.05)
+    scores = [travelled.look(hidden(2), time) for time in times]
+    assert all(score > 2.0 for score, time in zip(scores, times, strict=True) if time < FAMILIAR_S - 0.01)
+    assert scores[-1] == 0.0
+    assert travelled.look(hidden(4), 1.3) > 2.0
+    assert travelled.look(hidden(2), 1.4) == 0.0
+    assert travelled.look(table((4, 4, RED)), 1.5) <= 0.0, "it is uncovered"
+    assert travelled.look(hidden(2), 1.6) > 2.0, "and covered again"
+    travelled.forget()
+    assert travelled.look(hidden(2), 10.0) > 2.0
+    assert travelled.look(hidden(2), 5.0) > 2.0, "a clock that jumped back"
+    assert travelled.look(hidden(2), 5.0 + FAMILIAR_S) == 0.0

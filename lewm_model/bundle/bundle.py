@@ -2,11 +2,13 @@
 """The model bundle: the folder that the trainer writes and the robot loads.
 
     model.json            schema version, architecture, image, actions, training provenance, evaluation, file hashes
-    weights.safetensors   the world model heads.safetensors     optional heads on frozen latents decoder.safetensors
-    optional network that draws latents, see `lewm_model.runtime.decoder` seen.safetensors      colours that each pixel
-    had in the recordings, a bit each; written by the calibration onnx/*.onnx           graphs written by `lewm export`
-    engines/...           TensorRT engines built on the target; without hashes in model.json, with a manifest of their
-    own
+    weights.safetensors   the world model
+    heads.safetensors     optional heads on frozen latents
+    decoder.safetensors   optional network that draws latents, see `lewm_model.runtime.decoder`
+    seen.safetensors      colours that each pixel had in the recordings, and in half of their frames, a bit each;
+                          written by the calibration
+    onnx/*.onnx           graphs written by `lewm export`
+    engines/...           TensorRT engines built on the target; without hashes in model.json, with their own manifest
 
 No file is pickled. A file that does not match its hash, or a description that does not fit, is refused with the reason.
 Bundles are changed by `lewm_model.bundle.update` only, so that readers find either the old state or the new one.
@@ -67,17 +69,21 @@ class Calibration:
     # 95 % confidence interval of the rate (Clopper-Pearson), with frames as independent samples. None in bundles of
     # earlier versions, which measured the rate on the frames that set the limits.
     false_positive_interval: tuple[float, float] | None = None
+    # Usual area of a frame's pixels that have an uncommon colour, and the greatest usual excess over it (`Novelty`).
+    uncommon_pixels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         pixels = [count for count in (self.new_pixels, self.goal_pixels) if count is not None]
         squares = self.latent_squares or (1.0, 1.0)
-        values = np.array([self.reached, self.left, *self.errors, *pixels, *squares], float)
+        usual_area, excess = (0.0, 1.0) if self.uncommon_pixels is None else self.uncommon_pixels
+        values = np.array([self.reached, self.left, *self.errors, *pixels, *squares, excess], float)
         changes = np.array(self.changes, float)
         if not (
             (np.isfinite(values) & (values > 0)).all()
             and self.reached < self.left
             and len(squares) == 2
             and squares[0] <= squares[1]
+            and 0.0 <= usual_area < np.inf
             and len(changes) == len(self.errors) > 0
             and np.isfinite(changes).all()
             and self._has_rate()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,8 +157,9 @@ def calibrate(
     from lewm_model.training.calibration import calibrate as run
 
     settings = from_dict(CalibrationConfig, _sections(config, ("calibration",)).get("calibration", {}))
-    found = run(load_bundle(bundle), load_episodes(data), settings).calibration
-    assert found is not None and found.new_pixels is not None
+    calibrated = run(load_bundle(bundle), load_episodes(data), settings)
+    found = calibrated.calibration
+    assert found is not None and found.new_pixels is not None and found.uncommon_pixels is not None
     typer.echo(f"a goal counts as reached up to a distance of {found.reached:.3g}, as left beyond {found.left:.3g}")
     assert found.false_positive_interval is not None
     low, high = found.false_positive_interval
@@ -170,6 +172,8 @@ def calibrate(
         typer.echo(f"a new object is noticed if it covers more than {least:.0f} adjacent pixels of the model's picture")
     else:
         typer.echo("the pictures differ so much that no new object is noticed in them; record more episodes")
+    hidden = SURPRISING * found.uncommon_pixels[1] / math.prod(calibrated.model.image_size)
+    typer.echo(f"what hides {hidden:.1%} of the picture is noticed, unless it has the colours that it hides")
 
 
 @app.command()

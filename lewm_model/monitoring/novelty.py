@@ -4,6 +4,9 @@
 A world model's latent holds what helped to predict its recordings. An object that never moved in them may be missing in
 it, and could be moved unnoticed. The set of colours that each pixel had in the recordings notices that.
 
+What hides a part of the picture may have colours that the arm once brought to each of its pixels. But the arm never
+fills all of that part at once. So the pixels are counted, too, whose colour was not there in half of the recordings.
+
 A change of light is not novelty: colours are compared as in an even white light, estimated from the medians of the
 picture's halves, which small objects do not change. So a lamp that is dimmed, warmer or to one side changes nothing.
 Where a half is saturated and its light cannot be estimated, a colour is new only if it is also new under a brighter
@@ -14,7 +17,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,7 +33,8 @@ SHADES = 8  # of red, green and blue each, 32 grey levels wide
 COLOURS = SHADES**3
 WINDOW = 5  # pixels, side of the square in which new pixels are counted: objects are compact, noise is scattered
 LEVEL = 200.0  # grey level, of 255, that the estimated light is scaled to
-IN_ANY_LIGHT, AS_RECORDED = "seen_in_any_light", "seen"  # tensors in the file; older bundles have the second
+# Tensors in the file; older bundles lack the second, still older ones have the third alone.
+IN_ANY_LIGHT, COMMON, AS_RECORDED = "seen_in_any_light", "common", "seen"
 WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, and how much brighter it may really be
 DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
 SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
@@ -62,37 +68,41 @@ def _colours(shades: np.ndarray) -> np.ndarray:
     return shades @ np.array([SHADES**2, SHADES, 1])
 
 
-def remember(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Which colours each pixel, or one beside it, had in one or more pictures (H, W, 3) uint8: (H * W, COLOURS) bool.
+class Remembered(NamedTuple):
+    """Which colours each pixel, or one beside it, had in pictures, each (H * W, COLOURS) bool."""
 
-    Colours one shade apart are included.
-    """
+    seen: np.ndarray  # in one or more of them
+    common: np.ndarray | None  # in at least half of them; None: an older bundle does not know
+
+
+def remember(pictures: Iterable[np.ndarray]) -> Remembered:
+    """The colours of one or more pictures (H, W, 3) uint8. Colours one shade apart are included."""
     pictures = iter(pictures)
     first = next(pictures)
     height, width = first.shape[:2]
-    pixels, seen = np.arange(height * width), np.zeros((height * width, COLOURS), bool)
+    pixels, counts, total = np.arange(height * width), np.zeros((height * width, COLOURS), np.uint32), 0
     for picture in itertools.chain([first], pictures):
-        seen[pixels, _colours(_shades(evened(picture)))] = True
-    around: np.ndarray = seen.reshape(height, width, COLOURS)
-    for axis in (0, 1):
-        rows = np.moveaxis(around, axis, 0)
-        wider = rows.copy()
-        wider[1:] |= rows[:-1]
-        wider[:-1] |= rows[1:]
-        around = np.moveaxis(wider, 0, axis)
-    return _with_neighbours(around.reshape(seen.shape))
+        counts[pixels, _colours(_shades(evened(picture)))] += 1
+        total += 1
+    near = _spread(counts.reshape(height, width, SHADES, SHADES, SHADES), (2, 3, 4))
+    seen, common = (_spread(had, (0, 1)).reshape(counts.shape) for had in (near > 0, 2 * near >= total))
+    return Remembered(seen, common)
+
+
+def _spread(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Each value (…) with those beside it along the axes added; of bool: whether one of them is set."""
+    for axis in axes:
+        rows = np.moveaxis(values, axis, 0)
+        sums = rows.copy()
+        sums[1:] += rows[:-1]
+        sums[:-1] += rows[1:]
+        values = np.moveaxis(sums, 0, axis)
+    return values
 
 
 def _with_neighbours(seen: np.ndarray) -> np.ndarray:
     """The colours (P, COLOURS) bool and those whose red, green and blue differ from them by one shade at most."""
-    near: np.ndarray = seen.reshape(-1, SHADES, SHADES, SHADES)
-    for axis in (1, 2, 3):
-        shades = np.moveaxis(near, axis, 0)
-        wider = shades.copy()
-        wider[1:] |= shades[:-1]
-        wider[:-1] |= shades[1:]
-        near = np.moveaxis(wider, 0, axis)
-    return near.reshape(seen.shape)
+    return _spread(seen.reshape(-1, SHADES, SHADES, SHADES), (1, 2, 3)).reshape(seen.shape)
 
 
 def most_together(new: np.ndarray) -> float:
@@ -103,46 +113,78 @@ def most_together(new: np.ndarray) -> float:
     return float(counts.max())
 
 
-class Novelty:
-    """How much of a picture is new. A new colour that stays for a while becomes familiar. Used from one thread.
+def area(pixels: np.ndarray) -> float:
+    """How many of `pixels` (H, W) bool have most of their neighbours set: noise is scattered, and has no area."""
+    return float(cv2.medianBlur(pixels.astype(np.uint8), 3).sum())
 
-    :param seen: (H * W, COLOURS) bool, as from `remember`.
+
+class Novelty:
+    """How much of a picture is new. What stays for a while becomes familiar. Used from one thread.
+
+    :param colours: as from `remember`.
     :param usual: greatest number of new pixels in a window of a frame in which nothing is wrong.
-    :param any_light: False: `seen` is of an older bundle and holds colours as the camera gave them; light then matters.
-    :param familiar_s: seconds after which a new colour is familiar.
+    :param usual_area: area of the uncommon pixels of a frame in which nothing is wrong, and the greatest excess over
+      it; None: not measured, as in older bundles, and how much is uncommon then does not matter.
+    :param any_light: False: the colours are of a still older bundle, as the camera gave them; light then matters.
+    :param familiar_s: seconds after which a new colour, or an area, is familiar.
     """
 
     def __init__(
-        self, seen: np.ndarray, usual: float, any_light: bool = True, familiar_s: float = MonitorConfig.familiar_s
+        self,
+        colours: Remembered,
+        usual: float,
+        usual_area: tuple[float, float] | None = None,
+        any_light: bool = True,
+        familiar_s: float = MonitorConfig.familiar_s,
     ) -> None:
-        self._recorded, self._usual, self._familiar_s = seen, usual, familiar_s
+        self._recorded, self._usual, self._familiar_s = colours, usual, familiar_s
+        self._usual_area = None if colours.common is None else usual_area
         self._any_light = any_light
-        self._pixels = np.arange(len(seen))
+        self._pixels = np.arange(len(colours.seen))
         self.forget()
 
     def forget(self) -> None:
-        """Forgets colours that became familiar; those of the recordings stay."""
-        self._seen = self._recorded.copy()
+        """Forgets what became familiar; the colours of the recordings stay."""
+        self._seen = self._recorded.seen.copy()
+        self._areas: deque[tuple[float, float]] = deque()  # since when, s, at least this area was uncommon; ascending
         self._shades = np.zeros((len(self._seen), 3), np.intp)
         # Stamp, s, since when each pixel has its new colour; inf: its colour is not new.
         self._since_s: np.ndarray = np.full(len(self._seen), np.inf)
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
         """Which pixels, (H, W) bool, of a picture (H, W, 3) uint8 have a new colour."""
-        return self._look(picture)[0].reshape(picture.shape[:2])
+        return self._lack(self._seen, self._estimates(picture)).reshape(picture.shape[:2])
 
-    def _look(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which pixels (H * W,) are new, and the shades (H * W, 3) of all."""
-        shades = _shades(evened(picture) if self._any_light else picture)
-        new = ~self._seen[self._pixels, _colours(shades)]
-        if self._any_light and new.any():
-            brighter = _colours(_shades(evened(picture, BRIGHTER)))
-            new &= ~self._seen[self._pixels, brighter]
-        return new, shades
+    def uncommon_pixels(self, picture: np.ndarray) -> np.ndarray:
+        """Which pixels, (H, W) bool, of a picture (H, W, 3) uint8 have a colour that is not common there."""
+        assert self._recorded.common is not None, "of a bundle that knows which colours are common"
+        return self._lack(self._recorded.common, self._estimates(picture)).reshape(picture.shape[:2])
+
+    def _estimates(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Shades (H * W, 3) of a picture (H, W, 3) uint8 for each estimate of its light."""
+        if not self._any_light:
+            return [_shades(picture)]
+        return [_shades(evened(picture, white_is)) for white_is in (1.0, BRIGHTER)]
+
+    def _lack(self, known: np.ndarray, estimates: list[np.ndarray]) -> np.ndarray:
+        """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is."""
+        return ~np.any([known[self._pixels, _colours(shades)] for shades in estimates], axis=0)
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
-        """Novelty of a frame's picture (H, W, 3) uint8: new pixels in the fullest window, in multiples of `usual`."""
-        new, shades = self._look(picture)
+        """Novelty of a frame's picture (H, W, 3) uint8, in multiples of what is usual: the greater of the new pixels in
+        the fullest window, and the excess of the uncommon ones' area.
+        """
+        size, estimates = picture.shape[:2], self._estimates(picture)
+        new = most_together(self._new(estimates, stamp_s).reshape(size)) / self._usual
+        if self._usual_area is None or self._recorded.common is None:
+            return new
+        usual, most = self._usual_area
+        uncommon = area(self._lack(self._recorded.common, estimates).reshape(size))
+        return max(new, (uncommon - max(usual, self._familiar_area(uncommon, stamp_s))) / most)
+
+    def _new(self, estimates: list[np.ndarray], stamp_s: float) -> np.ndarray:
+        """Which pixels (H * W,) of a frame have a new colour; those that it stayed with for long become familiar."""
+        new, shades = self._lack(self._seen, estimates), estimates[0]
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
         stays = new & (stamp_s - since_s >= self._familiar_s)
@@ -152,12 +194,25 @@ class Novelty:
             self._seen[stays] |= _with_neighbours(familiar)
             new &= ~stays
         self._since_s, self._shades = np.where(new, since_s, np.inf), shades
-        return most_together(new.reshape(picture.shape[:2])) / self._usual
+        return new
+
+    def _familiar_area(self, uncommon: float, stamp_s: float) -> float:
+        """The area that was uncommon all through the last `familiar_s`; 0 while they have not passed."""
+        since_s = stamp_s
+        while self._areas and (self._areas[-1][1] >= uncommon or self._areas[-1][0] > stamp_s):
+            since_s = min(since_s, self._areas.pop()[0])  # the clock may have jumped back
+        self._areas.append((since_s, uncommon))
+        begin_s = stamp_s - self._familiar_s
+        while len(self._areas) > 1 and self._areas[1][0] <= begin_s:
+            self._areas.popleft()
+        since_s, familiar = self._areas[0]
+        return familiar if since_s <= begin_s else 0.0
 
 
-def save_seen(bundle: Bundle, seen: np.ndarray) -> None:
-    """Writes what `remember` made, (H * W, COLOURS) bool, into the folder of a draft (`lewm_model.bundle.update`)."""
-    save_file({IN_ANY_LIGHT: np.packbits(seen, axis=1)}, bundle.folder / SEEN)
+def save_seen(bundle: Bundle, colours: Remembered) -> None:
+    """Writes what `remember` made into the folder of a draft (`lewm_model.bundle.update`)."""
+    named = zip((IN_ANY_LIGHT, COMMON), colours, strict=True)
+    save_file({name: np.packbits(had, axis=1) for name, had in named if had is not None}, bundle.folder / SEEN)
 
 
 def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -> Novelty | None:
@@ -172,12 +227,15 @@ def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -
     try:
         found = load_file(path)
         any_light = IN_ANY_LIGHT in found
-        bits = found[IN_ANY_LIGHT if any_light else AS_RECORDED]
+        packed = [found[IN_ANY_LIGHT if any_light else AS_RECORDED], *([found[COMMON]] if COMMON in found else [])]
     except Exception as error:  # safetensors has errors of its own
         raise BundleError(f"{path} does not hold colours: {error!r}; run `lewm calibrate` again") from error
-    if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
-        raise BundleError(
-            f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
-            "run `lewm calibrate` again"
-        )
-    return Novelty(np.unpackbits(bits, axis=1).astype(bool), bundle.calibration.new_pixels, any_light, familiar_s)
+    for bits in packed:
+        if bits.dtype != np.uint8 or bits.shape != (pixels, COLOURS // 8):
+            raise BundleError(
+                f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
+                "run `lewm calibrate` again"
+            )
+    seen, *common = (np.unpackbits(bits, axis=1).astype(bool) for bits in packed)
+    colours = Remembered(seen, common[0] if common else None)
+    return Novelty(colours, bundle.calibration.new_pixels, bundle.calibration.uncommon_pixels, any_light, familiar_s)

@@ -6,6 +6,7 @@ All are measured on episodes that the model was not trained on, in which nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from lewm_model.models.distributed import device_of
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.signature import POLICY, measuring
-from lewm_model.monitoring.novelty import Novelty, most_together, remember, save_seen
+from lewm_model.monitoring.novelty import Novelty, area, most_together, remember, save_seen
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.actions import ActionSpec
 from lewm_model.training.latents import encode_rows
@@ -35,6 +36,7 @@ FOLDS = 5  # parts of the frames, each of which is judged by limits from the oth
 LEAST_ERROR = 0.1
 FEWEST_PAIRS = 20  # of frames of the same place, from which a quantile of their distances is usable
 FEWEST_NEW = 1.5  # pixels, the least limit of novelty: frames of a simulated camera without noise have no new pixel
+LEAST_AREA = 0.01  # of the picture, the least limit of the excess over the usual area: an arm's hardly varies
 
 
 def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None = None) -> Bundle:
@@ -68,13 +70,20 @@ def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None =
     )
     reached = float(np.quantile(distances, config.reached_share))
     usual_changes, usual_errors = _usual(errors, changes)
-    seen = remember(picture for frames in data.batches(data.rows(others)) for picture in frames)
-    novelty = Novelty(seen, 1.0)
-    held_out_frames = (picture for frames in data.batches(data.rows(held_out)) for picture in frames)
+
+    def frames_of(some: np.ndarray) -> Iterator[np.ndarray]:
+        return (picture for frames in data.batches(data.rows(some)) for picture in frames)
+
+    colours = remember(frames_of(others))
+    novelty = Novelty(colours, 1.0)
     new_pixels = goal_pixels = FEWEST_NEW
-    for picture in held_out_frames:
+    for picture in frames_of(held_out):
         new = novelty.new_pixels(picture)
         new_pixels, goal_pixels = max(new_pixels, most_together(new)), max(goal_pixels, float(new.sum()))
+    # A colour that a single frame has becomes seen, but never common by it: all frames set this limit.
+    areas = [area(novelty.uncommon_pixels(picture)) for some in (others, held_out) for picture in frames_of(some)]
+    usual_area = float(np.median(areas))
+    excess = max(LEAST_AREA * np.prod(bundle.model.image_size), max(areas) - usual_area)
     squares = latents[data.rows(episodes)].square().sum(-1)
     span = bundle.model.history * bundle.actions.frameskip
     owners = np.repeat(np.arange(len(episodes)), np.maximum(0, data.lengths[episodes] - span))
@@ -91,10 +100,11 @@ def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None =
         goal_pixels,
         (float(squares.min()), float(squares.max())),
         (float(interval.low), float(interval.high)),
+        (usual_area, excess),
     )
 
     def change(draft: Bundle) -> Bundle:
-        save_seen(draft, seen)
+        save_seen(draft, colours)
         return replace(draft, calibration=found)
 
     return update(bundle, change)
