@@ -77,5 +77,5 @@ def test_a_bundle_that_pushes_is_tried_in_its_own_task_and_its_figures_have_its_
     write(rows, tmp_path, "lewm robust models/push --goals 1 --only clean", "push")
     names = {row["name"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert "robust.push_clean" in names and rows[0].goal_clean.trials == 1
-    with pytest.raises(ValueError, match="made for push"):
+    with pytest.raises(ValueError, match="the task of this bundle is push"):
         next(robustness(runtime, goals=1, frames=(tmp_path,)))
