@@ -23,8 +23,8 @@ from lewm_model.tasks.reach import ANYWHERE
 from lewm_model.tasks.task import Trial, draw_trials, picture_of
 
 WRONG_S = 0.6  # since the start: the arm is in full motion
-# A picture that is wrong holds the arm within this, as a missing one does. What is imagined takes an action block longer
-# where a quarter is covered, as parts of pictures are in training; novelty sees that in the first picture.
+# A picture that is wrong holds the arm within this, as a missing one does. The imagination takes a block longer where a
+# quarter is covered, as parts of pictures are in training; novelty sees that in the first picture.
 DETECTED_S = {"frozen": 0.5, "another camera's": 0.5, "covered": 0.75}
 
 Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]  # picture now, picture when it went wrong -> what is seen
