@@ -66,17 +66,8 @@ def longest_pause_s(velocities: np.ndarray, limits: JointLimits) -> float:
 
 def count_violations(commands: Sequence[Command], limits: JointLimits) -> int:
     """Number of commands that violate a limit, plus time steps at which the stitched motion exceeds the jerk limit."""
-    return count_beyond_limits(commands, limits) + _count_jumps(commands, limits)
-
-
-def count_beyond_limits(commands: Sequence[Command], limits: JointLimits) -> int:
-    """Number of commands that violate a limit, whenever they arrived."""
-    return sum(find_violation(command.trajectory, limits) is not None for command in commands)
-
-
-def _count_jumps(commands: Sequence[Command], limits: JointLimits) -> int:
-    """Number of time steps at which the stitched motion exceeds the jerk limit, as where a command arrives late."""
+    broken = sum(find_violation(command.trajectory, limits) is not None for command in commands)
     times = np.arange(commands[0].received_s, commands[-1].trajectory.times_s[-1] + 3 * JERK_STEP_S, JERK_STEP_S)
     _, velocities = stitch(commands, times)
     jerks = np.diff(velocities, n=2, axis=0) / JERK_STEP_S**2
-    return int((np.abs(jerks) > JERK_ROUNDING * limits.jerk).any(1).sum())
+    return broken + int((np.abs(jerks) > JERK_ROUNDING * limits.jerk).any(1).sum())

@@ -17,7 +17,7 @@ from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.robot.limits import JointLimits
 from lewm_model.tasks.registry import Suite
 from lewm_model.tasks.task import Outcome
-from lewm_ros.commanded import GRID_S, count_beyond_limits, count_violations, latest_arrival_s, longest_pause_s, stitch
+from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
 from lewm_ros.demo_pictures import Episode, save_failure, save_summary, save_velocities
 from lewm_ros.safety import ShieldConfig
 
@@ -152,12 +152,11 @@ def _motion(results: Results) -> Figures:
     A gap is a time in which the arm still followed an old command after the new one had departed from it, or in which
     it was commanded to rest before it had first been at the goal.
     """
-    gap_s, beyond, violations = 0.0, 0, 0
+    gap_s, violations = 0.0, 0
     for episode in results.episodes:
         if not episode.commands:
             continue
         gap_s = max(gap_s, latest_arrival_s(episode.commands, ShieldConfig()))
-        beyond += count_beyond_limits(episode.commands, results.limits)
         violations += count_violations(episode.commands, results.limits)
         hits = np.flatnonzero(episode.errors_m <= results.tolerance_m[episode.name])
         until_s = float(episode.times_s[hits[0]]) if len(hits) else episode.trial.budget_s
@@ -165,7 +164,6 @@ def _motion(results: Results) -> Figures:
         gap_s = max(gap_s, longest_pause_s(velocities, results.limits))
     smooth: Figures = [
         ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
-        ("commands_beyond_limits", beyond, "commands"),
         ("jerk_violations", violations, "commands and moments"),
         ("collisions", int(results.simulator.get("collisions", 0)), "times"),
         ("violations", violations + results.hurt, "of limits, and collisions with itself or the table"),

@@ -58,9 +58,7 @@ def test_without_torch_the_demo_leaves_figures_a_film_a_summary_and_a_picture_of
     assert figures["demo.first_command_s"] > 0
     assert figures["demo.goals_per_minute_goals"] == 1
     assert figures["demo.longest_command_gap_ms"] >= 0
-    assert figures["demo.commands_beyond_limits"] == 0
-    # On a busy machine a command may come late; only then may the motion jump.
-    assert figures["demo.jerk_violations"] == 0 or figures["demo.longest_command_gap_ms"] > 0
+    assert figures["demo.jerk_violations"] == 0
     names = ("success_held_near", "success_held", "success_held_random", "success_first_hit", "dropped_frames")
     for name in (*names, "goals_per_minute_ratio"):
         assert f"demo.{name}" in figures

@@ -22,9 +22,7 @@ def test_the_nodes_push_an_object_and_the_demo_leaves_figures_a_film_and_a_pictu
     assert figures["goals"] == 1 and figures["success_held_hold"] == 0.0
     # One for each block of 0.25 s; an arm that rests at its goal needs none.
     assert figures["plans"] > (8 if figures["success_held"] else 40)
-    assert figures["commands_beyond_limits"] == 0
-    # On a busy machine a command may come late; only then may the motion jump.
-    assert figures["jerk_violations"] == 0 or figures["longest_command_gap_ms"] > 0
+    assert figures["jerk_violations"] == 0
     assert len(summary["failures"]) == (figures["success_held"] == 0.0)
     assert cv2.imread(str(tmp_path / "demo.png")) is not None
     assert cv2.VideoCapture(str(tmp_path / "demo.mp4")).read()[0]

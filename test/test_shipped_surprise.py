@@ -11,7 +11,7 @@ import pytest
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import PlanConfig, resource
-from lewm_model.monitoring.novelty import load_novelty
+from lewm_model.monitoring.novelty import Novelty, load_novelty
 from lewm_model.monitoring.vigilance import SURPRISING, Vigilance
 from lewm_model.planning.planner import Planner
 from lewm_model.robot.observation import to_model_image
@@ -23,9 +23,7 @@ from lewm_model.tasks.reach import ANYWHERE
 from lewm_model.tasks.task import Trial, draw_trials, picture_of
 
 WRONG_S = 0.6  # since the start: the arm is in full motion
-# A picture that is wrong holds the arm within this, as a missing one does. The imagination takes a block longer where a
-# quarter is covered, as parts of pictures are in training; novelty sees that in the first picture.
-DETECTED_S = {"frozen": 0.5, "another camera's": 0.5, "covered": 0.75}
+DETECTED_S = 0.5  # a picture that is wrong holds the arm within this, as a missing one does
 
 Spoil = Callable[[np.ndarray, np.ndarray], np.ndarray]  # picture now, picture when it went wrong -> what is seen
 
@@ -76,15 +74,17 @@ class Outcome:
     recovers: bool
 
 
-def pursue(trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float) -> Outcome | None:
-    """An arm on its way to a goal; None: it was never held."""
+def pursue(
+    trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, until_s: float, novelty: Novelty | None = None
+) -> Outcome | None:
+    """An arm on its way to a goal, held by what is imagined and by novelty where given; None: it was never held."""
     size = runtime.bundle.model.image_size
     goal = runtime.encode(picture_of(trial.goal, sim, runtime.bundle.observation))
     sim.put(trial.start)
     controller = Planner(runtime, sim.limits, PlanConfig(), clock=lambda: sim.time_s)
     controller.set_goal(goal)
     controller.start(sim.joint_positions())
-    vigilance, then = Vigilance(), None
+    vigilance, colours, then = Vigilance(), Vigilance(), None
     while sim.time_s < until_s:
         seen = sim.render().copy()
         if spoil is not None and sim.time_s >= WRONG_S:
@@ -95,7 +95,9 @@ def pursue(trial: Trial, sim: ArmSim, runtime: Runtime, spoil: Spoil | None, unt
         score = controller.expectation.surprise()
         if score is not None:
             vigilance.see(score, sim.time_s)
-        if vigilance.alarm is not None:
+        if novelty is not None:
+            colours.see(novelty.look(to_model_image(seen, size), sim.time_s), sim.time_s)
+        if vigilance.alarm is not None or colours.alarm is not None:
             break
         decision = controller.plan()
         if decision is not None and decision.trajectory is not None:
@@ -141,22 +143,15 @@ def test_a_wrong_picture_holds_an_arm_that_moves_until_it_is_right_again(
     sim: ArmSim, runtime: Runtime, what: str
 ) -> None:
     for trial in far_trials(sim):
-        outcome = pursue(trial, sim, runtime, SPOILT[what], WRONG_S + 1.0)
+        # The imagination alone needs 0.55 s for a covered quarter, as parts of pictures are covered in training. Nodes
+        # watch novelty, too.
+        novelty = load_novelty(runtime.bundle) if what == "covered" else None
+        outcome = pursue(trial, sim, runtime, SPOILT[what], WRONG_S + 1.0, novelty)
         assert outcome is not None
-        assert WRONG_S < outcome.held_s < WRONG_S + DETECTED_S[what]
+        assert WRONG_S < outcome.held_s < WRONG_S + DETECTED_S
         # Covered in part, a picture may still show the arm where it is.
         assert not outcome.blind or what == "covered", "the arm would go on before a wrong picture"
         assert outcome.recovers, "the arm would be held though the picture is right again"
-
-
-def test_a_covered_quarter_is_new_in_the_first_picture(sim: ArmSim, runtime: Runtime) -> None:
-    novelty = load_novelty(runtime.bundle)
-    assert novelty is not None
-    for number, trial in enumerate(far_trials(sim)):
-        sim.put(trial.start)
-        seen = to_model_image(sim.render(), runtime.bundle.model.image_size)
-        assert novelty.look(seen, 2.0 * number) < SURPRISING
-        assert novelty.look(covered(seen, seen), 2.0 * number + 1.0) > SURPRISING
 
 
 def test_after_a_hold_the_arm_goes_on_from_wherever_it_stopped_but_not_before_a_frozen_picture(
