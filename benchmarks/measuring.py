@@ -31,7 +31,7 @@ from lewm_model.models.lewm import LeWM
 from lewm_model.models.objective import final
 from lewm_model.models.signature import ROLLOUT, signatures
 from lewm_model.planning import planner as controller
-from lewm_model.planning.solvers import HORIZON
+from lewm_model.planning.solvers import HORIZON, Solution
 from lewm_model.runtime.export import export_graph
 
 ROUNDS = 7  # of actions that are run in turn and compared
@@ -121,9 +121,13 @@ def product_rate(m: int, k: int, n: int) -> float:
 
 @contextlib.contextmanager
 def unhurried() -> Iterator[None]:
-    """Searches run all their iterations, whatever their deadline."""
+    """Searches have no deadline."""
     search = controller.search
-    controller.search = lambda *arguments: search(*arguments[:-1], math.inf)  # type: ignore[assignment,call-arg]
+
+    def without_deadline(*arguments: Any, **more: Any) -> Solution:
+        return search(*arguments[:-1], math.inf, **more)
+
+    controller.search = without_deadline
     try:
         yield
     finally:
@@ -136,6 +140,34 @@ def decision_ms(runtime: Any, config: PlanConfig, frames: np.ndarray, repeats: i
         loop = _Loop(runtime, config, frames[-1])
         times = [cpu_ms(partial(loop.step, frames[i % len(frames)])) for i in range(repeats + 2)]
     return float(np.median(times[2:]))
+
+
+@contextlib.contextmanager
+def decisions_ms(runtime: Any) -> Iterator[list[float]]:
+    """Yields a list that gets the CPU time, ms, of each decision made meanwhile: encoding a picture and planning."""
+    plan, encode = controller.Planner.plan, runtime.encode
+    found: list[float] = []
+    encoding_s = [0.0]
+
+    def timed_encode(picture: np.ndarray) -> np.ndarray:
+        begin_s = time.thread_time()
+        latent: np.ndarray = encode(picture)
+        encoding_s[0] = time.thread_time() - begin_s
+        return latent
+
+    def timed_plan(self: controller.Planner) -> controller.Decision | None:
+        begin_s = time.thread_time()
+        decision = plan(self)
+        if decision is not None and decision.iterations:  # it did not rest at its goal
+            found.append(1e3 * (encoding_s[0] + time.thread_time() - begin_s))
+        return decision
+
+    runtime.encode, controller.Planner.plan = timed_encode, timed_plan  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        controller.Planner.plan = plan  # type: ignore[method-assign]
+        del runtime.encode
 
 
 def quietly(action: Callable[[], Any]) -> Any:

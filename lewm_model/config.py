@@ -320,6 +320,10 @@ class PlanConfig:
     samples: int = 64  # candidates in an iteration; with a policy, how many rollouts of it
     iterations: int = 6
     elites: int = 8
+    # The straight way promises a cost, if the arm moves as commanded. The search ends with a plan that, as imagined,
+    # costs at most this share more, or exceeds it by no more than what a goal costs that counts as reached: more search
+    # could hardly gain anything. 0 always makes all iterations.
+    tolerated: float = 0.1
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # exponent of the noise of "icem" and of a policy: 0 is white, more is smoother in time
     # Near the goal the search narrows, to place the arm more exactly, where a displacement embedding measures the
@@ -352,7 +356,7 @@ class PlanConfig:
             _require(getattr(self, field) >= 1, self, field, "1 or more")
         _require(self.elites <= self.samples, self, "elites", f"at most samples = {self.samples}")
         _require(self.initial_std > 0, self, "initial_std", "above 0")
-        for field in ("noise_colour", "effort", "policy_noise"):
+        for field in ("tolerated", "noise_colour", "effort", "policy_noise"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         for field in ("full_width_from", "least_width", "keep", "resting"):
             _require(0 < getattr(self, field) <= 1, self, field, "above 0, and 1 at most")

@@ -24,6 +24,7 @@ PLAN_FIELDS: dict[str, tuple[Any, ...]] = {
     "samples": ("Candidates in an iteration; of a policy, how often it is followed.", 1, 100_000),
     "iterations": ("Iterations of the search.", 1, 1000),
     "elites": ("Best candidates that the next iteration is fitted to.", 1, 10_000),
+    "tolerated": ("Share above the cost that a straight way promises with which the search ends; 0: never.", 0.0, 10.0),
     "initial_std": ("Spread of the first candidates, in standard deviations of the recorded actions.", 0.01, 10.0),
     "noise_colour": ("Of icem: 0 is white noise, more is smoother over the horizon.", 0.0, 10.0),
     "full_width_from": ("Share of the farthest way in a horizon from which the search has full width.", 0.001, 1.0),

@@ -288,6 +288,27 @@ def test_a_search_finds_the_minimum_of_a_bowl(sampler: str) -> None:
     assert found.cost < near and np.abs(found.best - target).max() < 2 * near**0.5
 
 
+@pytest.mark.parametrize("sampler", ["cem", "icem", "mppi"])
+@pytest.mark.parametrize(("guess", "enough", "iterations"), [(1.0, 0.5, 1), (0.0, 0.5, 8), (1.0, -np.inf, 8)])
+def test_a_search_ends_with_the_iteration_that_finds_what_is_good_enough(
+    sampler: str, guess: float, enough: float, iterations: int
+) -> None:
+    evaluated: list[int] = []
+
+    def cost(candidates: np.ndarray) -> np.ndarray:
+        evaluated.append(len(candidates))
+        return np.abs(candidates - 1.0).max((1, 2)) + (candidates != 1.0).any((1, 2))
+
+    config = PlanConfig(sampler=sampler, iterations=8)
+    guesses = np.stack([np.full((5, 2), guess), np.zeros((5, 2))])
+    rng = np.random.default_rng(0)
+    found = search(config, guesses, 1.0, lambda x: x, cost, rng, deadline_s=60.0, enough=enough)
+    assert found.iterations == iterations
+    assert evaluated[0] == (2 * config.elites if np.isfinite(enough) else config.samples)
+    if iterations == 1:
+        np.testing.assert_array_equal(found.best, guesses[0])
+
+
 @pytest.mark.parametrize("colour", [0.0, 1.0, 2.5])
 @pytest.mark.parametrize("length", [2, 5, 8])
 def test_coloured_noise_has_unit_variance_and_its_colour(colour: float, length: int) -> None:

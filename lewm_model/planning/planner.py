@@ -21,7 +21,7 @@ from lewm_model.planning.history import History
 from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory, joint_ways
 from lewm_model.planning.objectives import Imagined, objective_of
 from lewm_model.planning.parameterisations import ActionParameterisation, TipKnots, VelocityKnots
-from lewm_model.planning.proposals import Problem, proposals_of
+from lewm_model.planning.proposals import Problem, Proposed, proposals_of
 from lewm_model.planning.solvers import Solution, search, shoot
 from lewm_model.robot.chain import Chain
 from lewm_model.robot.limits import JointLimits
@@ -197,7 +197,8 @@ class Planner:
         else:
             width = self._width(problem)
             left_s = config.deadline_s - (time.monotonic() - begin)
-            found = search(config, guesses, width, motions.feasible, cost, self.rng, left_s)
+            enough = self._enough(proposed[0])
+            found = search(config, guesses, width, motions.feasible, cost, self.rng, left_s, enough=enough)
         return self._commit(problem, found, begin)
 
     def _next_problem(self) -> Problem | None:
@@ -235,6 +236,21 @@ class Planner:
         farthest = self.config.horizon * self.spec.frameskip  # control steps within the horizon
         share = left / (self.config.full_width_from * farthest)
         return self.config.initial_std * float(np.clip(share, self.config.least_width, 1.0))
+
+    def _enough(self, proposed: Proposed) -> float:
+        """Cost of a plan that is good enough to end the search (`PlanConfig.tolerated`); -inf where nothing promises
+        one.
+        """
+        promised, calibration, tolerated = proposed.promised, self.runtime.bundle.calibration, self.config.tolerated
+        if promised is None or tolerated == 0.0:
+            return -np.inf
+        cost = float(self.objective(promised)[0])
+        enough = (1.0 + tolerated) * cost
+        if calibration is not None:
+            reached = np.full_like(promised.distances, calibration.reached)
+            there = Imagined(np.zeros_like(promised.actions), reached, promised.latents)
+            enough = max(enough, cost + float(self.objective(there)[0]))
+        return enough
 
     def _commit(self, problem: Problem, found: Solution, begin: float) -> Decision:
         """Splices the best candidate into the commanded motion, if it is in time and finite."""

@@ -43,6 +43,9 @@ class Proposed:
 
     candidates: np.ndarray
     factors: np.ndarray
+    # What the first candidate leads to if the arm moves as commanded, told without the model (and without latents);
+    # None where nobody can tell.
+    promised: Imagined | None = None
 
 
 Proposal = Callable[[Problem, np.random.Generator], Proposed]
@@ -68,7 +71,12 @@ def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
     steps = float(np.max(problem.motions.farthest / spec.full_step))
     block = problem.runtime.propose(problem.context[-1:], problem.goal, np.array([steps]))
     speed = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
-    return Proposed(problem.motions.straight(speed * steps * spec.control_dt_s)[None], np.ones(1))
+    way = speed * steps * spec.control_dt_s
+    candidates = problem.motions.straight(way)[None]
+    actions = problem.motions.actions(candidates)
+    moved = np.cumsum(actions[0] * spec.control_dt_s, axis=0)[spec.frameskip - 1 :: spec.frameskip]  # (H, C)
+    left = np.linalg.norm((way - np.vstack([np.zeros_like(way), moved])) / spec.full_step, axis=1)
+    return Proposed(candidates, np.ones(1), Imagined(actions, left[None], problem.context[:0]))
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,16 @@ def search(
     cost: Cost,
     rng: np.random.Generator,
     deadline_s: float,
+    enough: float = -np.inf,
 ) -> Solution:
     """Minimises `cost` over feasible candidates, sampled at first around the first of `guesses` (N, K, C) with standard
     deviation `initial_std`.
 
     The first iteration evaluates the other guesses as well. At least one iteration runs, and none starts later than
     `deadline_s` seconds after the call, so that a search may take longer by one iteration.
+
+    :param enough: cost that is good enough: the search ends with a candidate that costs no more. Where it is finite,
+        the first iteration only verifies the guesses, beside few samples.
     """
     begin = time.monotonic()
     mean, std = guesses[0], np.full_like(guesses[0], initial_std)
@@ -93,10 +97,11 @@ def search(
         # Sample.
         if config.sampler == "icem":
             count = max(2 * config.elites, int(config.samples * SHRINK ** -len(found)))
-            noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour)
         else:
             count = config.samples
-            noise = rng.standard_normal((count, *mean.shape))
+        if not found and np.isfinite(enough):
+            count = min(count, 2 * config.elites)
+        noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour if config.sampler == "icem" else 0.0)
         candidates = mean + std * noise
         candidates[0] = mean
         if len(kept):
@@ -112,6 +117,8 @@ def search(
             best, best_cost = elites[0], found[-1]
         if not np.isfinite(found[-1]):
             break  # there is nothing to refit to
+        if best_cost <= enough:
+            return Solution(best, best_cost, len(found), elites, np.array(found))
         # Refit.
         if config.sampler == "mppi":
             spread = costs[np.isfinite(costs)].std()
