@@ -130,11 +130,21 @@ class _OurEncoder(nn.Module):
 
 
 def planning_counterpart(model: LeWM) -> Any:
-    """As `counterpart`, in eval mode, for a model that the reference lacks: our encoder and activation are kept.
+    """As `counterpart`, in eval mode, for a model that the reference lacks: our encoder and activation are kept, and
+    `pixels` scales colours as ours.
 
     The predictor, in which its planner spends its time, is the reference's own code.
     """
-    theirs = network(dataclasses.replace(model.config, stem="patch", patch_size=16, activation="gelu", encoder_depth=1))
+    theirs = network(
+        dataclasses.replace(
+            model.config,
+            picture_norm="fixed",
+            stem="patch",
+            patch_size=16,
+            activation="gelu",
+            encoder_depth=1,
+        )
+    )
     theirs.encoder = _OurEncoder(model)
     for part in ("projector", "action_encoder", "predictor", "pred_proj"):
         getattr(theirs, part).load_state_dict(getattr(model, part).state_dict())
@@ -186,6 +196,11 @@ def solver(
 
 
 def pixels(model: LeWM, frames: np.ndarray) -> torch.Tensor:
-    """uint8 RGB frames (…, S, S, 3) -> the reference encoder's input (…, 3, S, S) float32, ImageNet statistics."""
+    """uint8 RGB frames (…, S, S, 3) -> the reference encoder's input (…, 3, S, S) float32, by ImageNet's statistics, or
+    as ours for a model that scales colours by each picture itself.
+    """
+    if model.config.picture_norm == "own":
+        scaled = model.scaled(torch.from_numpy(frames.reshape(-1, *frames.shape[-3:])))
+        return scaled.unflatten(0, frames.shape[:-3])
     images = torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float()
     return (images - model.image_mean) / model.image_std

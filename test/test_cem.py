@@ -18,11 +18,12 @@ from lewm_model.models.rollout import FastRollout
 from lewm_model.planning.solvers import reference_cem
 
 
-@pytest.mark.parametrize("expressible", [True, False], ids=["the paper's network", "convolutions and ReLU"])
+@pytest.mark.parametrize("network", ["the paper's", "convolutions and ReLU", "colours scaled by each picture"])
 @torch.inference_mode()
-def test_the_same_noise_gives_the_plan_of_the_reference(expressible: bool) -> None:
+def test_the_same_noise_gives_the_plan_of_the_reference(network: str) -> None:
     torch.manual_seed(0)
-    model: LeWM = lived(awake(patches() if expressible else tiny_model(history=3, picture_norm="fixed")))
+    expressible, norm = network == "the paper's", "own" if "colours" in network else "fixed"
+    model: LeWM = lived(awake(patches() if expressible else tiny_model(history=3, picture_norm=norm)))
     theirs = reference.counterpart(model) if expressible else reference.planning_counterpart(model)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     solver = reference.solver(theirs, 2, 5, horizon=5, samples=40, elites=6, iterations=8, seed=3)

@@ -276,12 +276,16 @@ class LeWM(nn.Module):
 
     def describe(self, frames: Tensor) -> Tensor:
         """uint8 RGB frames (N, H, W, 3) -> the encoder's features (N, features)."""
+        return self.encoder(self.scaled(frames))
+
+    def scaled(self, frames: Tensor) -> Tensor:
+        """uint8 RGB frames (N, H, W, 3) -> the encoder's input (N, 3, H, W), as ModelConfig.picture_norm says."""
         images = frames.permute(0, 3, 1, 2).float()
         if self.config.picture_norm == "own":
             centred = images - images.mean((2, 3), keepdim=True)
             spread = (centred.square().mean((2, 3), keepdim=True) + LEAST_SPREAD**2).sqrt()
-            return self.encoder(centred / spread)
-        return self.encoder((images - self.image_mean).div_(self.image_std))
+            return centred / spread
+        return (images - self.image_mean).div_(self.image_std)
 
     def predict(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Latents and actions (B, T, ·) with T <= history -> predictions (B, T, D), that at t of frame t + 1."""

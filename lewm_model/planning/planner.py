@@ -195,7 +195,7 @@ class Planner:
             factors = np.concatenate([each.factors for each in proposed])
             found = shoot(config, guesses, factors, motions.feasible, cost)
         else:
-            width = self._width(problem)
+            width = self._width(problem, proposed[0])
             left_s = config.deadline_s - (time.monotonic() - begin)
             enough = self._enough(proposed[0])
             found = search(config, guesses, width, motions.feasible, cost, self.rng, left_s, enough=enough)
@@ -226,13 +226,14 @@ class Planner:
             previous = candidate[knot - before :]
         return Problem(self.runtime, *self.history.context(frame_s), self.goal, motions, previous)
 
-    def _width(self, problem: Problem) -> float:
+    def _width(self, problem: Problem, proposed: Proposed) -> float:
         """Standard deviation of the first candidates, in recorded ones: less near the goal
         (`PlanConfig.least_width`).
         """
         if not self._in_steps:
             return self.config.initial_std
-        left = float(problem.imagine(problem.motions.still[None]).distances[0, 0])
+        told = problem.imagine(problem.motions.still[None]) if proposed.promised is None else proposed.promised
+        left = float(told.distances[0, 0])
         farthest = self.config.horizon * self.spec.frameskip  # control steps within the horizon
         share = left / (self.config.full_width_from * farthest)
         return self.config.initial_std * float(np.clip(share, self.config.least_width, 1.0))

@@ -100,7 +100,7 @@ def search(
         else:
             count = config.samples
         if not found and np.isfinite(enough):
-            count = min(count, 2 * config.elites)
+            count = min(count, config.elites)
         noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour if config.sampler == "icem" else 0.0)
         candidates = mean + std * noise
         candidates[0] = mean
