@@ -67,8 +67,8 @@ train-demo: setup  ## record, train and evaluate the demo's model from scratch, 
 bench: setup  ## speed and success of the planner, compared with the authors' own: PARTS, GOALS
 	$(BIN)/python -m benchmarks.planner $(call option,PARTS,parts) $(call option,GOALS,goals)
 
-train-push: setup  ## record, train and evaluate the push model from scratch, into out/train-push: SEED, GOALS, VARY=1
-	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals) $(if $(VARY),--vary)
+train-push: setup  ## record, train and evaluate the push model from scratch, into out/train-push: SEED, GOALS
+	$(BIN)/python -m recipes.train_push $(call option,SEED,seed) $(call option,GOALS,goals)
 
 train-arm: setup $(VENV)/.arms  ## record, train and evaluate a model of any arm with a scene from scratch, into out/train-arm: ROBOT (so101), TASK (reach), SEED, GOALS
 	$(BIN)/python -m recipes.train_arm $(call option,ROBOT,robot) $(call option,TASK,task) $(call option,SEED,seed) \

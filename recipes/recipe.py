@@ -20,6 +20,7 @@ from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.sim.collect import collect
 from lewm_model.tasks.registry import suite_named
 from lewm_model.training.calibration import calibrate
+from lewm_model.training.distil import distil
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.trainer import model_config_for, train
 
@@ -38,9 +39,13 @@ class Recipe:
     rounds: int = 0  # of corrections: recordings in which the scripted policy continues what the model's policy began
     corrections: int = 0  # episodes in such a round
     vary: bool = True  # whether every frame to train on has a random look (lewm_model.sim.looks)
+    # Episodes, from the first on, that are recorded once more in random looks, to distil the encoder of a model that
+    # was trained in the scene's own look (lewm_model.training.distil).
+    distilled: int = 0
     calibration_episodes: int = 400  # with the scene's own look, to calibrate with; with 100 a rare pose looks new
     model: dict[str, Any] = field(default_factory=dict)  # values of ModelConfig that differ from the size `small`
     train: dict[str, Any] = field(default_factory=dict)  # values of TrainConfig that differ from the size `small`
+    distil: dict[str, Any] = field(default_factory=dict)  # the same of the distillation
 
 
 def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
@@ -69,6 +74,13 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
             collect(corrections, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=recipe.vary)
         recordings.append(load_episodes(corrections))
         bundle = retrain_policy_heads(bundle, recordings, config)
+    if recipe.distilled:
+        varied = folder / "varied.h5"
+        if not varied.is_file():
+            collect(varied, recipe.distilled, recipe.steps, seed, world, motion=suite.motion, vary=True)
+        config = from_dict(TrainConfig, {"seed": seed, **recipe.distil}, TRAIN_SIZES["small"])
+        plain, varied_data, usual = data.first(recipe.distilled), load_episodes(varied), load_episodes(calibration)
+        return distil(export_onnx(bundle, horizon, frames), plain, varied_data, usual, bundle.folder, config)
     return export_onnx(calibrate(bundle, load_episodes(calibration)), horizon, frames)
 
 

@@ -143,6 +143,38 @@ def adapt(
 
 
 @app.command()
+def distil(
+    bundle: BundleArgument,
+    plain: Annotated[Path, typer.Argument(help="recording (HDF5) of the scene as it is, made by `lewm collect`")],
+    varied: Annotated[Path, typer.Argument(help="the same recording made with --vary")],
+    out: Annotated[Path, typer.Argument(help="bundle folder to write")],
+    usual: Annotated[
+        Path | None, typer.Option("--calibration", help="recording (HDF5) to calibrate with; default is PLAIN")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with values of `train:`")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Make a bundle that was trained in one light see in any: only its encoder learns, what it plans with stays."""
+    from lewm_model.bundle.bundle import load_bundle
+    from lewm_model.config import TRAIN_SIZES, TrainConfig, from_dict
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.data.outputs import check_output
+    from lewm_model.training.distil import distil as run
+
+    settings = from_dict(TrainConfig, _sections(config, ("train",)).get("train", {}), TRAIN_SIZES["small"])
+    check_output(out, [path for path in (bundle, plain, varied, usual) if path], overwrite)
+    known = load_episodes(plain)
+    made = run(
+        load_bundle(bundle), known, load_episodes(varied), load_episodes(usual) if usual else known, out, settings
+    )
+    errors = made.evaluation["distillation_error"]
+    typer.echo(f"bundle written to {out}; of a latent's variance of about 1, its held-out frames err by")
+    for where, error in errors.items():
+        typer.echo(f"  {error:.3f} {where.replace('_', ' ')}")
+    typer.echo(f"next: lewm doctor model {out}")
+
+
+@app.command()
 def calibrate(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Argument(help="recording (HDF5), of the robot's own camera if there is one")],

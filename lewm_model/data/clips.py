@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,19 @@ class Episodes:
     def rows(self, episodes: np.ndarray) -> np.ndarray:
         """Row numbers of all frames of these episodes."""
         return np.concatenate([np.arange(self.offsets[e], self.offsets[e] + self.lengths[e]) for e in episodes])
+
+    def first(self, count: int) -> Episodes:
+        """The first `count` episodes, or all if there are fewer, in memory, without joint positions and stamps."""
+        rows = int((self.offsets + self.lengths)[:count].max())
+        return replace(
+            self,
+            pixels=self.pixels[np.arange(rows)],
+            actions=self.actions[:rows],
+            proprio=None,
+            stamps_s=None,
+            offsets=self.offsets[:count],
+            lengths=self.lengths[:count],
+        )
 
     def batches(self, rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
         """Frames (…, H, W, 3) of these rows (n,), `size` at a time, since all of them may not fit into memory."""

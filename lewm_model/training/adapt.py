@@ -91,17 +91,7 @@ def _fine_tuning(bundle: Bundle, settings: AdaptConfig) -> TrainConfig:
 
 def _some(data: Episodes, frames: int) -> Episodes:
     """The first episodes of a recording that together have at least `frames` frames."""
-    count = int(np.searchsorted(np.cumsum(data.lengths), frames)) + 1
-    rows = slice(0, int((data.offsets + data.lengths)[:count].max()))
-    return replace(
-        data,
-        pixels=data.pixels[np.arange(rows.stop)],
-        actions=data.actions[rows],
-        proprio=None,
-        stamps_s=None,
-        offsets=data.offsets[:count],
-        lengths=data.lengths[:count],
-    )
+    return data.first(int(np.searchsorted(np.cumsum(data.lengths), frames)) + 1)
 
 
 def _joined(recordings: Sequence[Episodes]) -> Episodes:
