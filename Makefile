@@ -54,8 +54,9 @@ test: setup  ## the test suite
 test-time: setup  ## the test suite with its processor time, into out/tests
 	$(BIN)/python -m validation.test_time
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 engine-check: setup $(RTX)/.dependencies  ## parse and build the graphs with NVIDIA's TensorRT-RTX, on a CPU: SIZE (small, reference or push)

@@ -24,10 +24,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lewm_model.bundle.bundle import BundleError, load_bundle
+from lewm_model.bundle.bundle import Bundle, BundleError, load_bundle
 from lewm_model.bundle.verdict import verdict
 from lewm_model.config import resource
 from lewm_model.tasks.registry import Suite, reach_in, suite_named
@@ -61,7 +62,6 @@ def run(
     :raises BundleError: the model cannot be loaded, was trained for another task, or is a NO-GO.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bundle = load_bundle(model)
     bundle.must_be_for(suite.name)
@@ -85,54 +85,23 @@ def run(
         from lewm_model.tasks.task import baselines, draw_trials
         from lewm_ros.demo_pictures import Film
         from lewm_ros.demo_report import Results, report
-        from lewm_ros.demo_robot import Robot, pursue
+        from lewm_ros.demo_robot import Robot
 
         with ArmSim(suite.world_file) as sim:
             robot = Robot(graph, sim, (bundle.model.history - 1) * bundle.actions.block_s)
             trials = {task.name: draw_trials(task, goals, seed, sim) for task in suite.tasks}
-            main = trials[suite.tasks[-1].name]
             sim.render()
             graph.bring_up("sim_node", "camera_node", "planner_node")
             graph.spin_until(lambda: robot.joint_states and robot.latent_ns, 30.0, "joint states and latents")
             graph.start("panel_node", {"model": str(model), "port": 0})  # last: it would delay them
-            panel = panel_addresses(graph)
-
-            first_command_s = 0.0
-            episodes = []
-            stopping = main[: max(1, goals // STOPPING)] if suite.stopping else []
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             still = (suite.tasks[-1].name, suite.picture_s)
             seen = (bundle.observation, load_decoder(bundle), bundle.actions.block_s)
             film_of = (Pinhole.of_world(suite.world_file), sim, still, *seen)
-            with Film(out / "demo.mp4", rate_hz, *film_of) as film, Progress(*columns, console=console) as progress:
-                bar = progress.add_task("goals", total=goals * len(suite.tasks) + len(stopping))
-                for name, number in ((name, i) for name in trials for i in range(goals)):
-                    episode = pursue(robot, sim, bundle.observation, trials[name][number], number)
-                    if address := next(panel, None):
-                        progress.console.print(f"watch it in a browser while it runs: {address}", soft_wrap=True)
-                    if not first_command_s and robot.commands:
-                        first_command_s = process_age_s() - (time.time_ns() - robot.commands[0][0]) / 1e9
-                    if number < FILMED:
-                        film.add(episode)
-                    episodes.append(episode)
-                    good = [e.outcome.held for e in episodes if e.outcome and e.name == name]
-                    progress.update(bar, advance=1, description=f"{name} {sum(good)}/{len(good)} held")
-                    episode.frames, episode.plans, episode.imagined = episode.frames[-1:], [], []
-                    episode.others = {}
-                robot.enable(False)
-                graph.spin_for(1.2)  # diagnostics come once a second: until the last ones are here
-                status = {name: dict(values) for name, values in robot.status.items()}
-                camera_rate_hz = robot.camera_rate_hz()
-                if stopping:
-                    robot.stop_and_plan()
-                stopped = []
-                for number, trial in enumerate(stopping):
-                    stopped.append(pursue(robot, sim, bundle.observation, trial, number))
-                    progress.update(bar, advance=1, description="stopping to plan")
-            robot.enable(False)
+            with Film(out / "demo.mp4", rate_hz, *film_of) as film:
+                tried = _pursue_all(robot, sim, bundle, suite, trials, film, console)
             console.print("the same starts and goals without a planner ...", style="dim")
             outcomes: dict[tuple[str, str], list[Any]] = {
-                (name, "planner"): [e.outcome for e in episodes if e.name == name] for name in trials
+                (name, "planner"): [e.outcome for e in tried.episodes if e.name == name] for name in trials
             }
             for name, some in trials.items():
                 for policy, reached in baselines(some, sim, seed):
@@ -140,24 +109,76 @@ def run(
             results = Results(
                 suite=suite,
                 light=light,
-                episodes=episodes,
-                stopped=stopped,
+                episodes=tried.episodes,
+                stopped=tried.stopped,
                 outcomes=outcomes,
                 limits=sim.limits,
                 tolerance_m={task.name: task.tolerance(sim) for task in suite.tasks},
                 diameter_m=2 * sim.reach_m,
-                planner=status.get("planner_node", {}),
-                camera=status.get("camera_node", {}),
-                simulator=status.get("sim_node", {}),
-                camera_rate_hz=camera_rate_hz,
-                first_command_s=first_command_s,
+                planner=tried.status.get("planner_node", {}),
+                camera=tried.status.get("camera_node", {}),
+                simulator=tried.status.get("sim_node", {}),
+                camera_rate_hz=tried.camera_rate_hz,
+                first_command_s=tried.first_command_s,
                 nodes_started_s=nodes_started_s,
                 resets=robot.resets,
             )
     summary = report(results, console, out, command)
-    if not any(episode.commands for episode in episodes):
-        raise GraphError(f"the arm was never commanded: {episodes[0].note}")
+    if not any(episode.commands for episode in tried.episodes):
+        raise GraphError(f"the arm was never commanded: {tried.episodes[0].note}")
     return summary
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What came of the goals, and what the nodes said of themselves."""
+
+    episodes: list[Any]
+    stopped: list[Any]  # the same for some goals, with a planner that stops the arm to plan
+    status: dict[str, dict[str, str]]  # newest diagnostics of each node, before it stopped to plan
+    camera_rate_hz: float
+    first_command_s: float  # after the start of this process; 0 if there was none
+
+
+def _pursue_all(
+    robot: Any, sim: Any, bundle: Bundle, suite: Suite, trials: dict[str, Any], film: Any, console: Any
+) -> _Tried:
+    """Pursues the goals of `trials` (task name -> trials), one after the other, and adds the first ones to `film`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lewm_ros.demo_robot import pursue
+
+    main = trials[suite.tasks[-1].name]
+    stopping = main[: max(1, len(main) // STOPPING)] if suite.stopping else []
+    panel, first_command_s = panel_addresses(robot.graph), 0.0
+    episodes, stopped = [], []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("goals", total=sum(map(len, trials.values())) + len(stopping))
+        for name, number, trial in ((name, i, trial) for name, some in trials.items() for i, trial in enumerate(some)):
+            episode = pursue(robot, sim, bundle.observation, trial, number)
+            if address := next(panel, None):
+                progress.console.print(f"watch it in a browser while it runs: {address}", soft_wrap=True)
+            if not first_command_s and robot.commands:
+                first_command_s = process_age_s() - (time.time_ns() - robot.commands[0][0]) / 1e9
+            if number < FILMED:
+                film.add(episode)
+            episodes.append(episode)
+            good = [e.outcome.held for e in episodes if e.outcome and e.name == name]
+            progress.update(bar, advance=1, description=f"{name} {sum(good)}/{len(good)} held")
+            episode.frames, episode.plans, episode.imagined = episode.frames[-1:], [], []
+            episode.others = {}
+        robot.enable(False)
+        robot.graph.spin_for(1.2)  # diagnostics come once a second: until the last ones are here
+        status = {name: dict(values) for name, values in robot.status.items()}
+        camera_rate_hz = robot.camera_rate_hz()
+        if stopping:
+            robot.stop_and_plan()
+        for number, trial in enumerate(stopping):
+            stopped.append(pursue(robot, sim, bundle.observation, trial, number))
+            progress.update(bar, advance=1, description="stopping to plan")
+    robot.enable(False)
+    return _Tried(episodes, stopped, status, camera_rate_hz, first_command_s)
 
 
 def panel_addresses(graph: Graph) -> Iterator[str | None]:
