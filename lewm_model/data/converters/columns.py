@@ -51,6 +51,8 @@ class Columns:
         :param usual: factors of columns without a given unit; 1 by default.
         :raises DataError: a unit or a column is unknown.
         """
+        if not self.units and not usual:
+            return np.ones(len(names))
         chosen: dict[str, float] = {}
         for part in filter(None, (part.strip() for part in self.units.split(","))):
             name, _, unit = part.rpartition("=")

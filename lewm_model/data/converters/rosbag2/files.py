@@ -14,17 +14,20 @@ import sqlite3
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
 import zstandard
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, InvalidMagic
+from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
-from mcap_ros2.decoder import DecoderFactory
+from mcap.stream_reader import StreamReader, get_chunk_data_stream
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from lewm_model.data.errors import DataError
 
@@ -33,6 +36,8 @@ CDR = "cdr"  # how ROS 2 serialises messages
 STORAGES, COMPRESSED_FILE = (".mcap", ".db3"), (".zstd", ".zst")
 _ZSTD = b"\x28\xb5\x2f\xfd"  # begins what zstd compressed; CDR begins with a zero
 _LARGEST = 2**30  # bytes of a record or message: a damaged length must not ask for all memory
+_RECORD = struct.Struct("<BQ")  # of a chunk: its kind and length
+_MESSAGE = struct.Struct("<HIQQ")  # before a message's bytes: channel, sequence, log and publish time
 _SQLITE_TOPICS = "SELECT id, name, type FROM topics"
 _SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
 
@@ -126,7 +131,6 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
     schemas: dict[int, Schema] = {}
     channels: dict[int, Channel] = {}
     decoders: dict[int, Any] = {}
-    factory = DecoderFactory()
     count, last_ns = 0, 0
 
     def unpack(record: Any) -> Iterator[TopicMessage]:
@@ -136,7 +140,8 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
         elif isinstance(record, Channel):
             channels[record.id] = record
             schema = schemas.get(record.schema_id)
-            decoders[record.id] = _decoder(factory, record, schema)
+            known = schema is not None and record.message_encoding == CDR
+            decoders[record.id] = _decoder(schema.name, schema.encoding, schema.data) if schema and known else None
         elif isinstance(record, Message) and record.channel_id in channels:
             channel = channels[record.channel_id]
             schema = schemas.get(channel.schema_id)
@@ -172,13 +177,37 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
                 yield from unpack(record)
                 continue
             try:
-                inner = breakup_chunk(record, validate_crc=True)
+                inner = _records(record)
             except Exception as error:  # decompressors raise what they like
                 problems.append(f"{file}: a chunk behind message {count} is damaged and left out: {error}")
                 yield TopicMessage("", LOST, last_ns, b"", None)
                 continue
             for part in inner:
                 yield from unpack(part)
+
+
+def _records(chunk: Chunk) -> list[Schema | Channel | Message]:
+    """The records of a chunk, as mcap's `breakup_chunk` gives them: it reads every number by itself, which takes longer
+    than anything else that is done with most messages.
+
+    :raises Exception: the chunk is damaged; the type of the error is the decompressor's.
+    """
+    stream, length = get_chunk_data_stream(chunk, validate_crc=True)
+    data, at = stream.read(length), 0
+    records: list[Schema | Channel | Message] = []
+    while at < length:
+        opcode, size = _RECORD.unpack_from(data, at)
+        begin, at = at + _RECORD.size, at + _RECORD.size + size
+        if at > length:
+            raise EndOfFile
+        if opcode == Opcode.MESSAGE:
+            channel, sequence, log_ns, published_ns = _MESSAGE.unpack_from(data, begin)
+            content = data[begin + _MESSAGE.size : at]
+            records.append(Message(channel, log_ns, content, published_ns, sequence))
+        elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+            kind = Schema if opcode == Opcode.SCHEMA else Channel
+            records.append(kind.read(ReadDataStream(BytesIO(data[begin:at]))))
+    return records
 
 
 def _opened(file: Path) -> Any:
@@ -199,23 +228,24 @@ def _uncompressed(data: bytes) -> bytes:
         return b""
 
 
-@cache
-def _jazzy() -> Any:
-    """Message definitions of ROS 2 Jazzy, for recordings that hold none."""
-    try:
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError as error:
-        raise DataError("this recording holds no message definitions: pip install rosbags") from error
-    return get_typestore(Stores.ROS2_JAZZY)
+@lru_cache(maxsize=256)
+def _decoder(kind: str, language: str = "", definition: bytes = b"") -> Any:
+    """What makes an object of a serialised message of this type; None where its definition cannot be parsed.
 
-
-def _decoder(factory: DecoderFactory, channel: Channel, schema: Schema | None) -> Any:
-    if schema is not None and channel.message_encoding == CDR and not schema.data:
-        return partial(_jazzy().deserialize_cdr, typename=schema.name)  # recorded without the message's package
+    :param language: of the definition, "ros2msg" or "ros2idl". Without a definition that of Jazzy counts.
+    """
     try:
-        return factory.decoder_for(channel.message_encoding, schema)
-    except Exception:  # a schema that cannot be parsed; only matters if the topic is needed
+        store = get_typestore(Stores.EMPTY if definition else Stores.ROS2_JAZZY)
+        if definition:
+            text = definition.decode(errors="replace")
+            parts = re.split(r"=+\nIDL: .*\n", text) if language == "ros2idl" else []
+            store.register(get_types_from_msg(text, kind) if language == "ros2msg" else {})
+            for part in filter(str.strip, parts):
+                store.register(get_types_from_idl(part))
+        store.get_msgdef(kind)
+    except Exception:  # which error it is depends on the text; only matters if the topic is needed
         return None
+    return partial(store.deserialize_cdr, typename=kind)
 
 
 def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
@@ -242,8 +272,7 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
                 topic, kind = topics.get(number, ("", ""))
                 if isinstance(data, bytes) and isinstance(log_ns, int):
                     count += 1
-                    decode = partial(_jazzy().deserialize_cdr, typename=kind)
-                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), decode)
+                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), _decoder(kind))
         except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
             if count == 0:
                 raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error

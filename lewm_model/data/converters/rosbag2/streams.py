@@ -51,6 +51,8 @@ PAUSE_S = 2.0  # without any message: the recorder was paused, and what was comm
 # How far the camera's stamps may lie before and behind the arm's: more behind, because pictures take longer to arrive.
 AHEAD_S, BEHIND_S = 0.1, 0.5
 CLOCK_WINDOW = 20  # pictures over which the difference of the clocks is taken, as a median: single messages are late
+# The types of messages that are converted, by what they are for.
+ROLES = {"pictures": (IMAGE, COMPRESSED), "joint states": (STATE,), "commands": (COMMAND,)}
 
 Moment = tuple[int, int]  # (number of the section, log_ns)
 
@@ -191,9 +193,10 @@ def _collect(
     files: Sequence[Path], topics: Topics, images: Sequence[str], columns: Columns, report: Conversion
 ) -> _Found:
     """Everything on topics that could be meant, and what else is there that a user may have meant."""
-    found = _Found([_ByTopic()], defaultdict(list), {"pictures": {}, "joint states": {}, "commands": {}}, [])
+    found = _Found([_ByTopic()], defaultdict(list), {role: {} for role in ROLES}, [])
     numbers: Counter[str] = Counter()
     latest_ns: dict[str, int] = {}  # of each clock
+    met: set[tuple[str, str, str]] = set()  # topics with their types and encodings
     lost = Command(0, 0, np.empty(0), np.empty((0, len(columns.names))), None)
 
     def follow(what: str, now_ns: int, slack_s: float) -> None:
@@ -207,10 +210,12 @@ def _collect(
 
     for message in messages(files, report.problems):
         topic, kind, log_ns = message.topic, message.type, message.log_ns
-        for role, wanted in (("pictures", (IMAGE, COMPRESSED)), ("joint states", (STATE,)), ("commands", (COMMAND,))):
-            said = None if kind == LOST or topic in found.seen[role] else obstacle(message, wanted)
-            if said is not None:
-                found.seen[role][topic] = said
+        if kind != LOST and (topic, kind, message.encoding) not in met:
+            met.add((topic, kind, message.encoding))
+            for role, wanted in ROLES.items():
+                said = None if topic in found.seen[role] else obstacle(message, wanted)
+                if said is not None:
+                    found.seen[role][topic] = said
         plausible = 0 <= log_ns < LATEST_NS
         if plausible and kind != LOST:
             if (log_ns - latest_ns.get("recorder", log_ns)) / NS_PER_S > PAUSE_S:
