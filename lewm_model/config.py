@@ -321,8 +321,8 @@ class PlanConfig:
     iterations: int = 6
     elites: int = 8
     # The straight way promises a cost, if the arm moves as commanded. The search ends with a plan that, as imagined,
-    # costs at most this share more, or exceeds it by no more than what a goal costs that counts as reached: more search
-    # could hardly gain anything. 0 always makes all iterations.
+    # costs at most this share more, besides what a goal costs that does not yet count as left: more search could hardly
+    # gain anything. 0 always makes all iterations.
     tolerated: float = 0.1
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # exponent of the noise of "icem" and of a policy: 0 is white, more is smoother in time

@@ -245,12 +245,10 @@ class Planner:
         promised, calibration, tolerated = proposed.promised, self.runtime.bundle.calibration, self.config.tolerated
         if promised is None or tolerated == 0.0:
             return -np.inf
-        cost = float(self.objective(promised)[0])
-        enough = (1.0 + tolerated) * cost
+        enough = (1.0 + tolerated) * float(self.objective(promised)[0])
         if calibration is not None:
-            reached = np.full_like(promised.distances, calibration.reached)
-            there = Imagined(np.zeros_like(promised.actions), reached, promised.latents)
-            enough = max(enough, cost + float(self.objective(there)[0]))
+            left = np.full_like(promised.distances, calibration.left)
+            enough += float(self.objective(Imagined(np.zeros_like(promised.actions), left, promised.latents))[0])
         return enough
 
     def _commit(self, problem: Problem, found: Solution, begin: float) -> Decision:

@@ -84,7 +84,7 @@ def search(
     `deadline_s` seconds after the call, so that a search may take longer by one iteration.
 
     :param enough: cost that is good enough: the search ends with a candidate that costs no more. Where it is finite,
-        the first iteration only verifies the guesses, beside few samples.
+        the first iteration evaluates the guesses alone.
     """
     begin = time.monotonic()
     mean, std = guesses[0], np.full_like(guesses[0], initial_std)
@@ -95,17 +95,20 @@ def search(
         if found and time.monotonic() - begin >= deadline_s:
             break
         # Sample.
-        if config.sampler == "icem":
-            count = max(2 * config.elites, int(config.samples * SHRINK ** -len(found)))
+        verifies = not found and np.isfinite(enough)
+        if verifies:
+            candidates = guesses
         else:
-            count = config.samples
-        if not found and np.isfinite(enough):
-            count = min(count, config.elites)
-        noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour if config.sampler == "icem" else 0.0)
-        candidates = mean + std * noise
-        candidates[0] = mean
-        if len(kept):
-            candidates[1 : 1 + len(kept)] = kept[: count - 1]
+            if config.sampler == "icem":
+                count = max(2 * config.elites, int(config.samples * SHRINK ** -len(found)))
+                noise = coloured_noise(rng, (count, *mean.shape), config.noise_colour)
+            else:
+                count = config.samples
+                noise = rng.standard_normal((count, *mean.shape))
+            candidates = mean + std * noise
+            candidates[0] = mean
+            if len(kept):
+                candidates[1 : 1 + len(kept)] = kept[: count - 1]
         candidates = feasible(candidates)
         # Evaluate.
         costs = _finite(cost(candidates))
@@ -119,6 +122,8 @@ def search(
             break  # there is nothing to refit to
         if best_cost <= enough:
             return Solution(best, best_cost, len(found), elites, np.array(found))
+        if verifies:
+            continue  # the guesses differ in kind: their mean is none
         # Refit.
         if config.sampler == "mppi":
             spread = costs[np.isfinite(costs)].std()
