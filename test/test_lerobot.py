@@ -14,6 +14,7 @@ import pytest
 
 av = pytest.importorskip("av")
 pytest.importorskip("pyarrow")
+import pyarrow as pa
 import pyarrow.parquet as pq
 from lerobots import CAMERA, FPS, LENGTHS, arm_folder, folder, frames, motion, video
 from test_bag import number, picture
@@ -240,7 +241,13 @@ def test_units_that_could_be_others_are_named(tmp_path: Path) -> None:
         convert_lerobot(ends, tmp_path / "a.h5", **DEGREES)
     inner = arm_folder(tmp_path / "inner", MOVING[:, None], ["pan.pos"], "so101_follower")
     report = convert_lerobot(inner, tmp_path / "a.h5", **DEGREES)
-    assert "make sure that they are degrees" in report.problems[0]
+    assert "say --units deg if they are degrees" in report.problems[0]
+    assert convert_lerobot(inner, tmp_path / "a.h5", **DEGREES, columns=Columns(units="deg")).problems == []
+    clipped = np.clip(110 * np.sin(np.arange(60) / 15), -100, 100)[:, None]
+    anyone = arm_folder(tmp_path / "anyone", clipped, ["pan.pos"])  # of a robot that nobody knows
+    with pytest.raises(DataError, match="looks like LeRobot's range of -100 to 100"):
+        convert_lerobot(anyone, tmp_path / "a.h5", **DEGREES)
+    assert convert_lerobot(anyone, tmp_path / "a.h5", **DEGREES, columns=Columns(units="deg")).frames_used == 59
     wrap = arm_folder(tmp_path / "wrap", ((170 + 4.0 * np.arange(30) + 180) % 360 - 180)[:, None], ["roll"])
     report = convert_lerobot(wrap, tmp_path / "b.h5", **DEGREES)
     np.testing.assert_allclose(load_episodes(tmp_path / "b.h5").actions[:-1], np.radians(4.0 * FPS), rtol=1e-4)
@@ -248,6 +255,38 @@ def test_units_that_could_be_others_are_named(tmp_path: Path) -> None:
     rad = arm_folder(tmp_path / "rad", 40 + 2 * MOVING[:, None], ["roll"])
     with pytest.raises(DataError, match="looks like degrees"):
         convert_lerobot(rad, tmp_path / "c.h5", image_size=16, actions_are="joint-positions-rad")
+
+
+def test_where_an_episode_begins_in_its_video_is_counted_when_the_metadata_have_drifted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v3.0")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        row[f"videos/{CAMERA}/from_timestamp"] += 0.1 * row["episode_index"]  # two frames for each episode before
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert report.frames_used == sum(LENGTHS)
+    check(load_episodes(tmp_path / "a.h5"))
+    assert [problem.split(";")[0] for problem in report.problems] == [
+        "file-000.mp4: stamps and video are 0.100 s apart",
+        "file-000.mp4: stamps and video are 0.200 s apart",
+    ]
+
+
+@pytest.mark.parametrize("rate", [10, 30])
+def test_of_a_video_that_says_another_rate_the_frames_are_counted(tmp_path: Path, rate: int) -> None:
+    report = convert_lerobot(folder(tmp_path / "set", "v2.1", rate=rate), tmp_path / "a.h5", image_size=32)
+    assert report.frames_used == sum(LENGTHS) and "so they were counted" in report.problems[0]
+    check(load_episodes(tmp_path / "a.h5"))
+
+
+@pytest.mark.parametrize("fps", [10, 15, 30])
+def test_a_data_set_that_says_another_rate_than_its_rows_is_refused(tmp_path: Path, fps: int) -> None:
+    root = folder(tmp_path / "set", "v2.1")
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps({**info, "fps": fps}))
+    with pytest.raises(DataError, match=f"its rows are 0.05 s apart, and meta/info.json says {fps} frames a second"):
+        convert_lerobot(root, tmp_path / "a.h5", image_size=32)
 
 
 def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ STATE = "observation.state"
 NORMALISED = ("so100", "so101", "so_follower", "koch", "omx", "lekiwi", "hope_jr")
 MOST = 1e9  # greatest magnitude of a number that is kept (lewm_model.data.clips.MOST)
 HELD = 0.02  # share of the greatest number of the action by which a held joint may move
+OTHER_RATE = 0.05  # share by which the rate of the rows may differ from the one that info.json says
 # Meaning of the numbers of the action -> factor that makes them radians; None keeps them as they are.
 ACTIONS: dict[str, float | None] = {
     "recorded": None,
@@ -117,11 +119,14 @@ def convert_lerobot(
     attributes: dict[str, str | int | float] = {"command": command}
     with EpisodeWriter(out, size, chosen.names, dt, kind, attributes, measured, recorded, cameras=views) as writer:
         known = _episodes(folder, info)
+        _frame_times.cache_clear()  # the files may have changed since
+        shared = _rows_in_videos(seen, known)
         drawn = [key for key in seen if features[key]["dtype"] == "image"]
         for number, table in _tables(folder, drawn, action, measured > 0, report):
             if alike and chosen.factors is not None:  # the state has the columns and unit of the action
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
-            _convert_episode(writer, folder, info, lenses, chosen, number, table, known.get(number, {}), report)
+            about = {**known.get(number, {}), "rows": {camera: shared.get((camera, number)) for camera in seen}}
+            _convert_episode(writer, folder, info, lenses, chosen, number, table, about, report)
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
     return report
@@ -176,6 +181,7 @@ class _Chosen:
     held: list[int]  # numbers of the held columns
     factors: np.ndarray | None  # (len(at),) by which the numbers are multiplied to get rad; None keeps them
     turns: np.ndarray  # (len(at),) bool: angles, which may wrap
+    degrees: np.ndarray  # (len(at),) bool: taken for degrees without the user having said so of this column
     limits: JointLimits | None  # of the robot, if its robot file was given
 
 
@@ -199,7 +205,8 @@ def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are:
             raise DataError(
                 "--robot checks positions; say --actions-are joint-positions-rad or joint-positions-deg, too"
             )
-        return _Chosen(names, at, held, None, np.zeros(len(at), bool), None)
+        none = np.zeros(len(at), bool)
+        return _Chosen(names, at, held, None, none, none, None)
     said = {part.rpartition("=")[0].strip() for part in columns.units.split(",") if part}
     for name in names:
         if "grip" in name.lower() and not ({name, ""} & said or name in columns.grippers):
@@ -210,7 +217,8 @@ def _chosen(folder: Path, every: tuple[str, ...], columns: Columns, actions_are:
     usual = {name: UNITS["percent"] if name in columns.grippers else factor for name in every}
     factors = columns.factors(every, usual)
     turns = np.array([name not in columns.grippers for name in names])
-    return _Chosen(names, at, held, factors[at], turns, columns.limits)
+    degrees = turns & np.array([factor == UNITS["deg"] and not {name, ""} & said for name in names])
+    return _Chosen(names, at, held, factors[at], turns, degrees, columns.limits)
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -350,6 +358,12 @@ def _convert_episode(
     frames = len(stamps_s)
     report.frames_recorded += frames
     report.intervals_s += np.diff(stamps_s).tolist()
+    apart_s = float(np.median(np.diff(stamps_s))) if frames > 2 else dt
+    if abs(apart_s - dt) > OTHER_RATE * dt:
+        raise DataError(
+            f"{folder} {title}: its rows are {apart_s:.4g} s apart, and meta/info.json says {info['fps']:.4g} frames a "
+            "second; correct the one that is wrong, or actions would be of another size"
+        )
     good = (np.abs(commanded) <= MOST).all(1)
     state = table.get("state", np.zeros((frames, 0)))
     good &= (np.abs(state) <= MOST).all(1)
@@ -362,7 +376,8 @@ def _convert_episode(
                 views.append([_image(folder, value, lens) for value in table["pictures"][camera].to_pylist()])
             else:
                 path, begin_s = _video_place(folder, info, camera, number, known)
-                views.append(list(_video(path, begin_s + stamps_s, 0.5 * dt, lens)))
+                times_s = _own_frames(path, begin_s + stamps_s, 0.5 * dt, known["rows"][camera], report)
+                views.append(list(_video(path, times_s, 0.5 * dt, lens)))
     except DataError as error:
         report.problems.append(f"{title}: {error}")
         return
@@ -436,18 +451,18 @@ def _positions(
     :raises DataError: no joint can have moved so.
     """
     assert chosen.factors is not None
-    degrees = np.isclose(chosen.factors, UNITS["deg"])
-    far = np.abs(recorded[:, degrees]).max(initial=0.0)
+    joints = np.nan_to_num(np.abs(recorded[:, chosen.degrees]), posinf=0.0)
+    far, ended = joints.max(initial=0.0), (joints == 100.0).sum(0) > 1
     normalised = str(info.get("robot_type") or "").lower().startswith(NORMALISED)
-    if normalised and far <= 100.5 and degrees.any():
-        if far > 99.5:
-            raise DataError(
-                f"{source}: the joints end at 100, which looks like LeRobot's range of -100 to 100 and not like "
-                "degrees; give each joint's factor to rad: --units shoulder_pan=0.019,..."
-            )
+    if far <= 100.5 and (ended.any() or (normalised and far > 99.5)):
+        raise DataError(
+            f"{source}: the joints end at 100, which looks like LeRobot's range of -100 to 100 and not like degrees; "
+            "give each joint's factor to rad, --units shoulder_pan=0.019,..., or say --units deg if they are degrees"
+        )
+    if normalised and far <= 100.5 and chosen.degrees.any():
         problem = (
             f"{info['robot_type']}: LeRobot records its joints as -100 to 100 unless use_degrees is set, and these "
-            "numbers may be either; make sure that they are degrees, or give each joint's factor to rad with --units"
+            "numbers may be either; say --units deg if they are degrees, or give each joint's factor to rad"
         )
         if problem not in report.problems:
             report.problems.append(problem)
@@ -488,6 +503,68 @@ def _video_place(
         return _inside(folder, name), 0.0
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise DataError(f"its metadata do not say where its video is: {error!r}") from error
+
+
+def _rows_in_videos(
+    cameras: Sequence[str], episodes: dict[int, dict[str, Any]]
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """For the camera and number of each episode of version 3.0, how many rows lie in its video before its own, and how
+    many in all.
+    """
+    rows: dict[tuple[str, int], tuple[int, int]] = {}
+    for camera in cameras:
+        videos: dict[tuple[Any, Any], list[tuple[float, int, int]]] = {}
+        for number, known in episodes.items():
+            try:
+                place = known[f"videos/{camera}/chunk_index"], known[f"videos/{camera}/file_index"]
+                begin_s, length = float(known[f"videos/{camera}/from_timestamp"]), int(known["length"])
+                videos.setdefault(place, []).append((begin_s, number, length))
+            except (KeyError, TypeError, ValueError):
+                continue
+        for some in videos.values():
+            before = 0
+            whole = sum(length for _, _, length in some)
+            for _, number, length in sorted(some):
+                rows[camera, number] = before, whole
+                before += length
+    return rows
+
+
+def _own_frames(
+    path: Path, times_s: np.ndarray, tolerance_s: float, rows: tuple[int, int] | None, report: Conversion
+) -> np.ndarray:
+    """When in the video the frames of an episode are, (n,) s: `times_s`, by its stamps, unless the video contradicts.
+
+    A video with as many frames as rows has one for each, in order. Where most of an episode's lie elsewhere than its
+    stamps say, metadata have drifted or the video has another rate, and the count is right.
+
+    :param rows: how many rows lie in the video before the episode's, and in all; None: there is no other episode in it.
+    """
+    before, whole = rows or (0, len(times_s))
+    stamps_s = _frame_times(path)
+    own = stamps_s[before : before + len(times_s)]
+    if len(stamps_s) != whole or len(own) != len(times_s):
+        return times_s
+    apart_s = float(np.median(np.abs(own - times_s)))
+    if apart_s <= tolerance_s:
+        return times_s
+    report.problems.append(
+        f"{path.name}: stamps and video are {apart_s:.3f} s apart; it has a frame for each row, so they were counted"
+    )
+    return own
+
+
+@lru_cache(maxsize=16)
+def _frame_times(path: Path) -> np.ndarray:
+    """When each frame of a video is shown, (n,) s, without decoding any; empty where that cannot be told."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            packets = container.demux(container.streams.video[0])
+            return np.sort([float(one.pts * one.time_base) for one in packets if one.pts is not None])
+    except (av.error.FFmpegError, IndexError, OSError, ValueError):  # it is named when it is decoded
+        return np.empty(0)
 
 
 def _video(path: Path, times_s: Sequence[float] | np.ndarray, tolerance_s: float, lens: Camera) -> Iterator[Any]:
