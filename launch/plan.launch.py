@@ -189,6 +189,7 @@ def start(context: LaunchContext) -> list[Action]:
         actions.append(viewer(use_sim_time, values))
     if values["rviz"] == "true":
         actions.append(rviz(use_sim_time, values))
+    actions += camera_frames(values)
     if values["goal_image"]:
         actions.append(
             Node(
@@ -209,12 +210,39 @@ def scene(values: dict[str, str]) -> dict[str, str]:
     if not values["robot"]:
         return {}
     names = [robot := Path(values["robot"]).stem]
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the nodes report what is wrong with a model
-        task = str(json.loads((Path(values["model"]) / "model.json").read_text())["task"])
-        if task.endswith(f"_{robot}"):
-            names.insert(0, f"{robot}_{task.removesuffix(f'_{robot}')}")
+    task = str(description(values).get("task"))
+    if task.endswith(f"_{robot}"):
+        names.insert(0, f"{robot}_{task.removesuffix(f'_{robot}')}")
     files = (SHARE / "config" / "scenes" / f"{name}.yaml" for name in names)
     return next(({"world": str(file)} for file in files if file.is_file()), {})
+
+
+def description(values: dict[str, str]) -> dict[str, Any]:
+    """What the bundle says of itself; nothing where it cannot be read: the nodes report that."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((Path(values["model"]) / "model.json").read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def camera_frames(values: dict[str, str]) -> list[Action]:
+    """Publishes on /tf_static where the cameras are, those whose pose the robot file gave when it was recorded."""
+    names = ("--x", "--y", "--z", "--roll", "--pitch", "--yaw")
+    return [
+        Node(
+            package="tf2_ros",
+            executable="static_transform_publisher",
+            namespace=values["namespace"],
+            arguments=[
+                *(word for name, number in zip(names, camera["pose"], strict=True) for word in (name, str(number))),
+                *("--frame-id", camera["parent"], "--child-frame-id", camera["frame"]),
+                *enclave("static_transform_publisher", values),
+            ],
+            output="screen",
+        )
+        for camera in description(values).get("cameras", [])
+        if camera.get("pose")
+    ]
 
 
 def fast_dds_profiles() -> list[Action]:

@@ -41,6 +41,7 @@ from lewm_ros.node import (
     status_message,
 )
 from lewm_ros.parameters import Parameter
+from lewm_ros.rectification import Rectification
 
 NEWEST_FRAME = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -81,7 +82,8 @@ class CameraNode(ManagedNode):
 
     The topic of each camera is in the bundle, which has it from the robot file; the default is `camera/image_raw`. The
     newest pictures of several cameras form a frame when they were taken within half a control step of each other; it
-    has the stamp of the first camera. A goal picture for several cameras shows them side by side.
+    has the stamp of the first camera. A goal picture for several cameras shows them side by side. A camera with
+    `rectify` in its robot file is rectified by its `camera_info`; pictures and goals wait until that has come.
 
     `novelty` is how much of a frame has colours that were never recorded at that place, or how large a part has colours
     that were rare there, in multiples of the usual (`Novelty`).
@@ -99,6 +101,7 @@ class CameraNode(ManagedNode):
         self._worker: Worker | None = None
         self._mailbox = Mailbox()
         self._entities: list[Any] = []
+        self._rectify: Rectification | None = None
 
     # ---- lifecycle ---------------------------------------------------------------------------------------------------
 
@@ -150,6 +153,7 @@ class CameraNode(ManagedNode):
         self._unsteady: str | None = "no frame has been looked at yet"
         if self._novelty is not None:
             self._novelty.forget()
+        self._rectify = Rectification(self, self._observation.cameras)
         self._worker = Worker("encode", self._encode_newest, self._on_failure)
         self._entities = [
             *(
@@ -173,6 +177,9 @@ class CameraNode(ManagedNode):
         if self._worker is not None:
             self._end(self._worker)
             self._worker = None
+        if self._rectify is not None:
+            self._rectify.destroy()
+            self._rectify = None
         self._mailbox.take(0.0)
 
     def cleanup(self) -> None:
@@ -229,8 +236,10 @@ class CameraNode(ManagedNode):
 
     def _capture_goal(self) -> tuple[bool, str]:
         """Makes the newest frame the goal; returns whether it is, and a sentence for the user."""
-        if self._worker is None:
+        if self._worker is None or self._rectify is None:
             return False, "the node is not active; activate it first"
+        if self._rectify.problem:
+            return False, self._rectify.problem
         if self._newest is None or self._last_received is None:
             return False, self._nothing_yet
         age_s = time.monotonic() - self._last_received
@@ -240,7 +249,9 @@ class CameraNode(ManagedNode):
             return False, f"{self._unsteady}; wait, or fix the camera's exposure, gain and white balance"
         try:
             pictures = [message_to_rgb(message) for message in self._newest]
-            picture = pictures[0] if len(pictures) == 1 else self._observation.picture(pictures)
+            picture = pictures[0]
+            if len(pictures) > 1 or picture.shape[:2] == self._observation.size:  # else taken for the model's picture
+                picture = self._model_picture(pictures)
             name = self._library.save(picture)
         except (ImageError, GoalError, ObservationError) as error:
             return False, str(error)
@@ -251,15 +262,16 @@ class CameraNode(ManagedNode):
     # ---- the encoding thread -----------------------------------------------------------------------------------------
 
     def _encode_newest(self) -> None:
-        assert self._runtime is not None
+        assert self._runtime is not None and self._rectify is not None
+        if not self._rectify.wait(0.1):
+            return
         for slot, (messages,) in self._mailbox.take(timeout_s=0.1).items():
             message = messages[0]
             begin = time.monotonic()
             stamp_ns = nanoseconds(message.header.stamp)
             try:
                 pictures = [message_to_rgb(each) for each in messages]
-                seen = self._observation
-                picture = seen.goal(pictures[0]) if slot == "goal" else seen.picture(pictures)
+                picture = self._goal_picture(pictures[0]) if slot == "goal" else self._model_picture(pictures)
             except (ImageError, ObservationError) as error:
                 self._unreadable += 1
                 if slot == "goal":
@@ -282,6 +294,17 @@ class CameraNode(ManagedNode):
             self._problem = ""
             self._encode_ms.add(time.monotonic() - begin)
             self._frame_age_ms.add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+
+    def _model_picture(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """The model's picture from one of each camera, in order."""
+        assert self._rectify is not None
+        return self._observation.picture([self._rectify(i, rgb) for i, rgb in enumerate(pictures)])
+
+    def _goal_picture(self, rgb: np.ndarray) -> np.ndarray:
+        """The model's picture from a goal picture: the model's already, or one of the single camera as it comes."""
+        if len(self._topics) > 1 or rgb.shape[:2] == self._observation.size:
+            return self._observation.goal(rgb)
+        return self._model_picture([rgb])
 
     def _take_goal(self, message: Image, picture: np.ndarray) -> None:
         """Examines a goal picture and publishes its latent if it is accepted.
@@ -330,6 +353,8 @@ class CameraNode(ManagedNode):
         }
         if self._novelty is not None:
             values["novelty"] = f"{self._newness:.4g}"
+        if self._rectify is not None and self._rectify.problem:
+            return WARN, self._rectify.problem, values
         if self._last_received is None:
             return WARN, self._nothing_yet, values
         age_s = time.monotonic() - self._last_received

@@ -39,6 +39,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.config import ConfigError
 from lewm_model.robot.encodings import EncodingError, raw_to_rgb
+from lewm_model.robot.rectify import camera_info_topic
 from lewm_model.robot.robot import load_robot
 from lewm_ros.controller_state import ControllerState
 from lewm_ros.node import told_to_end
@@ -165,7 +166,8 @@ class Recorder(Node):
                 self._compress(what, topic)
             else:
                 self._keep(what, CompressedImage, f"{topic}/compressed", STREAM)
-        self._keep("calibrations", CameraInfo, "camera/camera_info", STREAM)
+        for topic in {camera_info_topic(self.resolve_topic_name(topic)) for topic in topics}:
+            self._keep("calibrations", CameraInfo, topic, STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
         self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
         if ControllerState is not None:  # has every motion, whoever commands it and how

@@ -31,7 +31,7 @@ from visualization_msgs.msg import MarkerArray
 from lewm_model.bundle.bundle import MOST_BLOCKS, BundleError, load_bundle
 from lewm_model.models.signature import measuring
 from lewm_model.robot.chain import Chain, Workspace
-from lewm_model.robot.observation import ObservationError
+from lewm_model.robot.observation import Camera, ObservationError
 from lewm_model.runtime.decoder import load_decoder
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.arm_parameters import DOUBLES
@@ -50,6 +50,7 @@ from lewm_ros.messages import (
 )
 from lewm_ros.node import LOOK_S, NICENESS, STALE_S, compressed_topic, spin, start_ros, told_to_end
 from lewm_ros.parameters import Parameter, ParameterError, declare, read
+from lewm_ros.rectification import Rectification
 
 MOST_ELITES = 50  # best candidates of a plan that are drawn; more lines could not be told apart
 PARAMETERS = (
@@ -79,7 +80,7 @@ class ViewerNode(Node):
         values = read(self, PARAMETERS)
         bundle = load_bundle(values["model"])
         self._decoder = load_decoder(bundle, values["threads"])
-        self._cameras = bundle.observation.enlarged(PANE)
+        self._size, self._cameras = bundle.observation.size, bundle.observation.enlarged(PANE)
         self._latent_dim, self._names = bundle.model.latent_dim, bundle.actions.names
         self._block_s = bundle.actions.block_s
         self._unit = "steps" if measuring(bundle.heads) else "squared latent distance"
@@ -91,6 +92,7 @@ class ViewerNode(Node):
         self._drawn: tuple[Any, Any] = (None, None)  # message of imagined latents, and its pictures
         self._problems: dict[str, str] = {}  # current problem of each input
         self._inputs: list[Any] = []
+        self._rectify: Rectification | None = None
         self._pictures = self.create_publisher(Image, "debug_image", qos_profile_sensor_data)
         self._markers = self.create_publisher(MarkerArray, "plan_markers", QoSProfile(depth=1))
         # Goals are latched: one may have been sent long before somebody looks.
@@ -125,6 +127,7 @@ class ViewerNode(Node):
         watched = self._pictures.get_subscription_count() or self._markers.get_subscription_count()
         if watched and not self._inputs:
             planner, camera = self._values["planner"], CompressedImage if self._values["compressed"] else Image
+            self._rectify = Rectification(self, self._cameras.cameras)
             self._inputs = [
                 *(self._subscribe(camera, topic, NEWEST_FRAME, name) for name, topic in self._camera_topics().items()),
                 self._subscribe(JointState, "joint_states", NEWEST_FRAME),
@@ -139,6 +142,8 @@ class ViewerNode(Node):
         elif not watched and self._inputs:
             for subscription in self._inputs:
                 self.destroy_subscription(subscription)
+            if self._rectify is not None:
+                self._rectify.destroy()
             self._inputs = []
             self._known = {name: known for name, known in self._known.items() if name.startswith("goal_")}
             self._history.clear()
@@ -223,17 +228,27 @@ class ViewerNode(Node):
 
     def _seen(self) -> np.ndarray | None:
         """The newest picture of every camera, side by side as the model sees them; None where one is missing."""
+        rectify = self._rectify
+        if rectify is None or rectify.problem:
+            return None
         pictures = []
-        for camera in self._cameras.cameras:
-            part = self._read(camera.topic, lambda message, camera=camera: camera.picture(message_to_rgb(message)))
-            pictures.append(part)
+        for i, camera in enumerate(self._cameras.cameras):
+
+            def part(message: Image | CompressedImage, i: int = i, camera: Camera = camera) -> np.ndarray:
+                return camera.picture(rectify(i, message_to_rgb(message)))
+
+            pictures.append(self._read(camera.topic, part))
         found = [picture for picture in pictures if picture is not None]
         return np.concatenate(found, axis=1) if len(found) == len(pictures) else None
 
-    def _goal(self, message: Image) -> np.ndarray:
-        """A goal picture: that of one camera, or of several side by side."""
+    def _goal(self, message: Image) -> np.ndarray | None:
+        """A goal picture: the model's picture already, or one of its single camera; None until it can be rectified."""
         picture = message_to_rgb(message)
-        return picture if len(self._cameras.cameras) > 1 else self._cameras.picture([picture])
+        if len(self._cameras.cameras) > 1 or picture.shape[:2] == self._size:
+            return picture
+        if self._rectify is None or self._rectify.problem:
+            return None
+        return self._cameras.picture([self._rectify(0, picture)])
 
     def _imagined(self) -> np.ndarray | None:
         """Pictures (blocks, S, S, 3) uint8 RGB of the imagined future, decoded once for each plan."""

@@ -39,6 +39,16 @@ uint8[] data
 """
     + _HEADER,
     "sensor_msgs/msg/CompressedImage": "std_msgs/Header header\nstring format\nuint8[] data\n" + _HEADER,
+    "sensor_msgs/msg/CameraInfo": """std_msgs/Header header
+uint32 height
+uint32 width
+string distortion_model
+float64[] d
+float64[9] k
+float64[9] r
+float64[12] p
+"""
+    + _HEADER,
     "sensor_msgs/msg/JointState": """std_msgs/Header header
 string[] name
 float64[] position
@@ -96,6 +106,10 @@ class BagWriter:
         data = cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes()
         message = {"header": {"stamp": time(stamp_s), "frame_id": ""}, "format": f"rgb8; {suffix[1:]}", "data": data}
         self.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, log_s)
+
+    def calibration(self, fields: dict[str, Any], log_s: float, topic: str = "/camera/camera_info") -> None:
+        message = {"header": {"stamp": time(log_s), "frame_id": ""}, **fields}
+        self.write(topic, "sensor_msgs/msg/CameraInfo", message, log_s)
 
     def joints(
         self,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import yaml
 from launch_stand_in import HAS_LAUNCH, Process, launched, read_yaml
 
 from lewm_model.config import resource
+from lewm_model.robot.observation import Camera
 
 CASES: tuple[tuple[str, dict[str, str]], ...] = (
     ("plan.launch.py", {}),
@@ -139,6 +142,19 @@ def test_a_robot_is_simulated_in_the_scene_of_the_models_task_or_in_its_own_or_i
     assert world(robot="so101", model=str(tmp_path)).endswith("config/scenes/so101_reach.yaml")
     assert world(robot="so101").endswith("config/scenes/so101.yaml") and world() == ""
     assert world(robot="so101", scene="/my/scene.yaml") == "/my/scene.yaml"
+
+
+def test_cameras_whose_pose_the_robot_file_gave_have_their_place_in_tf(tmp_path: Path) -> None:
+    posed = Camera("front", 64, 64, frame="front_optical", parent="base", pose=(0.1, 0.0, 0.9, 3.1416, 0.0, -1.5))
+    cameras = [asdict(camera) for camera in (posed, Camera("wrist", 64, 64, "wrist/image_raw"))]
+    (tmp_path / "model.json").write_text(json.dumps({"cameras": cameras}))
+    found = by_name(launched("real_arm.launch.py", arm="ur5e", model=str(tmp_path), namespace="left"))
+    process = found["static_transform_publisher"]
+    assert process.package == "tf2_ros"
+    words = process.command[1:13]
+    given = {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    assert given == dict(zip(("--x", "--y", "--z", "--roll", "--pitch", "--yaw"), posed.pose, strict=True))
+    assert (process.after("--frame-id"), process.after("--child-frame-id")) == (["base"], ["front_optical"])
 
 
 def test_a_params_file_that_is_not_there_starts_nothing() -> None:

@@ -20,7 +20,7 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter as RosParameter
-from sensor_msgs.msg import Image, JointState, Joy
+from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -31,12 +31,14 @@ from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_model.robot.observation import Camera
+from lewm_model.robot.observation import Camera, to_model_image
+from lewm_model.robot.rectify import Rectifier
 from lewm_ros import arm_node, camera_node
 from lewm_ros.arm_parameters import SHIELD_FIELDS
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
+    camera_info_message,
     joint_state_message,
     latent_to_message,
     message_to_latent,
@@ -551,6 +553,56 @@ def test_a_camera_that_hangs_upside_down_is_cropped_as_in_its_recording(bench, t
     assert bench.spin_until(lambda: latents)
     expected = node._runtime.encode(np.ascontiguousarray(picture[::-1, ::-1][10:74, 20:84]))
     np.testing.assert_allclose(message_to_latent(latents[0], 8), expected, atol=1e-6)
+
+
+def test_pictures_and_goals_wait_for_the_calibration_and_are_rectified_by_it(bench, tmp_path, capfd):
+    bundle = with_cameras(tmp_path / "one", Camera("wrist", 64, 64, topic="wrist/image_raw", rectify=True))
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    latents, goals = [], []
+    bench.node.create_subscription(Image, "latent", latents.append, NEWEST_FRAME)
+    bench.node.create_subscription(Image, "goal_latent", goals.append, LATCHED)
+    infos = bench.node.create_publisher(CameraInfo, "wrist/camera_info", NEWEST_FRAME)
+    assert bench.spin_until(lambda: node._latents.get_subscription_count() and infos.get_subscription_count())
+    picture = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    node._on_image(rgb_to_message(picture, 1))
+    node._on_goal(rgb_to_message(picture, 2))
+    bench.spin_until(lambda: latents or goals, 0.5)
+    assert not latents and not goals
+    assert "no calibration has come on /wrist/camera_info" in node.diagnose()[1]
+    assert "no calibration has come" in node._capture_goal()[1]
+
+    info = camera_info_message(120, 100, 90.0, 0)
+    info.k = [0.0] * 9
+    infos.publish(info)
+    assert is_logged(bench, capfd, "holds no calibration: calibrate the camera")
+    info = camera_info_message(120, 100, 90.0, 0)
+    info.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+    infos.publish(info)
+    assert bench.spin_until(lambda: latents and goals), "those that came before"
+    rectified = to_model_image(Rectifier(info)(picture), 64)
+    assert np.abs(rectified.astype(int) - to_model_image(picture, 64)).max() > 50
+    for message in (latents[0], goals[0]):
+        np.testing.assert_allclose(message_to_latent(message, 8), node._runtime.encode(rectified), atol=1e-6)
+    node._on_image(rgb_to_message(picture[:50], 3))
+    assert bench.spin_until(
+        lambda: "the picture is 50 x 120 and its camera_info is for 100 x 120" in node.diagnose()[1]
+    )
+
+
+def test_what_is_captured_from_a_camera_of_the_model_s_size_is_turned_as_its_frames_are(bench, tmp_path):
+    bundle = with_cameras(tmp_path / "one", Camera("wrist", 64, 64, rotation=180))
+    node = bench.add(CameraNode(), model=str(bundle.folder))
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    goals = []
+    bench.node.create_subscription(Image, "goal_latent", goals.append, LATCHED)
+    node._on_image(rgb_to_message(PICTURE, 1))
+    assert bench.spin_until(lambda: node._encoded)
+    node._unsteady = None
+    assert node._capture_goal()[0]
+    assert bench.spin_until(lambda: goals)
+    expected = node._runtime.encode(np.ascontiguousarray(PICTURE[::-1, ::-1]))
+    np.testing.assert_allclose(message_to_latent(goals[0], 8), expected, atol=1e-6)
 
 
 def test_pictures_of_several_cameras_that_were_taken_together_are_one_frame_and_one_goal(bench, tmp_path):

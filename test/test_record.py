@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 
 from mcap.reader import make_reader
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -26,7 +26,13 @@ from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, GraphError, set_environment
-from lewm_ros.messages import joint_state_message, nanoseconds, rgb_to_message, trajectory_to_message
+from lewm_ros.messages import (
+    camera_info_message,
+    joint_state_message,
+    nanoseconds,
+    rgb_to_message,
+    trajectory_to_message,
+)
 from lewm_ros.record import message_definition
 
 DT = 0.05
@@ -161,27 +167,33 @@ def test_every_topic_is_recorded_as_it_came_and_the_file_is_closed_in_order(grap
     assert summary.statistics.message_count == 4
 
 
-def test_compressed_pictures_of_every_camera_of_a_robot_are_stored_byte_for_byte(graph, tmp_path):
+def test_pictures_and_calibrations_of_every_camera_of_a_robot_are_stored_byte_for_byte(graph, tmp_path):
     recording = tmp_path / "session.mcap"
-    topics = "camera/image_raw/compressed", "wrist/image_raw/compressed"
+    topics = "camera/image_raw/compressed", "lens/image_raw/compressed"
     images = [graph.node.create_publisher(CompressedImage, topic, qos_profile_sensor_data) for topic in topics]
+    beside = "camera/camera_info", "lens/camera_info"
+    infos = [graph.node.create_publisher(CameraInfo, topic, qos_profile_sensor_data) for topic in beside]
     robot = tmp_path / "mine.yaml"
     robot.write_text(
         "joints: {one: {lower: -1, upper: 1, velocity: 1, acceleration: 1, jerk: 1}}\n"
         "cameras: {front: {height: 8, width: 8}, wrist: {height: 8, width: 8, topic: wrist/image_raw}}\n"
     )
-    graph.start("record", {"out": str(recording), "input": "compressed", "robot": str(robot)})
-    wait_for_subscribers(graph, *images)
+    moved = {f"wrist/{name}": f"lens/{name}" for name in ("image_raw", "image_raw/compressed")}
+    graph.start("record", {"out": str(recording), "input": "compressed", "robot": str(robot)}, remappings=moved)
+    wait_for_subscribers(graph, *images, *infos)
     data = bytes(range(256)) * 3
     for publisher in images:
         publisher.publish(CompressedImage(format="jpeg", data=data))
+    for focal_px, publisher in enumerate(infos, 1):
+        publisher.publish(camera_info_message(8, 8, focal_px, 0))
     graph.spin_for(0.5)
     graph.process("record").send_signal(signal.SIGTERM)
     assert graph.process("record").wait(10) == 0
     graph.forget("record")
-    messages = list(read_messages(recording))
-    assert {message.topic for message in messages} == {f"/{topic}" for topic in topics} and len(messages) == 2
-    assert all(message.decode(message.data).data.tobytes() == data for message in messages)
+    found = {message.topic: message.decode(message.data) for message in read_messages(recording)}
+    assert found.keys() == {f"/{topic}" for topic in (*topics, *beside)}
+    assert all(found[f"/{topic}"].data.tobytes() == data for topic in topics)
+    assert [found[f"/{topic}"].k[0] for topic in beside] == [1.0, 2.0]
 
 
 def test_a_recorder_that_hears_no_commands_says_so_within_seconds_and_which_there_are(graph, tmp_path):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """viewer_node over real DDS: it draws what the planner tells, only while somebody looks, and bad input does no harm."""
 
+import dataclasses
 import json
+import shutil
 import time
 
 import numpy as np
@@ -16,15 +18,16 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from safetensors.torch import save_file
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float32
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
-from lewm_model.bundle.bundle import BundleError, save_description
+from lewm_model.bundle.bundle import BundleError, load_bundle, save_description
 from lewm_model.config import resource
 from lewm_model.models.heads import Decoder
 from lewm_model.planning.motion import Trajectory
+from lewm_model.robot.observation import Camera
 from lewm_model.runtime import decoder
 from lewm_model.runtime.export import export_decoder
 from lewm_ros import viewer_node
@@ -32,6 +35,7 @@ from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
 from lewm_ros.debug_picture import HEADER, HEIGHT, MARGIN, PANE, STATES, STRIP_SIDE, STRIP_TOP, WIDTH
 from lewm_ros.messages import (
     array_to_message,
+    camera_info_message,
     joint_state_message,
     latent_to_message,
     message_to_array,
@@ -170,6 +174,38 @@ def test_a_picture_has_the_frame_s_stamp_and_shows_camera_goal_state_and_the_new
     before = strip(message_to_rgb(bench.pictures[-1]))
     assert bench.shows(lambda picture: np.abs(strip(picture) - before).mean() > 5, lambda: say(second)), "another plan"
     assert bench.shows(lambda picture: tuple(picture[2, 2].tolist()) == STATES["holding"], lambda: say(state="holding"))
+
+
+@pytest.fixture
+def rectifying(bundle, tmp_path):
+    """As `bench`, with a bundle whose camera is to be rectified."""
+    folder = shutil.copytree(bundle.folder, tmp_path / "rectifying")
+    save_description(dataclasses.replace(load_bundle(folder), cameras=(Camera("camera", 64, 64, rectify=True),)))
+    bench = Bench(model=folder, rate=30.0, **ARM)
+    yield bench
+    bench.close()
+
+
+def test_pictures_of_a_lens_that_distorts_are_shown_as_the_model_sees_them(rectifying):
+    bench = rectifying
+    bench.add(ViewerNode())
+    infos = bench.node.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME)
+    info = camera_info_message(80, 80, 40.0, 0)
+    info.k[2] += 30.0  # its middle lies 30 pixels to the right; in the rectified picture it does not
+    picture = np.full((80, 80, 3), (0, 90, 0), np.uint8)
+    picture[:, 60:] = 200, 0, 0
+    bench.look()
+
+    def say():
+        bench.camera.publish(rgb_to_message(picture, time.time_ns()))
+        bench.goal.publish(rgb_to_message(picture, time.time_ns()))
+
+    def middles(shown):
+        return [middle(shown, left, HEADER + MARGIN, PANE).tolist() for left in (MARGIN, 2 * MARGIN + PANE)]
+
+    assert bench.shows(lambda shown: True, say)
+    assert middles(message_to_rgb(bench.pictures[-1])) != [[200, 0, 0]] * 2, "nothing is known of the lens yet"
+    assert bench.shows(lambda shown: middles(shown) == [[200, 0, 0]] * 2, lambda: (infos.publish(info), say()))
 
 
 def test_nothing_is_drawn_or_listened_to_before_somebody_looks_and_after(bench, monkeypatch):

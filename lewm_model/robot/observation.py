@@ -7,6 +7,7 @@ model sees a single picture. A goal is a picture of the same cameras.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,16 +51,25 @@ class Camera:
     height: int  # pixels, of its part of the model's picture
     width: int  # pixels, likewise
     topic: str = "camera/image_raw"  # relative to the robot's namespace
-    frame: str = ""  # tf frame
+    frame: str = ""  # tf frame of its pictures, the optical frame
+    parent: str = ""  # tf frame that `pose` is in, such as the arm's base
+    pose: tuple[float, ...] = ()  # of `frame` in `parent`: x, y, z in m, roll, pitch, yaw in rad; empty: not given
     # Top, left, height and width in pixels of its own picture, after rotation; None: the middle, as large as possible.
     crop: tuple[int, int, int, int] | None = None
     rotation: int = 0  # degrees, 0 or 180; 180 for a camera that is mounted upside down
+    rectify: bool = False  # before all else, with the camera_info beside its topic (`Rectifier`)
 
     def __post_init__(self) -> None:
-        for name in ("name", "topic", "frame"):
+        for name in ("name", "topic", "frame", "parent"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.isprintable() or (name != "frame" and not value):
+            needed = name in ("name", "topic") or bool(self.pose)
+            if not isinstance(value, str) or not value.isprintable() or (needed and not value):
                 raise ObservationError(f"a camera's {name} is {reprlib.repr(value)}; it must be a name")
+        if self.pose and (len(self.pose) != 6 or not all(map(_is_finite, self.pose))):
+            raise ObservationError(
+                f"the pose of camera '{self.name}' is {reprlib.repr(self.pose)}; it must be x, y, z in m and roll, "
+                "pitch, yaw in rad"
+            )
         for name in ("height", "width"):
             if not _is_size(getattr(self, name)):
                 raise ObservationError(
@@ -68,6 +78,8 @@ class Camera:
                 )
         if self.rotation not in (0, 180) or isinstance(self.rotation, bool):
             raise ObservationError(f"camera '{self.name}' has rotation {self.rotation!r}; it must be 0 or 180 degrees")
+        if not isinstance(self.rectify, bool):
+            raise ObservationError(f"camera '{self.name}' has rectify {self.rectify!r}; it must be true or false")
         if self.crop is not None:
             good = isinstance(self.crop, tuple) and len(self.crop) == 4
             good = good and all(value == 0 or _is_size(value) for value in self.crop) and 0 not in self.crop[2:]
@@ -78,7 +90,8 @@ class Camera:
                 )
 
     def picture(self, rgb: np.ndarray) -> np.ndarray:
-        """This camera's part (height, width, 3) uint8 of the model's picture, from its own picture (H, W, 3) uint8.
+        """This camera's part (height, width, 3) uint8 of the model's picture, from its own picture (H, W, 3) uint8,
+        rectified already where `rectify` asks for it; a simulator's always is.
 
         :raises ObservationError: the crop lies outside the picture.
         """
@@ -174,6 +187,10 @@ class Observation:
                 "pixels, as capture_goal does"
             )
         return self.picture([rgb])
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_size(value: Any) -> bool:

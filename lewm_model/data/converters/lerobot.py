@@ -427,6 +427,11 @@ def _keys(folder: Path, view: View, keys: Sequence[str]) -> list[str]:
 
     :raises DataError: the data set does not have one of them.
     """
+    if rectified := [camera.name for camera in view.cameras if camera.rectify]:
+        raise DataError(
+            f"{folder} has no calibration by which the pictures of camera {rectified[0]!r} could be rectified; leave "
+            "`rectify` out of the robot file"
+        )
     of_name = {key.rpartition(".")[2]: key for key in keys}
     missing = [camera.name for camera in view.cameras if camera.name not in of_name]
     if missing:

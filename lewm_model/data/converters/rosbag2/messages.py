@@ -16,6 +16,7 @@ from lewm_model.data.converters.rosbag2.files import CDR, TopicMessage
 from lewm_model.robot.trajectory import MOST
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 STATE, COMMAND, MARKER = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/String"
 REFERENCE = "control_msgs/msg/JointTrajectoryControllerState"
 OTHER_COMMANDS = {  # types that arms are also commanded with, and why they cannot be converted

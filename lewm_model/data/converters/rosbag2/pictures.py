@@ -15,11 +15,12 @@ from tqdm import tqdm
 from lewm_model.data.converters.conversion import stretches
 from lewm_model.data.converters.rosbag2.episodes import BagReport, PlannedEpisode
 from lewm_model.data.converters.rosbag2.files import TopicMessage, messages
-from lewm_model.data.converters.rosbag2.messages import COMPRESSED, IMAGE, decoded
+from lewm_model.data.converters.rosbag2.messages import CAMERA_INFO, COMPRESSED, IMAGE, decoded
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_rgb
 from lewm_model.robot.observation import Camera, Observation, ObservationError
+from lewm_model.robot.rectify import Rectifier, camera_info_topic
 
 READ_AHEAD = 64  # pictures that wait to be decoded: enough for every core, little memory
 
@@ -34,7 +35,12 @@ def write_episodes(
     control_dt_s: float,
     report: BagReport,
 ) -> None:
-    """Reads the pictures that the episodes need and writes each episode when it is complete."""
+    """Reads the pictures that the episodes need and writes each episode when it is complete.
+
+    :raises DataError: a camera is to be rectified and its calibration was not recorded, or a picture is not as large as
+        its crop or calibration says.
+    """
+    rectifiers = read_rectifiers(source, files, image_topics, observation.cameras)
     # Where each picture (camera, number) belongs: episodes and rows. One of a slow camera may belong to two frames.
     places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for i, episode in enumerate(episodes):
@@ -64,7 +70,7 @@ def write_episodes(
             seen[camera] += 1
             if not belongs:
                 continue
-            part = pool.submit(_part, message, observation.cameras[camera])
+            part = pool.submit(_part, message, observation.cameras[camera], rectifiers[camera])
             bar.update()
             for i, row in belongs:
                 waiting[i, row, camera] = part
@@ -102,22 +108,54 @@ def _append(
         report.episodes.append(f"{source}{title}: {len(piece)} frames from {episode.stamps_s[begin]:.2f} s on")
 
 
-def _part(message: TopicMessage, camera: Camera) -> np.ndarray:
+def read_rectifiers(
+    source: Path, files: Sequence[Path], image_topics: Sequence[str], cameras: Sequence[Camera]
+) -> list[Rectifier | None]:
+    """What rectifies the pictures of each camera, from the first calibration beside them; None where none is asked for.
+
+    :raises DataError: a calibration was not recorded, or cannot be used.
+    """
+    topics = [
+        camera_info_topic(topic) if camera.rectify else "" for topic, camera in zip(image_topics, cameras, strict=True)
+    ]
+    found: dict[str, Rectifier | None] = {"": None}
+    missing = set(topics) - set(found)
+    for message in messages(files) if missing else ():
+        if message.topic in missing and message.type == CAMERA_INFO:
+            try:
+                found[message.topic] = Rectifier(decoded(message))
+            except ObservationError as error:
+                raise DataError(f"{source}, {message.topic}: {error}") from error
+            missing.remove(message.topic)
+            if not missing:
+                break
+    if missing:
+        raise DataError(
+            f"{source} has no calibration on {', '.join(sorted(missing))}, by which the robot file has pictures "
+            "rectified; record it too, or leave `rectify` out"
+        )
+    return [found[topic] for topic in topics]
+
+
+def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> np.ndarray:
     """The camera's part of the model's picture."""
     try:
-        return camera.picture(_picture(message, camera))
+        picture = _picture(message, camera)
+        return camera.picture(picture if rectify is None else rectify(picture))
     except ObservationError as error:
         raise DataError(str(error)) from error
 
 
 def _picture(message: TopicMessage, camera: Camera) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. A JPEG much larger than the camera's part may come reduced, unless it is cropped."""
+    """(H, W, 3) uint8 RGB. A JPEG much larger than the camera's part may come reduced, unless crop or calibration count
+    its pixels.
+    """
     fields = decoded(message)
     if fields is None:
         raise EncodingError(f"a message on {message.topic} is not a {message.type}")
     try:
         if message.type == COMPRESSED:
-            enough = None if camera.crop else (camera.height, camera.width)
+            enough = None if camera.crop or camera.rectify else (camera.height, camera.width)
             return compressed_to_rgb(fields.data, fields.format, enough=enough)
         return raw_to_rgb(
             fields.encoding, fields.width, fields.height, fields.step, bool(fields.is_bigendian), fields.data
