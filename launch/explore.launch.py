@@ -53,6 +53,11 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of all nodes and relative topics."),
     DeclareLaunchArgument(
+        "enclave",
+        default_value="",
+        description="SROS2: the enclaves are <enclave>/<node>, as in config/sros2/policy.xml; empty: none.",
+    ),
+    DeclareLaunchArgument(
         "enable", default_value="false", choices=BOOLEAN, description="Arm once, on start. Not for a real arm."
     ),
 ]
@@ -99,10 +104,12 @@ def process(executable: str, parameters: list[Any], values: dict[str, str], on_e
         ("camera/camera_info", beside(image, "camera_info")),
         ("arm_controller/controller_state", beside(command, "controller_state")),
     ]
+    name = "recorder" if executable == "record" else executable
     return Node(
         package="lewm_ros",
         executable=executable,
-        name="recorder" if executable == "record" else executable,
+        name=name,
+        arguments=["--ros-args", "--enclave", f"{values['enclave']}/{name}"] if values["enclave"] else [],
         namespace=values["namespace"],
         parameters=[*filter(None, parameters)],
         remappings=remappings,

@@ -94,7 +94,9 @@ class LifecycleManager(Node):
         self._ending = False
         self._dead_after_s = values["dead_after"]
         self._to_enable = values["enable"]
-        self._settings = self.create_client(SetParameters, f"{self._to_enable}/set_parameters")
+        self._settings: Any = None
+        if self._to_enable:
+            self._settings = self.create_client(SetParameters, f"{self._to_enable}/set_parameters")
         self._nodes = [
             Managed(
                 name,
