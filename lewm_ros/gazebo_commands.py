@@ -11,11 +11,13 @@ trajectory from now on, in steps small enough to be held.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 
@@ -26,6 +28,11 @@ from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, 
 STEP_S = 0.01  # between the points that are sent to Gazebo
 LONGEST_S = 60.0  # of the rest of a trajectory, each step of which becomes a point
 COMMAND = QoSProfile(depth=1)
+# By controller: arm, and gripper with the robot file's default topic. gazebo_bridge.yaml has the second topics.
+TOPICS = {
+    "arm_controller/joint_trajectory": "gazebo/joint_trajectory",
+    "gripper_controller/joint_trajectory": "gazebo/gripper_trajectory",
+}
 
 
 def held_points(motion: JointTrajectory, now_s: float, step_s: float = STEP_S) -> Trajectory:
@@ -44,26 +51,30 @@ def held_points(motion: JointTrajectory, now_s: float, step_s: float = STEP_S) -
 
 
 class GazeboCommands(Node):
-    """`arm_controller/joint_trajectory` -> `gazebo/joint_trajectory`, from there to Gazebo by gazebo_bridge.yaml.
+    """`arm_controller/joint_trajectory` -> `gazebo/joint_trajectory`, and the gripper's alike (`TOPICS`); from there to
+    Gazebo by gazebo_bridge.yaml.
 
     Needs use_sim_time: stamps are simulated time.
     """
 
     def __init__(self) -> None:
         super().__init__("gazebo_commands")
-        self._motion: JointTrajectory | None = None
-        self._publisher = self.create_publisher(JointTrajectoryMessage, "gazebo/joint_trajectory", COMMAND)
-        self.create_subscription(JointTrajectoryMessage, "arm_controller/joint_trajectory", self._on_command, COMMAND)
+        self._motions: dict[str, JointTrajectory] = {}  # newest, by topic
+        for topic, onward in TOPICS.items():
+            publisher = self.create_publisher(JointTrajectoryMessage, onward, COMMAND)
+            take = partial(self._on_command, topic, publisher)
+            self.create_subscription(JointTrajectoryMessage, topic, take, COMMAND)
 
-    def _on_command(self, message: JointTrajectoryMessage) -> None:
+    def _on_command(self, topic: str, publisher: Publisher, message: JointTrajectoryMessage) -> None:
         names = list(message.joint_names)
         now_ns = self.get_clock().now().nanoseconds
         try:
             points = message_to_trajectory(message, names)
             # A trajectory that begins later is approached from the newest commanded position.
             was = points.positions[0]
-            if self._motion is not None and self._motion.positions.shape[1] == len(names):
-                was = self._motion.sample([now_ns / NANOSECONDS])[0]
+            before = self._motions.get(topic)
+            if before is not None and before.positions.shape[1] == len(names):
+                was = before.sample([now_ns / NANOSECONDS])[0]
             start_ns = nanoseconds(message.header.stamp) or now_ns
             now_s = now_ns / NANOSECONDS
             motion = JointTrajectory(
@@ -81,8 +92,8 @@ class GazeboCommands(Node):
         except (MessageError, ValueError) as error:
             self.get_logger().error(f"trajectory not forwarded: {error}", throttle_duration_sec=1.0)
             return
-        self._motion = motion
-        self._publisher.publish(trajectory_to_message(held_points(motion, now_s), names, now_ns))
+        self._motions[topic] = motion
+        publisher.publish(trajectory_to_message(held_points(motion, now_s), names, now_ns))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

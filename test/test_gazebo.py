@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lewm_model.config import resource
+from lewm_model.robot.robot import Gripper
 from lewm_model.robot.trajectory import JointTrajectory
 from lewm_model.sim.arm import ArmSim
 
@@ -23,7 +24,9 @@ SYSTEMS = "gz::sim::systems::"
 
 
 def gazebo_topics() -> dict[str, tuple[str, str]]:
-    """Topics that Gazebo has with the world: name -> type, and which way they go, seen from Gazebo."""
+    """Topics that Gazebo has with the world, and with an exported one that has a gripper (test_export_sdf.py): name ->
+    type, and which way they go, seen from Gazebo.
+    """
     root = ElementTree.parse(WORLD).getroot()
 
     def text(element: ElementTree.Element | None) -> str:
@@ -43,12 +46,13 @@ def gazebo_topics() -> dict[str, tuple[str, str]]:
         text(camera.find("camera/camera_info_topic")): ("gz.msgs.CameraInfo", "out"),
         text(plugin("JointStatePublisher").find("topic")): ("gz.msgs.Model", "out"),
         text(plugin("JointTrajectoryController").find("topic")): ("gz.msgs.JointTrajectory", "in"),
+        f"/{Gripper.topic}": ("gz.msgs.JointTrajectory", "in"),
     }
 
 
 def test_every_bridged_topic_exists_in_the_world_with_its_type_and_direction() -> None:
     topics = gazebo_topics()
-    assert len(topics) == 5
+    assert len(topics) == 6
     assert {entry["gz_topic_name"] for entry in BRIDGE} == set(topics)
     for entry in BRIDGE:
         gz_type, way = topics[entry["gz_topic_name"]]
@@ -72,6 +76,7 @@ def test_the_bridge_serves_the_topics_of_the_nodes_in_any_namespace() -> None:
         "camera/camera_info",
         "joint_states",
         "gazebo/joint_trajectory",
+        "gazebo/gripper_trajectory",
     }
 
 
@@ -149,7 +154,11 @@ def test_held_points_end_at_rest_where_the_trajectory_ends() -> None:
         np.testing.assert_array_equal(held.velocities[-1], [0.0, 0.0])
 
 
-def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("topic", "onward"),
+    [("arm_controller/joint_trajectory", "gazebo/joint_trajectory"), (Gripper.topic, "gazebo/gripper_trajectory")],
+)
+def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path, topic: str, onward: str) -> None:
     pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
     from rclpy.qos import QoSProfile
     from trajectory_msgs.msg import JointTrajectory as Message
@@ -166,10 +175,8 @@ def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path) -> No
     with Graph("test_driver", tmp_path) as graph:
         received: list[tuple[int, Message]] = []
         clock = graph.node.get_clock()
-        graph.node.create_subscription(
-            Message, "gazebo/joint_trajectory", lambda m: received.append((clock.now().nanoseconds, m)), 10
-        )
-        publisher = graph.node.create_publisher(Message, "arm_controller/joint_trajectory", QoSProfile(depth=1))
+        graph.node.create_subscription(Message, onward, lambda m: received.append((clock.now().nanoseconds, m)), 10)
+        publisher = graph.node.create_publisher(Message, topic, QoSProfile(depth=1))
         graph.start("gazebo_commands", {})
         graph.spin_until(publisher.get_subscription_count, 20, "the adapter")
         graph.spin_for(0.5)
