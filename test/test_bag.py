@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 import lewm_model.data.converters.rosbag2.episodes as episodes_module
 from lewm_model.cli.main import app
 from lewm_model.data.clips import DataError, Episodes, load_episodes
-from lewm_model.data.converters.columns import Columns
+from lewm_model.data.converters.columns import Columns, refuse_wrong
 from lewm_model.data.converters.rosbag2.convert import convert_bag
 from lewm_model.data.converters.rosbag2.episodes import BagReport
 from lewm_model.data.converters.rosbag2.files import LOST, bag_files, read_messages
@@ -831,6 +831,16 @@ def test_units_that_no_arm_has_are_named_and_the_right_one_converts(tmp_path: Pa
     check_truth(data, DT * np.arange(40))
     with pytest.raises(DataError, match="--units 'inch' is not understood"):
         convert(path, tmp_path / "a.h5", columns=Columns(units="inch"))
+
+
+def test_degrees_of_an_arm_that_moves_slowly_are_named_and_a_joint_that_turns_on_is_not() -> None:
+    times_s = np.arange(0, 60, DT)[:, None]
+    slow = 50 * np.sin(times_s * [0.1, 0.08, 0.05])  # at most 5 a second, which in rad some arms reach
+    with pytest.raises(DataError, match=r"one, two, three go more than 2 turns from zero: that looks like degrees"):
+        refuse_wrong(("one", "two", "three"), [slow], DT, "session.mcap")
+    turning = np.hstack([times_s, np.sin(times_s), np.cos(times_s)])
+    refuse_wrong(("wheel", "two", "three"), [turning], DT, "session.mcap")
+    refuse_wrong(("one", "two", "three"), [np.radians(slow)], DT, "session.mcap")
 
 
 @pytest.mark.parametrize("commands_wrap", [True, False])

@@ -149,6 +149,15 @@ def refuse_wrong(
         for i, name in enumerate(names)
         if (said := looks_wrong(name, [p[:, i] for p in positions], dt_s, allowed.get(name)))
     ]
+    highest = [
+        max((np.abs(piece[:, i]).max(initial=0.0) for piece in positions), default=0.0) for i in range(len(names))
+    ]
+    far = [name for name, most in zip(names, highest, strict=True) if most > MOST_TURNS * TURN]
+    if not wrong and limits is None and len(far) > 1 and 2 * len(far) >= len(names):  # one alone may turn on and on
+        wrong = [
+            f"{', '.join(far)} go more than {MOST_TURNS:g} turns from zero: that looks like degrees of a slow arm (if "
+            "they do turn so far, name the robot with --robot)"
+        ]
     if wrong:
         raise DataError(
             f"{source}: " + "; ".join(wrong) + ". Say the unit with --units (for all, or name=unit), leave a joint out "
