@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lewm_model.cli.main import app
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.errors import DataError
-from lewm_model.data.pairing import pair
+from lewm_model.data.pairing import MOST_APART, PAIRS_APART, pair
 from validation.recordings import SPOILS, draw, spoil
 
 SAID = {
@@ -67,6 +67,18 @@ def test_a_steady_motion_and_a_short_recording_say_nothing(pool: Episodes) -> No
     assert pair(short).wrong == []
     steady = replace(pool, actions=np.full_like(pool.actions, 0.5), proprio=None)
     assert not any("do not show the commanded motion" in said for said in pair(steady).wrong)
+
+
+def test_two_episodes_that_pass_through_one_view_in_different_poses_are_no_fault(pool: Episodes) -> None:
+    """A view can hide a joint; however many frames two episodes have in it, they are one observation."""
+    from dataclasses import replace
+
+    pixels = pool.pixels.copy()
+    first, second = pool.offsets[:2]
+    pixels[second + 20 : second + 50] = pixels[first + 20 : first + 50]
+    found = pair(replace(pool, pixels=pixels, offsets=pool.offsets[:10], lengths=pool.lengths[:10]))
+    assert found.apart > MOST_APART and found.pairs_apart < PAIRS_APART
+    assert not any("different poses" in said for said in found.wrong), found.wrong
 
 
 def test_joints_that_the_camera_does_not_see_or_that_turn_steadily_are_no_fault(pool: Episodes) -> None:

@@ -36,6 +36,9 @@ COMPONENTS = 24  # principal components in which the similarity of pictures is m
 # Poses of similar pictures that differ by more, in standard deviations of the recorded poses, contradict each other.
 APART = 0.8
 MOST_APART, MOST_APART_HERE = 0.04, 0.6  # greatest normal share of contradictions, in all frames and in an episode
+# Least number of pairs of episodes that contradict each other: the frames in which two episodes pass through one view,
+# which shows a joint badly, are one observation.
+PAIRS_APART = 3
 VARIED = 0.3  # least standard deviation of the commanded speed, in multiples of its mean, that can be correlated
 # The camera sees a joint whose positions differ by less, in the median of similar pictures, in standard deviations.
 SEEN = 0.15
@@ -59,6 +62,7 @@ class Pairing:
     lag_steps: float | None = None  # None: not known
     correlation: float = 0.0  # of change in the picture with commanded speed, at that lag
     apart: float = 0.0  # share of similar pictures that show different poses
+    pairs_apart: int = 0  # pairs of episodes with such pictures
     turned: float = 0.0  # share of pictures that show, after turning, what another episode shows at the same pose
     agree: float = 0.0  # share of pictures similar after turning that show the same pose
     frames: int = 0  # in motion, that were compared
@@ -245,7 +249,9 @@ def _compare_alike(numbers: list[int], pictures: list[np.ndarray], measured: lis
         [far[alike & (owner == e)].mean() if (alike & (owner == e)).sum() >= 5 else 0.0 for e in range(len(numbers))]
     )
     odd = [numbers[e] for e in np.flatnonzero(shares > MOST_APART_HERE)]
-    if found.apart > MOST_APART:
+    met = np.sort(np.stack([owner, owner[nearest]]), axis=0)[:, far & alike]
+    found.pairs_apart = np.unique(met, axis=1).shape[1]
+    if found.apart > MOST_APART and found.pairs_apart >= PAIRS_APART:
         listed = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
         found.wrong.append(
             f"{found.apart:.0%} of similar pictures show the arm in different poses"
