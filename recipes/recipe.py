@@ -64,24 +64,25 @@ def make(recipe: Recipe, folder: Path, seed: int) -> Bundle:
     model = model_config_for(data, "small", recipe.model)
     config = from_dict(TrainConfig, {"seed": seed, **recipe.train}, TRAIN_SIZES["small"])
     bundle = train(data, folder / "bundle", folder / "run", model, config, recipe.suite)
-    recordings, frames = [data], sample_frames(data, model)
+    recordings, frames, usual = [data], sample_frames(data, model), load_episodes(calibration)
+    if recipe.distilled:
+        varied = folder / "varied.h5"
+        if not varied.is_file():
+            collect(varied, recipe.distilled, recipe.steps, seed, world, motion=suite.motion, vary=True)
+        recordings.append(load_episodes(varied))
+        settings = from_dict(TrainConfig, {"seed": seed, **recipe.distil}, TRAIN_SIZES["small"])
+        bundle = distil(bundle, data.first(recipe.distilled), recordings[1], usual, bundle.folder, settings)
+        bundle = retrain_policy_heads(bundle, recordings, config)
     for number in range(1, recipe.rounds + 1):
         export_onnx(bundle, horizon, frames)  # with which a CPU plans twice as fast as with PyTorch
         corrections = folder / f"corrections{number}.h5"
         if not corrections.is_file():
             assert suite.led is not None, "rounds need a scripted policy that continues the motion of a model's policy"
-            led, number_seed = suite.led(bundle.folder), 1000 * number + seed
-            collect(corrections, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=recipe.vary)
+            led, number_seed, vary = suite.led(bundle.folder), 1000 * number + seed, recipe.vary or recipe.distilled > 0
+            collect(corrections, recipe.corrections, recipe.steps, number_seed, world, motion=led, vary=vary)
         recordings.append(load_episodes(corrections))
         bundle = retrain_policy_heads(bundle, recordings, config)
-    if recipe.distilled:
-        varied = folder / "varied.h5"
-        if not varied.is_file():
-            collect(varied, recipe.distilled, recipe.steps, seed, world, motion=suite.motion, vary=True)
-        config = from_dict(TrainConfig, {"seed": seed, **recipe.distil}, TRAIN_SIZES["small"])
-        plain, varied_data, usual = data.first(recipe.distilled), load_episodes(varied), load_episodes(calibration)
-        return distil(export_onnx(bundle, horizon, frames), plain, varied_data, usual, bundle.folder, config)
-    return export_onnx(calibrate(bundle, load_episodes(calibration)), horizon, frames)
+    return export_onnx(calibrate(bundle, usual), horizon, frames)
 
 
 def run(recipe: Recipe, out: Path, seed: int, goals: int) -> None:

@@ -175,6 +175,34 @@ def distil(
 
 
 @app.command()
+def policy(
+    bundle: BundleArgument,
+    data: Annotated[list[Path], typer.Argument(help="recordings (HDF5) of play, of any looks; all are learned from")],
+    calibration: Annotated[Path, typer.Option(help="recording (HDF5) of the scene as it is, to calibrate with")],
+    config: Annotated[Path | None, typer.Option(help="YAML with values of `train:`, else the bundle's own")] = None,
+) -> None:
+    """Train a bundle's policy and temporal distance anew on recordings of play, calibrate and export it."""
+    from lewm_model.bundle.bundle import BundleError, load_bundle
+    from lewm_model.config import TRAIN_SIZES
+    from lewm_model.data.clips import load_episodes
+    from lewm_model.models.signature import POLICY
+    from lewm_model.runtime.export import export_onnx
+    from lewm_model.training.calibration import calibrate as run_calibration
+    from lewm_model.training.heads import retrain_policy_heads
+    from lewm_model.training.trainer import trained_with
+
+    before = load_bundle(bundle)
+    if POLICY not in before.heads:
+        raise BundleError(f"the bundle {bundle} has no policy; train it with train.policy_steps above 0")
+    settings = trained_with(before, _sections(config, ("train",)).get("train", {}), TRAIN_SIZES["small"])
+    usual = load_episodes(calibration)
+    made = retrain_policy_heads(before, [load_episodes(path) for path in data], settings)
+    found = export_onnx(run_calibration(made, usual)).calibration
+    assert found is not None
+    typer.echo(f"a goal counts as reached up to {found.reached:.3g} control steps; next: lewm doctor model {bundle}")
+
+
+@app.command()
 def calibrate(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Argument(help="recording (HDF5), of the robot's own camera if there is one")],

@@ -9,7 +9,6 @@ both.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,12 +20,12 @@ from safetensors.torch import save_file
 from lewm_model.bundle.bundle import WEIGHTS, Bundle
 from lewm_model.bundle.held_out import held_out_episodes, trained_on
 from lewm_model.bundle.update import create
-from lewm_model.config import TRAIN_SIZES, AdaptConfig, TrainConfig, from_dict
+from lewm_model.config import TRAIN_SIZES, AdaptConfig, TrainConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.heads import train_heads, with_heads
-from lewm_model.training.trainer import command_line, commit_of, fit
+from lewm_model.training.trainer import command_line, commit_of, fit, trained_with
 
 
 def adapt(
@@ -77,9 +76,7 @@ def adapt(
 
 def _fine_tuning(bundle: Bundle, settings: AdaptConfig) -> TrainConfig:
     """The settings that the bundle was trained with, changed as AdaptConfig says."""
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    before = {name: value for name, value in bundle.training.get("config", {}).items() if name in known}
-    config = from_dict(TrainConfig, before, TRAIN_SIZES["small"])
+    config = trained_with(bundle, {}, TRAIN_SIZES["small"])
     return replace(
         config,
         steps=settings.steps,

@@ -7,6 +7,7 @@ so on a CPU a killed run that is resumed ends with the same bits as an undisturb
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -382,6 +383,13 @@ def _optimise(
             checkpoint.save(model, optimiser, step + 1, scaler)
     if log:
         log.close()
+
+
+def trained_with(bundle: Bundle, values: dict[str, Any], base: dict[str, Any]) -> TrainConfig:
+    """The settings that a bundle was trained with, over `base` where it does not know one, changed by `values`."""
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    before = {name: value for name, value in bundle.training.get("config", {}).items() if name in known}
+    return from_dict(TrainConfig, {**before, **values}, base)
 
 
 def command_line() -> str:
