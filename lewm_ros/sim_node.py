@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lewm_model.robot.rectify import camera_info_topic
 from lewm_model.robot.robot import Robot, load_robot
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.controller import ControllerConfig
@@ -87,11 +89,22 @@ def urdf_of(robot: Robot | None, world: str | None) -> Path | None:
     return file if file is not None and file.suffix == ".urdf" else None
 
 
+@dataclass(frozen=True)
+class _Camera:
+    """A camera of the world, and where its pictures go."""
+
+    name: str
+    pinhole: Pinhole
+    frame_id: str
+    pictures: Any  # publishers
+    infos: Any
+
+
 class SimNode(ManagedNode):
     """Runs the simulation in real time.
 
-    Publishes `camera/image_raw` and `camera/camera_info` of the first camera of the world, `NAME/image_raw` of each
-    other one, `joint_states`, and `robot_description` if the arm has a URDF.
+    Publishes `camera/image_raw` of the first camera of the world, of each other one what the robot file says or
+    `NAME/image_raw`, the `camera_info` beside each, `joint_states`, and `robot_description` if the arm has a URDF.
 
     Executes `arm_controller/joint_trajectory` as ros2_control's joint_trajectory_controller does, and publishes
     `arm_controller/controller_state` if control_msgs is installed. A gripper of the robot file has a controller of its
@@ -126,14 +139,25 @@ class SimNode(ManagedNode):
             if values["light"] == "changing":
                 looks = SwingingLooks(sim)
                 wear(sim, lambda: looks.at(self._ticks * TICK_S))
-            self._camera = Pinhole.of_world(world)
+            cameras = [Pinhole.of_world(world, number) for number in range(len(sim.cameras))]
         except (SdfError, OSError, ValueError) as error:
             raise Refusal(f"cannot simulate {world or 'the packaged world'}: {error}") from error
         self._frame_s, self._speed_scaling = 1.0 / values["rate"], values["speed_scaling"]
         self._is_clock = self.get_parameter("use_sim_time").value
         offered = {"qos_overriding_options": QOS_OVERRIDES}
-        self._pictures = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME, **offered)
-        self._camera_infos = self.create_publisher(CameraInfo, "camera/camera_info", NEWEST_FRAME, **offered)
+        names = [camera.name for camera in sim.cameras]
+        topics = ["camera/image_raw", *(each.topic for each in side_by_side(sim.cameras, 1).cameras[1:])]
+        frame_ids = [FRAME_ID, *(f"{name}_optical" for name in names[1:])]
+        self._cameras = [
+            _Camera(
+                name,
+                pinhole,
+                frame_id,
+                self.create_publisher(Image, topic, NEWEST_FRAME, **offered),
+                self.create_publisher(CameraInfo, camera_info_topic(topic), NEWEST_FRAME, **offered),
+            )
+            for name, pinhole, frame_id, topic in zip(names, cameras, frame_ids, topics, strict=True)
+        ]
         self._joint_states = self.create_publisher(JointState, "joint_states", 10, **offered)
         self._descriptions = self.create_publisher(String, "robot_description", LATCHED)
         if (urdf := urdf_of(sim.robot, world)) is not None:
@@ -141,12 +165,8 @@ class SimNode(ManagedNode):
         self._object_poses = {
             name: self.create_publisher(PoseStamped, f"~/{topic_name(name)}/pose", 10) for name in sim.objects
         }
-        others = side_by_side(sim.cameras, 1).cameras[1:]
-        self._others = {each.name: self.create_publisher(Image, each.topic, NEWEST_FRAME) for each in others}
         self._publishers_made = [
-            *self._others.values(),
-            self._pictures,
-            self._camera_infos,
+            *(publisher for camera in self._cameras for publisher in (camera.pictures, camera.infos)),
             self._joint_states,
             self._descriptions,
             *self._object_poses.values(),
@@ -320,24 +340,24 @@ class SimNode(ManagedNode):
 
     def _render(self, sim: ArmSim, stamp_ns: int) -> None:
         begin = time.monotonic()
-        picture = sim.render()
-        others = [(name, rgb_to_message(sim.render(name), stamp_ns, f"{name}_optical")) for name in self._others]
+        frame = [
+            (
+                rgb_to_message(sim.render(camera.name), stamp_ns, camera.frame_id),
+                camera_info_message(
+                    camera.pinhole.width, camera.pinhole.height, camera.pinhole.focal_px, stamp_ns, camera.frame_id
+                ),
+            )
+            for camera in self._cameras
+        ]
         self._render_ms.add(time.monotonic() - begin)
-        camera = self._camera
-        frame = (
-            rgb_to_message(picture, stamp_ns, FRAME_ID),
-            camera_info_message(camera.width, camera.height, camera.focal_px, stamp_ns, FRAME_ID),
-            others,
-        )
         self._skipped += self._outbox.put("frame", frame)
 
     def _send(self) -> None:
-        """Publishes a rendered frame; a step of the other thread."""
-        for picture, camera_info, others in self._outbox.take(timeout_s=0.1).get("frame", ()):
-            self._pictures.publish(picture)
-            self._camera_infos.publish(camera_info)
-            for name, other in others:
-                self._others[name].publish(other)
+        """Publishes the pictures of a frame; a step of the other thread."""
+        for frame in self._outbox.take(timeout_s=0.1).get("frame", ()):
+            for camera, (picture, camera_info) in zip(self._cameras, frame, strict=True):
+                camera.pictures.publish(picture)
+                camera.infos.publish(camera_info)
             self._frames += 1
 
     def _free_renderer(self) -> None:

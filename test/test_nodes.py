@@ -5,10 +5,12 @@ import array
 import dataclasses
 import threading
 import time
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup, or a sourced ROS 2)")
 
@@ -23,6 +25,7 @@ from rclpy.parameter import Parameter as RosParameter
 from sensor_msgs.msg import CameraInfo, Image, JointState, Joy
 from std_msgs.msg import Float32, String
 from std_srvs.srv import SetBool, Trigger
+from test_robot_file import ARM, ROBOT, SCENE
 from trajectory_msgs.msg import JointTrajectory
 
 import lewm_ros.node
@@ -481,6 +484,26 @@ def test_a_broken_world_is_refused(bench, tmp_path, capfd):
     world.write_text("<sdf version='1.9'><world name='w'><joint/></world></sdf>")
     assert bench.add(SimNode(), world=str(world)).trigger_configure() == FAILURE
     assert "broken.sdf" in capfd.readouterr().err
+
+
+def test_each_simulated_camera_has_its_calibration(bench, tmp_path):
+    for name, text in (("arm.xml", ARM), ("mine.yaml", ROBOT)):
+        (tmp_path / name).write_text(text)
+    scene = yaml.safe_load(SCENE)
+    scene["cameras"][1] |= {"fov_deg": 90.0, "height": 40, "width": 60}
+    (tmp_path / "scene.yaml").write_text(yaml.safe_dump(scene))
+    infos, pictures = {}, {}
+    for name in ("camera", "wrist"):
+        for kind, topic, found in ((CameraInfo, "camera_info", infos), (Image, "image_raw", pictures)):
+            bench.node.create_subscription(kind, f"{name}/{topic}", partial(found.__setitem__, name), NEWEST_FRAME)
+    node = bench.add(SimNode(), world=str(tmp_path / "scene.yaml"))
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    assert bench.spin_until(lambda: len(infos) == len(pictures) == 2)
+    assert (infos["wrist"].height, infos["wrist"].width) == (40, 60)
+    assert infos["wrist"].k[0] == pytest.approx(20.0), "half the height, seen under 45 degrees"
+    for name, info in infos.items():
+        assert info.header.frame_id == pictures[name].header.frame_id
+        assert (info.height, info.width) == (pictures[name].height, pictures[name].width)
 
 
 def test_an_impossible_transition_is_answered_with_no_and_the_node_goes_on(bench, bundle):

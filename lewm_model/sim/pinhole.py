@@ -16,7 +16,7 @@ from lewm_model.sim.arm import load_world
 
 @dataclass(frozen=True)
 class Pinhole:
-    """The first camera of a world as an ideal pinhole camera: square pixels, optical axis in the middle of the picture.
+    """A camera of a world as an ideal pinhole camera: square pixels, optical axis in the middle of the picture.
 
     `position` (3,) m; the columns of `rotation` (3, 3) are the camera's axes in the world: x right, y up, z backwards.
     """
@@ -28,17 +28,17 @@ class Pinhole:
     rotation: np.ndarray
 
     @staticmethod
-    def of_world(world: str | Path | None = None) -> Pinhole:
-        """The camera of an SDF or scene file; None is the packaged `worlds/tabletop.sdf`."""
+    def of_world(world: str | Path | None = None, number: int = 0) -> Pinhole:
+        """The camera with this number of an SDF or scene file; None is the packaged `worlds/tabletop.sdf`."""
         loaded = load_world(resource("worlds", "tabletop.sdf") if world is None else world)
         data = mujoco.MjData(loaded.model)
         mujoco.mj_forward(loaded.model, data)
-        first = loaded.cameras[0]
-        camera = loaded.model.camera(first.name).id
+        sensor = loaded.cameras[number]
+        camera = loaded.model.camera(sensor.name).id
         return Pinhole(
-            first.width,
-            first.height,
-            first.height / 2 / math.tan(math.radians(loaded.model.cam_fovy[camera]) / 2),
+            sensor.width,
+            sensor.height,
+            sensor.height / 2 / math.tan(math.radians(loaded.model.cam_fovy[camera]) / 2),
             data.cam_xpos[camera].copy(),
             data.cam_xmat[camera].reshape(3, 3).copy(),
         )
