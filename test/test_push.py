@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from lewm_model.bundle.bundle import load_bundle, load_heads, load_model, sha256
 from lewm_model.cli.main import app
-from lewm_model.config import MODEL_SIZES, POLICY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.config import MODEL_SIZES, POLICY_PLAN, ModelConfig, PlanConfig, TrainConfig, from_dict, resource
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.evaluation.preflight import preflight, simulated
 from lewm_model.evaluation.timing import bench
@@ -141,6 +142,25 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_policy_moves_the_arm_only_where_a_scripted_one_goes_on(tmp_path: Path) -> None:
     arguments = ["collect", str(tmp_path / "random.h5"), "--policy", str(tmp_path)]
     with pytest.raises(ValueError, match="the task reach has no scripted policy that continues"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_command_trains_policy_and_temporal_distance_anew_calibrates_and_exports(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    usual = tmp_path / "usual.h5"
+    collect(usual, episodes=12, steps=60, seed=9, image_size=32, workers=1, motion=Play(PUSH.object, PUSH.setup))
+    shutil.copytree(bundle_folder, tmp_path / "bundle")
+    recording = str(bundle_folder.parent / "play.h5")  # without the corrections that it was trained on as well
+    arguments = ["policy", str(tmp_path / "bundle"), recording, "--calibration", str(usual)]
+    said = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert said.exit_code == 0 and "next: lewm doctor model" in said.output
+    before, after = load_bundle(bundle_folder), load_bundle(tmp_path / "bundle")
+    assert after.calibration is not None and after.files["weights.safetensors"] == before.files["weights.safetensors"]
+    changed = {name for name, digest in after.files.items() if before.files.get(name) != digest}
+    assert {"onnx/proposal.onnx", "onnx/rollout.onnx"} <= changed and "onnx/encoder.onnx" not in changed
+    with pytest.raises(ValueError, match=r"has no policy; train it with train\.policy_steps above 0"):
+        arguments[1] = str(resource("models", "reach"))
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
