@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,11 +248,12 @@ def test_a_trajectory_that_lasts_for_years_is_not_sent_on_to_gazebo() -> None:
     try:
         node = GazeboCommands()
         sent: list[bytes] = []
-        node._publisher.publish = lambda message: sent.append(serialize_message(message))
+        publisher = SimpleNamespace(publish=lambda message: sent.append(serialize_message(message)))
         for seconds, count in ((2e9, 0), (1.0, 1)):
             motion = Trajectory(np.array([0.0, seconds]), np.zeros((2, 2)), np.zeros((2, 2)))
             now_ns = node.get_clock().now().nanoseconds
-            node._on_command(trajectory_to_message(motion, ("shoulder", "elbow"), now_ns))
+            message = trajectory_to_message(motion, ("shoulder", "elbow"), now_ns)
+            node._on_command("arm_controller/joint_trajectory", publisher, message)
             assert len(sent) == count
         node.destroy_node()
     finally:

@@ -952,11 +952,12 @@ class Gazebo(NodeTarget):
     def __init__(self, seeds: Path, scratch: Path) -> None:
         from trajectory_msgs.msg import JointTrajectory
 
-        from lewm_ros.gazebo_commands import GazeboCommands
+        from lewm_ros.gazebo_commands import TOPICS, GazeboCommands
 
         super().__init__(GazeboCommands, {})
         self._sent: list[Any] = []
-        self.probe.create_subscription(JointTrajectory, "gazebo/joint_trajectory", self._check, 10)
+        for onward in TOPICS.values():
+            self.probe.create_subscription(JointTrajectory, onward, self._check, 10)
 
     def _check(self, message: Any) -> None:
         for point in message.points:
@@ -970,11 +971,11 @@ class Gazebo(NodeTarget):
         from trajectory_msgs.msg import JointTrajectory
 
         self.spin(0.05)
-        self._sent.clear()
-        (topic,) = self.subscriptions
         good = copy.deepcopy(good_messages()[JointTrajectory][0])
-        publish = lambda: self.publishers[topic].publish(stamp(good))  # noqa: E731
-        self.until(lambda: self._sent, publish, "a good trajectory", 0.5)
+        for topic in self.subscriptions:
+            self._sent.clear()
+            publish = lambda topic=topic: self.publishers[topic].publish(stamp(good))  # noqa: E731
+            self.until(lambda: self._sent, publish, f"a good trajectory on {topic}", 0.5)
 
 
 class Processes(Target):
