@@ -110,7 +110,9 @@ def test_after_each_fault_the_arm_is_within_its_limits_says_why_it_held_and_goes
 
 def test_without_its_watchdog_the_planner_would_be_late_and_nobody_would_say_why(tmp_path, quiet):
     (stop,) = (fault for fault in faults.FAULTS if fault.name == "camera_stop")
-    (run,) = faults.measure([stop], 1, 0, tmp_path, quiet, planner={"shield.frame_timeout_s": 10.0})
-    assert run.late
-    assert run.failed
-    assert "late" in faults.complaint(run)
+    runs = faults.measure([stop], 3, 0, tmp_path, quiet, planner={"shield.frame_timeout_s": 10.0})
+    late = [run for run in runs if run.late]
+    assert len(late) >= 2, "an arm that is about to arrive rests in time by itself"
+    for run in late:
+        assert run.failed
+        assert "late" in faults.complaint(run)
