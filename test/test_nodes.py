@@ -1283,10 +1283,10 @@ def test_a_simulation_that_is_behind_executes_no_command_before_it_was_sent(benc
         ahead_s.append(start_s - sim.time_s)
         follow(times_s, positions, velocities, start_s, *more)
 
-    def slow_render():
+    def slow_render(camera):
         if stalls:
             time.sleep(stalls.pop())
-        return render()
+        return render(camera)
 
     sim.set_trajectory, sim.render = noted, slow_render
     assert bench.spin_until(lambda: not stalls)
