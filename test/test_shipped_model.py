@@ -20,7 +20,7 @@ from lewm_model.runtime.onnx_backend import OnnxRuntime
 from lewm_model.runtime.torch_backend import TorchRuntime
 
 
-@pytest.fixture(scope="module", params=["reach", "push"])
+@pytest.fixture(scope="module", params=["reach", "push", "push-any-light"])
 def bundle(request: pytest.FixtureRequest) -> Bundle:
     return load_bundle(resource("models", request.param))
 
@@ -104,3 +104,15 @@ def test_a_bundle_whose_heads_have_their_former_names_loads(tmp_path: Path) -> N
     description.write_text(description.read_text().replace('"displacement"', '"steps_to_go"'))
     former, present = load_bundle(tmp_path / "reach"), load_bundle(resource("models", "reach"))
     assert former.heads == present.heads and set(load_heads(former)) == set(present.heads)
+
+
+@pytest.mark.parametrize(("name", "knows"), [("reach", True), ("push-any-light", True), ("push", False)])
+def test_a_model_for_any_light_sees_the_same_in_half_and_in_half_again_as_much(name: str, knows: bool) -> None:
+    bundle = load_bundle(resource("models", name))
+    runtime, frames = OnnxRuntime(bundle), equivalence.load_golden(bundle).frames
+    for strength in (0.5, 1.5):
+        lit = np.clip(strength * frames.astype(float), 0, 255).astype(np.uint8)
+        moved = np.array(
+            [np.square(runtime.encode(a) - runtime.encode(b)).mean() for a, b in zip(frames, lit, strict=True)]
+        )
+        assert (moved < 0.05).all() if knows else (moved > 1.0).all(), "of a latent's variance of about 1"
