@@ -40,9 +40,9 @@ demo: run  ## simulated arm, camera node and planner node reach goal pictures: G
 	$(BIN)/python -m lewm_ros.demo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
 	    $(call option,MODEL,model) $(call option,LIGHT,light)
 
-demo-push: run  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL
+demo-push: run  ## the same nodes push an object to where goal pictures show it: GOALS, SEED, RATE, MODEL, LIGHT=changing
 	$(BIN)/python -m lewm_ros.demo --task push $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,RATE,rate) \
-	    $(call option,MODEL,model)
+	    $(call option,MODEL,model) $(call option,LIGHT,light)
 
 demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three dimensions: ROBOT, TASK, GOALS, SEED, RATE, MODEL, SCENE (yours)
 	$(BIN)/python -m lewm_ros.demo --task $(or $(TASK),reach)_$(or $(ROBOT),so101) $(call option,GOALS,goals) \
