@@ -381,7 +381,6 @@ def settings(longest_s: float) -> dict[str, list[PlanConfig]]:
         ]
         for sampler in ("cem", "icem", "mppi")
     }
-    found["robot's settings"] = [PlanConfig()]
     found["proposal only"] = [PLANNERS["proposal"]]
     verified = PlanConfig(iterations=1, elites=2, tolerated=0.0)
     found["proposal + verify"] = [replace(verified, samples=s) for s in (4, 8, 16, 64, 256)]

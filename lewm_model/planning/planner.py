@@ -168,6 +168,7 @@ class Planner:
 
             x <- latents up to the newest frame, committed motion until the hand-over
             propose candidates                       straight line, rest, previous plan; or rollouts of a policy
+            imagine and score them                   and commit to the best if it costs about what it promises; else
             repeat until the deadline
                 sample candidates                    around the mean, within the arm's limits
                 imagine                              the model's rollout of each

@@ -42,8 +42,8 @@ def distil(
     :param plain: recording of the scene as it is, in which the bundle's encoder is right.
     :param varied: the same motion, frame by frame, in random looks (`lewm collect --vary` with the same seed).
     :param usual: recording of the scene as it is to calibrate with.
-    :param config: its steps, batch (frames), learning rate, betas, weight decay, warm-up, augmentation, seed, device
-        and threads are used; `validation_fraction` of the episodes is held out and measured.
+    :param config: its steps, batch (frames), learning rate, betas, weight decay, warm-up, clip norm, augmentation,
+        seed, device and threads are used; `validation_fraction` of the episodes is held out and measured.
     :raises DataError: the recordings do not fit the bundle, or each other.
     """
     if plain.image_size != bundle.model.image_size or varied.image_size != plain.image_size:
