@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,13 @@ def test_a_bundle_is_probed_for_joints_end_effector_velocities_and_object(tmp_pa
         "object position", "object angle",
     }  # fmt: skip
     assert table(found).row_count == len(found) == 12
+
+
+def test_a_bundle_for_a_task_that_is_not_simulated_is_probed_for_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "MLP_STEPS", 20)
+    monkeypatch.setattr(probe, "FEWEST_EPISODES", 1)
+    bundle = replace(tiny_bundle(tmp_path / "tiny"), task="stack")
+    found = probe_bundle(bundle, sim_recording(tmp_path / "few.h5", episodes=5, steps=20))
+    assert [each.target for each in found][::2] == [
+        "joint angles", "joint velocities, 1 latent", "joint velocities, 3 latents",
+    ]  # fmt: skip

@@ -131,7 +131,7 @@ def probe(
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write")] = None,
 ) -> None:
-    """Measure what the latents encode: joint angles, end effector, velocities, and poses of objects."""
+    """Measure what the latents encode: joint angles and velocities, and in simulation tip, tool and objects."""
     import json
 
     from rich.console import Console

@@ -8,6 +8,8 @@ not show them. Probes are fitted to some of the held-out episodes and judged on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,12 +18,13 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from lewm_model.bundle.bundle import Bundle, load_model
+from lewm_model.bundle.bundle import Bundle, BundleError, load_model
 from lewm_model.bundle.held_out import held_out_episodes
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.robot.observation import Observation
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.looks import random_place
+from lewm_model.tasks.registry import suite_of
 from lewm_model.training.latents import encode_all, encode_rows
 
 CONTEXT = 3  # latents that velocities are probed from, one action block apart
@@ -50,7 +53,8 @@ class Probed:
 
 
 def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: int = 3000) -> list[Probed]:
-    """Probes a bundle on held-out episodes of a recording of the simulated arm, and on pictures of a moved object.
+    """Probes a bundle on held-out episodes of a recording for the joints; in the world of its task also for the tip,
+    the tool's direction, and objects, these on pictures in which they lie anywhere.
 
     :raises DataError: no joint positions were recorded, or too few episodes are held out.
     """
@@ -67,27 +71,44 @@ def probe_bundle(bundle: Bundle, data: Episodes, seed: int = 0, object_frames: i
     latents = encode_rows(model, data, rows).numpy()
     owner = np.repeat(np.arange(len(data.lengths)), data.lengths)
     joints = data.proprio.astype(np.float64)
-    found = []
-    with ArmSim() as sim:
-        found += fit("joint angles", latents[rows], joints[rows], owner[rows], seed)
-        if data.action_names == sim.names:
-            tips = np.stack([sim.end_effector(pose)[:2] for pose in joints[rows]])
-            found += fit("end effector", latents[rows], tips, owner[rows], seed)
-        contexts, now = context_rows(data, episodes, bundle.actions.frameskip)
-        velocities = 0.5 * (data.actions[now - 1] + data.actions[now])
-        found += fit("joint velocities, 1 latent", latents[now], velocities, owner[now], seed)
-        stacked = latents[contexts].reshape(len(now), -1)
-        found += fit(f"joint velocities, {CONTEXT} latents", stacked, velocities, owner[now], seed)
-        if data.action_names == sim.names:
-            for name in sim.objects:
-                called = "object" if len(sim.objects) == 1 else name
-                pictures, poses = moved_object(sim, name, bundle.observation, object_frames, seed)
-                object_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
-                found += fit(f"{called} position", object_latents, poses[:, :2], each, seed)
-                # A square object looks the same after a quarter turn.
-                turned = np.stack([np.cos(4 * poses[:, 2]), np.sin(4 * poses[:, 2])], 1)
-                found += fit(f"{called} angle", object_latents, turned, each, seed)
+    found = fit("joint angles", latents[rows], joints[rows], owner[rows], seed)
+    contexts, now = context_rows(data, episodes, bundle.actions.frameskip)
+    velocities = 0.5 * (data.actions[now - 1] + data.actions[now])
+    found += fit("joint velocities, 1 latent", latents[now], velocities, owner[now], seed)
+    stacked = latents[contexts].reshape(len(now), -1)
+    found += fit(f"joint velocities, {CONTEXT} latents", stacked, velocities, owner[now], seed)
+    with _world_of(bundle, data) as sim:
+        if sim is None:
+            return found
+        poses = {
+            "end effector": np.stack([sim.end_effector(pose) for pose in joints[rows]]),
+            "tool direction": np.stack([sim.tool_direction(pose) for pose in joints[rows]]),
+        }
+        for target, wanted in poses.items():
+            varying = np.ptp(wanted, axis=0) > 1e-6  # a flat arm keeps its height, and points one way
+            if varying.any():
+                found += fit(target, latents[rows], wanted[:, varying], owner[rows], seed)
+        for name in sim.objects:
+            called = "object" if len(sim.objects) == 1 else name
+            pictures, places = moved_object(sim, name, bundle.observation, object_frames, seed)
+            object_latents, each = encode_all(model, pictures).numpy(), np.arange(len(pictures))
+            found += fit(f"{called} position", object_latents, places[:, :2], each, seed)
+            # A square object looks the same after a quarter turn.
+            turned = np.stack([np.cos(4 * places[:, 2]), np.sin(4 * places[:, 2])], 1)
+            found += fit(f"{called} angle", object_latents, turned, each, seed)
     return found
+
+
+@contextmanager
+def _world_of(bundle: Bundle, data: Episodes) -> Iterator[ArmSim | None]:
+    """The world of the bundle's task, if the recording is of the arm in it; else None, as for a real arm."""
+    try:
+        world = suite_of(bundle).world_file
+    except BundleError:
+        yield None
+        return
+    with ArmSim(world) as sim:
+        yield sim if data.action_names == sim.names else None
 
 
 def context_rows(data: Episodes, episodes: np.ndarray, frameskip: int) -> tuple[np.ndarray, np.ndarray]:
