@@ -9,8 +9,8 @@ describes every step. Not run on a real arm.
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -18,6 +18,8 @@ from launch_ros.actions import Node
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
 ARM_FILES = SHARE / "config" / "arms"
 ARMS = sorted(file.stem for file in ARM_FILES.glob("*.yaml") if not file.stem.endswith("_controllers"))
+
+FIXED = {"sim": "none", "enable": "false"}  # of plan.launch.py: the arm is real, and a person arms it
 
 ARGUMENTS = [
     DeclareLaunchArgument("arm", choices=ARMS, description="Which config/arms/<arm>.yaml: limits and controller."),
@@ -34,8 +36,19 @@ ARGUMENTS = [
 ]
 
 
+def refuse_others(context: LaunchContext) -> None:
+    """Ends the launch when it is given another value of a fixed argument, which would otherwise change nothing."""
+    for name, value in FIXED.items():
+        given = context.launch_configurations.get(name, value)
+        if given.lower() != value:
+            raise RuntimeError(
+                f"{name}:={given} cannot be given to real_arm.launch.py, which always has {name}:={value}; leave it "
+                "out, and arm with ~/enable of planner_node when you stand beside the arm (docs/real-arm.md)"
+            )
+
+
 def generate_launch_description() -> LaunchDescription:
-    """The arguments of plan.launch.py can be given, too; --show-args lists them."""
+    """The arguments of plan.launch.py can be given, too, except the fixed ones; --show-args lists them."""
     names = ("model", "namespace", "params_file")
     spawner = Node(
         package="controller_manager",
@@ -52,10 +65,6 @@ def generate_launch_description() -> LaunchDescription:
     )
     plan = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / "launch" / "plan.launch.py")),
-        launch_arguments={
-            "sim": "none",
-            "enable": "false",
-            **{name: LaunchConfiguration(name) for name in names},
-        }.items(),
+        launch_arguments={**FIXED, **{name: LaunchConfiguration(name) for name in names}}.items(),
     )
-    return LaunchDescription([*ARGUMENTS, spawner, plan])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=refuse_others), spawner, plan])

@@ -205,8 +205,8 @@ def test_two_arms_share_nothing_but_what_is_asked_for_both() -> None:
 
 @pytest.mark.parametrize("arm", ["fr3", "so101", "ur5e"])
 def test_a_real_arm_gets_its_controller_and_the_planner_disarmed(arm: str) -> None:
-    given = {"enable": "true", "sim": "mujoco", "image_topic": "/color/image_raw"}
-    found = by_name(launched("real_arm.launch.py", arm=arm, model="m", namespace="left", **given))
+    given = {"arm": arm, "model": "m", "namespace": "left", "image_topic": "/color/image_raw"}
+    found = by_name(launched("real_arm.launch.py", **given))
     assert found.keys() == {"spawner", "camera_node", "planner_node", "lifecycle_manager"}
     assert found["spawner"].package == "controller_manager"
     assert found["spawner"].command[1] == "arm_controller"
@@ -216,6 +216,14 @@ def test_a_real_arm_gets_its_controller_and_the_planner_disarmed(arm: str) -> No
     assert not found["planner_node"].parameters()["enable_on_start"]
     assert found["lifecycle_manager"].parameters()["enable"] == ""
     assert {process.remappings["__ns"] for process in found.values()} == {"/left"}
+
+
+@pytest.mark.parametrize("given", [{"enable": "true"}, {"enable": "True"}, {"sim": "mujoco"}])
+def test_a_real_arm_is_not_armed_or_simulated_by_its_launch_file(given: dict[str, str]) -> None:
+    (name, value), *_ = given.items()
+    with pytest.raises(RuntimeError, match=f"{name}:={value} cannot be given"):
+        launched("real_arm.launch.py", arm="ur5e", model="m", **given)
+    assert launched("real_arm.launch.py", arm="ur5e", model="m", enable="false", sim="none")
 
 
 def test_a_real_arm_needs_a_model() -> None:
