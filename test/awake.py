@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles with random weights, whose zero-initialised modulations are not zero: candidates then differ in cost."""
+"""Bundles with random weights, also in the modulations that start from zero: candidates then differ in cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def awake_bundle(folder: Path, config: ModelConfig, names: tuple[str, ...] = HEA
         for layer in model.predictor.transformer.layers:
             layer.adaLN_modulation[1].weight.normal_(std=0.1)
             layer.adaLN_modulation[1].bias.normal_(std=0.1)
-        for projector in (model.projector, model.pred_proj):  # as after training: statistics that are not 0 and 1
+        for projector in (model.projector, model.pred_proj):  # BatchNorm statistics as after training, not 0 and 1
             projector.net[1].running_mean.normal_()
             projector.net[1].running_var.uniform_(0.5, 2.0)
     folder.mkdir(parents=True, exist_ok=True)

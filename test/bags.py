@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings for tests, written without ROS: the message definitions are those of Jazzy, shortened to what counts."""
+"""Recordings for tests, written without ROS: the message definitions are those of Jazzy, with the fields in use."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class BagWriter:
         self.write("/episode", "std_msgs/msg/String", {"data": text}, log_s)
 
     def kill(self) -> None:
-        """Ends as a killed recorder does: what has not filled a chunk is lost, and nothing is closed."""
+        """Ends like a killed recorder: the messages of an unfinished chunk are lost, and the file is not closed."""
         self._stream.close()
 
     def __enter__(self) -> BagWriter:
@@ -200,14 +200,14 @@ def write_motion(
     :param motion: commanded positions and velocities, both (N, A), at times (N,) s.
     :param frame_times_s: (F,) stamps of the frames; the commanded motion covers them.
     :param lag_s: how far the arm is behind its command.
-    :param unit: what positions are multiplied with on their topics.
-    :param camera_ahead_s: by which the camera's clock is ahead of the arm's.
+    :param unit: the factor that positions are multiplied by on their topics.
+    :param camera_ahead_s: how far the camera's clock is ahead of the arm's.
     """
     other = (joints_topic,) if joints_topic else ()
     begin, end = float(frame_times_s[0]), float(frame_times_s[-1])
     events: list[tuple[float, Callable[[float], None]]] = []
     for block in np.arange(begin - 0.3, end + 0.01, 0.25):
-        # As planner_node sends them: from the stamp of the frame, which lies 0.15 s back, 0.6 s into the future.
+        # As planner_node sends them: 0.6 s of motion from the stamp of the frame, which lies 0.15 s back.
         times_s = np.arange(0.0, 0.601, 0.02)
         positions, velocities = motion(block + times_s)
         velocities[-1] = 0.0

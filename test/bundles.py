@@ -40,7 +40,7 @@ TINY = ModelConfig(
 
 
 def tiny_bundle(folder: Path) -> Bundle:
-    """Writes a bundle with random weights and ONNX graphs; its plans are worthless and its motions as any other's."""
+    """Writes a bundle with random weights and ONNX graphs; its plans are useless, but its motions keep the limits."""
     shutil.copytree(_made_once(), folder)
     return load_bundle(folder)
 

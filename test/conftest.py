@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives every module of tests a ROS domain of its own: nothing on the machine talks into a test, and nothing that a
-process left behind which an earlier test has killed.
+"""Gives every test module a ROS domain of its own, so that neither other programs on the machine nor processes left
+over from an earlier test can disturb it.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ import pytest
 if importlib.util.find_spec("rclpy"):
     from lewm_ros.graph import free_shared_memory, reserve_domain
 
-    _reserved = reserve_domain()  # for what modules do while they are imported; as long as the file is open
+    _reserved = reserve_domain()  # for code that runs while modules are imported; held as long as the file is open
 
     @pytest.fixture(scope="module", autouse=True)
     def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

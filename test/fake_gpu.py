@@ -86,7 +86,7 @@ class FakeCuda:
             self.queues[stream].append(work)
 
     def at(self, where: dict[int, Any], address: int, size: int) -> int:
-        """The address, once it is sure that `size` bytes from there belong to one allocation."""
+        """Returns the address; fails unless the `size` bytes from there belong to one allocation."""
         assert any(start <= address and address + size <= start + len(b) for start, b in where.items()), "wild pointer"
         return address
 
@@ -285,7 +285,7 @@ class OnnxParser:
         return self._errors[index]
 
     def parse(self, model: bytes) -> bool:
-        """As the real one: what is no model at all is an empty network and no error."""
+        """Like the real parser: bytes that are not a model give an empty network, not an error."""
         try:
             graph = onnx.load_from_string(model).graph
         except Exception:

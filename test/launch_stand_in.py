@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """As much of ROS 2's launch system as this project's launch files use, to execute them where it is not installed.
 
-ROS 2's launch is not among its wheels. `launched("plan.launch.py", sim="none")` executes a launch file with arguments
-and returns the processes that `ros2 launch` would start, each with its whole command line; nothing is started. It does
-so with the real launch system where that is installed, and with the classes below otherwise. They follow the sources of
-launch 3.4 and launch_ros 0.26 (Jazzy): the order in which actions are visited, scopes of arguments, and what a Node
-adds to a command line. `test_launch_files.py` compares the two wherever it can.
+The wheels of requirements-ros.txt do not include the launch system. `launched("plan.launch.py", sim="none")` executes a
+launch file with arguments and returns the processes that `ros2 launch` would start, each with its whole command line;
+nothing is started. It does so with the real launch system where that is installed, and with the classes below
+otherwise. They follow the sources of launch 3.4 and launch_ros 0.26 (Jazzy): the order in which actions are visited,
+scopes of arguments, and what a Node adds to a command line. `test_launch_files.py` compares the two wherever it can.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Process:
 
     @property
     def remappings(self) -> dict[str, str]:
-        """By the name that the node's code has; also __node and __ns."""
+        """New names by the name in the node's code; also __node and __ns."""
         return dict(rule.split(":=", 1) for rule in self.after("-r"))
 
     def parameters(self, node: str = "") -> dict[str, Any]:
-        """What the params files together give to a node, by full name: a section of its own counts more than **."""
+        """What the params files together set for a node, by its full name: its own section takes precedence over **."""
         space, node = self.remappings.get("__ns", "/"), node or self.remappings.get("__node", self.executable)
         given: dict[str, Any] = {}
         sections = [read_yaml(file) for file in self.after("--params-file")]
@@ -62,7 +62,7 @@ class Process:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what launch_ros writes: lists are tuples of Python there."""
+    """Reads what launch_ros writes, where lists are Python tuples."""
 
 
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
@@ -84,7 +84,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def launched(name: str, stand_in: bool = not HAS_LAUNCH, **arguments: str) -> list[Process]:
     """The processes of `ros2 launch lewm_ros <name> argument:=value ...`, in their order.
 
-    :raises RuntimeError: an argument is missing or none of its choices, or the launch file says so.
+    :raises RuntimeError: an argument is missing or not one of its choices, or the launch file refuses it.
     """
     environment = dict(os.environ)
     found: list[Process] = []
@@ -301,7 +301,7 @@ class PythonLaunchDescriptionSource:
 
 
 class IncludeLaunchDescription(Action):
-    """Arguments that are given to it are set for all that comes later, as in launch."""
+    """Arguments that are given to it stay set for everything that comes later, as in launch."""
 
     def __init__(
         self,
@@ -321,7 +321,7 @@ class IncludeLaunchDescription(Action):
 
 
 class GroupAction(Action):
-    """Arguments that are set inside have their values back outside."""
+    """Arguments that are set inside have their former values again after the group."""
 
     def __init__(self, actions: Iterable[Action]) -> None:
         super().__init__()

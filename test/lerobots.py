@@ -25,7 +25,7 @@ NAMES = ["shoulder.pos", "elbow.pos"]
 def video(
     path: Path, frames: list[np.ndarray], codec: str = "mpeg4", skip: tuple[int, ...] = (), rate: int = FPS
 ) -> None:
-    """SVT-AV1 encodes in a process of its own: it gives root a real-time priority that starves all others."""
+    """SVT-AV1 encodes in a process of its own: run by root, it takes a real-time priority that starves all others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if codec == "libsvtav1":
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:

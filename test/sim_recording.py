@@ -15,7 +15,7 @@ from lewm_model.sim.random_motion import RANDOM
 
 
 def sim_recording(path: Path, episodes: int = 4, steps: int = 60, seed: int = 77, size: int = 64) -> Episodes:
-    """Records random motion and says so as `lewm collect` does, so that its seed is known."""
+    """Records random motion, with the metadata that `lewm collect` writes, so that its seed is known."""
     kind = {"kind": "random motion", "world": "tabletop.sdf", "policy": ""}
     recorded = {"recorder": SIMULATOR, "seed": seed, "episodes": episodes, **kind}
     with ArmSim() as sim:

@@ -104,7 +104,7 @@ def test_a_recording_of_any_arm_becomes_a_model_that_the_planner_takes(
 
 
 def configure_planner(folder: Path, bundle: Path, names: tuple[str, ...], backend: str) -> None:
-    """With a robot file of the user's, in which the joints' limits stand and nothing else."""
+    """Configures planner_node with a user's robot file that holds the joint limits and nothing else."""
     rclpy = pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (make setup)")
     from lewm_ros.planner_node import PlannerNode
 

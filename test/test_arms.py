@@ -51,7 +51,7 @@ FR3_LOWER = [(0.30, 12.0, -2.75010), (0.20, 5.17, -1.79180), (0.20, 7.00, -2.906
 
 
 def arm_limits(arm: str) -> JointLimits:
-    """Of the joints that the arm's controller moves: not of a gripper, which has one of its own."""
+    """Limits of the joints that the arm's controller moves, without a gripper, which has a controller of its own."""
     robot = load_robot(arm)
     return robot.limits.of([name for name in robot.names if robot.gripper is None or name != robot.gripper.joint])
 
@@ -88,7 +88,7 @@ def test_the_controller_takes_what_the_planner_sends(arm: str) -> None:
     assert tuple(controller["joints"]) == limits.names
     assert controller["command_interfaces"] in (["position"], ["effort"])
     assert controller["state_interfaces"] == ["position", "velocity"]
-    # One trajectory goes on from what the one before demands; at rest that is held, and not what is measured.
+    # A trajectory continues from the desired state of the one before. At rest that state is held, not the measured one.
     assert controller["interpolate_from_desired_state"] is True
     assert controller["cmd_timeout"] == 0.0
     assert controller["allow_nonzero_velocity_at_trajectory_end"] is False

@@ -74,7 +74,7 @@ def test_the_quality_of_the_compressed_pictures_is_that_of_jpeg() -> None:
     cv2 = pytest.importorskip("cv2")
     frames = clips(8, 64)[:, 0]
     torch.manual_seed(0)
-    ours = augment.compressed(frames.permute(0, 3, 1, 2).float() / 255, AugmentConfig(jpeg=5.0))  # 2.5 in the mean
+    ours = augment.compressed(frames.permute(0, 3, 1, 2).float() / 255, AugmentConfig(jpeg=5.0))  # 2.5 on average
     mine = (ours.permute(0, 2, 3, 1) * 255 - frames.float()).square().mean().sqrt()
     theirs = []
     for frame in frames.numpy():

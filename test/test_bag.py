@@ -366,7 +366,7 @@ def test_frames_before_the_first_command_are_left_out(tmp_path: Path) -> None:
         write_motion(bag, motion, times_s, picture)
     report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
     first = number(data.pixels[0])
-    # A message is in force from when it was received: the first one here at 1.1 s.
+    # A command takes effect when it is received: the first one here at 1.1 s.
     assert times_s[first] == pytest.approx(1.15, abs=0.051)
     assert numbers(data) == list(range(first, 60))
     assert report.left_out["frames without a known command"] == first
@@ -401,7 +401,7 @@ def test_a_clock_that_is_set_back_begins_a_new_episode(tmp_path: Path) -> None:
     times_s = DT * np.arange(40)
     with BagWriter(tmp_path / "a.mcap") as bag:
         write_motion(bag, motion, times_s, picture, epoch_s=1000.0)
-        # A simulation that was reset: stamps begin again, the recorder's clock goes on.
+        # A simulation that was reset: stamps start again, the recorder's clock goes on.
         write_motion(bag, motion, times_s, lambda i: picture(40 + i), epoch_s=500.0, log_minus_stamp_s=503.0)
     report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
     assert list(data.lengths) == [40, 40]
@@ -722,7 +722,7 @@ def test_the_command_line_converts_and_says_what_it_left_out(tmp_path: Path) -> 
     assert data.action_names == ("elbow", "shoulder")
     assert data.recorded["command"].startswith("lewm convert")
     assert "--joints elbow,shoulder" in data.recorded["command"]
-    # The recorded command does the same again.
+    # Running the recorded command again gives the same pictures.
     (tmp_path / "a.h5").unlink()
     assert CliRunner().invoke(app, shlex.split(data.recorded["command"])[1:]).exit_code == 0
     np.testing.assert_array_equal(load_episodes(tmp_path / "a.h5").pixels, data.pixels)
@@ -740,7 +740,7 @@ def recorded(path: Path, frames: int = 40, **settings: Any) -> Path:
 
 
 def test_a_simulation_that_was_reset_gives_each_run_its_own_commands(tmp_path: Path) -> None:
-    """Recorded in simulated time: stamps and the recorder's clock begin again, and run 2 goes the other way."""
+    """Recorded in simulated time: stamps and the recorder's clock start again, and run 2 goes the other way."""
     times_s = DT * np.arange(40)
 
     def back(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -835,7 +835,7 @@ def test_units_that_no_arm_has_are_named_and_the_right_one_converts(tmp_path: Pa
 
 def test_degrees_of_an_arm_that_moves_slowly_are_named_and_a_joint_that_turns_on_is_not() -> None:
     times_s = np.arange(0, 60, DT)[:, None]
-    slow = 50 * np.sin(times_s * [0.1, 0.08, 0.05])  # at most 5 a second, which in rad some arms reach
+    slow = 50 * np.sin(times_s * [0.1, 0.08, 0.05])  # at most 5 deg/s; taken for rad/s, some arms reach that
     with pytest.raises(DataError, match=r"one, two, three go more than 2 turns from zero: that looks like degrees"):
         refuse_wrong(("one", "two", "three"), [slow], DT, "session.mcap")
     turning = np.hstack([times_s, np.sin(times_s), np.cos(times_s)])

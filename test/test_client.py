@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a goal: a client and `reach_goal` say so, with an exit status, and cancel what was not reached."""
+"""How goals end: the client and `reach_goal` report it, with an exit status, and cancel goals not reached in time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client():
 
 
 def told(client, *heard):
-    """The result of a goal after the planner has said each of `heard`, when its time is over."""
+    """The result at the goal's timeout, after the planner has published each of `heard`."""
     goal = client.send(PICTURE)
     client._on_judged(status(goal_identity=goal))
     for message, values in heard:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stream of trajectories commands, put together: gaps, pauses and broken limits are found."""
+"""The motion that a stream of trajectories commands: gaps, pauses and broken limits are found."""
 
 from __future__ import annotations
 

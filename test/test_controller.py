@@ -17,7 +17,7 @@ def controller(**config: object) -> TrajectoryController:
 
 
 def run(followed: TrajectoryController, until_s: float, measured: np.ndarray = HERE) -> np.ndarray:
-    """Updates up to a time; returns what is demanded then."""
+    """Updates up to a time; returns the positions that are desired then."""
     while followed._now_s < until_s - 1e-9:
         followed.advance(np.array([followed._now_s + CYCLE_S]), measured)
     return followed.desired[0]

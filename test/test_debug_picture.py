@@ -29,7 +29,7 @@ TOP = HEADER + MARGIN
 
 
 def imagined(blocks: int) -> np.ndarray:
-    """A picture a block, each of another grey."""
+    """One picture per block, each of a different grey."""
     greys = np.linspace(0, 255, blocks).round().astype(np.uint8)
     return np.broadcast_to(greys[:, None, None, None], (blocks, 16, 16, 3)).copy()
 

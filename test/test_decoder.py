@@ -32,7 +32,7 @@ def made(tmp_path_factory) -> tuple[Bundle, dict[str, str]]:
     """A bundle with a decoder, hardly trained, and the hashes of its files before."""
     folder = tmp_path_factory.mktemp("decoder")
     bundle = tiny_bundle(folder)
-    torch.set_num_threads(1)  # two that wait for each other cost minutes where others work too
+    torch.set_num_threads(1)  # two threads that wait for each other cost minutes on a busy machine
     before = dict(bundle.files)
     return add_decoder(bundle, load_episodes(dot_recording(folder / "few.h5", episodes=3)), steps=3), before
 

@@ -104,7 +104,7 @@ def test_a_model_that_the_preflight_refuses_ends_the_demo_with_the_reason_and_a_
 
 def test_each_run_has_a_folder_of_its_own_and_the_shared_name_leads_to_the_newest_complete_one(tmp_path):
     shared = tmp_path / "out" / "demo"
-    (shared / "failures").mkdir(parents=True)  # of a version that wrote there
+    (shared / "failures").mkdir(parents=True)  # as an earlier version left it
     first, second, broken_off = (demo.new_folder(shared) for _ in range(3))
     assert len({first, second, broken_off}) == 3
     for run in (first, second):

@@ -28,7 +28,7 @@ def test_the_drawn_path_meets_the_tip_in_the_picture(joints) -> None:
         drawn = camera.project(sim.visible_tip(np.array(joints), camera.rotation[:, 2])[None])[0]
         middle = np.array([dark_columns.mean() + 0.5, dark_rows.mean() + 0.5])
         metres_per_pixel = (2.0 - 0.16) / camera.focal_px
-        assert np.linalg.norm(drawn - middle) * metres_per_pixel < 0.008  # it was 0.045
+        assert np.linalg.norm(drawn - middle) * metres_per_pixel < 0.008  # m
 
 
 def test_the_film_is_one_that_browsers_play_and_its_first_frame_is_there_at_once(tmp_path) -> None:
@@ -78,6 +78,6 @@ def test_a_chart_shows_lines_bars_and_limits_where_they_belong() -> None:
     chart.line([0.0, 10.0], [0.1, 1000.0], red)
     chart.bar((4.0, 5.0), 10.0, blue, (5.0, 20.0))
     rows, columns = np.nonzero((chart.picture[..., 0] > 200) & (chart.picture[..., 1:] < 128).all(axis=2))
-    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # straight up in a picture of logarithms
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99  # a straight line on the logarithmic axis
     rows, _ = np.nonzero((chart.picture == blue).all(axis=2))
     assert np.ptp(rows) == pytest.approx((chart.picture.shape[0] - 110) / 2, abs=3)  # two of four powers of ten

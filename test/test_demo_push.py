@@ -20,7 +20,7 @@ def test_the_nodes_push_an_object_and_the_demo_leaves_figures_a_film_and_a_pictu
     figures = {figure["name"].removeprefix("demo_push."): figure["value"] for figure in summary["figures"]}
     assert all(figure["command"] == "make demo-push GOALS=1 SEED=3 RATE=20" for figure in summary["figures"])
     assert figures["goals"] == 1 and figures["success_held_hold"] == 0.0
-    # One for each block of 0.25 s; an arm that rests at its goal needs none.
+    # One plan for each block of 0.25 s; an arm that rests at its goal needs none.
     assert figures["plans"] > (8 if figures["success_held"] else 40)
     assert figures["jerk_violations"] == 0
     assert len(summary["failures"]) == (figures["success_held"] == 0.0)

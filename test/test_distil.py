@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distillation of an encoder: what a model knows in one light it sees in others, and nothing else of it changes."""
+"""Distillation of an encoder: latents stay the same in other light, and nothing else of the model changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lewm_model.training.trainer import train
 
 
 def _lit(data: Episodes) -> Episodes:
-    """The same motion, every frame with a light of its own."""
+    """The same motion, every frame in different light."""
     rng = np.random.default_rng(0)
     gains, offsets = (rng.uniform(*ends, (len(data.pixels), 1, 1, 3)) for ends in ((0.4, 0.7), (0.0, 70.0)))
     pixels = (np.asarray(data.pixels) * gains + offsets).astype(np.uint8)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines are built on the target, checked, remembered, built again when they do not fit, and refused when wrong.
 
-There is no GPU here: a stand-in for CUDA and TensorRT (fake_gpu.py) runs the graphs in ONNX Runtime. What NVIDIA's own
-library thinks of the graphs is `make engine-check`.
+There is no GPU here: a stand-in for CUDA and TensorRT (fake_gpu.py) runs the graphs in ONNX Runtime.
+`make engine-check` tries the graphs with NVIDIA's own library.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 NAMES: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "data/tensorrt_names.json").read_text())
 FILES = tuple(f"lewm_model/runtime/tensorrt/{name}.py" for name in ("builder", "engines", "backend"))
 
-# What a method gives, and what a parameter of our functions is.
+# The types that methods return, and those of our functions' parameters.
 GIVES = {
     ("Builder", "create_network"): "INetworkDefinition",
     ("Builder", "create_builder_config"): "IBuilderConfig",
@@ -43,7 +43,7 @@ OURS = {"reasons"}  # what our subclass of ILogger adds
 
 
 class Uses:
-    """The TensorRT classes and names that a piece of code uses, found by following what its expressions give."""
+    """The TensorRT classes and names that a piece of code uses, found by following the types of its expressions."""
 
     def __init__(self, source: str) -> None:
         self.used: set[tuple[str, str]] = set()  # (class, name); ("", name) for names of the module
@@ -58,7 +58,7 @@ class Uses:
             variables = {name: kind for name, kind in variables.items() if name not in arguments} | known
         inner: list[ast.FunctionDef] = []
         statements = list(self._inside(node, inner))
-        for _ in range(3):  # until assignments have passed on what they give
+        for _ in range(3):  # repeated, so that types pass through chains of assignments
             for statement in statements:
                 self._bind(statement, variables)
         for statement in statements:

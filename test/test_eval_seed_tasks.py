@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seed's tasks: the criterion is the reference's, goals come from other episodes, and plans reach them or not."""
+"""The tasks of the LeWM paper: the reference's criterion, goals from other episodes, and plans that reach them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fa
 
 
 def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
-    """Where imagining is adding actions up, far from the wall."""
+    """Far from the wall, where a rollout is the sum of the actions."""
     env, _, spec, _ = two_room
     scale = 50.0
 

@@ -25,7 +25,7 @@ Link = Callable[[Trajectory, float], list[float]]  # when copies of a command th
 class Loop:
     """A planner without a camera: the arm goes to and fro, one block at a time, while commands go over a link.
 
-    :param reference: whether the controller says what it demands; else only the joints are seen.
+    :param reference: whether the controller publishes its reference; otherwise only joint states are seen.
     """
 
     def __init__(self, seed: int, link: Link, reference: bool = True) -> None:
@@ -41,7 +41,7 @@ class Loop:
         assert self.shield.arm() is None
 
     def tell(self) -> None:
-        """What the arm and the camera say, 50 times a second."""
+        """Passes on what camera, joints and controller publish, 50 times a second."""
         self.shield.frame(self.now)
         self.shield.joints(self.controller.desired[0] + 2e-4 * self.rng.normal(size=2), self.now)
         if self.reference:

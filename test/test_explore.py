@@ -53,7 +53,7 @@ class Rig:
         self.executor = SingleThreadedExecutor()
         self.sim, self.explorer, self.node = SimNode(), ExploreNode(), rclpy.create_node("bench")
         self.set(self.sim, rate=1.0, world="" if world is None else str(world))
-        # One thread handles all callbacks here, on a machine that may be busy: nothing is to count as stale for that.
+        # One thread handles all callbacks here, on a machine that may be busy: nothing late must count as stale.
         self.set(self.explorer, robot="tabletop", shield__joint_timeout_s=1.0, **parameters)
         for node in (self.sim, self.explorer, self.node):
             self.executor.add_node(node)
@@ -201,7 +201,7 @@ def test_an_arm_that_runs_into_something_stops_until_it_is_reset_and_the_episode
     r.until(lambda: r.shield.state is State.STOPPED)
     assert said in r.shield.message and r.shield.interventions[reason] >= 1  # a plan may have been held back before
     r.until(lambda: not r.moves, 5.0)
-    r.until(lambda: r.marks[-1] == "discard" or r.shield.interventions[Reason.LOST], 5.0)  # lost: it had ended before
+    r.until(lambda: r.marks[-1] == "discard" or r.shield.interventions[Reason.LOST], 5.0)  # lost: the episode was over
     assert "reset first" in r.enable().message
     r.spin(0.5)
     where = np.array(r.states[-1].position)

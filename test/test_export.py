@@ -91,7 +91,7 @@ def test_half_precision_graphs_compute_in_half_and_normalise_in_single(bundle: B
         assert set(weights) <= {onnx.TensorProto.FLOAT}
         inside = [types[i] for node in products for i in node.input if i in types]
         half = inside.count(onnx.TensorProto.FLOAT16)
-        # The stem, the projector, and the head that gives the costs stay in single.
+        # The stem, the projector and the head that gives the costs stay in single precision.
         assert half >= (4 * bundle.model.encoder_depth if name == "encoder" else len(inside) / 2)
 
 

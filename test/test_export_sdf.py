@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scene as a world for Gazebo: what is written is the same arm, by what our own reader makes of it, and by Drake's.
+"""A scene exported as a world for Gazebo: our own SDF reader and Drake's find the same arm in it.
 
-It was not run in Gazebo.
+The exported worlds were not run in Gazebo.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make faults`, short: what its judgement is worth, and each fault once."""
+"""`make faults`, short: its checks find violations, and each fault is injected once."""
 
 import os
 from io import StringIO
@@ -42,7 +42,7 @@ def test_a_commanded_motion_is_at_rest_from_where_it_ends_and_only_if_it_stays_t
     assert motion.add(command(0.0, motion_of(limits, (1.0, 0.0), (1.0, 0.0))), np.zeros(2)) is None
     assert motion.rest_since(0.2, 2.0) == pytest.approx(0.75, abs=0.03)
     assert motion.rest_since(0.2, 0.6) is None
-    # It sets off again: what was a pause is no rest.
+    # It sets off again: that was a pause, not the end of the motion.
     there = np.array([0.5, 0.0])
     assert motion.add(command(1.5, motion_of(limits, (0.0, -1.0), start_s=1.5, position=there)), there) is None
     assert motion.rest_since(0.2, 1.4) == pytest.approx(0.75, abs=0.03)

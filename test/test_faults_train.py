@@ -17,7 +17,7 @@ def test_a_run_that_is_killed_and_resumed_has_the_weights_of_an_undisturbed_one(
     tmp_path: Path, whole: tuple[faults_train.Run, float]
 ) -> None:
     run, duration_s = whole
-    for share in (0.5, 0.3, 0.1, 0.02):  # a machine that is quicker now may have ended
+    for share in (0.5, 0.3, 0.1, 0.02):  # earlier and earlier: the run may already have ended
         _, alive, same = faults_train.killed(run, tmp_path / str(share), share * duration_s)
         assert same
         if alive:

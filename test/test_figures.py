@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures: every number that this project tells is written in one way."""
+"""Figures: every number that this project publishes is written in one format."""
 
 import json
 

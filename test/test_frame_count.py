@@ -56,7 +56,7 @@ def test_raw_pictures_of_640_x_480_arrive_at_30_hz(tmp_path):
         graph.bring_up("camera_node")
         camera = subprocess.Popen([sys.executable, "-c", CAMERA], stdout=subprocess.PIPE, text=True, env=os.environ)
         try:
-            rate_hz = float(camera.stdout.readline())  # as far as this machine can
+            rate_hz = float(camera.stdout.readline())  # the rate reached: below 30 Hz where the machine is too slow
             counts.clear()
             graph.spin_for(1.5)
             graph.spin_until(lambda: "frames_in" in counts, 30, "diagnostics after the last frame")

@@ -46,7 +46,7 @@ def test_frames_on_disk_are_those_in_memory(tmp_path: Path, recording: Path, sto
     monkeypatch.setattr(clips, "IN_MEMORY", 0)
     data = load_episodes(path)
     assert isinstance(data.pixels, np.memmap)
-    assert (tmp_path / ".lewm_cache").exists() == bool(storage)  # what lies raw in the file is mapped there
+    assert (tmp_path / ".lewm_cache").exists() == bool(storage)  # raw data in the file is mapped in place
     assert data.sha256 == known.sha256
     np.testing.assert_array_equal(data.pixels, known.pixels)
     rows = np.array([[3, 9, 14], [5, 6, 7], [491, 0, 0]])

@@ -133,7 +133,7 @@ def test_gazebos_controller_follows_the_plan_because_of_the_adapter(adapted: boo
     if adapted:
         assert max(errors) < 1.4 * 0.005 + 1e-3  # half a step at the greatest speed
     else:
-        assert max(errors) > 0.2  # the reason for the adapter: the whole way back to the stamp is played again
+        assert max(errors) > 0.2  # the reason for the adapter: without it, the motion since the stamp is played again
 
 
 def test_held_points_end_at_rest_where_the_trajectory_ends() -> None:
@@ -192,7 +192,7 @@ def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path, topic
     ((at_ns, message),) = received
     held = message_to_trajectory(message, names)
     age_s = (at_ns - start_ns) / 1e9
-    where = np.abs(wave(times)[0] - held.positions[0]).sum(1).argmin() * 0.02  # the moment that it begins with
+    where = np.abs(wave(times)[0] - held.positions[0]).sum(1).argmin() * 0.02  # the time, in the wave, of its start
     assert age_s - 0.3 <= where <= age_s + 0.02
     assert where >= 0.28
     np.testing.assert_allclose(held.positions[-1], positions[-1])
@@ -202,7 +202,7 @@ def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path, topic
 
 
 def test_drakes_parser_reads_the_same_kinematics() -> None:
-    """A second, stricter reader of SDF (`pip install drake`); where the tip is must not depend on who reads."""
+    """A second, stricter reader of SDF (`pip install drake`) has to find the tip in the same place."""
     parsing = pytest.importorskip("pydrake.multibody.parsing", reason="drake is not installed (pip install drake)")
     from pydrake.multibody.plant import MultibodyPlant
 

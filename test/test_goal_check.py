@@ -27,7 +27,7 @@ def left_half(goal: np.ndarray) -> np.ndarray:
 
 
 def without_its_arm(goal: np.ndarray) -> np.ndarray:
-    """Grey in the half that shows more of the arm; the other half alone may be a goal in the shade."""
+    """Grey in the half that shows more of the arm; with the other half grey it could pass for a goal in shade."""
     middle = len(goal) // 2
     lost = slice(0, middle) if goal[:middle].std() > goal[middle:].std() else slice(middle, None)
     spoilt = goal.copy()

@@ -136,7 +136,7 @@ def test_the_simulated_robot_listens_on_the_topics_of_arm_and_gripper(scene: Pat
         message = trajectory_to_message(
             Trajectory(np.array([0.0, 0.5]), np.stack([robot.home, goal]), np.zeros((2, 4))), NAMES, 0
         )
-        message.header.stamp.sec = 0  # when it arrives
+        message.header.stamp.sec = 0  # zero: the motion begins when the message arrives
         topics.send(message)
         while np.abs(node._sim.joint_positions() - goal).max() > 0.02 and time.monotonic() < end:
             executor.spin_once(0.05)

@@ -81,7 +81,7 @@ def test_a_recording_of_the_reference_trains_here(
     bundle = load_bundle(tmp_path / "bundle")
     assert len(held_out_episodes(bundle, load_episodes(path, 0.1))), "it can be evaluated, too"
     assert bundle.actions.control_dt_s == 0.1 and bundle.actions.names == ("joint1", "joint2")
-    assert bundle.actions.kinds == ("recorded", "recorded")  # nobody says that it is safe to command
+    assert bundle.actions.kinds == ("recorded", "recorded")  # of unknown kind, so that no arm is commanded with them
     with pytest.raises(DataError, match=r"was recorded every 0.05 s, not every 0.1 s"):
         load_episodes(ours(tmp_path / "ours.h5", known), control_dt_s=0.1)
 

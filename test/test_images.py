@@ -34,7 +34,7 @@ def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
 
 
 def pad(pixels: np.ndarray, padding: int) -> tuple[int, bytes]:
-    """Step and data of rows with something else behind them."""
+    """Step and data of rows that are padded with a value other than zero."""
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
     padded = np.concatenate([rows, np.full((len(rows), padding), 0xA5, np.uint8)], axis=1)
     return padded.shape[1], padded.tobytes()
@@ -111,7 +111,7 @@ def test_yuv422_is_the_inverse_of_opencvs_conversion(encoding: str, code: int, p
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_bayer_pictures_have_their_colours_back(pattern: str, bits: int) -> None:
-    """Of a picture whose colours change linearly, interpolation gets everything back but the rim."""
+    """Interpolation restores a picture whose colours change linearly, except at its edges."""
     scale = 1 if bits == 8 else 257
     rgb = read(
         f"bayer_{pattern}{bits}", mosaic(SMOOTH.astype(np.uint16 if bits == 16 else np.uint8) * scale, pattern), 2

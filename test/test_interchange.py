@@ -37,7 +37,7 @@ ACTIONS = ActionSpec.of_one_kind(
 
 
 def built(config: Any) -> Any:
-    """What Hydra builds from a `config.json`, of the reference's own classes; its vit_hf is one ViTModel."""
+    """What Hydra would build from a `config.json` with the reference's own classes; `vit_hf` becomes a ViTModel."""
     if not isinstance(config, dict) or "_target_" not in config:
         return config
     module, name = config["_target_"].rsplit(".", 1)
@@ -74,7 +74,7 @@ def test_a_checkpoint_becomes_a_bundle_and_comes_back_unchanged(tmp_path: Path, 
     again = torch.load(tmp_path / "back" / "weights.pt", weights_only=True)
     assert again.keys() == weights.keys() and all(torch.equal(again[name], weights[name]) for name in weights)
     built(json.loads((tmp_path / "back" / "config.json").read_text())).load_state_dict(again)
-    twice = import_checkpoint(tmp_path / "back", tmp_path / "twice")  # actions.json lies in the folder
+    twice = import_checkpoint(tmp_path / "back", tmp_path / "twice")  # with the actions.json in the folder
     assert (twice.model, twice.actions) == (bundle.model, bundle.actions)
 
 

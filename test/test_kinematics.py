@@ -73,7 +73,7 @@ def test_the_tip_of_the_tabletop_arm_is_where_the_simulator_has_it() -> None:
 def test_every_link_of_a_chain_with_turned_origins_is_where_mujoco_has_it(six: Path) -> None:
     mujoco = pytest.importorskip("mujoco")
     spec = mujoco.MjSpec.from_file(str(six))
-    spec.compiler.fusestatic = False  # else MuJoCo merges the flange into the link before it
+    spec.compiler.fusestatic = False  # otherwise MuJoCo merges the flange into the link before it
     model = spec.compile()
     data = mujoco.MjData(model)
     order = np.random.default_rng(1).permutation(6)  # the action's columns need not be in the chain's order

@@ -36,7 +36,7 @@ CASES: tuple[tuple[str, dict[str, str]], ...] = (
 
 @pytest.fixture(autouse=True)
 def with_gazebo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A package ros_gz_sim whose launch file says what it was given."""
+    """A fake package ros_gz_sim, whose launch file prints its arguments."""
     launch = tmp_path / "share" / "ros_gz_sim" / "launch"
     launch.mkdir(parents=True)
     index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
@@ -52,7 +52,7 @@ def with_gazebo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def by_name(processes: list[Process]) -> dict[str, Process]:
-    """By executable; by namespace and executable where there are several."""
+    """Processes by executable; by namespace and executable where there are several."""
     found = {process.executable: process for process in processes}
     assert len(found) == len(processes)
     return found
@@ -298,7 +298,7 @@ def test_gazebo_gets_the_world_and_the_bridge_its_file(headless: str, flags: str
     assert found["parameter_bridge"].package == "ros_gz_bridge"
     for name in ("parameter_bridge", "gazebo_commands"):
         assert found[name].remappings["__ns"] == "/left"
-    # Gazebo's clock is bridged to where it is throttled, and only from there to all nodes.
+    # Gazebo's clock is bridged to a topic of its own, and reaches /clock through a throttle.
     (bridge,) = (read_yaml(file) for file in found["parameter_bridge"].after("--params-file"))
     bridged = yaml.safe_load(Path(next(iter(bridge.values()))["ros__parameters"]["config_file"]).read_text())
     (clock,) = (entry for entry in bridged if entry["gz_topic_name"] == "/clock")

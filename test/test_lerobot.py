@@ -81,7 +81,7 @@ def test_both_layouts_with_videos_and_with_pictures_convert(tmp_path: Path, vers
 
 @pytest.mark.parametrize("image", [False, True])
 def test_several_cameras_lie_side_by_side_as_they_were_named(tmp_path: Path, image: bool) -> None:
-    """The second one shows the first one's pictures upside down; what it lacks is missing of both."""
+    """The second one shows the first one's pictures upside down; frames that it lacks are missing from both."""
     root = folder(tmp_path / "set", "v2.1", image)
     meta, wrist = root / "meta/info.json", "observation.images.wrist"
     info = json.loads(meta.read_text())
@@ -244,7 +244,7 @@ def test_units_that_could_be_others_are_named(tmp_path: Path) -> None:
     assert "say --units deg if they are degrees" in report.problems[0]
     assert convert_lerobot(inner, tmp_path / "a.h5", **DEGREES, columns=Columns(units="deg")).problems == []
     clipped = np.clip(110 * np.sin(np.arange(60) / 15), -100, 100)[:, None]
-    anyone = arm_folder(tmp_path / "anyone", clipped, ["pan.pos"])  # of a robot that nobody knows
+    anyone = arm_folder(tmp_path / "anyone", clipped, ["pan.pos"])  # of an unknown robot
     with pytest.raises(DataError, match="looks like LeRobot's range of -100 to 100"):
         convert_lerobot(anyone, tmp_path / "a.h5", **DEGREES)
     assert convert_lerobot(anyone, tmp_path / "a.h5", **DEGREES, columns=Columns(units="deg")).frames_used == 59
@@ -262,7 +262,7 @@ def test_where_an_episode_begins_in_its_video_is_counted_when_the_metadata_have_
     path = root / "meta/episodes/chunk-000/file-000.parquet"
     rows = pq.read_table(path).to_pylist()
     for row in rows:
-        row[f"videos/{CAMERA}/from_timestamp"] += 0.1 * row["episode_index"]  # two frames for each episode before
+        row[f"videos/{CAMERA}/from_timestamp"] += 0.1 * row["episode_index"]  # two frames for each earlier episode
     pq.write_table(pa.Table.from_pylist(rows), path)
     report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
     assert report.frames_used == sum(LENGTHS)

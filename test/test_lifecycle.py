@@ -69,14 +69,14 @@ class Bench:
             self.executor.spin_once(timeout_sec=0.02)
 
     def ask(self, transition):
-        """Success, and the state afterwards."""
+        """Asks for a transition; returns whether it succeeded, and the state afterwards."""
         number = getattr(Transition, f"TRANSITION_{transition.upper()}")
         future = self.client.call_async(ChangeState.Request(transition=Transition(id=number)))
         self.until(future.done, f"an answer to {transition}")
         return future.result().success, self.node.state_label
 
     def entities(self):
-        """What the node has in the graph, and how many timers."""
+        """The node's publishers, subscriptions and services, and how many timers it has."""
         node = self.node
         return (
             sorted(publisher.topic_name for publisher in node.publishers),

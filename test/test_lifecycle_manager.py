@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle manager: brings nodes up in order, sees one die, brings it up again, and leaves people their way."""
+"""The lifecycle manager: brings nodes up in order, brings one that died up again, and undoes nothing a person did."""
 
 import itertools
 import os
@@ -63,7 +63,7 @@ class Bench:
     """Stubs, and perhaps the manager, in this process.
 
     Each has a namespace of its own, because rclpy keeps the endpoints of a lifecycle node's state machine until the
-    process ends: to others such a node is one that hangs.
+    process ends: to other nodes such a node seems to hang.
     """
 
     count = itertools.count()

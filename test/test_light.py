@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An SDF means what Gazebo draws: the embedded simulator's pictures beside those of gz-sim's renderer."""
+"""Lamps of an SDF look as in Gazebo: pictures of the embedded simulator compared with those of gz-sim's renderer."""
 
 import csv
 from pathlib import Path

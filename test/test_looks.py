@@ -39,7 +39,7 @@ def test_a_varied_recording_has_the_same_motions_and_other_pictures_whoever_reco
         apart = np.abs(plain["pixels"][:].astype(int) - one["pixels"][:]).mean((1, 2, 3))
         assert 0.1 < (apart == 0.0).mean() < 0.6  # some frames show the scene as it is
         table = np.median(one["pixels"][:9].reshape(9, -1, 3), axis=1)
-        assert np.abs(np.diff(table, axis=0)).max() > 20  # of one episode
+        assert np.abs(np.diff(table, axis=0)).max() > 20  # colours of the table within one episode
         assert json.loads(one.attrs["recorded"])["looks"] == "drawn for every frame"
         assert json.loads(plain.attrs["recorded"])["looks"] == "as the world has it"
         assert "--vary" in one.attrs["command"] and "--vary" not in plain.attrs["command"]

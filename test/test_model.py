@@ -27,7 +27,7 @@ def test_the_reference_size_has_the_parameters_of_the_paper() -> None:
 
 
 def awake(config: ModelConfig) -> LeWM:
-    """A model whose zero-initialised modulations are not zero, in eval mode."""
+    """A model in eval mode, with random weights also in the modulations that start from zero."""
     torch.manual_seed(0)
     model = LeWM(config).eval()
     with torch.no_grad():

@@ -128,7 +128,7 @@ def random_timeline(seed: int, limits: JointLimits) -> tuple[Timeline, float]:
 
 
 def knot_stop_end(timeline: Timeline, handover_s: float) -> float:
-    """When a stop that waits for the next knot rests."""
+    """The time at which a stop that waits for the next knot comes to rest."""
     knot = timeline.knot_at_or_after(handover_s)
     _, velocity = timeline.state(knot)
     return timeline.knot_time(knot) + BLOCK_S * len(timeline.limits.stop_knots(velocity)) * velocity.any()

@@ -117,7 +117,7 @@ def bench():
 
 
 def is_logged(bench, capfd, text):
-    """Whether a node's thread logs it: what shows it elsewhere may come before the log."""
+    """Whether a node logs a text; its thread may do so only after the effect shows elsewhere."""
     said = []
 
     def heard():
@@ -337,12 +337,12 @@ def test_a_person_turns_the_speed_down_at_any_time_and_zero_holds(bench, bundle,
     assert bench.spin_until(slider.get_subscription_count)
 
     def moves_at_most(speed):
-        """Of the newest commands, while the arm is on its way; the arm of this test follows them."""
+        """Whether the newest command keeps to a speed while the arm, which follows exactly, is on its way."""
         commands.clear()
 
         def moved():
             feed(node, position_now())
-            return len({command.header.stamp.nanosec for command in commands}) > 6  # they are repeated
+            return len({command.header.stamp.nanosec for command in commands}) > 6  # each one is sent several times
 
         node._on_goal(goal_latent(time.time_ns()))
         assert bench.spin_until(moved)
@@ -756,7 +756,7 @@ def test_the_newest_frame_and_named_pictures_become_the_goal(bench, bundle, tmp_
     assert bench.spin_until(captures.service_is_ready)
 
     def capture(picture=None):
-        """The answer, while frames of a picture go on coming."""
+        """The answer to a capture request, while frames of a picture keep coming."""
         answer = captures.call_async(Trigger.Request())
 
         def come():
@@ -979,7 +979,7 @@ def test_a_cancelled_goal_is_forgotten_and_the_status_says_what_the_node_does(be
     listen_for_commands(bench)
     assert hears("armed; no goal yet")
     node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))
-    assert hears("", state="armed", goal="yes", reached="no")  # "moving", or that plans come late
+    assert hears("", state="armed", goal="yes", reached="no")  # the message may be "moving" or that plans come late
     assert node._on_cancel(Trigger.Request(), Trigger.Response()).success
     assert hears("armed; no goal yet", goal="no")
     assert node._planner.goal is None
@@ -1083,7 +1083,7 @@ def watchful_planner(bench, bundle, surprise):
 
 def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bundle):
     node = watchful_planner(bench, bundle, surprise=9.0)
-    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))  # so that it shows what it would do
+    node._on_goal(latent_to_message(np.ones(8, np.float32), time.time_ns()))  # so that it publishes previews
 
     def state_is(state):
         def said():
@@ -1094,7 +1094,7 @@ def test_who_disarms_and_enables_vouches_for_what_the_camera_sees_now(bench, bun
 
     assert bench.spin_until(lambda: feed(node) or "surprise" in node.diagnose()[1]), node.diagnose()
     assert state_is(State.HOLDING)
-    node._planner.expectation.surprise = lambda: None  # as for an arm whose motion begins anew with every preview
+    node._planner.expectation.surprise = lambda: None  # no surprise, as when every preview begins a new motion
     assert node._on_enable(SetBool.Request(data=False), SetBool.Response()).success
     assert state_is(State.DISARMED)
     assert bench.spin_until(lambda: feed(node) or node._vigilance.alarm is None)

@@ -66,7 +66,7 @@ def test_plans_leave_nothing_behind() -> None:
         for number in range(times):
             loop.step(frames[number % len(frames)])
 
-    plan(260)  # the frames that a controller remembers are 256: filled before it counts
+    plan(260)  # a controller remembers 256 frames: all there before memory is measured
     tracemalloc.start()
     try:
         plan(10)
@@ -75,5 +75,5 @@ def test_plans_leave_nothing_behind() -> None:
         grown = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # 50 stamps and latents take the place of others, which were not counted: less than a kilobyte each.
+    # 50 stamps and latents replace others from before the measurement: less than a kilobyte each.
     assert grown < 50_000, f"50 plans hold {grown} bytes"

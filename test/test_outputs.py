@@ -72,7 +72,7 @@ def test_our_own_outputs_are_replaced_when_that_is_said(recording: Path, tmp_pat
         assert is_ours(out)
     assert "--overwrite" in refused("convert", recording, "--out", out)
     drawing = tmp_path / "drawing.png"
-    for _ in range(2):  # a drawing is drawn anew
+    for _ in range(2):  # a drawing may be replaced
         result = CliRunner().invoke(app, ["data", "report", str(out), "--out", str(drawing)])
         assert result.exit_code == 0 and is_ours(drawing), result.exception
     (tmp_path / "empty").mkdir()

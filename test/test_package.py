@@ -21,7 +21,7 @@ from lewm_model.config import resource
 ROOT = Path(__file__).resolve().parent.parent
 MANIFEST = ElementTree.parse(ROOT / "package.xml").getroot()
 FROM_LAUNCH_ARGUMENTS = {"model", "backend", "enable_on_start"}
-SIMULATED_ARM = {"urdf", "workspace.base", "workspace.tip"}  # of viewer_node; for its own arm a user says more
+SIMULATED_ARM = {"urdf", "workspace.base", "workspace.tip"}  # of viewer_node; users set more for their own arm
 # Python modules whose package has another name, and packages that come with one that is listed.
 PYTHON_PACKAGES = {
     "fast_simplification": "fast-simplification",
@@ -77,7 +77,7 @@ def test_package_xml_is_one_that_ros_tools_accept():
     assert MANIFEST.findtext("export/build_type") == "ament_python"
     assert MANIFEST.findtext("license") == "Apache-2.0"
     assert (ROOT / MANIFEST.find("license").get("file")).exists()
-    # The expression of catkin_pkg; with another address colcon builds no ament package, and says nothing.
+    # The expression of catkin_pkg; with an address that does not match, colcon silently builds no ament package.
     address = r"[-a-zA-Z0-9_%+]+(\.[-a-zA-Z0-9_%+]+)*@[-a-zA-Z0-9%]+(\.[-a-zA-Z0-9%]+)*\.[a-zA-Z]{2,}"
     assert re.fullmatch(address, MANIFEST.find("maintainer").get("email"))
 
@@ -102,7 +102,7 @@ def test_package_xml_names_every_package_that_the_launch_files_start():
     cases = [(name, arguments) for name, arguments in CASES if "gazebo" not in name]
     started = {process.package for name, arguments in cases for process in launched(name, **arguments)}
     assert {"rviz2", "controller_manager"} <= started
-    by_name = {"ros_gz_sim", "ros_gz_bridge", "topic_tools", "ros2bag", "rosbag2_storage_mcap"}  # only there can it run
+    by_name = {"ros_gz_sim", "ros_gz_bridge", "topic_tools", "ros2bag", "rosbag2_storage_mcap"}  # in no command above
     assert (started | by_name) - {"", "lewm_ros"} <= depends
 
 

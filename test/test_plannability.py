@@ -143,7 +143,7 @@ def test_the_verdict_is_kept_in_the_bundle_and_changes_nothing_else(tmp_path, ru
     assert {path: sha256(path) for path in before} == before
     now = json.loads((folder / "model.json").read_text())
     assert now["evaluation"].pop("preflight") != description["evaluation"].pop("preflight")
-    for part, was in description.items():  # what earlier versions did not write is added
+    for part, was in description.items():  # fields that earlier versions did not write are added
         kept = {name: now[part][name] for name in was} if isinstance(was, dict) else now[part]
         if part == "cameras":
             kept = [{name: camera[name] for name in old} for camera, old in zip(kept, was, strict=True)]

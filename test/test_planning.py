@@ -338,7 +338,7 @@ def test_a_plan_that_is_not_finite_is_never_sent_and_it_is_said(sampler: str, va
     assert len(decisions) > 4
     assert all(d.trajectory is None and "not finite" in (d.reason or "") and not d.late for d in decisions)
     assert plan is not None and plan.trajectory is not None
-    np.testing.assert_allclose(arm.position, plan.trajectory.positions[-1])  # it came to rest as was planned before
+    np.testing.assert_allclose(arm.position, plan.trajectory.positions[-1])  # it came to rest as the earlier plan says
     planner.runtime.rollout = rollout  # type: ignore[method-assign]
     assert all(decision.trajectory is not None for decision in run(planner, arm, 1.0)), "there are numbers again"
 

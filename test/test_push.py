@@ -250,7 +250,7 @@ def test_a_plan_is_kept_while_no_other_is_better_by_much(bundle_folder: Path, si
 
     runtime.rollout = all_alike  # type: ignore[method-assign]
     for moment, direction in ((0.0, 1.0), (0.25, -1.0), (0.5, -1.0)):
-        wanted[:] = 0.4 * direction  # the policy is in two minds
+        wanted[:] = 0.4 * direction  # the policy changes its direction, at equal cost
         if moment > sim.time_s:
             sim.step(moment - sim.time_s)
         controller.observe(moment, np.ones(runtime.bundle.model.latent_dim, np.float32))

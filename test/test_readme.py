@@ -41,7 +41,7 @@ def test_the_commands_of_your_own_model_work_one_after_the_other(tmp_path: Path,
     for command in found:
         words = shlex.split(command)[1:]
         result = CliRunner().invoke(app, [*words, *shlex.split(SHORT.get(words[0], ""))])
-        if words[:2] == ["doctor", "model"]:  # it judges, and what was trained for four steps is no good
+        if words[:2] == ["doctor", "model"]:  # it gives a verdict, and a model that was trained for four steps fails
             assert "NO-GO" in str(result.exception), result.output
         else:
             assert result.exit_code == 0, f"{command}: {result.output} {result.exception!r}"

@@ -48,7 +48,7 @@ def graph(tmp_path):
 
 def wait_for_subscribers(graph: Graph, *publishers) -> None:
     graph.spin_until(lambda: all(p.get_subscription_count() for p in publishers), 20, "the recorder to subscribe")
-    graph.spin_for(1.0)  # the other side has to know, too, or best-effort messages are lost
+    graph.spin_for(1.0)  # the subscriber has to discover the publisher, too, or best-effort messages are lost
 
 
 def test_a_killed_recording_of_the_simulator_converts_to_what_the_arm_did(graph, tmp_path):
@@ -79,9 +79,9 @@ def test_a_killed_recording_of_the_simulator_converts_to_what_the_arm_did(graph,
     timeline.splice(0, np.array(velocities))
     markers.publish(String(data="start: killed"))
     for block in range(14):
-        # As planner_node does: from a moment that is past by now to well beyond the next message.
+        # As planner_node does: from a moment that has passed to well beyond the next message.
         piece = timeline.sample(0.25 * block + np.arange(0.0, 0.8, 0.02))
-        piece.velocities[-1] = 0.0  # else a controller refuses it; that point is never reached
+        piece.velocities[-1] = 0.0  # otherwise a controller refuses it; that point is never reached
         commands.publish(trajectory_to_message(piece, JOINTS, epoch_ns))
         due_s = 0.25 * (block + 1) + 0.05
         graph.spin_until(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lens that distorts is undone by its calibration, in a recording as in the nodes; what cannot be is told."""
+"""A camera's calibration undoes the distortion of its lens, in a recording as in the nodes, or is refused."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_large_jpeg_is_decoded_whole_to_be_rectified(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "a.mcap") as bag:
         bag.calibration(calibration(), 999.0)
         write_motion(bag, motion, 0.05 * np.arange(10), lambda i: picture, compressed=".jpg")
-    camera = Camera("front", 6, 8, rectify=True)  # so small that a JPEG is else decoded at an eighth of its size
+    camera = Camera("front", 6, 8, rectify=True)  # so small that JPEGs are usually decoded at 1/8
     pixels = convert(tmp_path / "a.mcap", camera)[0].astype(int)
     assert np.abs(pixels - camera.picture(rectifier()(picture))).max() < 8
 

@@ -74,7 +74,7 @@ def test_every_robot_that_ships_has_limits_that_an_arm_can_be_planned_with(name:
 def test_every_scene_that_ships_has_a_task_of_reaching_by_its_name() -> None:
     scenes = {path.stem: path for path in resource("config", "scenes").glob("*.yaml")}
     for name, path in scenes.items():
-        own = scenes.get(f"{name}_reach", path)  # of several scenes of a robot, the one that is made for it
+        own = scenes.get(f"{name}_reach", path)  # of several scenes of a robot, the one made for reaching
         assert suite_named(f"reach_{name}").world_file == own
 
 

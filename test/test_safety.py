@@ -160,7 +160,7 @@ def test_whatever_passes_keeps_position_and_velocity_limits_between_the_points_t
 
 
 class World:
-    """A shield with clocks in the test's hand, and an arm that follows what the shield lets through."""
+    """A shield whose clocks the test sets, and an arm that follows what the shield lets through."""
 
     def __init__(self, workspace: Workspace | None = None, needs_deadman: bool = False, **config) -> None:
         self.now, self.jumped = 100.0, 0.0
@@ -567,7 +567,7 @@ def test_a_motion_starts_where_the_arm_was_measured_after_the_last_one_and_not_o
     on_the_way = world.position
     while not world.shield.at_rest():
         world.live(0.02, joints=False)
-        world.shield.joints(on_the_way, world.now - 0.2)  # as old as it may be, again and again the same
+        world.shield.joints(on_the_way, world.now - 0.2)  # the same state again and again, as old as it may be
     assert world.shield.restart() is None
     world.live(0.04)
     np.testing.assert_array_equal(world.shield.restart(), world.position)
@@ -682,7 +682,7 @@ def test_a_stop_goes_out_although_it_leaves_the_workspace():
     world = World().armed()
     assert world.send(world.motion((1.5, 0.0), (1.5, 0.0))) is None
     world.live(0.3)
-    # From here on a box, whose side is nearer than the arm can stop.
+    # From here on there is a box, whose side is nearer than the arm can stop.
     tip = box().chain.positions(world.position[None])[0, -1]
     world.shield.workspace = box(upper=(0.6, tip[1] + 0.01, 0.2))
     assert world.shield.release(world.commanded, world.now).reason is Reason.WORKSPACE

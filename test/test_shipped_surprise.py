@@ -50,7 +50,7 @@ def light_from_one_side(now: np.ndarray, _: np.ndarray) -> np.ndarray:
 
 
 def in_other_colours(now: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """The latent tells an arm that is painted otherwise from its colours as little as from the light; novelty does."""
+    """Red and blue swapped: the latent ignores this as it ignores other light; novelty notices it."""
     return now[..., ::-1].copy()
 
 
@@ -198,5 +198,5 @@ def test_a_block_that_was_moved_is_noticed_wherever_it_lies_and_the_arm_alone_ne
         block = sim.object_pose("block")
         block[:2] = rng.uniform(-0.6, 0.6, 2)
         sim.set_object_pose("block", block)
-        # At least where it was it is missed.
+        # Wherever it lies now, the place where it was has changed.
         assert look(number + 0.05) > SURPRISING

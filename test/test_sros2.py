@@ -142,7 +142,7 @@ def lifecycle_node(name: str, parameters: dict[str, Any]) -> Any:
 
 
 def plain_node(name: str, parameters: dict[str, Any], tmp_path: Path) -> Any:
-    """A node of this process that has no lifecycle; GoalClient's where it has one."""
+    """A node of this process that has no lifecycle."""
     import rclpy
 
     from lewm_ros.client import GoalClient

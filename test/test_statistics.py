@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals and tests of the evaluation, beside values from their definitions and from published tables."""
+"""Intervals and tests of the evaluation, compared with values from their definitions and from published tables."""
 
 import math
 

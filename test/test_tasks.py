@@ -47,7 +47,7 @@ def test_trials_are_the_same_for_a_seed_inside_the_limits_and_not_solved_at_the_
     assert draw_trials(task, 5, 0, sim)[4].goal.joints.tolist() == trials[4].goal.joints.tolist(), "more keep the first"
 
 
-# Which trials a seed gives must not change, or figures of today say nothing about those of yesterday.
+# The trials of a seed must not change, or figures of different versions cannot be compared.
 PUBLISHED = {
     (NEAR, 0, 11): ("0x1.03d4ebc7d67d6p+1 -0x1.4fe6b1619c17ap+0", "0x1.4cccccccccccdp+1 -0x1.17f86001ee76bp+1"),
     (NEAR, 1, 11): ("0x1.bfe06a85e4ef2p-1 0x1.6394a8c85db90p+0", "0x1.dde78bc7958c9p-1 0x1.be7b479cc3f03p+0"),

@@ -111,18 +111,18 @@ def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
             log.write("train", step, {"loss": 1.0})
             log.write("validation", step + 20, {"prediction": 1.0})
         log.close()
-        time.sleep(1.0)  # TensorBoard's files are read in the order of their names, which hold the second
+        time.sleep(1.0)  # TensorBoard reads files in the order of their names, which hold the time in whole seconds
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [0, 20, 40, 60]
     assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "validation"] == [20, 40, 60, 80]
     board = EventAccumulator(str(tmp_path))
     board.Reload()
     steps = {name: [point.step for point in board.Scalars(name)] for name in board.Tags()["scalars"]}
-    assert sorted(set(steps["train/loss"])) == [0, 20, 40, 60]  # a resumed step stands there twice, the same
+    assert sorted(set(steps["train/loss"])) == [0, 20, 40, 60]  # a resumed step is there twice, the same
     assert steps["validation/prediction"] == [20, 40, 60, 80]
 
 
 def test_actions_without_effect_are_warned_of_in_the_bundle_and_on_the_page(tmp_path: Path, recording: Path) -> None:
-    data, config = load_episodes(recording), tiny_train(steps=2, head_steps=0)  # AdaLN-zero: at first they have none
+    data, config = load_episodes(recording), tiny_train(steps=2, head_steps=0)  # AdaLN-zero: no effect yet
     bundle = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(), config)
     assert any("the actions have no effect" in warning for warning in bundle.evaluation["warnings"])
     assert "the actions have no effect" in (tmp_path / "run" / "report.html").read_text()

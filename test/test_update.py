@@ -26,7 +26,7 @@ KILLS = 15
 
 
 def written(folder: Path, number: int) -> None:
-    """Files that say which version they are of; every third version lacks one that the others have."""
+    """Writes files that name their version; every third version lacks one that the others have."""
     (folder / "onnx").mkdir(exist_ok=True)
     for name in (WEIGHTS, "onnx/encoder.onnx", SEEN):
         (folder / name).write_text(f"{name} of version {number}\n" * 200)
@@ -45,7 +45,7 @@ def changed(draft: Bundle, number: int) -> Bundle:
 
 
 def version(folder: Path) -> int:
-    """The version that the bundle is of, all of it."""
+    """The bundle's version; fails if its files are of different versions."""
     bundle = load_bundle(folder)
     number = int(bundle.evaluation["version"])
     assert set(bundle.files) == {WEIGHTS, "onnx/encoder.onnx", SEEN} - ({SEEN} if number % 3 == 0 else set())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever uses the machine: a second user, no home, a home that cannot be written, no temporary folder."""
+"""Programs of a second user, without a home folder, with one that cannot be written, without a temporary folder."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ print("it runs")
 
 
 def another_user() -> list[str]:
-    """What runs a command as another user; nothing where this user cannot, or has a Python that is closed to others."""
+    """The words before a command that run it as another user; empty where that is not possible."""
     change = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     reach = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"
     if os.getuid() != 0 or subprocess.run([*change, sys.executable, "-c", reach], capture_output=True).returncode:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""viewer_node over real DDS: it draws what the planner tells, only while somebody looks, and bad input does no harm."""
+"""viewer_node over real DDS: it draws what the planner publishes, only while watched, and bad input does no harm."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """With a decoder that was never trained: other latents are other pictures all the same."""
+    """With a decoder that was never trained: different latents still give different pictures."""
     made = tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
     torch.manual_seed(0)
     network = Decoder(TINY).eval()
@@ -110,7 +110,7 @@ class Bench:
         return bool(condition())
 
     def shows(self, wanted, say=lambda: None):
-        """Whether a picture that is `wanted` comes, while `say` is said again and again."""
+        """Whether a picture that is `wanted` comes, while `say` is called again and again."""
 
         def found():
             say()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""plan.launch.py on ROS 2's launch system: asserts on what the nodes say, not on that they started."""
+"""plan.launch.py on ROS 2's launch system: checks what the nodes publish and log, not only that they started."""
 
 import shutil
 import subprocess
@@ -55,7 +55,7 @@ def plan(bundle):
 
 
 class Watcher:
-    """A node that keeps what the launched nodes say."""
+    """A node that keeps what the launched nodes publish."""
 
     def __init__(self) -> None:
         self.node = rclpy.create_node("watcher", namespace="cell")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `ros2 launch` does when a node dies or is to run otherwise: restarted, composed, two arms."""
+"""What `ros2 launch` does when a node dies, and with composed nodes, two arms and a dry run."""
 
 import os
 import re
@@ -49,7 +49,7 @@ class Launched:
         return self._log.read_text(errors="replace")
 
     def pids(self, name: str) -> list[int]:
-        """Of all processes of this executable, in the order of their start."""
+        """Process ids of this executable, in the order of their start."""
         found = re.findall(rf"\[{name}-\d+\]: process started with pid \[(\d+)\]", self.said)
         return [int(pid) for pid in found]
 
@@ -64,7 +64,7 @@ class Launched:
 
 
 class Watcher:
-    """What one arm's nodes say, and the way to talk to them. `namespace` has no slashes; empty is none."""
+    """What one arm's nodes publish, and how to talk to them. `namespace` has no slashes; empty: no namespace."""
 
     def __init__(self, executor: SingleThreadedExecutor, namespace: str = "") -> None:
         self._executor = executor
@@ -167,7 +167,7 @@ def test_when_the_camera_node_is_killed_the_arm_rests_and_goes_on_when_it_is_bac
     assert rest_s < 1.0
     assert watcher.speed() < REST_RAD_S
 
-    # From another pose there is a way to go again, however far the arm came.
+    # A goal at the other end of the range: the arm has to move, wherever it stopped.
     watcher.until(lambda: watcher.says("lifecycle_manager", "every node is active"), "the camera's return", launched)
     watcher.until(lambda: len(launched.pids("camera_node")) == 2, "the second process", launched)
     watcher.send_goal(1.0, -1.0)
@@ -188,7 +188,7 @@ def test_when_the_planner_is_killed_the_arm_rests_and_the_new_one_is_disarmed(st
     watcher.joint_states.clear()
     watcher.statuses.clear()
     watcher.wait(1.5)
-    frame_ns = nanoseconds(watcher.trajectories[-1].header.stamp)  # that the last plan was made from
+    frame_ns = nanoseconds(watcher.trajectories[-1].header.stamp)  # stamp of the frame that the last plan was made from
     moving = [state for state in watcher.joint_states if np.abs(state.velocity).max() > REST_RAD_S]
     rest_s = (nanoseconds(moving[-1].header.stamp) - frame_ns) / 1e9 if moving else 0.0
     print(f"at rest {rest_s:.2f} s after the stamp of the last frame that was planned from")
