@@ -32,7 +32,7 @@ FOLDERS = (
 )  # fmt: skip
 BEYOND = {"lewm_ros", "recipes", "benchmarks", "validation", "test"}  # what lewm_model must not import
 GENERAL = ("lewm_model", "lewm_ros", "launch")
-PARTICULAR = ("lewm_model/tasks/push", "lewm_model/tasks/reach")  # files whose names begin so may name their task
+PARTICULAR = ("lewm_model/tasks/push", "lewm_model/tasks/reach")  # files with these prefixes may name their task
 PICTURE_SIZES = {64, 224}  # pixels, of the models in this project
 OF_PICTURES = re.compile(r"image|picture|pixel|height|width|canvas", re.IGNORECASE)
 OBJECT_NAMES = re.compile(
