@@ -68,7 +68,7 @@ PARTS = ("exact", "matmul", "decision", "success", "dinowm", "curve", "memory", 
 CANDIDATE_S = 5e-5  # about the CPU time of a candidate with the demo's model
 PLANS = 10_000  # of the part "memory"
 DEADLINES_S, DEADLINE_GOALS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5), 25  # of the part "curve"
-# The settings of the robot, and the same search without an end before its last iteration.
+# The settings of the robot, and the same search without early termination.
 OURS = {"ours": PlanConfig(), "ours_all_iterations": PlanConfig(tolerated=0.0)}
 DECISION_GOALS = 20  # of the part "decision"
 

@@ -16,8 +16,8 @@ The rows differ by who trained the model and who plans; for 25 steps the referen
 ours at most 1920:
 
 - ours: this trainer's model and the planner node's search (iCEM, `PlanConfig`'s defaults): one action for each block
-  of 5 steps, inside the recorded range, judged by the mean of the steps-to-go head over the horizon; a new plan after
-  each block, from up to `history` frames.
+  of 5 steps, inside the recorded range, judged by the mean distance of the displacement embedding over the horizon; a
+  new plan after each block, from up to `history` frames.
 - ours_their_planner: the same model with the reference's search, whose plans of 25 steps are executed to their end.
 - reference: the authors' model with their CEMSolver.
 - reference_our_planner: the authors' model, imported, with our planner.
@@ -69,7 +69,7 @@ from lewm_model.training.trainer import train
 ROOT = Path(__file__).resolve().parent.parent
 EPISODE_STEPS = 100  # control steps
 GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: start to goal, time budget, last ones for "held"
-HEAD_STEPS = 2000  # training steps of the steps-to-go head, on frozen latents
+HEAD_STEPS = 2000  # training steps of the displacement embedding, on frozen latents
 ITERATIONS = 10  # of the reference's search; its default of 30 would take three times as long
 GOAL_SEED = 1000  # of the recording that goals are taken from
 NOT_RUN = {"push_t": "config/tasks/pusht.yaml", "ogb_cube": "config/tasks/ogb_cube.yaml"}
