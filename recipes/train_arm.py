@@ -10,11 +10,11 @@ import typer
 
 from recipes.recipe import Recipe, run
 
-# Poses of five joints are many: a model of 800 episodes predicts its own four times as well as held-out ones.
+# Five joints have many poses: a model of 800 episodes predicts these four times as well as held-out ones.
 EPISODES = 3200
 # A small latent, which SIGReg makes Gaussian, is used up by nonlinear functions of the first joints, which move many
-# pixels. A larger one also encodes the wrist, which moves few: of its way the displacement embedding sees 0.69 after
-# 500 steps with 128 numbers, and 0.44 after 4,000 steps with 32.
+# pixels. A larger one also encodes the wrist, which moves few: the displacement embedding captures a share of 0.69 of
+# its motion after 500 steps with 128 numbers, and 0.44 after 4,000 steps with 32.
 MODEL = {"latent_dim": 128, "readout": "all", "encoder_depth": 2}
 TRAIN = {"steps": 10_000, "head_steps": 5000, "augment": {"share": 0.0}}
 
