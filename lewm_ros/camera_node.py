@@ -59,7 +59,7 @@ PARAMETERS = (
     Parameter("compressed", False, "Take JPEG or PNG pictures, from each camera's topic with /compressed."),
     Parameter("frame_timeout", 1.0, "Seconds without a frame after which diagnostics warn.", 0.05, 60.0),
     Parameter("goal_folder", "", "Folder of goal pictures that goal_name chooses from; empty: none."),
-    # Of MonitorConfig, what is about pictures; planner_node has the rest.
+    # The fields of MonitorConfig about pictures; planner_node has the others.
     Parameter(
         "monitor.familiar_s",
         MonitorConfig.familiar_s,
@@ -250,7 +250,8 @@ class CameraNode(ManagedNode):
         try:
             pictures = [message_to_rgb(message) for message in self._newest]
             picture = pictures[0]
-            if len(pictures) > 1 or picture.shape[:2] == self._observation.size:  # else taken for the model's picture
+            # A camera picture of the model's size would later be taken for one that is already cropped and turned.
+            if len(pictures) > 1 or picture.shape[:2] == self._observation.size:
                 picture = self._model_picture(pictures)
             name = self._library.save(picture)
         except (ImageError, GoalError, ObservationError) as error:

@@ -6,7 +6,7 @@
         print(result.outcome, result.text)
 
 It needs no action server and no message package: camera_node says on `goal_status` whether a goal is accepted,
-planner_node on its `~/status` what becomes of it, and `~/cancel` ends it.
+planner_node on its `~/status` how it progresses and ends, and `~/cancel` ends it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def run(
 
     :param goals: number of goals of each task of the suite.
     :param rate_hz: camera pictures per second.
-    :param command: recorded in summary.json as what makes these results again.
+    :param command: recorded in summary.json as the command that repeats the run.
     :param light: "constant", or "changing": light, table colour and camera pose vary all the time in the simulator,
         but not in the goal pictures.
     :raises GraphError: a node fails.
@@ -131,11 +131,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Tried:
-    """What came of the goals, and what the nodes said of themselves."""
+    """The outcomes of the goals, and the diagnostics of the nodes."""
 
     episodes: list[Any]
     stopped: list[Any]  # the same for some goals, with a planner that stops the arm to plan
-    status: dict[str, dict[str, str]]  # newest diagnostics of each node, before it stopped to plan
+    status: dict[str, dict[str, str]]  # newest diagnostics of each node, before the goals of `stopped`
     camera_rate_hz: float
     first_command_s: float  # after the start of this process; 0 if there was none
 

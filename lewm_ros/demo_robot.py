@@ -48,7 +48,7 @@ class Robot:
     """Publishes starts and goals, calls the planner's services, and keeps the messages of the nodes.
 
     :param sim: a simulator of the same world (`lewm_model.sim.arm.ArmSim`), for names; it is not stepped.
-    :param settle_s: s that the arm rests at the start before the planner's context shows nothing else.
+    :param settle_s: s that the arm rests at the start, so that the planner's whole context shows it at rest.
     """
 
     def __init__(self, graph: Graph, sim: Any, settle_s: float) -> None:
@@ -83,7 +83,7 @@ class Robot:
                 )
             )
 
-        halves: dict[int, dict[str, Any]] = {}  # stamp -> topic -> message: commands whose other half is to come
+        halves: dict[int, dict[str, Any]] = {}  # stamp -> topic -> message: commands of which a part is missing
 
         def on_command(topic: str, message: Any) -> None:
             stamp_ns = nanoseconds(message.header.stamp)

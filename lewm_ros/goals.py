@@ -99,7 +99,7 @@ class GoalLibrary:
             raise GoalError(f"goal_folder {folder} is no folder; create it, or leave goal_folder empty")
 
     def names(self) -> list[str]:
-        """What there is."""
+        """Names of the goals."""
         return sorted(self._files())
 
     def picture(self, name: str) -> np.ndarray:

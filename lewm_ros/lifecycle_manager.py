@@ -5,8 +5,8 @@
 
 Nodes are configured as soon as they appear, all at the same time, since that loads models; once all are configured,
 they are activated in order. The manager starts no process: launch (respawn) or systemd does. It changes no node whose
-process lives on, so what a person does with `ros2 lifecycle set` stays. When a node refuses a transition, the manager
-ends with exit status 1. On SIGINT and SIGTERM it first deactivates the nodes, the last one first.
+process keeps running, so what a person does with `ros2 lifecycle set` stays. When a node refuses a transition, the
+manager ends with exit status 1. On SIGINT and SIGTERM it first deactivates the nodes, the last one first.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Managed:
     transition: Any = None  # future of a pending transition
     answers: int = 0  # state answers since that was requested
     refused: str = ""  # state in which it refused a step
-    owed: bool = True  # whether it has yet to be made active; False from then on, until its process is restarted
+    owed: bool = True  # whether the manager still has to activate it; False once active, until its process is restarted
     processes: set[bytes] = field(default_factory=set)  # endpoint identities of the processes that were active
     dead: bool = False
     restarts: int = 0

@@ -2,7 +2,7 @@
 """ROS messages to numpy arrays and back, each checked before it is used.
 
 Whatever arrives may be wrong: a message that cannot be read raises `MessageError` with the reason, and nothing else.
-Stamps are integers in nanoseconds. Who needs seconds subtracts an epoch first, so that no precision is lost.
+Stamps are integers in nanoseconds. Subtract an epoch before converting them to seconds, so that no precision is lost.
 """
 
 from __future__ import annotations

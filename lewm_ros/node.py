@@ -44,7 +44,7 @@ STOP_S = 5.0  # how long a worker thread may take to end
 STANDSTILL_S = 2.0  # without a change of simulated time before diagnostics report it
 # Of the nodes that only show what others do, viewer_node and panel_node.
 NICENESS = 10  # added to the process's nice value, so that the planner comes first
-LOOK_S = 0.25  # between two looks whether anybody watches
+LOOK_S = 0.25  # between two checks whether anybody watches
 STALE_S = 1.5  # age after which a plan, a surprise or a camera picture is no longer shown
 
 
@@ -191,7 +191,7 @@ class ManagedNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         def step() -> None:
             self.activate()
-            refuse_unknown(self)  # now that every topic is there, a qos_overrides of none is misspelt
+            refuse_unknown(self)  # all topics exist now, so a qos_overrides of another one is misspelt
 
         return self._attempt("activate", step, undo=self.deactivate)
 

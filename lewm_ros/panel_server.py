@@ -368,7 +368,7 @@ def _success(answer: Any) -> str:
 
 
 def _number(text: Any) -> float | None:
-    """A number, or None where the text is no finite one: JSON knows neither NaN nor infinity."""
+    """A number, or None where the text is not a finite one: JSON knows neither NaN nor infinity."""
     try:
         return _finite(float(text))
     except (TypeError, ValueError):

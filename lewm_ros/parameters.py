@@ -86,7 +86,7 @@ def read(node: Node, table: Sequence[Parameter], topics_follow: bool = False) ->
 
 
 def check_choice(row: Parameter, value: Any) -> None:
-    """Raises ParameterError where the value is none of the row's choices."""
+    """Raises ParameterError where the value is not one of the row's choices."""
     if row.choices and value not in row.choices:
         raise ParameterError(f"parameter {row.name!r} is {value!r}; it must be one of {', '.join(row.choices)}")
 
@@ -94,7 +94,7 @@ def check_choice(row: Parameter, value: Any) -> None:
 def refuse_unknown(node: Node, topics_follow: bool = False) -> None:
     """Raises ParameterError for parameters that a params file or command line gives and the node does not declare.
 
-    ROS would ignore them: with a misspelt `deadman_button` the arm would need no button. Refuses also what is no value
+    ROS would ignore them: with a misspelt `deadman_button` the arm would need no button. Also refuses invalid values
     of a topic's quality of service, which rclpy finds only when the topic is made.
 
     :param topics_follow: the node is yet to make its topics. rclpy declares `qos_overrides.*` of a topic with the

@@ -145,7 +145,7 @@ class PlannerNode(ArmNode):
         names, limits, robot = bundle.actions.names, checked.arm.limits, checked.arm.robot
         self._chain = checked.arm.chain
         if not bundle.actions.drives_joints and robot is not None and self._chain is not None:
-            # The model commands velocities of the tip: these move all joints of the arm, besides those that it names.
+            # The model commands tip velocities, which move all joints of the arm, and may name others: a gripper.
             names = tuple(name for name in limits.names if name in robot.arm or name in names)
         if values["robot"] and limits.names[: len(names)] == names:
             limits = limits.of(names)  # a model may leave the gripper of the robot file alone
@@ -381,7 +381,7 @@ class PlannerNode(ArmNode):
     def _look_for_surprise(self) -> None:
         """Slows or holds the arm when frames differ from their prediction or show something new.
 
-        Disarming it clears the alarm: a person has looked, and what is seen then is the new reference.
+        Disarming clears the alarm: a person has looked, and what is seen then is the new reference.
         """
         if self._vigilance is None:
             return

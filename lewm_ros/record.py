@@ -170,7 +170,7 @@ class Recorder(Node):
             self._keep("calibrations", CameraInfo, topic, STREAM)
         self._keep("joint states", JointState, "joint_states", STREAM)
         self._keep("commands", JointTrajectory, "arm_controller/joint_trajectory", EVENTS)
-        if ControllerState is not None:  # has every motion, whoever commands it and how
+        if ControllerState is not None:  # shows all commanded motion, whoever sent it
             self._keep("references", ControllerState, "arm_controller/controller_state", STREAM)
         self._keep("goals", Image, "goal_image", LATCHED)
         self._keep("markers", String, "episode", EVENTS)

@@ -294,7 +294,7 @@ def _arm(values: Mapping[str, Any], names: Sequence[str]) -> tuple[Chain | None,
 
 
 def _number(text: str) -> float:
-    """A number, NaN where the text is none: one bad value must not prevent the picture."""
+    """A number, NaN where the text is not one: a bad value must not prevent the picture."""
     try:
         return float(text)
     except ValueError:
