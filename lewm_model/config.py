@@ -214,8 +214,8 @@ class TrainConfig:
     precision: str = "fp32"  # of the network in training: "fp32", "bf16", "fp16"; the loss is always computed in fp32
     augment: AugmentConfig = AugmentConfig()  # none by default, as in the paper
     views: int = 4  # of each frame that heads are trained on, all but the first augmented; 1 without augmentation
-    encoder_parts: int = 1  # that the encoder sees a batch in: less memory, one more forward pass, same gradient
-    # These change how a model is trained and not which: a run may be resumed with other values.
+    encoder_parts: int = 1  # parts in which the encoder sees a batch: less memory, one more forward pass, same gradient
+    # These change how training is computed, not what is learned: a run may be resumed with other values.
     device: str = "auto"  # "cuda", "cpu", or "auto": the GPU where there is one
     compile: bool = False  # torch.compile: minutes at the start, then faster steps on a GPU
     threads: int = 2  # CPU threads
@@ -320,9 +320,9 @@ class PlanConfig:
     samples: int = 64  # candidates in an iteration; with a policy, how many rollouts of it
     iterations: int = 6
     elites: int = 8
-    # The straight way promises a cost, if the arm moves as commanded. The search ends with a plan that, as imagined,
-    # costs at most this share more, besides what a goal costs that does not yet count as left: more search could hardly
-    # gain anything. 0 always makes all iterations.
+    # Early termination: the straight way to the goal would have a known cost if the arm moved exactly as commanded. The
+    # search ends with a plan whose imagined cost exceeds that by at most this share, plus the cost of resting at the
+    # distance beyond which a goal counts as left: more search could hardly gain anything. 0 makes all iterations.
     tolerated: float = 0.1
     initial_std: float = 1.0  # in standard deviations of the recorded actions
     noise_colour: float = 1.0  # exponent of the noise of "icem" and of a policy: 0 is white, more is smoother in time

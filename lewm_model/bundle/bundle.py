@@ -5,8 +5,8 @@
     weights.safetensors   the world model
     heads.safetensors     optional heads on frozen latents
     decoder.safetensors   optional network that draws latents, see `lewm_model.runtime.decoder`
-    seen.safetensors      colours that each pixel had in the recordings, and in half of their frames, a bit each;
-                          written by the calibration
+    seen.safetensors      colours that each pixel had in the recordings, and those in at least half of their frames,
+                          one bit each; written by the calibration
     onnx/*.onnx           graphs written by `lewm export`
     engines/...           TensorRT engines built on the target; without hashes in model.json, with their own manifest
 
@@ -61,7 +61,7 @@ class Calibration:
     left: float  # distance beyond which it has left a goal that it had reached
     changes: tuple[float, ...]  # ascending
     errors: tuple[float, ...]  # as many
-    false_positive_rate: float  # share of undisturbed frames that are surprising, on other frames than set the limits
+    false_positive_rate: float  # share of undisturbed frames that are surprising; not the frames that set the limits
     frames: int  # number of frames of that measurement
     new_pixels: float | None = None  # greatest usual number in a window of a frame (`Novelty`); None: not measured
     goal_pixels: float | None = None  # the same in a whole frame, for goal pictures
@@ -154,7 +154,7 @@ class Bundle:
     def horizon_for(self, asked: int) -> int:
         """The horizon in action blocks for a configured one, where 0 stands for the bundle's.
 
-        :raises BundleError: it is another one than the graphs are made for.
+        :raises BundleError: it differs from the one that the graphs are made for.
         """
         if asked not in (0, self.horizon):
             raise BundleError(

@@ -173,7 +173,7 @@ def _changed(folder: Path) -> BundleError:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file or folder is on the disk, so that a power cut cannot lose files whose switch it keeps."""
+    """Waits until a file or folder is on the disk, so that a power cut after the switch cannot lose it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, one file a group of commands."""
+"""The command line, one file for each group of commands."""

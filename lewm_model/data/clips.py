@@ -296,8 +296,8 @@ def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.nda
     start = pixels.id.get_offset() if pixels.chunks is None and not pixels.external else None
     if start is not None:
         return MappedFrames(path, shape, start)
-    # The cache file is named by the recording's content. To hash all frames would take as long as to decode them, so
-    # a sample, and size and modification time of the file, have to do: an edited recording is decoded anew.
+    # The cache file is named by the recording's content. Hashing all frames would take as long as decoding them, so a
+    # sample of them and the file's size and modification time are hashed: an edited recording is decoded anew.
     there = path.stat()
     sample = [pixels[row].tobytes() for row in np.linspace(0, count - 1, 16, dtype=int)]
     digest.update(b"".join([repr((shape, there.st_size, there.st_mtime_ns)).encode(), *sample]))

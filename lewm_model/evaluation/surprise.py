@@ -2,9 +2,9 @@
 """Does a model notice what must not happen? Violation of expectation in the simulator: `lewm surprise`.
 
 Random motions that the model never saw are played once undisturbed and once with each disturbance from some frame on.
-Two detectors look at every frame, as on the robot: the imagination's error over one action block, in times the usual
-(`Calibration.surprise`; or how far the arm moved in the very same picture, `frozen`), and colours that a pixel never
-had (`Novelty`). The robot acts on the greater of the two.
+Two detectors look at every frame, as on the robot: the imagination's error over one action block, in multiples of the
+usual one (`Calibration.surprise`; or how far the arm moved while the picture stayed identical, `frozen`), and colours
+that a pixel never had (`Novelty`). The robot acts on the greater of the two.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _recoloured(of_objects: bool) -> Disturb:
 def _teleported_arm(
     sim: ArmSim, view: Observation, seen: np.ndarray, poses: np.ndarray, at: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """It goes on with its motion from another pose."""
+    """The arm continues its motion from another pose."""
     there = rng.uniform(0.95 * sim.limits.lower, 0.95 * sim.limits.upper)
     return _drawn(sim, view, poses[at : at + WINDOW] - poses[at] + there)
 
@@ -120,7 +120,8 @@ def _late(
 
 
 class ChangingLight:
-    """Light that never rests, as a lens of the simulated camera: strength, tint and a shade, each swings in its time.
+    """Light that changes all the time, as a lens of the simulated camera: strength, tint and a shade swing, each with
+    its own period.
 
     It depends on the frame alone, so that the same frame drawn again has the same light.
     """
@@ -148,7 +149,7 @@ KINDS: dict[str, Disturb] = {
     "frozen": _frozen,
     "time-shifted": _late,
 }
-OF_OBJECT = ("recoloured object", "teleported object")  # of all of them; what a world without one cannot show
+OF_OBJECT = ("recoloured object", "teleported object")  # kinds that a world without an object cannot show
 GROUPS = {"colour": ("recoloured arm", "recoloured object"), "teleport": ("teleported arm", "teleported object")}
 
 
@@ -198,7 +199,7 @@ class _Detectors:
 def watch(
     bundle: Bundle, hours: float, seed: int = 0, world: Path | None = None, changing_light: bool = False
 ) -> Scores:
-    """Scores of `hours` in which nothing is wrong, in episodes of WATCHED_STEPS; nothing in them is disturbed.
+    """Scores of `hours` in which nothing is wrong, in undisturbed episodes of WATCHED_STEPS.
 
     :raises BundleError: as `score_episodes`.
     """
@@ -226,7 +227,7 @@ def _check_arm(bundle: Bundle, sim: ArmSim) -> None:
 def score_episodes(
     bundle: Bundle, episodes: int = EPISODES, seed: int = 0, world: Path | None = None, changing_light: bool = False
 ) -> Scores:
-    """Plays and scores them, with `changing_light` while strength, tint and shade of the light swing.
+    """Plays and scores the episodes; with `changing_light` the light's strength, tint and shade swing meanwhile.
 
     :raises BundleError: the bundle is not calibrated, or is of another robot than the simulated one.
     """
@@ -356,7 +357,7 @@ class FalseAlarms:
 
 
 def false_alarms(scores: Scores) -> list[FalseAlarms]:
-    """Of the undisturbed episodes."""
+    """The false alarms of each detector in the undisturbed episodes."""
     found = []
     for detector in DETECTORS:
         beyond = scores.undisturbed[detector] > SURPRISING

@@ -13,7 +13,7 @@ SURPRISING = MonitorConfig().surprising  # the limit in calibrations and reports
 class Vigilance:
     """Decides from the surprise of each frame whether the arm slows down or holds.
 
-    Used from one thread. All times are seconds on one clock, whichever.
+    Used from one thread. All times are seconds on the same clock; any will do.
     """
 
     def __init__(self, config: MonitorConfig | None = None) -> None:

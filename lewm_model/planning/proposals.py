@@ -43,8 +43,8 @@ class Proposed:
 
     candidates: np.ndarray
     factors: np.ndarray
-    # What the first candidate leads to if the arm moves as commanded, told without the model (and without latents);
-    # None where nobody can tell.
+    # What the first candidate leads to if the arm moves exactly as commanded, computed without the model, so without
+    # latents; None where that is not possible.
     promised: Imagined | None = None
 
 

@@ -123,7 +123,7 @@ def search(
         if best_cost <= enough:
             return Solution(best, best_cost, len(found), elites, np.array(found))
         if verifies:
-            continue  # the guesses differ in kind: their mean is none
+            continue  # the guesses are of different kinds: their mean makes no sense
         # Refit.
         if config.sampler == "mppi":
             spread = costs[np.isfinite(costs)].std()

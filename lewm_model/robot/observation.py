@@ -57,7 +57,7 @@ class Camera:
     # Top, left, height and width in pixels of its own picture, after rotation; None: the middle, as large as possible.
     crop: tuple[int, int, int, int] | None = None
     rotation: int = 0  # degrees, 0 or 180; 180 for a camera that is mounted upside down
-    rectify: bool = False  # before all else, with the camera_info beside its topic (`Rectifier`)
+    rectify: bool = False  # before anything else, with the camera_info beside its topic (`Rectifier`)
 
     def __post_init__(self) -> None:
         for name in ("name", "topic", "frame", "parent"):

@@ -80,7 +80,7 @@ def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None =
     for picture in frames_of(held_out):
         new = novelty.new_pixels(picture)
         new_pixels, goal_pixels = max(new_pixels, most_together(new)), max(goal_pixels, float(new.sum()))
-    # A colour that a single frame has becomes seen, but never common by it: all frames set this limit.
+    # A single frame can make a colour seen, but not common, so all frames may set this limit.
     areas = [area(novelty.uncommon_pixels(picture)) for some in (others, held_out) for picture in frames_of(some)]
     usual_area = float(np.median(areas))
     excess = max(LEAST_AREA * np.prod(bundle.model.image_size), max(areas) - usual_area)

@@ -17,7 +17,7 @@ UNITS = {"rad": 1.0, "deg": math.pi / 180.0, "percent": 0.01}
 HELD_RAD = 0.02  # a held joint that is farther from where it is held has moved
 TURN = 2.0 * math.pi
 MOST_SPEED = 20.0  # rad/s; no joint of an arm is faster: the quickest wrists of small industrial arms reach 18
-MOST_TURNS = 2.0  # numbers beyond so many turns, of a joint that does not turn through them, are not radians
+MOST_TURNS = 2.0  # positions beyond so many turns, which the joint is not seen to turn through, are not radians
 HURRIED = 6.0  # rad/s that no arm exceeds for more than a tenth of the time
 # Of what a robot file allows: greatest plausible multiple of its speed, and share of its range beyond either end.
 OVER_SPEED, OVER_RANGE = 1.5, 0.1
@@ -153,7 +153,7 @@ def refuse_wrong(
         max((np.abs(piece[:, i]).max(initial=0.0) for piece in positions), default=0.0) for i in range(len(names))
     ]
     far = [name for name, most in zip(names, highest, strict=True) if most > MOST_TURNS * TURN]
-    if not wrong and limits is None and len(far) > 1 and 2 * len(far) >= len(names):  # one alone may turn on and on
+    if not wrong and limits is None and len(far) > 1 and 2 * len(far) >= len(names):  # a single one may turn endlessly
         wrong = [
             f"{', '.join(far)} go more than {MOST_TURNS:g} turns from zero: that looks like degrees of a slow arm (if "
             "they do turn so far, name the robot with --robot)"

@@ -41,7 +41,7 @@ STATE = "observation.state"
 NORMALISED = ("so100", "so101", "so_follower", "koch", "omx", "lekiwi", "hope_jr")
 MOST = 1e9  # greatest magnitude of a number that is kept (lewm_model.data.clips.MOST)
 HELD = 0.02  # share of the greatest number of the action by which a held joint may move
-OTHER_RATE = 0.05  # share by which the rate of the rows may differ from the one that info.json says
+OTHER_RATE = 0.05  # share by which the rate of the rows may differ from that in info.json
 # Meaning of the numbers of the action -> factor that makes them radians; None keeps them as they are.
 ACTIONS: dict[str, float | None] = {
     "recorded": None,

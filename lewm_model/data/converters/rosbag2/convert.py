@@ -8,10 +8,10 @@ Frames are the pictures of the first camera, every `control_dt_s`; of other came
 to it lies beside it. What the arm measured and what it was commanded is looked up at the stamps of the frames:
 
 - measured: `JointState` messages, positions interpolated linearly between their stamps;
-- commanded: what the trajectory controller says that it demands of the arm, whoever tells it to (its reference in
-  `controller_state`), interpolated linearly. Where that was not recorded, `JointTrajectory` messages, interpolated as
-  the controller does: a message is in force from the moment it was received until the next one; what the arm was told
-  before the first one is unknown.
+- commanded: the reference that the trajectory controller publishes in `controller_state`, whoever commands it,
+  interpolated linearly. Where that was not recorded, `JointTrajectory` messages, interpolated as the controller does:
+  a message takes effect when it is received and applies until the next one; what was commanded before the first one
+  is unknown.
 
 An action is the commanded motion between the stamps of two frames, divided by `control_dt_s`, so that actions times
 `control_dt_s` add up to exactly what was commanded between the pictures.
@@ -40,7 +40,7 @@ from lewm_model.data.errors import DataError
 from lewm_model.robot.observation import Camera, Observation
 
 USUAL_STEP_S = 0.05  # the control step, where none is given, is the multiple of the camera's period nearest to it
-MOST_JOINTS = 64  # more are no arm's: the message is damaged
+MOST_JOINTS = 64  # no arm has more: the message is damaged
 
 
 def convert_bag(
@@ -134,7 +134,7 @@ def _check_times(control_dt_s: float, tolerance_s: float | None) -> None:
 
 
 def _named(columns: Columns, sources: Sequence[tuple[Path, Sequence[Path]]], topics: Topics) -> Columns:
-    """The columns with the joints that the first recording with commands commands, where the user named none.
+    """The columns; where the user named no joints, with those that the first recording with commands commands.
 
     :raises DataError: no recording has a command, or the names or units cannot be used.
     """
@@ -153,7 +153,7 @@ def _named(columns: Columns, sources: Sequence[tuple[Path, Sequence[Path]]], top
     if len(set(names)) != len(names) or len(names) > MOST_JOINTS or not all(map(str.isprintable, names)):
         raise DataError(f"the joints are {names[:8]!r}; give up to {MOST_JOINTS} names, each once")
     columns = replace(columns, names=names)
-    columns.factors(names)  # says which unit or gripper is of no column before anything is read
+    columns.factors(names)  # refuses units and grippers of unknown columns before anything is read
     columns.kinds(names)
     return columns
 

@@ -26,7 +26,7 @@ from lewm_model.data.converters.rosbag2.positions import (
 )
 from lewm_model.data.converters.rosbag2.streams import Moment, Section, Streams
 
-ROUNDING_S = 1e-9  # a time that is off by a limit exactly is within it
+ROUNDING_S = 1e-9  # a time that is off by exactly the limit is within it
 
 
 @dataclass

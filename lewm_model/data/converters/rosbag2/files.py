@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of rosbag2 recordings and the messages in them, without ROS: MCAP and SQLite, compressed or not.
 
-rosbag2 compresses whole files (`.zstd` behind their name) or single messages. Both are read as they lie there. What of
-a recording cannot be read is named.
+rosbag2 compresses whole files (`.zstd` behind their name) or single messages; both can be read. What cannot be read of
+a recording is reported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TopicMessage(NamedTuple):
     type: str  # e.g. sensor_msgs/msg/Image
     log_ns: int  # when it was recorded
     data: bytes
-    decode: Any  # bytes -> object with the message's fields; None where nobody knows its definition
+    decode: Any  # bytes -> object with the message's fields; None where its definition is unknown
     encoding: str = CDR  # of the bytes; ROS 2 has CDR only
 
 
@@ -65,7 +65,7 @@ def _is_storage(file: Path) -> bool:
 def bag_files(path: str | Path, problems: list[str] | None = None) -> list[Path]:
     """The files of a recording, in order: one file, or those of the folder that `ros2 bag record` made.
 
-    `metadata.yaml` says their order and which of them there were; a missing one stays in the list, and cannot be read.
+    `metadata.yaml` lists them in order; one that is missing stays in the list, so that reading it reports it.
     Files that are left out are named in `problems`.
 
     :raises DataError: there is none.
@@ -79,7 +79,7 @@ def bag_files(path: str | Path, problems: list[str] | None = None) -> list[Path]
     for file in sorted(path.iterdir()) if path.is_dir() else []:
         if file.is_file() and _is_storage(file):
             name = _plain_name(file)
-            if name in there:  # the uncompressed one is whole: it is deleted when the other one is
+            if name in there:  # the uncompressed file is complete: rosbag2 deletes it after compressing it
                 problems.append(f"{file} was not read: {there[name].name} beside it is the same, uncompressed")
             else:
                 there[name] = file
@@ -107,7 +107,7 @@ def _named_files(metadata: Path, problems: list[str]) -> list[str]:
         return []
     try:
         names = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]["relative_file_paths"]
-        found = [Path(name).name for name in names]  # of a folder that was moved, only the names hold
+        found = [Path(name).name for name in names]  # only the names, as the folder may have been moved
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         problems.append(f"{metadata} cannot be read ({error!r}); the files count as their names are ordered")
         return []
@@ -115,10 +115,10 @@ def _named_files(metadata: Path, problems: list[str]) -> list[str]:
 
 
 def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """All messages of an MCAP or SQLite file, in the order they lie there.
+    """All messages of an MCAP or SQLite file, in the order of the file.
 
     An MCAP file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk
-    is left out, with a message of type `LOST` in its place. Both are named in `problems`.
+    is left out, with a message of type `LOST` in its place. Both are reported in `problems`.
 
     :raises DataError: the file is neither.
     """
@@ -170,7 +170,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
                 problems.append(f"{file} was not closed, its recorder was killed; read up to the last whole chunk, "
                                 f"{count} messages")  # fmt: skip
                 return
-            except Exception as error:  # what a damaged record makes of itself
+            except Exception as error:  # damaged records raise errors of many types
                 problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
                 return
             if not isinstance(record, Chunk):
@@ -178,7 +178,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
                 continue
             try:
                 inner = _records(record)
-            except Exception as error:  # decompressors raise what they like
+            except Exception as error:  # decompressors raise errors of many types
                 problems.append(f"{file}: a chunk behind message {count} is damaged and left out: {error}")
                 yield TopicMessage("", LOST, last_ns, b"", None)
                 continue
@@ -187,8 +187,8 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
 
 
 def _records(chunk: Chunk) -> list[Schema | Channel | Message]:
-    """The records of a chunk, as mcap's `breakup_chunk` gives them: it reads every number by itself, which takes longer
-    than anything else that is done with most messages.
+    """The records of a chunk, as mcap's `breakup_chunk` gives them, but faster: that one reads every number separately,
+    which takes longer than anything else that is done with most messages.
 
     :raises Exception: the chunk is damaged; the type of the error is the decompressor's.
     """
@@ -230,9 +230,9 @@ def _uncompressed(data: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def _decoder(kind: str, language: str = "", definition: bytes = b"") -> Any:
-    """What makes an object of a serialised message of this type; None where its definition cannot be parsed.
+    """A function from serialised messages of this type to objects; None where the definition cannot be parsed.
 
-    :param language: of the definition, "ros2msg" or "ros2idl". Without a definition that of Jazzy counts.
+    :param language: of the definition, "ros2msg" or "ros2idl". Without a definition, that of Jazzy is used.
     """
     try:
         store = get_typestore(Stores.EMPTY if definition else Stores.ROS2_JAZZY)
@@ -251,8 +251,8 @@ def _decoder(kind: str, language: str = "", definition: bytes = b"") -> Any:
 def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
     """All messages of a recording of rosbag2's SQLite plugin, in the order they were recorded.
 
-    These files hold no message definitions; those of Jazzy count, which agree with Humble's for what is read here. Of a
-    damaged file what comes before the damage is read.
+    These files hold no message definitions; those of Jazzy are used, which agree with Humble's for what is read here. A
+    damaged file is read up to the damage.
 
     :raises DataError: the file is no such recording.
     """
@@ -283,7 +283,7 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
 
 
 def _unpacked(file: Path, scratch: Path, problems: list[str]) -> Path:
-    """The file, uncompressed; as far as that goes."""
+    """The file, uncompressed as far as possible."""
     plain = scratch / _plain_name(file)
     with _opened(file) as stream, open(plain, "wb") as out:
         try:
@@ -296,9 +296,9 @@ def _unpacked(file: Path, scratch: Path, problems: list[str]) -> Path:
 def _sqlite_copies(file: Path, scratch: Path, called: Path, problems: list[str]) -> list[Path]:
     """The file, which the user calls `called`, or copies of it that SQLite opens.
 
-    A file whose recorder was killed is mended by SQLite, with the journal beside it; it does that in a copy. A file
-    that was cut off it refuses; two copies are made as long as it was, with other bytes in what is missing. A message
-    that is the same in both is whole.
+    SQLite repairs a file whose recorder was killed, with the journal beside it; it does that in a copy. It refuses a
+    file that was cut off, so two copies get the original length, with different bytes in place of what is missing. A
+    message that is the same in both is complete.
     """
     with open(file, "rb") as stream:
         head = stream.read(32)
@@ -324,7 +324,7 @@ def _sqlite_copies(file: Path, scratch: Path, called: Path, problems: list[str])
 
 
 def messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """Of all files of a recording, one after the other.
+    """The messages of all files of a recording, one file after the other.
 
     One of several that cannot be read at all is named, and a message of type `LOST` stands in its place.
 

@@ -50,7 +50,7 @@ class Topics:
 class Command(NamedTuple):
     """A JointTrajectory message: times_s (T,) from its start, positions (T, A) rad, velocities and accelerations.
 
-    Without points it stands for a moment at which commands may have been lost, so that none is known to be in force.
+    Without points it marks a moment at which commands may have been lost, so that the one in effect is unknown.
     """
 
     log_ns: int
@@ -93,7 +93,7 @@ def is_image(message: TopicMessage, wanted: str) -> bool:
 
 
 def is_reference(message: TopicMessage, topics: Topics) -> bool:
-    """Whether it is the state of the controller that takes the commands, whose topic may be named as theirs."""
+    """Whether it is the state of the controller that takes the commands; users may name its topic instead of theirs."""
     readable = message.type == REFERENCE and message.encoding == CDR and message.decode is not None
     return readable and (matches(message.topic, topics.reference) or matches(message.topic, topics.command))
 
@@ -155,7 +155,7 @@ def header_stamp_ns(data: bytes) -> int:
 
 
 def state(fields: Any, log_ns: int, columns: Columns) -> State:
-    """Of a JointState message. Raises ValueError for one that cannot be used."""
+    """The state in a JointState message. Raises ValueError for one that cannot be used."""
     at = {name: i for i, name in enumerate(fields.name)}
     names = columns.names + columns.held
     if not set(names) <= set(at) or len(fields.position) != len(at):
@@ -165,7 +165,7 @@ def state(fields: Any, log_ns: int, columns: Columns) -> State:
 
 
 def reference(fields: Any, log_ns: int, columns: Columns) -> State:
-    """Of a JointTrajectoryControllerState message. Raises ValueError for one that cannot be used."""
+    """The reference in a JointTrajectoryControllerState message. Raises ValueError for one that cannot be used."""
     point = fields.reference if hasattr(fields, "reference") else fields.desired  # its name before ROS 2 Iron
     at = {name: i for i, name in enumerate(fields.joint_names)}
     if not set(columns.names) <= set(at) or len(point.positions) != len(at):
@@ -181,7 +181,7 @@ def _state(fields: Any, log_ns: int, positions: np.ndarray) -> State:
 
 
 def command(fields: Any, log_ns: int, columns: Columns) -> Command:
-    """Of a JointTrajectory message. Raises ValueError for one that the controller refuses."""
+    """The command in a JointTrajectory message. Raises ValueError for one that the controller refuses."""
     joints, points, names = fields.joint_names, fields.points, columns.names
     if not set(names) <= set(joints) or not points:
         raise ValueError("for other joints, or without points: the controller refuses them")

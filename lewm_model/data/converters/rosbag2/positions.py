@@ -45,7 +45,7 @@ def commanded_positions(
 ) -> np.ndarray:
     """Commanded positions (N, A) at `times_s` (N,), as the controller interpolates trajectories; NaN while unknown.
 
-    :param received_s: (C,) when the controller received each command; it is in force until the next one.
+    :param received_s: (C,) when the controller received each command; it applies until the next one.
     :param epoch_ns: stamp of the time 0.
     :param measured_s: (M,) times of `measured` (M, A), from which a trajectory that starts in the future is approached.
     :param left_out: counts the commands that the controller refuses.
@@ -100,7 +100,7 @@ def _integrated(command: Command, begin: np.ndarray, late_s: float) -> np.ndarra
 def demanded_positions(
     times_s: np.ndarray, references: Sequence[State], epoch_ns: int, longest_s: float, turning: np.ndarray
 ) -> np.ndarray:
-    """Positions (N, A) that the controller demanded at `times_s` (N,), interpolated linearly.
+    """The controller's reference positions (N, A) at `times_s` (N,), interpolated linearly.
 
     NaN where the references before and after are more than `longest_s` apart.
 

@@ -64,7 +64,7 @@ class Section(NamedTuple):
     others: list[list[Frame]]  # of each other camera
     joints: list[State]
     commands: list[Command]
-    references: list[State]  # positions (A,) that the controller demanded
+    references: list[State]  # of the controller, positions (A,)
 
 
 @dataclass
@@ -226,7 +226,7 @@ def _collect(
         elif message.encoding != CDR:
             continue
         elif any(is_image(message, image) for image in images):
-            stamp_ns = -1  # a picture that cannot be read counts all the same: pictures are numbered
+            stamp_ns = -1  # a picture that cannot be read is still counted: pictures are numbered
             if plausible:
                 try:
                     stamp_ns = header_stamp_ns(message.data)
@@ -277,7 +277,7 @@ def _roles(found: _Found, topics: Topics, images: Sequence[str], source: Path, r
 def _image_topic(found: set[str], wanted: str, source: Path, others: dict[str, str], report: Conversion) -> str:
     """The topic that a camera's pictures are on."""
     fitting = [topic for topic in found if matches(topic, wanted) or matches(topic, f"{wanted}/compressed")]
-    raw = [topic for topic in fitting if not topic.endswith("/compressed")]  # raw pictures lost nothing
+    raw = [topic for topic in fitting if not topic.endswith("/compressed")]  # raw pictures lost nothing to compression
     exact = [topic for topic in fitting if topic.strip("/") == wanted.strip("/")]
     chosen = _only(exact or raw or fitting, wanted, "pictures", source, others, report)
     if len(fitting) > 1:
