@@ -211,7 +211,7 @@ class Ours:
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         self.model, self.spec, self.seed = load_model(bundle), bundle.actions, seed
-        self.rollout, self.steps_to_go = FastRollout(self.model).eval(), load_heads(bundle)["displacement"]
+        self.rollout, self.distance = FastRollout(self.model).eval(), load_heads(bundle)["displacement"]
         self.noise = torch.Generator().manual_seed(seed)
 
     @torch.inference_mode()
@@ -258,7 +258,7 @@ class Ours:
             def cost(knots: np.ndarray) -> np.ndarray:
                 imagined = self.imagine(context, past, np.tile(knots, (1, 1, spec.frameskip)))
                 with torch.inference_mode():
-                    return self.steps_to_go(imagined, wanted).mean(-1).numpy()
+                    return self.distance(imagined, wanted).mean(-1).numpy()
 
             guesses = np.stack([kept, still])
             found = search(

@@ -264,8 +264,8 @@ class CalibrationConfig:
     # More accepts a coarser arrival; less needs recordings in which the arm comes back more exactly, or rests.
     same_place_steps: float = 0.7
     reached_share: float = 0.95  # share of the pairs of such pictures whose distance counts as reached
-    # A reached goal counts as left beyond this multiple of that distance; above 1, so that noise does not make the arm
-    # start again and again.
+    # A reached goal counts as left beyond this multiple of that distance, 1 or more: with more, noise does not make
+    # the arm start again and again.
     left: float = 1.5
 
     def __post_init__(self) -> None:

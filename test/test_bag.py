@@ -110,7 +110,7 @@ def test_frames_actions_and_positions_are_those_of_the_recorded_motion(tmp_path:
     ("reach", "speed", "said"),
     [
         (3.0, 0.3, r"shoulder goes from .* the robot file allows 0.3 rad/s; its unit or its clock is wrong"),
-        (0.3, 3.0, r"the robot file allows -0.3 to 0.3; its unit or its zero is another"),
+        (0.3, 3.0, r"the robot file allows -0.3 to 0.3; its unit or its zero is wrong"),
     ],
 )
 def test_what_the_robot_s_own_file_does_not_allow_is_refused(
@@ -571,7 +571,7 @@ def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path: Path) -> None:
     assert numbers(data)[-1] == 99
     assert 80 <= len(data.pixels) < 99
     check_truth(data, times_s)
-    assert "a chunk behind message" in report.problems[0]
+    assert "a chunk after message" in report.problems[0]
 
 
 def test_a_recording_in_several_files_is_one(tmp_path: Path) -> None:
@@ -637,7 +637,7 @@ def test_sqlite_recordings_convert_like_mcap_ones(tmp_path: Path, suffix: str) -
     assert numbers(data) == list(range(len(data.pixels)))
     check_truth(data, times_s)
     assert "bag_0.db3 was cut off" in report.problems[0]
-    assert "bag_0.db3 is damaged behind message" in report.problems[1]
+    assert "bag_0.db3 is damaged after message" in report.problems[1]
     assert path.stat().st_size == size // 2  # the recording itself stays as it is
 
 

@@ -69,7 +69,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
     planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
     planners.model, planners.spec, planners.seed = Position(), spec, 0
     planners.noise = torch.Generator().manual_seed(0)
-    planners.steps_to_go = lambda latents, goal: (latents - goal).norm(dim=-1)
+    planners.distance = lambda latents, goal: (latents - goal).norm(dim=-1)
     mean, std = (torch.tensor(values) for values in (spec.mean, spec.std))
 
     def rollout(context, past, candidates):

@@ -34,13 +34,12 @@ def test_files_and_launch_arguments_that_are_named_exist() -> None:
     unit = (ROOT / "config/lewm_ros.service").read_text()
     container = (ROOT / "docker/Dockerfile.jetson").read_text()
     launch = (ROOT / "launch/plan.launch.py").read_text()
-    for text in (GUIDE, unit, container):
-        for argument in re.findall(r"\b(\w+):=", text):
-            assert f'"{argument}"' in launch, argument
-    for link in re.findall(r"\]\(([^)#]+)\)", GUIDE):
-        assert (ROOT / "docs" / link).exists(), link
-    for source in re.findall(r"^COPY (\S+)", container, re.MULTILINE):
-        assert (ROOT / source).exists(), source
+    arguments = re.findall(r"\b(\w+):=", GUIDE + unit + container)
+    links, sources = re.findall(r"\]\(([^)#]+)\)", GUIDE), re.findall(r"^COPY (\S+)", container, re.MULTILINE)
+    assert arguments and links and sources
+    assert [argument for argument in arguments if f'"{argument}"' not in launch] == []
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [source for source in sources if not (ROOT / source).exists()] == []
 
 
 def test_the_unit_never_arms_stops_smoothly_and_caches_where_it_says() -> None:

@@ -220,10 +220,13 @@ def test_every_launch_argument_that_a_page_names_exists():
         for file in (ROOT / "launch").glob("*.launch.py")
         for call in calls(file, "DeclareLaunchArgument")
     }
+    checked: set[str] = set()
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for command in re.findall(r"ros2 launch lewm_ros (?:[^`\n]|\\\n)*", page.read_text()):
+        for command in re.findall(r"ros2 launch lewm_ros (?:\\\n|[^`\n])*", page.read_text()):
             named = set(re.findall(r"\b([a-z_]+):=", command))
             assert named <= declared, f"{page.name}: {named - declared}"
+            checked |= named
+    assert {"arm", "model", "sim"} <= checked
 
 
 def test_every_launch_argument_is_described():

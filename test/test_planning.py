@@ -248,7 +248,8 @@ def test_a_search_returns_the_best_so_far_within_one_iteration_of_its_deadline(
     start, rng = np.full((5, 2), 2.0), np.random.default_rng(0)
     found = search(PlanConfig(iterations=8), start[None], 1.0, lambda x: x, cost, rng, deadline_s=deadline_s)
     assert found.iterations == iterations and found.cost <= 40.0
-    assert now_s[0] < deadline_s + 0.0202 or iterations == 8
+    if iterations < 8:
+        assert now_s[0] < deadline_s + 0.0202
 
 
 @pytest.mark.parametrize("deadline_s", [0.005, 0.05, 0.5])

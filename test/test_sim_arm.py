@@ -178,6 +178,7 @@ def test_an_impossible_start_is_refused(sim: ArmSim, positions: list[float]) -> 
 def test_the_arm_never_touches_itself_the_table_or_the_block(sim: ArmSim) -> None:
     for a, b in np.random.default_rng(3).uniform(sim.limits.lower, sim.limits.upper, (200, 2)):
         sim.reset(joint_positions=[a, b])
+        assert not sim.touches([[a, b]])
         sim.step(0.002)
         np.testing.assert_allclose(sim.joint_positions(), [a, b], atol=1e-6)
 

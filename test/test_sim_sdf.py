@@ -44,7 +44,7 @@ BROKEN = [
     ('relative_to="link_1"', 'relative_to="link_9"', 'name="elbow"', "no frame 'link_9'"),
     ('<pose relative_to="base">', '<pose relative_to="link_1">', 'name="', "poses go in a circle"),
     ("<parent>link_1</parent>", "<parent>link_2</parent>", 'name="link_2"', "hangs from itself"),
-    ("<child>link_2</child>", "<child>link_7</child>", 'name="elbow"', "no link here"),
+    ("<child>link_2</child>", "<child>link_7</child>", 'name="elbow"', "no link of the model"),
     (
         "<lower>-2.2</lower><upper>2.2</upper><effort>8",
         "<lower>2.2</lower><upper>2.2</upper><effort>8",

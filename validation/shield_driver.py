@@ -445,7 +445,7 @@ class Episode:
             assert (outside - outside[0]).max() <= STRAY_M, f"{outside.max():.4f} m out of the workspace"
 
     def must_go_on_from_the_command(self, motion: Trajectory) -> None:
-        assert self.started, "nobody said where the motion starts"
+        assert self.started, "a plan was committed before the arm started"
         if self.now >= self.command.times_s[-1]:
             gap = np.abs(at(motion, self.now)[0] - self.measured).max()
             assert gap <= self.config.start_tolerance_rad + 1e-6, f"starts {gap} rad from where the arm is"

@@ -304,9 +304,9 @@ class _Loader:
         to_link: dict[str, _Joint] = {}
         for joint in joints:
             if joint.child not in links:
-                raise joint.element.error(f"joint '{joint.name}' has child '{joint.child}', which is no link here")
+                raise joint.element.error(f"joint '{joint.name}' has child '{joint.child}', no link of the model")
             if joint.parent != "world" and joint.parent not in links:
-                raise joint.element.error(f"joint '{joint.name}' has parent '{joint.parent}', which is no link here")
+                raise joint.element.error(f"joint '{joint.name}' has parent '{joint.parent}', no link of the model")
             if joint.child in to_link:
                 raise joint.element.error(f"link '{joint.child}' has two parents; closed chains are not supported")
             to_link[joint.child] = joint

@@ -117,14 +117,12 @@ def looks_wrong(
     if fast.any() and fast.mean() <= SINGLE:
         return f"{said}, {int(fast.sum())} times: that looks like a simulation that was reset, or lost messages"
     if fast.any():
-        who = "no arm moves so" if allowed is None else f"the robot file allows {allowed[2]:.4g} rad/s"
+        who = "no arm moves that fast" if allowed is None else f"the robot file allows {allowed[2]:.4g} rad/s"
         return f"{said}: {who}; its unit or its clock is wrong"
     if allowed is not None:
         room = OVER_RANGE * (allowed[1] - allowed[0])
         if ((every < allowed[0] - room) | (every > allowed[1] + room)).mean() > SINGLE:
-            return (
-                f"{said}: the robot file allows {allowed[0]:.4g} to {allowed[1]:.4g}; its unit or its zero is another"
-            )
+            return f"{said}: the robot file allows {allowed[0]:.4g} to {allowed[1]:.4g}; its unit or its zero is wrong"
     return ""
 
 

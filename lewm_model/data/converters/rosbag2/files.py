@@ -162,7 +162,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
             except InvalidMagic as error:
                 if count == 0 and stream.tell() <= 8:
                     raise DataError(f"{file} is no MCAP file: {error}") from error
-                problems.append(f"{file} ends without the mark of a whole file; {count} messages were read")
+                problems.append(f"{file} has no end marker, so it may have been cut off; {count} messages were read")
                 return
             except (EndOfFile, struct.error):
                 if file.stat().st_size < 8:
@@ -171,7 +171,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
                                 f"{count} messages")  # fmt: skip
                 return
             except Exception as error:  # damaged records raise errors of many types
-                problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
+                problems.append(f"{file} is damaged after message {count} and was not read from there on: {error}")
                 return
             if not isinstance(record, Chunk):
                 yield from unpack(record)
@@ -179,7 +179,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
             try:
                 inner = _records(record)
             except Exception as error:  # decompressors raise errors of many types
-                problems.append(f"{file}: a chunk behind message {count} is damaged and left out: {error}")
+                problems.append(f"{file}: a chunk after message {count} is damaged and was left out: {error}")
                 yield TopicMessage("", LOST, last_ns, b"", None)
                 continue
             for part in inner:
@@ -276,7 +276,7 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
         except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
             if count == 0:
                 raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error
-            problems.append(f"{file} is damaged behind message {count} and not read from there on: {error}")
+            problems.append(f"{file} is damaged after message {count} and was not read from there on: {error}")
         finally:
             for connection in connections:
                 connection.close()
