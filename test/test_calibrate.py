@@ -67,6 +67,22 @@ def test_the_calibration_is_kept_in_the_bundle_and_comes_from_held_out_episodes(
     assert (np.diff(found.errors) >= 0).all() and max(found.errors) == errors.max()
 
 
+def test_ways_that_the_head_sees_are_compared_with_those_that_were_commanded(trained):
+    data = load_episodes(trained.folder.parent / "dots.h5")
+    latents, head = encode_all(load_model(trained), data.pixels), load_heads(trained)["displacement"]
+    found = c.way_errors({"displacement": head}, data, np.arange(len(data.lengths)), latents, trained.actions)
+    with torch.no_grad():
+        seen = head.net(latents).numpy()
+    off, block = [], trained.actions.frameskip
+    for first, length in zip(data.offsets, data.lengths, strict=True):
+        for begin in range(first, first + length):
+            for end in range(begin + block, min(begin + 8 * block, first + length - 1) + 1, block):
+                moved = data.actions[begin:end].sum(0) * trained.actions.control_dt_s / trained.actions.full_step
+                off.append(np.abs(seen[end] - seen[begin] - moved))
+    assert found == pytest.approx(np.quantile(off, c.USUAL_WAY, axis=0), rel=1e-3)
+    assert c.way_errors({}, data, np.arange(len(data.lengths)), latents, trained.actions) is None
+
+
 def test_false_positives_are_counted_on_frames_that_did_not_set_the_limits():
     """One episode of ten has errors ten times as great: by limits that it set itself, none of them is surprising."""
     rng = np.random.default_rng(0)

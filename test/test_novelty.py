@@ -80,6 +80,15 @@ def test_what_stays_becomes_familiar_and_what_moves_does_not(novelty: Novelty) -
     assert novelty.look(stays, 6.0) == 4.5
 
 
+def test_a_picture_that_shows_nothing_is_new_for_as_long_as_it_lasts(novelty: Novelty) -> None:
+    for colour in (0, 255, np.array([90, 20, 20])):
+        covered = np.zeros((SIZE, SIZE, 3), np.uint8) + np.uint8(colour)
+        noise = np.random.default_rng(0).integers(0, 6, covered.shape, np.uint8)
+        for time in np.arange(0.0, 5 * FAMILIAR_S, 0.05):
+            assert novelty.look(covered ^ noise, time) > 100.0
+        assert novelty.look(table((12, 12, GREEN)), 5 * FAMILIAR_S) == 0.0
+
+
 def test_a_clock_that_jumps_back_does_not_make_anything_new_for_longer(novelty: Novelty) -> None:
     stays = table((12, 12, GREEN), (7, 7, GREEN))
     assert novelty.look(stays, 1000.0) == novelty.look(stays, 10.0) == 4.5
@@ -101,6 +110,7 @@ def test_what_an_older_bundle_saw_is_compared_as_the_camera_gave_it() -> None:
     seen = np.ones((SIZE * SIZE, COLOURS), bool)
     seen[:, :64] = False  # nothing was ever as dark as that
     picture = np.full((SIZE, SIZE, 3), 20, np.uint8)
+    picture[::2] = 30
     older = Remembered(seen, None)
     assert Novelty(older, 1.0, any_light=False).new_pixels(picture).all()
     assert not Novelty(older, 1.0).new_pixels(picture).any()

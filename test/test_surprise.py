@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from test_planning import Arm, PerfectModel, calibrated, planner_for, run
+from test_planning import SPEC, Arm, PerfectModel, calibrated, planner_for, run
 
 from lewm_model.bundle.bundle import Calibration, load_bundle
 from lewm_model.config import MonitorConfig, PlanConfig, resource
@@ -202,9 +204,21 @@ def test_frames_are_judged_at_every_rate_of_a_camera(rate_hz: int) -> None:
     assert max(judged) < 2.0
 
 
+class PerfectProposer(PerfectModel):
+    """With the head that says which way leads from one latent to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bundle = replace(self.bundle, heads=("displacement", "proposal"))
+
+    def propose(self, latents: np.ndarray, goal: np.ndarray, steps_to_go: np.ndarray) -> np.ndarray:
+        velocity = (goal - latents[0]) / (steps_to_go[0] * SPEC.control_dt_s)
+        return ((np.tile(velocity, SPEC.frameskip) - np.tile(SPEC.mean, 5)) / np.tile(SPEC.std, 5))[None]
+
+
 def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     arm = Arm(np.array([-1.5, 0.5]))
-    planner = planner_for(arm, calibrated(PerfectModel()))
+    planner = planner_for(arm, calibrated(PerfectProposer()))
     planner.set_goal(np.array([1.0, -1.0], np.float32))
     for _ in range(24):
         run(planner, arm, 0.05)
@@ -217,13 +231,21 @@ def test_a_hold_ends_only_when_the_picture_shows_the_arm_where_it_is() -> None:
     vigilance = Vigilance()
     for frame in range(HOLD_FRAMES):
         vigilance.see(3.0, 0.05 * frame)
-    for latent, sees in ((frozen, False), (stop.positions[-1], True), (frozen, False)):
+    # As far from where the arm was, but the other way.
+    elsewhere = frozen - (stop.positions[-1] - frozen)
+    assert np.abs(elsewhere - stop.positions[-1]).max() > 0.3
+    for latent, sees in ((frozen, False), (stop.positions[-1], True), (elsewhere, False), (frozen, False)):
         planner.measure(arm.now_s, stop.positions[-1])
         planner.observe(arm.now_s, latent.astype(np.float32))
         assert planner.expectation.sees_the_arm() is sees
         arm.now_s += 0.05
     vigilance.see(0.0, 5.0, planner.expectation.sees_the_arm)
     assert vigilance.alarm is not None, "the world is calm, but the picture is an old one"
+    assert planner.expectation.calibration is not None
+    planner.expectation.calibration = replace(planner.expectation.calibration, way_errors=(9.0, 9.0))
+    assert planner.expectation.sees_the_arm(), "such a difference is usual"
+    planner.expectation.calibration = replace(planner.expectation.calibration, way_errors=(0.1, 9.0))
+    assert not planner.expectation.sees_the_arm(), "but not in this joint"
     planner.expectation.trust(arm.now_s)
     vigilance.see(0.0, 5.1, planner.expectation.sees_the_arm)
     assert vigilance.alarm is None

@@ -71,12 +71,16 @@ class Calibration:
     false_positive_interval: tuple[float, float] | None = None
     # Usual area of a frame's pixels that have an uncommon colour, and the greatest usual excess over it (`Novelty`).
     uncommon_pixels: tuple[float, float] | None = None
+    # (A,) greatest usual difference, control steps at full speed, between the ways from one frame to another that the
+    # displacement embedding sees and that the arm was commanded; None: not measured, or no such head.
+    way_errors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         pixels = [count for count in (self.new_pixels, self.goal_pixels) if count is not None]
         squares = self.latent_squares or (1.0, 1.0)
         usual_area, excess = (0.0, 1.0) if self.uncommon_pixels is None else self.uncommon_pixels
-        values = np.array([self.reached, self.left, *self.errors, *pixels, *squares, excess], float)
+        ways = self.way_errors or ()
+        values = np.array([self.reached, self.left, *self.errors, *pixels, *squares, excess, *ways], float)
         changes = np.array(self.changes, float)
         if not (
             (np.isfinite(values) & (values > 0)).all()

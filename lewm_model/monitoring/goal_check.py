@@ -12,10 +12,9 @@ import numpy as np
 
 from lewm_model.bundle.bundle import Calibration
 from lewm_model.config import MonitorConfig
-from lewm_model.monitoring.novelty import Novelty, most_together
+from lewm_model.monitoring.novelty import FLATTEST, Novelty, contrast, most_together
 from lewm_model.monitoring.vigilance import SURPRISING
 
-FLATTEST = 4.0  # grey levels of 255, standard deviation; a picture with less, a covered lens say, shows nothing
 ROOM = 1.25  # factor by which a goal's squared latent norm may lie outside the range of the recordings
 STEADY_S = 0.5  # for which the exposure must be steady; until it has settled, it changes within that time
 STEADY_FRAMES = 3  # frames in that time, at least: fewer say nothing about a trend
@@ -36,7 +35,7 @@ def examine_goal(
 
     Without a calibration only a picture of one colour is refused.
     """
-    values = {"contrast": float(picture.std())}
+    values = {"contrast": contrast(picture)}
     if values["contrast"] < FLATTEST:
         return GoalReport(
             f"the picture is of one colour: the standard deviation of its grey levels is {values['contrast']:.1f}, "

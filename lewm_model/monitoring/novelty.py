@@ -37,6 +37,7 @@ LEVEL = 200.0  # grey level, of 255, that the estimated light is scaled to
 IN_ANY_LIGHT, COMMON, AS_RECORDED = "seen_in_any_light", "common", "seen"
 WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, and how much brighter it may really be
 DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
+FLATTEST = 4.0  # `contrast` below which a picture, of a covered lens say, shows nothing
 SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
 
 
@@ -56,6 +57,13 @@ def evened(picture: np.ndarray, white_is: float = 1.0) -> np.ndarray:
     light = middle + ((right - left) * across)[None] + ((bottom - top) * across)[:, None]
     light = np.maximum(light, np.maximum(middle / 4, DARKEST))
     return np.minimum(picture * (LEVEL / light).astype(np.float32), 255).astype(np.uint8)
+
+
+def contrast(picture: np.ndarray) -> float:
+    """How much a picture (H, W, 3) uint8 shows: the standard deviation over its pixels of that of red, green and blue
+    which varies most, grey levels of 255.
+    """
+    return float(picture.reshape(-1, 3).std(0).max())
 
 
 def _shades(picture: np.ndarray) -> np.ndarray:
@@ -172,8 +180,13 @@ class Novelty:
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
         """Novelty of a frame's picture (H, W, 3) uint8, in multiples of what is usual: the greater of the new pixels in
-        the fullest window, and the excess of the uncommon ones' area.
+        the fullest window, and the excess of the uncommon ones' area. A picture that shows nothing is all new, and
+        never becomes familiar.
         """
+        if contrast(picture) < FLATTEST:
+            self._since_s[:] = np.inf
+            self._areas.clear()
+            return len(self._pixels) / self._usual
         size, estimates = picture.shape[:2], self._estimates(picture)
         new = most_together(self._new(estimates, stamp_s).reshape(size)) / self._usual
         if self._usual_area is None or self._recorded.common is None:

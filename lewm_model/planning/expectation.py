@@ -8,12 +8,14 @@ from collections import deque
 import numpy as np
 
 from lewm_model.config import MonitorConfig
-from lewm_model.models.signature import DISPLACEMENT, measuring
+from lewm_model.models.signature import PROPOSAL
 from lewm_model.monitoring.frozen import frozen
 from lewm_model.planning.history import History
+from lewm_model.planning.proposals import way_between
 from lewm_model.runtime import Runtime
 
 KNOWN_FRAMES = 6  # newest frames that showed a motion as imagined, a block apart: their median tolerates outliers
+LONGEST_STEPS = 1000.0  # control steps at full speed, further than an arm moves between two of its poses
 
 
 class Expectation:
@@ -85,20 +87,21 @@ class Expectation:
     def sees_the_arm(self) -> bool:
         """Whether the newest frame shows the arm where the joints are; True where that cannot be told.
 
-        Once the arm rests, a frozen or covered camera no longer surprises. But the distance between the newest frame
-        and each kept frame, which showed a motion as imagined, must be what the joints have moved since. The median of
-        them counts: with a single frame one error of the model would hold an arm at rest for ever.
+        Once the arm rests, a frozen or covered camera no longer surprises. But the way from each kept frame, which
+        showed a motion as imagined, to the newest one must be that of the joints since. The median of the differences
+        counts: with a single frame one error of the model would hold an arm at rest for ever. A difference that is
+        usual in recordings agrees, too: a wrist whose turns a latent hardly holds says nothing.
         """
         if self.history.newest is None:
             return True
-        frame_s, _ = self.history.newest
+        frame_s, latent = self.history.newest
         position = self.history.measured_at(frame_s)
-        if measuring(self.runtime.bundle.heads) != DISPLACEMENT or position is None or not self._known:
+        if PROPOSAL not in self.runtime.bundle.heads or position is None or not self._known:
             return True
-        context, past = self.history.context(frame_s)
         off = []
         for _, known, then in self._known:
-            distances, _ = self.runtime.rollout(context, past, self._still, known)
-            moved = np.linalg.norm(self.history.ways(np.stack([then, position])) / self.spec.full_step)
-            off.append(abs(float(distances[0, 0]) - moved))
-        return bool(np.median(off) <= self.monitor.agrees_steps)
+            seen = way_between(self.runtime, known[None], latent, LONGEST_STEPS)
+            moved = self.history.ways(np.stack([then, position]))[0]
+            off.append(np.abs(seen - moved) / self.spec.full_step)
+        usual = 0.0 if self.calibration is None else np.array(self.calibration.way_errors or 0.0)
+        return bool((np.median(off, axis=0) <= np.maximum(usual, self.monitor.agrees_steps)).all())

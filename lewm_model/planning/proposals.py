@@ -51,6 +51,19 @@ class Proposed:
 Proposal = Callable[[Problem, np.random.Generator], Proposed]
 
 
+def way_between(runtime: Runtime, latent: np.ndarray, other: np.ndarray, steps: float) -> np.ndarray:
+    """How far an action of each column leads from latent (1, D) to another (D,), (C,) in the unit of the actions times
+    s, by the displacement embedding.
+
+    :param steps: control steps at full speed that no such way exceeds. The head proposes a velocity, clipped to full
+        speed, to arrive after a number of steps; with so many it is not clipped, and velocity times time is the way.
+    """
+    spec = runtime.bundle.actions
+    block = runtime.propose(latent, other, np.array([steps]))
+    velocity = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
+    return velocity * steps * spec.control_dt_s
+
+
 def stand_still(problem: Problem, rng: np.random.Generator) -> Proposed:
     """Come to rest."""
     return Proposed(problem.motions.still[None], np.ones(1))
@@ -66,12 +79,8 @@ def go_on(problem: Problem, rng: np.random.Generator) -> Proposed:
 def go_straight(problem: Problem, rng: np.random.Generator) -> Proposed:
     """The straight line in joint space from the frame to the goal, by the displacement embedding."""
     spec = problem.runtime.bundle.actions
-    # The head proposes a velocity, clipped to full speed, to arrive after a number of steps. With as many steps as the
-    # arm's longest way takes it is never clipped, and velocity times steps is the whole way.
-    steps = float(np.max(problem.motions.farthest / spec.full_step))
-    block = problem.runtime.propose(problem.context[-1:], problem.goal, np.array([steps]))
-    speed = (block.reshape(spec.frameskip, -1) * np.asarray(spec.std) + np.asarray(spec.mean)).mean(0)
-    way = speed * steps * spec.control_dt_s
+    longest = float(np.max(problem.motions.farthest / spec.full_step))
+    way = way_between(problem.runtime, problem.context[-1:], problem.goal, longest)
     candidates = problem.motions.straight(way)[None]
     actions = problem.motions.actions(candidates)
     moved = np.cumsum(actions[0] * spec.control_dt_s, axis=0)[spec.frameskip - 1 :: spec.frameskip]  # (H, C)

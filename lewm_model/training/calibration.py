@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm_model.bundle.bundle import Bundle, Calibration, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
@@ -21,11 +21,14 @@ from lewm_model.config import CalibrationConfig, TrainConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.graphs import RolloutGraph
+from lewm_model.models.heads import DisplacementEmbedding
 from lewm_model.models.lewm import LeWM
-from lewm_model.models.signature import POLICY, measuring
+from lewm_model.models.signature import DISPLACEMENT, POLICY, measuring
 from lewm_model.monitoring.novelty import Novelty, area, most_together, remember, save_seen
 from lewm_model.monitoring.vigilance import SURPRISING
+from lewm_model.planning.expectation import KNOWN_FRAMES
 from lewm_model.robot.actions import ActionSpec
+from lewm_model.training.heads import travelled_steps
 from lewm_model.training.latents import encode_rows
 
 FEWEST_FRAMES = 500  # from which the greatest error in each of the GROUPS is a usable limit
@@ -36,6 +39,7 @@ FOLDS = 5  # parts of the frames, each of which is judged by limits from the oth
 LEAST_ERROR = 0.1
 FEWEST_PAIRS = 20  # of frames of the same place, from which a quantile of their distances is usable
 FEWEST_NEW = 1.5  # pixels, the least limit of novelty: frames of a simulated camera without noise have no new pixel
+USUAL_WAY, LEAST_WAY = 0.99, 1e-3  # quantile of the differences of ways that is usual; its least value, control steps
 LEAST_AREA = 0.01  # of the picture, the least limit of the excess over the usual area: an arm's hardly varies
 
 
@@ -101,6 +105,7 @@ def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None =
         (float(squares.min()), float(squares.max())),
         (float(interval.low), float(interval.high)),
         (usual_area, excess),
+        way_errors(heads, data, episodes, latents, bundle.actions),
     )
 
     def change(draft: Bundle) -> Bundle:
@@ -108,6 +113,29 @@ def calibrate(bundle: Bundle, data: Episodes, config: CalibrationConfig | None =
         return replace(draft, calibration=found)
 
     return update(bundle, change)
+
+
+def way_errors(
+    heads: dict[str, nn.Module], data: Episodes, episodes: np.ndarray, latents: Tensor, spec: ActionSpec
+) -> tuple[float, ...] | None:
+    """`Calibration.way_errors`: the USUAL_WAY quantile of each column over pairs of frames up to KNOWN_FRAMES + 2
+    blocks apart, which is how far apart the frames are that are compared when a hold may end.
+    """
+    head = heads.get(DISPLACEMENT)
+    if not isinstance(head, DisplacementEmbedding):
+        return None
+    rows = data.rows(episodes)
+    seen = np.zeros_like(data.actions)
+    with torch.no_grad():
+        seen[rows] = head.net(latents[rows]).numpy()
+    wrong = seen - travelled_steps(data, episodes, spec)
+    owners = np.repeat(np.arange(len(data.lengths)), data.lengths)
+    differences = [
+        np.abs(wrong[rows[apart:]] - wrong[rows[:-apart]])[owners[rows[apart:]] == owners[rows[:-apart]]]
+        for apart in spec.frameskip * np.arange(1, KNOWN_FRAMES + 3)
+    ]
+    usual = np.quantile(np.concatenate(differences), USUAL_WAY, axis=0)
+    return tuple(float(each) for each in np.maximum(usual, LEAST_WAY))
 
 
 def false_positives(errors: np.ndarray, changes: np.ndarray, owners: np.ndarray) -> int:

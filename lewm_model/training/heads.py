@@ -59,12 +59,7 @@ def train_heads(
         encoded += [encode_rows(model, data, rows, config.augment) for _ in range(config.views - 1)]
     imagined = [imagined_views(model, data, episodes, latents, spec)[1:] for latents in encoded]
     lengths, offsets = (torch.from_numpy(values[episodes]) for values in (data.lengths, data.offsets))
-    travelled = np.zeros_like(data.actions)
-    for episode in episodes:
-        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
-        travelled[first + 1 : last + 1] = np.cumsum(
-            data.actions[first:last] * spec.control_dt_s / spec.full_step, axis=0
-        )
+    travelled = travelled_steps(data, episodes, spec)
     head, metrics["displacement"] = train_displacement(
         model.config,
         torch.stack(encoded),
@@ -82,6 +77,18 @@ def train_heads(
     proposal.scale.copy_(torch.from_numpy(spec.full_step / spec.control_dt_s) / std)
     proposal.shift.copy_(torch.tensor(spec.mean) / std)
     return {**heads, "displacement": head, "proposal": proposal}, metrics
+
+
+def travelled_steps(data: Episodes, episodes: np.ndarray, spec: ActionSpec) -> np.ndarray:
+    """(N, A): sum of the actions from the episode's start to each frame of these episodes, in control steps at full
+    speed; zeros for other frames.
+    """
+    travelled = np.zeros_like(data.actions)
+    for episode in episodes:
+        first, last = data.offsets[episode], data.offsets[episode] + data.lengths[episode] - 1
+        actions = data.actions[first:last]
+        travelled[first + 1 : last + 1] = np.cumsum(actions * spec.control_dt_s / spec.full_step, axis=0)
+    return travelled
 
 
 def add_heads(bundle: Bundle, model: LeWM, data: Episodes, episodes: np.ndarray, config: TrainConfig) -> Bundle:
