@@ -52,7 +52,8 @@ def examine_goal(
             return GoalReport(
                 f"{new.mean():.1%} of the picture has colours that were never recorded there, {values['novelty']:.1f} "
                 f"times the calibrated limit, {SURPRISING:g} times is allowed; check that it is from this camera, not "
-                "cropped, with red and blue not swapped, in the same light, and without new objects",
+                "cropped, with red and blue not swapped, in the same light, and without new objects; where the scene "
+                "itself looks otherwise now, run `lewm calibrate` with a recording of it",
                 values,
             )
     if calibration.latent_squares is not None:
