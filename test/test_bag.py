@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 import zstandard
-from bags import BagWriter, time, write_motion
+from bags import DEFINITIONS, BagWriter, time, write_motion
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as RawWriter
@@ -1067,3 +1067,128 @@ def test_points_with_accelerations_are_of_fifth_degree_as_the_controller_follows
     smooth = u**3 * (10 - 15 * u + 6 * u**2)  # the minimum-jerk way from 0 to 1
     first = number(data.pixels[0])
     np.testing.assert_allclose(data.actions[:-1, 0], np.diff(smooth[first:]) / DT, atol=1e-5)
+
+
+def edited(bag: BagWriter, change: Any) -> BagWriter:
+    """The writer with `change(write, topic, kind, message, log_s)` in place of its `write`."""
+    write = bag.write
+    bag.write = lambda *message: change(write, *message)  # type: ignore[method-assign]
+    return bag
+
+
+def test_joints_that_come_in_messages_of_their_own_are_joined_at_their_stamps(tmp_path: Path) -> None:
+    def apart(write: Any, topic: str, kind: str, message: Any, log_s: float) -> None:
+        if topic != "/joint_states":
+            return write(topic, kind, message, log_s)
+        for i, name in enumerate(message["name"]):
+            if i == 0 or not 1000.5 < log_s < 1000.7:  # one of the two is silent for a while
+                one = {**message, "name": [name], "position": [message["position"][i]]}
+                write(topic, kind, one, log_s + 0.001 * i)
+
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(edited(bag, apart), motion, times_s, picture)
+    _, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    check_truth(data, times_s)
+    assert list(data.lengths) == [10, 45], "the frames of the silence are left out"
+
+
+def test_joints_that_no_joint_state_has_are_named(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(20), picture)
+    with pytest.raises(DataError, match=r"on /joint_states do not have finger; .* --joints shoulder,elbow"):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns((*NAMES, "finger")))
+    with pytest.raises(DataError, match=r"/joint_states \(of the joints shoulder, elbow\)"):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5", columns=Columns(("a", "b")))
+
+
+@pytest.mark.parametrize(
+    "order", [("Image", "JointTrajectory", "JointState"), ("JointState", "Image", "JointTrajectory")]
+)
+def test_topics_in_blocks_one_after_the_other_and_latched_messages_are_no_reset(
+    tmp_path: Path, order: Sequence[str]
+) -> None:
+    times_s = DT * np.arange(80)
+    queue: list[tuple[Any, ...]] = []
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write = bag.write
+        write_motion(edited(bag, lambda _, *message: queue.append(message)), motion, times_s, picture)
+        queue.sort(key=lambda one: (int(one[3]), order.index(one[1].rpartition("/")[2]), one[3]))
+        for i, message in enumerate(queue):
+            if i % 100 == 0:
+                write("/robot_description", "std_msgs/msg/String", {"data": ""}, 900.0)
+            write(*message)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert list(data.lengths) == [80] and report.gaps == []
+    check_truth(data, times_s)
+
+
+def test_the_step_fits_joint_states_that_come_more_slowly_than_pictures(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(60), picture, joint_dt_s=1 / 15)
+    with pytest.raises(DataError, match=r"joint states come every 0.0667 s, .* give --control-dt-s 0.1 or a multiple"):
+        convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5", control_dt_s=None)
+    assert data.control_dt_s == 0.1 and list(data.lengths) == [31]
+    assert "and joint states come every 0.0667 s" in str(report)
+
+
+def test_pictures_that_become_of_another_shape_are_left_out_and_counted(tmp_path: Path) -> None:
+    def wider(write: Any, topic: str, kind: str, message: Any, log_s: float) -> None:
+        if kind.endswith("Image") and log_s > 1001.0:
+            message |= {"width": 96, "step": 288, "data": bytes(48 * 288)}
+        write(topic, kind, message, log_s)
+
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(edited(bag, wider), motion, DT * np.arange(40), picture)
+    report, data = convert(tmp_path / "a.mcap", tmp_path / "a.h5")
+    assert numbers(data) == list(range(len(data.pixels))) and len(data.pixels) in (20, 21)
+    assert report.left_out["pictures of another shape than the first, 64 x 48"] == 40 - len(data.pixels)
+
+
+def test_a_recording_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir()
+    with BagWriter(tmp_path / "session/session_0.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(20), picture)
+    (tmp_path / "link.mcap").symlink_to("session/session_0.mcap")
+    for other, said in ((tmp_path / "session", "twice; give"), (tmp_path / "link.mcap", "twice, also as .*session_0")):
+        with pytest.raises(DataError, match=said):
+            convert_bag([tmp_path / "session/session_0.mcap", other], tmp_path / "a.h5")
+
+
+def test_files_of_a_folder_that_are_compressed_otherwise_are_named_and_ros_1_is_told(tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir()
+    with BagWriter(tmp_path / "session/session_1.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(20), picture)
+    (tmp_path / "session/session_0.mcap.lz4").write_bytes(b"compressed")
+    report, _ = convert(tmp_path / "session", tmp_path / "a.h5")
+    assert len(report.problems) == 1 and "session_0.mcap.lz4 was not read" in report.problems[0]
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
+    with pytest.raises(DataError, match=r"old.bag is a recording of ROS 1; `rosbags-convert"):
+        convert(tmp_path / "old.bag", tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("defined", [True, False])
+def test_a_controller_state_in_sqlite_is_read_by_its_definition_or_its_loss_is_told(
+    tmp_path: Path, defined: bool
+) -> None:
+    """SQLite files have definitions since Iron. Without them, a command that the controller never got would count."""
+    times_s = DT * np.arange(60)
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        bag.command(NAMES, [0.5], np.array([[2.0, 2.0]]), None, None, 999.0)
+        write_references(bag, times_s)
+    path = as_sqlite(tmp_path / "a.mcap", tmp_path / "a.db3")
+    if defined:
+        kind = "control_msgs/msg/JointTrajectoryControllerState"
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "CREATE TABLE message_definitions(id INTEGER PRIMARY KEY, topic_type TEXT, encoding TEXT, "
+                "encoded_message_definition TEXT, type_description_hash TEXT)"
+            )
+            row = (kind, "ros2msg", DEFINITIONS[kind], "")
+            connection.execute("INSERT INTO message_definitions VALUES (1, ?, ?, ?, ?)", row)
+    report, data = convert(path, tmp_path / "a.h5", columns=Columns(NAMES))
+    if defined:
+        check_references(data, times_s)
+    told = [problem for problem in report.problems if "/arm_controller/controller_state was not read" in problem]
+    assert len(told) == (0 if defined else 1)

@@ -336,3 +336,10 @@ def test_a_large_jpeg_is_decoded_smaller_and_makes_the_same_picture_of_the_model
     assert apart.mean() < 1.0 and np.percentile(apart, 99) <= 4
     png = cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()
     np.testing.assert_array_equal(compressed_to_rgb(png, enough=(8, 8)), rgb)
+
+
+def test_a_jpeg_that_a_driver_padded_is_whole() -> None:
+    jpeg = cv2.imencode(".jpg", SMOOTH)[1].tobytes()
+    np.testing.assert_array_equal(compressed_to_rgb(jpeg + bytes(4096)), compressed_to_rgb(jpeg))
+    with pytest.raises(EncodingError, match="cut off"):
+        compressed_to_rgb(jpeg[: len(jpeg) // 2] + bytes(4096))

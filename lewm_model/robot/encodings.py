@@ -125,7 +125,7 @@ def compressed_to_rgb(
             f"a compressed image of {len(buffer)} bytes claims {pixels} pixels, {MOST_PIXELS} at most are read"
         )
     is_jpeg = bytes(buffer[:2]) == b"\xff\xd8"
-    if is_jpeg and b"\xff\xd9" not in bytes(buffer[-256:]):
+    if is_jpeg and b"\xff\xd9" not in buffer.tobytes().rstrip(b"\0")[-256:]:  # some drivers pad with zeros
         raise EncodingError(f"a JPEG of {len(buffer)} bytes is cut off")  # OpenCV would fill the rest with grey
     flag = cv2.IMREAD_COLOR
     if is_jpeg and enough is not None:

@@ -22,6 +22,7 @@ An action is the commanded motion between the stamps of two frames, divided by `
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -33,7 +34,7 @@ from lewm_model.data.converters.rosbag2.episodes import BagReport, plan_episodes
 from lewm_model.data.converters.rosbag2.files import bag_files
 from lewm_model.data.converters.rosbag2.messages import Topics
 from lewm_model.data.converters.rosbag2.pictures import write_episodes
-from lewm_model.data.converters.rosbag2.streams import CLOCKS, joint_names, read_streams
+from lewm_model.data.converters.rosbag2.streams import CLOCKS, Streams, joint_names, read_streams
 from lewm_model.data.converters.view import View
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
@@ -79,6 +80,7 @@ def convert_bag(
         raise DataError(f"--clock is {clock!r}; it is one of {', '.join(CLOCKS)}")
     report = BagReport()
     sources = [(Path(path), bag_files(path, report.problems)) for path in paths]
+    _refuse_twice([file for _, files in sources for file in files])
     columns = _named(columns, sources, topics)
     observation = Observation(view.cameras or (Camera("camera", image_size, image_size, topics.image),))
     images = [camera.topic for camera in observation.cameras]
@@ -86,7 +88,7 @@ def convert_bag(
     try:
         for source, files in sources:
             streams = read_streams(source, files, topics, images, columns, clock, report)
-            control_dt_s = _fitting_step_s(source, streams.period_s, control_dt_s, report)
+            control_dt_s = _fitting_step_s(source, streams, control_dt_s, report)
             report.tolerance_s = 0.5 * control_dt_s if tolerance_s is None else tolerance_s
             _check_times(control_dt_s, report.tolerance_s)
             episodes = plan_episodes(streams, columns, control_dt_s, report.tolerance_s, report)
@@ -125,6 +127,15 @@ def convert_bag(
     return report.finish()
 
 
+def _refuse_twice(files: Sequence[Path]) -> None:
+    """Raises DataError for a file that is to be converted twice: training would see what it is validated on."""
+    known: dict[Path, Path] = {}
+    for file in files:
+        first = known.setdefault(file.resolve(), file)
+        if first is not file:
+            raise DataError(f"{file} is given twice{f', also as {first}' if first != file else ''}; give it once")
+
+
 def _check_times(control_dt_s: float, tolerance_s: float | None) -> None:
     if not control_dt_s > 0.0 or (tolerance_s is not None and not 0.0 < tolerance_s <= 0.5 * control_dt_s):
         raise DataError(
@@ -158,24 +169,32 @@ def _named(columns: Columns, sources: Sequence[tuple[Path, Sequence[Path]]], top
     return columns
 
 
-def _fitting_step_s(source: Path, period_s: float, wanted_s: float | None, report: BagReport) -> float:
-    """The control step, s: what was asked for, or what fits the camera's period.
+def _fitting_step_s(source: Path, streams: Streams, wanted_s: float | None, report: BagReport) -> float:
+    """The control step, s: what was asked for, or what fits the camera's period and that of the joint states.
 
-    :raises DataError: frames come more slowly than was asked for.
+    :raises DataError: frames or joint states come more slowly than was asked for.
     """
+    period_s, usual_s, longest_s = streams.period_s, *streams.state_periods_s
     if not period_s > 0.0:
         return wanted_s or USUAL_STEP_S
     rate = 1.0 / period_s
     if abs(rate - round(rate)) < 0.01 * rate and round(rate) > 0:
         period_s = 1.0 / round(rate)  # what the camera is set to; stamps jitter
-    fitting = period_s * max(1, round(USUAL_STEP_S / period_s))
+    least = math.ceil(longest_s / period_s - 1e-6)  # periods, so that a step has joint states around each frame
+    fitting = period_s * max(1, round(USUAL_STEP_S / period_s), least)
     if wanted_s is None:
-        report.note(f"an action every {fitting:.4g} s: the camera has {1 / period_s:.4g} Hz")
+        slow = f", and joint states come every {longest_s:.3g} s" if fitting == period_s * least > USUAL_STEP_S else ""
+        report.note(f"an action every {fitting:.4g} s: the camera has {1 / period_s:.4g} Hz{slow}")
         return fitting
     if wanted_s < 0.9 * period_s:
         raise DataError(
             f"{source}: the camera has {1 / period_s:.4g} Hz, so there is no frame every {wanted_s:.4g} s; give "
             f"--control-dt-s {period_s:.4g} or a multiple of it"
+        )
+    if wanted_s < usual_s * (1.0 - 1e-6):
+        raise DataError(
+            f"{source}: joint states come every {usual_s:.3g} s, too seldom for a step of {wanted_s:.4g} s; give "
+            f"--control-dt-s {fitting:.4g} or a multiple of it"
         )
     return wanted_s
 

@@ -22,6 +22,7 @@ from lewm_model.data.converters.rosbag2.positions import (
     demanded_positions,
     enclosed,
     interpolated,
+    joined_states,
     unwrapped,
 )
 from lewm_model.data.converters.rosbag2.streams import Moment, Section, Streams
@@ -75,7 +76,7 @@ def plan_episodes(
         frames, pictures = _joined_frames(section, tolerance_s, report)
         if not frames:
             continue
-        joints = _increasing_states(section.joints)
+        joints = _increasing_states(joined_states(section.joints, 2.0 * tolerance_s + ROUNDING_S))
         if len(joints) < 2:
             report.gaps.append(f"{len(frames)} frames without joint states")
             continue
@@ -124,7 +125,7 @@ def _marked(markers: Sequence[tuple[Moment, str]], report: BagReport) -> list[tu
 def _held_rad(streams: Streams, actions: int) -> np.ndarray:
     """Where the joints behind the first `actions` stand most of the time, rad."""
     states = [state.positions[actions:] for section in streams.sections for state in section.joints]
-    return np.median(states, axis=0) if states else np.empty(0)
+    return np.nanmedian(states, axis=0) if states else np.empty(0)
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------

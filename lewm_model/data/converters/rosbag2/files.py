@@ -39,6 +39,7 @@ _LARGEST = 2**30  # bytes of a record or message: a damaged length must not ask 
 _RECORD = struct.Struct("<BQ")  # of a chunk: its kind and length
 _MESSAGE = struct.Struct("<HIQQ")  # before a message's bytes: channel, sequence, log and publish time
 _SQLITE_TOPICS = "SELECT id, name, type FROM topics"
+_SQLITE_DEFINITIONS = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
 _SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
 
 
@@ -75,6 +76,10 @@ def bag_files(path: str | Path, problems: list[str] | None = None) -> list[Path]
         return [path]
     if not path.exists():
         raise DataError(f"there is no recording at {path}")
+    if path.suffix == ".bag":
+        raise DataError(
+            f"{path} is a recording of ROS 1; `rosbags-convert --src {path} --dst FOLDER` makes one of ROS 2"
+        )
     there: dict[str, Path] = {}
     for file in sorted(path.iterdir()) if path.is_dir() else []:
         if file.is_file() and _is_storage(file):
@@ -83,6 +88,8 @@ def bag_files(path: str | Path, problems: list[str] | None = None) -> list[Path]
                 problems.append(f"{file} was not read: {there[name].name} beside it is the same, uncompressed")
             else:
                 there[name] = file
+        elif file.is_file() and Path(file.stem).suffix in STORAGES:
+            problems.append(f"{file} was not read: of compressed files those of zstd are read; uncompress it")
     if not there:
         raise DataError(
             f"{path} is no recording; give an MCAP or SQLite (.db3) file, the folder of `ros2 bag record`, a LeRobot "
@@ -251,8 +258,8 @@ def _decoder(kind: str, language: str = "", definition: bytes = b"") -> Any:
 def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
     """All messages of a recording of rosbag2's SQLite plugin, in the order they were recorded.
 
-    These files hold no message definitions; those of Jazzy are used, which agree with Humble's for what is read here. A
-    damaged file is read up to the damage.
+    Files of Humble hold no message definitions; those of Jazzy are used, which agree with Humble's for what is read
+    here. A damaged file is read up to the damage.
 
     :raises DataError: the file is no such recording.
     """
@@ -265,6 +272,7 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
                 mode = "rw" if copy.is_relative_to(scratch) else "ro"
                 connections.append(sqlite3.connect(f"file:{quote(str(copy))}?mode={mode}", uri=True))
             topics = {number: (str(name), str(kind)) for number, name, kind in connections[0].execute(_SQLITE_TOPICS)}
+            definitions = _sqlite_definitions(connections[0])
             for row, *others in zip(*(one.execute(_SQLITE_MESSAGES) for one in connections), strict=False):
                 number, log_ns, data = row
                 if any(other != row for other in others):
@@ -272,7 +280,8 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
                 topic, kind = topics.get(number, ("", ""))
                 if isinstance(data, bytes) and isinstance(log_ns, int):
                     count += 1
-                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), _decoder(kind))
+                    decode = _decoder(kind, *definitions.get(kind, ()))
+                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), decode)
         except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
             if count == 0:
                 raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error
@@ -280,6 +289,15 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
         finally:
             for connection in connections:
                 connection.close()
+
+
+def _sqlite_definitions(connection: sqlite3.Connection) -> dict[str, tuple[str, bytes]]:
+    """Language and text of the definition of each message type, which rosbag2 stores since Iron."""
+    try:
+        return {str(kind): (str(language), str(text).encode()) for kind, language, text in
+                connection.execute(_SQLITE_DEFINITIONS)}  # fmt: skip
+    except sqlite3.Error:
+        return {}
 
 
 def _unpacked(file: Path, scratch: Path, problems: list[str]) -> Path:

@@ -62,7 +62,9 @@ class Command(NamedTuple):
 
 
 class State(NamedTuple):
-    """A JointState message, positions (A + held,) rad, or a controller's reference, positions (A,) rad."""
+    """A JointState message, positions (A + held,) rad, NaN of joints that come in other messages, or a controller's
+    reference, positions (A,) rad.
+    """
 
     log_ns: int
     stamp_ns: int
@@ -158,10 +160,12 @@ def state(fields: Any, log_ns: int, columns: Columns) -> State:
     """The state in a JointState message. Raises ValueError for one that cannot be used."""
     at = {name: i for i, name in enumerate(fields.name)}
     names = columns.names + columns.held
-    if not set(names) <= set(at) or len(fields.position) != len(at):
+    if set(names).isdisjoint(at) or len(fields.position) != len(at):
         raise ValueError("of other joints, or without positions")
-    positions = np.array([fields.position[at[name]] for name in names]) * columns.factors(names)
-    return _state(fields, log_ns, positions)
+    positions = np.array([fields.position[at[name]] if name in at else 0.0 for name in names]) * columns.factors(names)
+    found = _state(fields, log_ns, positions)
+    found.positions[[name not in at for name in names]] = np.nan
+    return found
 
 
 def reference(fields: Any, log_ns: int, columns: Columns) -> State:

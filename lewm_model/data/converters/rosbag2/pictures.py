@@ -22,6 +22,9 @@ from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_
 from lewm_model.robot.observation import Camera, Observation, ObservationError
 from lewm_model.robot.rectify import Rectifier, camera_info_topic
 
+OTHER_SHAPE = (
+    0.03  # share by which the aspect ratio of a camera's pictures may change; otherwise they show another part
+)
 READ_AHEAD = 64  # pictures that wait to be decoded: enough for every core, little memory
 
 
@@ -48,12 +51,19 @@ def write_episodes(
             for camera, n in enumerate(numbers):
                 places[camera, n].append((i, row))
     missing = [len(observation.cameras) * len(episode.frames) for episode in episodes]
-    waiting: dict[tuple[int, int, int], Future[np.ndarray]] = {}  # by (episode, row, camera)
+    waiting: dict[tuple[int, int, int], Future[tuple[np.ndarray, tuple[int, ...]]]] = {}  # by (episode, row, camera)
     parts: dict[tuple[int, int, int], np.ndarray] = {}
+
+    shapes: dict[int, tuple[int, ...]] = {}  # of each camera's first picture
 
     def finish(place: tuple[int, int, int]) -> None:
         try:
-            parts[place] = waiting.pop(place).result()
+            picture, shape = waiting.pop(place).result()
+            first = shapes.setdefault(place[2], shape)
+            if abs(shape[0] * first[1] - shape[1] * first[0]) > OTHER_SHAPE * shape[0] * first[1]:
+                report.left_out[f"pictures of another shape than the first, {first[1]} x {first[0]}"] += 1
+            else:
+                parts[place] = picture
         except EncodingError as error:
             report.left_out["images that cannot be read"] += 1
             if f"{source}: {error}" not in report.gaps:
@@ -137,11 +147,11 @@ def read_rectifiers(
     return [found[topic] for topic in topics]
 
 
-def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> np.ndarray:
-    """The camera's part of the model's picture."""
+def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The camera's part of the model's picture, and the shape of the recorded one, which may have come reduced."""
     try:
         picture = _picture(message, camera)
-        return camera.picture(picture if rectify is None else rectify(picture))
+        return camera.picture(picture if rectify is None else rectify(picture)), picture.shape
     except ObservationError as error:
         raise DataError(str(error)) from error
 

@@ -116,6 +116,26 @@ def demanded_positions(
     return positions
 
 
+def joined_states(states: Sequence[State], longest_s: float) -> list[State]:
+    """The states that have every joint; where none has, because each joint comes in messages of its own, those of all
+    messages with the others' positions interpolated between theirs, which are at most `longest_s` apart.
+    """
+    whole = [one for one in states if not np.isnan(one.positions).any()]
+    if whole or not states:
+        return whole
+    states = sorted(states, key=lambda one: one.stamp_ns)
+    at_s = np.array([one.stamp_ns - states[0].stamp_ns for one in states]) / NS_PER_S
+    logs_ns = np.maximum.accumulate([one.log_ns for one in states]).tolist()
+    positions, good = np.stack([one.positions for one in states]), np.ones(len(states), bool)
+    for column in positions.T:
+        known = ~np.isnan(column)
+        if known.sum() < 2:
+            return []
+        good &= known | enclosed(at_s, at_s[known], longest_s)
+        column[:] = np.interp(at_s, at_s[known], column[known])
+    return [State(logs_ns[i], states[i].stamp_ns, positions[i]) for i in np.flatnonzero(good)]
+
+
 def enclosed(times_s: np.ndarray, known_s: np.ndarray, longest_s: float) -> np.ndarray:
     """(N,) bool: whether each time lies between two of `known_s` (M,), M >= 2, that are at most `longest_s` apart."""
     before = np.searchsorted(known_s, times_s, side="right") - 1

@@ -18,7 +18,7 @@ import numpy as np
 
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion
-from lewm_model.data.converters.rosbag2.files import CDR, LOST, messages
+from lewm_model.data.converters.rosbag2.files import CDR, LOST, TopicMessage, messages
 from lewm_model.data.converters.rosbag2.messages import (
     COMMAND,
     COMPRESSED,
@@ -26,6 +26,7 @@ from lewm_model.data.converters.rosbag2.messages import (
     LATEST_NS,
     MARKER,
     NS_PER_S,
+    REFERENCE,
     STATE,
     Command,
     Frame,
@@ -78,9 +79,23 @@ class Streams:
     @property
     def period_s(self) -> float:
         """Median time from picture to picture, s; 0.0 of fewer than two."""
-        stamps = [np.array([frame.stamp_ns for frame in one.frames if frame.stamp_ns >= 0]) for one in self.sections]
-        intervals = np.concatenate([np.diff(some) for some in stamps]) / NS_PER_S
-        return float(np.median(intervals[intervals > 0])) if (intervals > 0).any() else 0.0
+        frames = [[frame for frame in one.frames if frame.stamp_ns >= 0] for one in self.sections]
+        return _interval_s(frames, 0.5)
+
+    @property
+    def state_periods_s(self) -> tuple[float, float]:
+        """Time from joint state to joint state, or of the controller's references if these are fewer, s: the median,
+        and what 95 % do not exceed; 0.0 of fewer than two.
+        """
+        kinds = [one.joints for one in self.sections], [one.references for one in self.sections]
+        usual, longest = ([_interval_s(kind, share) for kind in kinds] for share in (0.5, 0.95))
+        return max(usual), max(longest)
+
+
+def _interval_s(sections: Sequence[Sequence[Frame | State]], share: float) -> float:
+    """The quantile of the times between stamps that follow one another, s; 0.0 of fewer than two."""
+    intervals = np.concatenate([np.empty(0), *(np.diff([one.stamp_ns for one in some]) for some in sections)])
+    return float(np.quantile(intervals[intervals > 0], share)) / NS_PER_S if (intervals > 0).any() else 0.0
 
 
 def joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -126,9 +141,8 @@ def read_streams(
     """
     found = _collect(files, topics, images, columns, report)
     roles = _roles(found, topics, images, source, report)
-    if not any(one.joins(roles) for one in found.sections):  # one topic may have been written after the other
-        found = found.merged(roles)
     report.gaps += found.steps_back
+    _check_joints(found, roles.state, columns, source)
     sections = [_on_one_clock(one.section(roles), clock, source) for one in found.sections]
     return Streams(sections, found.markers[roles.marker], roles.images)
 
@@ -156,10 +170,6 @@ class _ByTopic:
     references: dict[str, list[State]] = field(default_factory=lambda: defaultdict(list))
     lost: list[Command] = field(default_factory=list)  # where commands of any topic may have been lost
 
-    def joins(self, roles: _Roles) -> bool:
-        """Whether it has joint states and pictures of every camera."""
-        return all(self.frames[topic] for topic in roles.images) and bool(self.joints[roles.state])
-
     def section(self, roles: _Roles) -> Section:
         """The messages of these topics."""
         first, *others = (self.frames[topic] for topic in roles.images)
@@ -176,18 +186,6 @@ class _Found:
     seen: dict[str, dict[str, str]]  # role -> topic -> why it cannot be used, "" where it can
     steps_back: list[str]  # clocks that stepped back, in words
 
-    def merged(self, roles: _Roles) -> _Found:
-        """The messages of these topics as one section."""
-        whole = _ByTopic()
-        for one in self.sections:
-            for topic in roles.images:
-                whole.frames[topic] += one.frames[topic]
-            whole.joints[roles.state] += one.joints[roles.state]
-            whole.commands[roles.command] += one.commands[roles.command]
-            whole.references[roles.reference] += one.references[roles.reference]
-        markers = [((0, log_ns), text) for (_, log_ns), text in self.markers[roles.marker]]
-        return _Found([whole], defaultdict(list, {roles.marker: markers}), self.seen, [])
-
 
 def _collect(
     files: Sequence[Path], topics: Topics, images: Sequence[str], columns: Columns, report: Conversion
@@ -197,7 +195,9 @@ def _collect(
     numbers: Counter[str] = Counter()
     latest_ns: dict[str, int] = {}  # of each clock
     met: set[tuple[str, str, str]] = set()  # topics with their types and encodings
+    unread: set[str] = set()  # topics of controllers whose messages cannot be decoded
     lost = Command(0, 0, np.empty(0), np.empty((0, len(columns.names))), None)
+    wanted_joints = columns.names + columns.held
 
     def follow(what: str, now_ns: int, slack_s: float) -> None:
         """Begins another section where a clock steps back by more than `slack_s`."""
@@ -218,9 +218,11 @@ def _collect(
                     found.seen[role][topic] = said
         plausible = 0 <= log_ns < LATEST_NS
         if plausible and kind != LOST:
-            if (log_ns - latest_ns.get("recorder", log_ns)) / NS_PER_S > PAUSE_S:
-                found.sections[-1].lost.append(lost._replace(log_ns=latest_ns["recorder"]))
-            follow("recorder", log_ns, STEP_BACK_S)
+            if (log_ns - latest_ns.get("", log_ns)) / NS_PER_S > PAUSE_S:
+                found.sections[-1].lost.append(lost._replace(log_ns=latest_ns[""]))
+            # Of each topic, since a file may hold one topic after the other, or repeat a latched message.
+            follow(f"recorder on {topic}", log_ns, STEP_BACK_S)
+            latest_ns[""] = max(log_ns, latest_ns.get("", log_ns))  # of any topic
         if kind == LOST:
             found.sections[-1].lost.append(lost._replace(log_ns=min(log_ns, LATEST_NS)))
         elif message.encoding != CDR:
@@ -236,18 +238,36 @@ def _collect(
             found.sections[-1].frames[topic].append(Frame(numbers[topic], log_ns, stamp_ns))
             numbers[topic] += 1
         elif kind == STATE and matches(topic, topics.joint_states):
-            for each in read(message, state, columns, report.left_out):
-                follow(f"joint states on {topic}", each.stamp_ns, STATE_STEP_BACK_S)
+            states = read(message, state, columns, report.left_out)
+            for each in states:
+                there = [name for name, at in zip(wanted_joints, each.positions, strict=True) if not np.isnan(at)]
+                part = "" if len(there) == len(wanted_joints) else f" of {', '.join(there)}"  # from a node of its own
+                follow(f"joint states on {topic}{part}", each.stamp_ns, STATE_STEP_BACK_S)
                 found.sections[-1].joints[topic].append(each)
+            if not states and not found.seen["joint states"].get(topic):
+                found.seen["joint states"][topic] = _joints_of(message)
         elif kind == COMMAND and matches(topic, topics.command):
             found.sections[-1].commands[topic] += read(message, command, columns, report.left_out)
+        elif message.type == REFERENCE and message.decode is None and matches(topic, topics.reference):
+            unread.add(topic)
         elif is_reference(message, topics):
             found.sections[-1].references[topic] += read(message, reference, columns, report.left_out)
         elif kind == MARKER and matches(topic, topics.episode):
             moment = (len(found.sections) - 1, log_ns)
             texts = read(message, lambda fields, log_ns, columns: str(fields.data), columns, report.left_out)
             found.markers[topic] += [(moment, text) for text in texts]
+    report.problems += [
+        f"{topic} was not read, as the recording has no definition of its messages (SQLite of Humble has none, MCAP "
+        "has): actions come from the commands, also where the controller was told otherwise"
+        for topic in sorted(unread)
+    ]
     return found
+
+
+def _joints_of(message: TopicMessage) -> str:
+    """Which joints a JointState message is of, in words; "" where it cannot be read."""
+    names = getattr(decoded(message), "name", None)
+    return f"of the joints {', '.join(map(str, names))}" if isinstance(names, list) and names else ""
 
 
 # ---- the topics that are meant ---------------------------------------------------------------------------------------
@@ -303,6 +323,21 @@ def _only(
         raise DataError(f"{source} has {what} on {' and '.join(topics)}; say which to take, with its whole name")
     listed = ", ".join(f"{topic} ({said})" if said else topic for topic, said in sorted(others.items()))
     raise DataError(f"{source} has no {what} on a topic {wanted!r}; of their type it has {listed or 'none'}")
+
+
+def _check_joints(found: _Found, topic: str, columns: Columns, source: Path) -> None:
+    """Raises DataError for joints that no message says the position of."""
+    unknown = np.ones(len(columns.names + columns.held), bool)
+    for one in found.sections:
+        for each in one.joints[topic]:
+            unknown &= np.isnan(each.positions)
+    missing = [name for name, never in zip(columns.names + columns.held, unknown, strict=True) if never]
+    if missing:
+        others = [name for name in columns.names if name not in missing]
+        raise DataError(
+            f"{source}: the joint states on {topic} do not have {', '.join(missing)}; choose others, as with --joints "
+            f"{','.join(others)}, or record a topic that has them and name it with --joint-states-topic"
+        )
 
 
 # ---- one clock -------------------------------------------------------------------------------------------------------
