@@ -173,10 +173,13 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do(tmp_path: Pat
 
     with pytest.raises(DataError, match=r"has the cameras observation.images.front; say which to take with --camera"):
         convert_lerobot(root, out, camera="wrist")
-    with pytest.raises(DataError, match=r"no action 'act' .* it has the numbers action, observation.state, timestamp"):
+    with pytest.raises(DataError, match=r"no action 'act'; .* with --action: action, observation.state, timestamp"):
         convert_lerobot(root, out, action="act")
-    with pytest.raises(DataError, match="--actions-are is one of recorded, joint-positions-rad"):
+    with pytest.raises(DataError, match="--actions-are is 'metres'; it is one of recorded, joint-positions-rad"):
         convert_lerobot(root, out, actions_are="metres")
+    change(features={**info["features"], "action": {"dtype": "uint8", "shape": [2]}})
+    with pytest.raises(DataError, match="has no action 'action' of floats, it is uint8"):
+        convert_lerobot(root, out)
     change(codebase_version="v1.6")
     with pytest.raises(DataError, match=r"has version v1.6; 2.0, 2.1 and 3.0 are read"):
         convert_lerobot(root, out)
@@ -289,6 +292,69 @@ def test_a_data_set_that_says_another_rate_than_its_rows_is_refused(tmp_path: Pa
         convert_lerobot(root, tmp_path / "a.h5", image_size=32)
 
 
+def rewritten(root: Path, change: Any) -> Path:
+    """The data set with each table of its frames replaced by `change(table)`."""
+    for path in sorted((root / "data").rglob("*.parquet")):
+        pq.write_table(change(pq.read_table(path)), path)
+    return root
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_rows_that_are_missing_cut_the_episode_and_the_others_keep_their_pictures(tmp_path: Path, version: str) -> None:
+    def cut(table: Any) -> Any:
+        rows = np.arange(LENGTHS[1])
+        gone = (table["episode_index"].to_numpy() == 1) & np.isin(table["frame_index"].to_numpy(), rows[3:40])
+        return table.filter(pa.array(~gone))
+
+    root = rewritten(folder(tmp_path / "set", version), cut)
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32, actions_are="joint-positions-deg")
+    data = load_episodes(tmp_path / "a.h5")
+    assert list(data.lengths) == [29, 2, 4, 24] and any("without a frame" in gap for gap in report.gaps)
+    check(data, radians=True)
+
+
+def test_an_episode_whose_rows_are_in_two_files_keeps_its_pictures(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v3.0")
+    whole = pa.concat_tables([pq.read_table(path) for path in sorted((root / "data").rglob("*.parquet"))])
+    for i, part in enumerate((whole.slice(0, 40), whole.slice(40))):
+        pq.write_table(part, root / f"data/chunk-000/file-00{i}.parquet")
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert report.frames_used == sum(LENGTHS) and report.problems == []
+    check(load_episodes(tmp_path / "a.h5"))
+
+
+def test_an_episode_that_is_there_twice_is_refused_and_one_without_rows_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v2.1")
+    first, second = (root / f"data/chunk-000/episode_00000{i}.parquet" for i in (0, 1))
+    second.rename(tmp_path / "second.parquet")
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert "meta/ lists 1 episodes without rows in data/ (1)" in report.problems[0]
+    second.write_bytes(first.read_bytes())  # data sets were merged, and their episodes not numbered anew
+    with pytest.raises(DataError, match=r"episode_000001.parquet has rows of episode 0 that another file has, too"):
+        convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+
+
+@pytest.mark.parametrize("key", ["action", "observation.state"])
+def test_tables_that_contradict_the_metadata_are_named_and_an_empty_cell_costs_its_frame(
+    tmp_path: Path, key: str
+) -> None:
+    def changed(values: Any) -> Any:
+        def change(table: Any) -> Any:
+            rows = values(table[key].to_pylist())
+            return table.set_column(table.column_names.index(key), key, pa.array(rows, pa.list_(pa.float32())))
+
+        return change
+
+    root = rewritten(folder(tmp_path / "set", "v2.1"), changed(lambda rows: [*rows[:9], None, *rows[10:]]))
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert report.frames_used == sum(LENGTHS) - 3 and report.left_out["frames with numbers that are not finite"] == 3
+    check(load_episodes(tmp_path / "a.h5"))
+    for width in (1, 3):
+        wrong = changed(lambda rows, width=width: [np.resize(row, width).tolist() for row in rows])
+        with pytest.raises(DataError, match=f"{key} has {width} numbers, and meta/info.json says 2"):
+            convert_lerobot(rewritten(folder(tmp_path / f"{width}", "v2.1"), wrong), tmp_path / "b.h5", image_size=32)
+
+
 def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "fast.mp4"
     frames = [picture(i) for i in range(60)]
@@ -304,6 +370,8 @@ def test_a_recording_written_as_lerobot_comes_back_the_same(tmp_path: Path) -> N
     assert result.exit_code == 0 and "36 frames written" in result.output, result.exception
     assert isinstance(CliRunner().invoke(app, arguments).exception, DataError)  # it is there already
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+    refused = CliRunner().invoke(app, [*arguments, "--overwrite", "--joints", "a"]).exception
+    assert "to which --joints do not apply" in str(refused)
     info = json.loads((root / "meta/info.json").read_text())
     assert (info["codebase_version"], info["total_episodes"], info["total_frames"], info["fps"]) == ("v3.0", 3, 36, 20)
     tasks = pq.read_table(root / "meta/tasks.parquet")

@@ -122,11 +122,20 @@ def convert_lerobot(
         _frame_times.cache_clear()  # the files may have changed since
         shared = _rows_in_videos(seen, known)
         drawn = [key for key in seen if features[key]["dtype"] == "image"]
-        for number, table in _tables(folder, drawn, action, measured > 0, report):
+        widths = {key: math.prod(features[key]["shape"]) for key in (action, *([STATE] if measured else []))}
+        missing = set(known)
+        for number, table in _tables(folder, drawn, action, widths, report):
+            missing.discard(number)
             if alike and chosen.factors is not None:  # the state has the columns and unit of the action
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
             about = {**known.get(number, {}), "rows": {camera: shared.get((camera, number)) for camera in seen}}
             _convert_episode(writer, folder, info, lenses, chosen, number, table, about, report)
+        if missing:
+            some = ", ".join(map(str, sorted(missing)[:10])) + (", ..." if len(missing) > 10 else "")
+            report.problems.append(
+                f"meta/ lists {len(missing)} episodes without rows in data/ ({some}): was the data set downloaded "
+                "completely?"
+            )
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
     return report
@@ -153,11 +162,14 @@ def _camera_keys(folder: Path, features: dict[str, Any], camera: str, view: View
 
 def _check_action(folder: Path, features: dict[str, Any], action: str, actions_are: str) -> None:
     """Raises DataError when the data set has no numbers of that key, or `actions_are` is unknown."""
-    if features.get(action, {}).get("dtype") not in ("float32", "float64") or actions_are not in ACTIONS:
+    if actions_are not in ACTIONS:
+        raise DataError(f"--actions-are is {actions_are!r}; it is one of {', '.join(ACTIONS)}")
+    kind = str(features.get(action, {}).get("dtype"))
+    if kind not in ("float32", "float64"):
         numeric = [key for key, feature in features.items() if str(feature.get("dtype")).startswith("float")]
         raise DataError(
-            f"{folder} has no action {action!r} that is {actions_are!r}; it has the numbers {', '.join(numeric)}, to "
-            f"name with --action, and --actions-are is one of {', '.join(ACTIONS)}"
+            f"{folder} has no action {action!r}{f' of floats, it is {kind}' if action in features else ''}; name one "
+            f"of its numbers with --action: {', '.join(numeric)}"
         )
 
 
@@ -305,28 +317,30 @@ def _episodes(folder: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def _tables(
-    folder: Path, drawn: Sequence[str], action: str, with_state: bool, report: Conversion
+    folder: Path, drawn: Sequence[str], action: str, widths: dict[str, int], report: Conversion
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and columns of each episode, in the order of the files; files that cannot be read are reported and left
     out.
 
     :param drawn: keys of cameras whose pictures are in the tables.
+    :param widths: how many numbers the action and, where it is read, the state have.
+    :raises DataError: there are no tables, or an episode's rows are there twice.
     """
     parquet = _pyarrow()
-    columns = ["episode_index", "timestamp", action]
-    columns += [*([STATE] if with_state else []), *drawn]
     files = sorted((folder / "data").rglob("*.parquet"))
     if not files:
         raise DataError(f"{folder / 'data'} holds no parquet file; was the data set downloaded completely?")
+    behind: dict[int, int] = {}  # row of each episode that follows those that were read
     for path in files:
         try:
-            table = parquet.read_table(path, columns=columns)
+            counted = ["frame_index"] if "frame_index" in parquet.read_schema(path).names else []
+            table = parquet.read_table(path, columns=["episode_index", "timestamp", *counted, *widths, *drawn])
             numbers = table.column("episode_index").to_numpy()
             stamps = table.column("timestamp").to_numpy().astype(np.float64).reshape(-1)
+            rows_s = table.column("frame_index").to_numpy().astype(int) if counted else None
             vectors = {
-                name: np.array(table.column(key).to_pylist(), np.float64).reshape(len(numbers), -1)
-                for name, key in (("action", action), ("state", STATE))
-                if key in columns
+                "action" if key == action else "state": _vectors(table.column(key), key, width)
+                for key, width in widths.items()
             }
             pictures = {key: table.column(key) for key in drawn}
         except Exception as error:  # pyarrow's own errors, and those of columns that are missing or ragged
@@ -335,10 +349,30 @@ def _tables(
         begins = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
         for begin, end in itertools.pairwise(begins):
             if end > begin:
-                rows = slice(begin, end)
-                found: dict[str, Any] = {name: values[rows] for name, values in vectors.items()}
-                found |= {"stamps": stamps[rows], "pictures": {key: some[rows] for key, some in pictures.items()}}
-                yield int(numbers[begin]), found
+                number, part = int(numbers[begin]), slice(begin, end)
+                first = behind.get(number, 0)
+                rows = np.arange(first, first + end - begin) if rows_s is None else rows_s[part]
+                if rows[0] < first:
+                    raise DataError(
+                        f"{path} has rows of episode {number} that another file has, too; take the one that does not "
+                        "belong to the data set out of data/"
+                    )
+                behind[number] = int(rows[-1]) + 1
+                found: dict[str, Any] = {name: values[part] for name, values in vectors.items()}
+                found |= {"pictures": {key: some[part] for key, some in pictures.items()}}
+                yield number, found | {"stamps": stamps[part], "rows": rows}
+
+
+def _vectors(column: Any, key: str, width: int) -> np.ndarray:
+    """The numbers of a column of a table, (n, width), NaN for an empty cell.
+
+    :raises ValueError: a cell has another number of them.
+    """
+    cells = [np.full(width, np.nan) if cell is None else np.array(cell, np.float64) for cell in column.to_pylist()]
+    values = np.array(cells).reshape(len(cells), -1)
+    if len(cells) and values.shape[1] != width:
+        raise ValueError(f"{key} has {values.shape[1]} numbers, and meta/info.json says {width}")
+    return values.reshape(len(cells), width)
 
 
 def _convert_episode(
@@ -376,7 +410,7 @@ def _convert_episode(
                 views.append([_image(folder, value, lens) for value in table["pictures"][camera].to_pylist()])
             else:
                 path, begin_s = _video_place(folder, info, camera, number, known)
-                times_s = _own_frames(path, begin_s + stamps_s, 0.5 * dt, known["rows"][camera], report)
+                times_s = _own_frames(path, begin_s + stamps_s, 0.5 * dt, table["rows"], known["rows"][camera], report)
                 views.append(list(_video(path, times_s, 0.5 * dt, lens)))
     except DataError as error:
         report.problems.append(f"{title}: {error}")
@@ -392,18 +426,18 @@ def _convert_episode(
         if moved.any():
             report.left_out["frames in which a held joint had moved"] += int(moved.sum())
         good &= ~moved
-    if scale is not None:
-        commanded = _positions(commanded, chosen, info, f"{folder} {title}", dt, report)
-    if scale is not None:  # from frame i to i + 1 the joints move from the positions commanded at i - 1 to those at i
-        action = np.diff(commanded, axis=0, prepend=np.nan) / dt
-    else:
-        action = commanded
-    good &= np.isfinite(action).all(1)
     late = np.flatnonzero(np.abs(np.diff(stamps_s) - dt) > 0.5 * dt) + 1
     for row in late:
         report.gaps.append(
             f"{title}: {stamps_s[row] - stamps_s[row - 1]:.3f} s without a frame at {stamps_s[row]:.3f} s"
         )
+    if scale is not None:
+        commanded = _positions(commanded, late, chosen, info, f"{folder} {title}", dt, report)
+    if scale is not None:  # from frame i to i + 1 the joints move from the positions commanded at i - 1 to those at i
+        action = np.diff(commanded, axis=0, prepend=np.nan) / dt
+    else:
+        action = commanded
+    good &= np.isfinite(action).all(1)
     for part in np.split(np.arange(frames), late):
         follows = good[part].copy()
         if scale is not None and len(part):
@@ -449,9 +483,17 @@ def _side_by_side(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def _positions(
-    recorded: np.ndarray, chosen: _Chosen, info: dict[str, Any], source: str, dt: float, report: Conversion
+    recorded: np.ndarray,
+    late: np.ndarray,
+    chosen: _Chosen,
+    info: dict[str, Any],
+    source: str,
+    dt: float,
+    report: Conversion,
 ) -> np.ndarray:
     """Positions (n, A) in rad, without jumps where the recorded angles wrap.
+
+    :param late: rows before which rows are missing.
 
     :raises DataError: no joint can have moved so.
     """
@@ -479,7 +521,8 @@ def _positions(
             report.note(f"the numbers of {name} wrap at pi; its turns were counted")
         positions[finite] = np.where(wraps, np.unwrap(positions[finite], axis=0), positions[finite])
     if finite.any():
-        refuse_wrong(chosen.names, [positions[finite]], dt, source, chosen.limits)
+        pieces = [part[np.isfinite(part).all(1)] for part in np.split(positions, late)]
+        refuse_wrong(chosen.names, pieces, dt, source, chosen.limits)
     return positions
 
 
@@ -536,20 +579,26 @@ def _rows_in_videos(
 
 
 def _own_frames(
-    path: Path, times_s: np.ndarray, tolerance_s: float, rows: tuple[int, int] | None, report: Conversion
+    path: Path,
+    times_s: np.ndarray,
+    tolerance_s: float,
+    rows: np.ndarray,
+    around: tuple[int, int] | None,
+    report: Conversion,
 ) -> np.ndarray:
     """When in the video the frames of an episode are, (n,) s: `times_s`, by its stamps, unless the video contradicts.
 
     A video with as many frames as rows has one for each, in order. Where most of an episode's lie elsewhere than its
     stamps say, metadata have drifted or the video has another rate, and the count is right.
 
-    :param rows: how many rows lie in the video before the episode's, and in all; None: there is no other episode in it.
+    :param rows: (n,) which rows of the episode they are.
+    :param around: how many rows lie in the video before the episode's, and in all; None: there is no other in it.
     """
-    before, whole = rows or (0, len(times_s))
+    before, whole = around or (0, len(times_s))
     stamps_s = _frame_times(path)
-    own = stamps_s[before : before + len(times_s)]
-    if len(stamps_s) != whole or len(own) != len(times_s):
+    if len(stamps_s) != whole or before + rows[-1] >= whole:
         return times_s
+    own: np.ndarray = stamps_s[before + rows]
     apart_s = float(np.median(np.abs(own - times_s)))
     if apart_s <= tolerance_s:
         return times_s

@@ -44,10 +44,21 @@ def write_lerobot(data: Episodes, out: Path, task: str = "move", robot: str = "a
             f"{data.source}: frames of {width} x {height} every {data.control_dt_s} s; LeRobot needs the time between "
             "them, and its videos an even number of pixels: `lewm convert` with --control-dt-s and --image-size first"
         )
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")  # another process may write the same output
+    try:
+        frames = _write_folder(part, data, out.name, task, robot)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return frames
+
+
+def _write_folder(folder: Path, data: Episodes, title: str, task: str, robot: str) -> int:
+    """Writes all files of the data set; returns its number of frames."""
     for name in ("meta/episodes/chunk-000", "data/chunk-000", f"videos/{CAMERA}/chunk-000"):
-        (part / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
     fps = 1.0 / data.control_dt_s
     fps = round(fps) if abs(fps - round(fps)) < 1e-3 else fps
     episodes = [
@@ -55,19 +66,16 @@ def write_lerobot(data: Episodes, out: Path, task: str = "move", robot: str = "a
         for offset, length in zip(data.offsets.tolist(), data.lengths.tolist(), strict=True)
         if length > 1
     ]
-    _write_video(part / f"videos/{CAMERA}/{_FILE}.mp4", data.pixels, episodes, fps, out.name)
+    _write_video(folder / f"videos/{CAMERA}/{_FILE}.mp4", data.pixels, episodes, fps, title)
     columns = _columns(data, episodes, fps)
-    _write_tables(part, columns, episodes, fps, task)
+    _write_tables(folder, columns, episodes, fps, task)
     source = {"source": data.source, "action_kinds": data.action_kinds, "control_dt_s": data.control_dt_s}
     for name, content in (
         ("info", _info(data, columns, len(episodes), fps, robot)),
         ("stats", _all_statistics(data, columns)),
         ("lewm_ros", source),
     ):
-        (part / f"meta/{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(part, out)
+        (folder / f"meta/{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     return sum(map(len, episodes))
 
 
