@@ -200,6 +200,109 @@ def test_what_cannot_be_salvaged_is_an_error(tmp_path: Path, known: Episodes) ->
     assert not (tmp_path / "out.h5").exists() and not list(tmp_path.glob("*.part"))
 
 
+def test_episodes_that_overlap_and_arrays_of_another_shape_are_refused_by_name(tmp_path: Path, known: Episodes) -> None:
+    def changed(**arrays: Any) -> Path:
+        path = ours(tmp_path / "a.h5", known)
+        with h5py.File(path, "r+") as file:
+            for name, values in arrays.items():
+                del file[name]
+                file[name] = values
+        return path
+
+    assert known.proprio is not None
+    flat, short = known.actions[:, 0], known.proprio[:-1]
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"ep_offset": np.zeros_like(known.offsets)}, "its episodes overlap"),
+        ({"action": flat}, r"'action' is \(\d+,\) float32; it must be \(N, action_dim\) numbers"),
+        ({"action": known.actions > 0}, r"'action' is .* bool; it must be \(N, action_dim\) numbers"),
+    )
+    for arrays, said in wrong:
+        with pytest.raises(DataError, match=said):
+            convert([changed(**arrays)], tmp_path / "b.h5")
+    with pytest.raises(DataError, match=r"'proprio' has .* rows, its episodes need"):
+        load_episodes(changed(proprio=short))
+    lost = known.proprio.copy()
+    lost[5] = np.nan
+    with pytest.raises(DataError, match=r"the joint positions in row 5 are not finite; `lewm convert"):
+        load_episodes(changed(proprio=lost))
+    assert salvage_hdf5(tmp_path / "a.h5", tmp_path / "b.h5").frames_used == len(lost) - 1
+
+
+def test_attributes_that_cannot_be_read_are_told(
+    tmp_path: Path, known: Episodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ours(tmp_path / "a.h5", known)
+    monkeypatch.setattr("lewm_model.data.converters.hdf5.ATTRIBUTES_S", 1e-3)  # as on a machine that is too busy
+    report = salvage_hdf5(path, tmp_path / "b.h5", control_dt_s=0.05)
+    assert "the attributes of" in report.problems[0]
+    assert set(load_episodes(tmp_path / "b.h5").action_kinds) == {"recorded"}
+
+
+@pytest.mark.parametrize("kind", ["virtual", "external", "link"])
+def test_frames_in_another_file_are_read_and_their_loss_is_told(
+    tmp_path: Path, known: Episodes, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # HDF5 looks for external storage there
+    path, (count, *shape) = ours(tmp_path / "a.h5", known), known.pixels.shape
+    source = tmp_path / ("frames.raw" if kind == "external" else "frames.h5")
+    with h5py.File(path, "r+") as file:
+        del file["pixels"]
+        if kind == "external":
+            source.write_bytes(known.pixels.tobytes())
+            file.create_dataset("pixels", known.pixels.shape, "u1", external=[(source.name, 0, known.pixels.nbytes)])
+        else:
+            with h5py.File(source, "w") as other:
+                other["frames"] = known.pixels
+        if kind == "link":
+            file["pixels"] = h5py.ExternalLink(source.name, "/frames")
+        if kind == "virtual":
+            layout = h5py.VirtualLayout(known.pixels.shape, "u1")
+            layout[:] = h5py.VirtualSource(source.name, "frames", (count, *shape))
+            file.create_virtual_dataset("pixels", layout)
+    assert salvage_hdf5(path, tmp_path / "b.h5").frames_used == count
+    np.testing.assert_array_equal(load_episodes(tmp_path / "b.h5").pixels, known.pixels)
+    source.unlink()
+    for read in (lambda: salvage_hdf5(path, tmp_path / "c.h5"), lambda: load_episodes(path)):
+        with pytest.raises(
+            DataError, match=r"frames\.(raw|h5), which is missing|lacks the data set|cannot be read|nothing"
+        ):
+            read()
+
+
+def test_frames_that_were_never_written_are_not_trained_on(tmp_path: Path, known: Episodes) -> None:
+    path = ours(tmp_path / "a.h5", known)
+    with h5py.File(path, "r+") as file:
+        del file["pixels"]
+        pixels = file.create_dataset("pixels", known.pixels.shape, "u1", chunks=(8, *known.pixels.shape[1:]))
+        pixels[:40] = known.pixels[:40]
+    with pytest.raises(DataError, match=r"some of which were never written; `lewm convert"):
+        load_episodes(path)
+    assert salvage_hdf5(path, tmp_path / "b.h5").frames_used == 40
+    np.testing.assert_array_equal(load_episodes(tmp_path / "b.h5").pixels, known.pixels[:40])
+
+
+def test_attributes_as_other_programs_write_them_are_read_or_refused_by_name(tmp_path: Path, known: Episodes) -> None:
+    def changed(**attributes: object) -> Path:
+        path = ours(tmp_path / "a.h5", known)
+        with h5py.File(path, "r+") as file:
+            file.attrs.update(attributes)
+        return path
+
+    salvage_hdf5(changed(action_names=["left", "right"]), tmp_path / "b.h5")
+    assert load_episodes(tmp_path / "b.h5").action_names == ("left", "right")
+    for kind, said in (("delta", "action_kind is 'delta'; known kinds"), ('["joint', "attribute action_kind")):
+        with pytest.raises(DataError, match=said):
+            salvage_hdf5(changed(action_kind=kind), tmp_path / "c.h5")
+    for step_s in (float("nan"), -0.05):
+        with pytest.raises(DataError, match=r"control_dt_s is (nan|-0.05); it is the time"):
+            load_episodes(changed(control_dt_s=step_s))
+
+
+def test_a_recording_is_known_by_its_content_whatever_it_is_called(tmp_path: Path, known: Episodes) -> None:
+    path = ours(tmp_path / "a.h5", known).rename(tmp_path / "recording")
+    assert convert([path], tmp_path / "b.h5", accept_doubts=True).frames_used == len(known.pixels)
+
+
 def test_columns_of_a_recording_are_chosen_held_or_refused(tmp_path: Path, known: Episodes) -> None:
     path = ours(tmp_path / "a.h5", known)
     salvage_hdf5(path, tmp_path / "b.h5", columns=Columns(names=("b",)))

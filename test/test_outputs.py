@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bags import BagWriter, write_motion
-from test_bag import motion, picture
+from test_bag import motion, number, picture
 from tiny import dot_recording, tiny_bundle
 from typer.testing import CliRunner
 
 from lewm_model.cli.main import app
+from lewm_model.data.clips import load_episodes
 from lewm_model.data.errors import DataError
 from lewm_model.data.outputs import check_output, is_ours
 
@@ -77,3 +80,21 @@ def test_our_own_outputs_are_replaced_when_that_is_said(recording: Path, tmp_pat
         assert result.exit_code == 0 and is_ours(drawing), result.exception
     (tmp_path / "empty").mkdir()
     check_output(tmp_path / "empty")
+
+
+def test_a_home_folder_that_the_shell_did_not_expand_is_no_folder_of_that_name(recording: Path) -> None:
+    assert "called ~" in refused("convert", recording, "--out=~/arm.h5")
+
+
+def test_two_commands_with_one_output_do_not_mix(recording: Path, tmp_path: Path) -> None:
+    """Each writes beside the output under a name of its own, so that the last one to end counts, whole."""
+    with BagWriter(tmp_path / "s2.mcap") as bag:
+        write_motion(bag, motion, 0.05 * np.arange(30), lambda i: picture(100 + i))
+    out = str(tmp_path / "out.h5")
+    command = [sys.executable, "-m", "lewm_model.cli.main", "convert"]
+    both = [subprocess.Popen([*command, str(path), "--out", out]) for path in (recording, tmp_path / "s2.mcap")]
+    ended = [one.wait() for one in both]
+    assert 0 in ended
+    shown = {number(pixels) // 100 for pixels in load_episodes(Path(out)).pixels}
+    assert len(shown) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "s1.mcap", "s2.mcap"]

@@ -172,6 +172,7 @@ def convert(
     from lewm_model.data.clips import DataError, load_episodes
     from lewm_model.data.converters.columns import Columns
     from lewm_model.data.converters.convert import convert as run
+    from lewm_model.data.converters.convert import refuse_options
     from lewm_model.data.converters.lerobot_write import write_lerobot
     from lewm_model.data.converters.rosbag2.messages import Topics
     from lewm_model.data.converters.view import view_of
@@ -185,6 +186,12 @@ def convert(
     if to not in ("hdf5", "lerobot") or (to == "lerobot" and len(recordings) != 1):
         raise DataError(f"--to is {to!r} of {len(recordings)} recordings; it is hdf5, or lerobot of one HDF5 recording")
     if to == "lerobot":
+        others = {"--image-size": image_size, "--tolerance-s": tolerance_s, "--joints": joints, "--hold": hold}
+        others |= {"--gripper": gripper, "--units": units, "--robot": robot, "--cameras": cameras, "--camera": camera}
+        others |= {"--image-topic": image_topic, "--joint-states-topic": joint_states_topic, "--clock": clock}
+        others |= {"--command-topic": command_topic, "--action": action, "--actions-are": actions_are}
+        whole = "turned into a LeRobot data set as it is, after an earlier `lewm convert`"
+        refuse_options(recordings[0], whole, {name: value or None for name, value in others.items()})
         frames = write_lerobot(load_episodes(recordings[0], control_dt_s), out)
         typer.echo(f"{frames} frames written to {out}, a LeRobot data set of version 3.0")
         return
@@ -237,7 +244,7 @@ def data_report(
     from rich.table import Table
 
     from lewm_model.data.clips import DataError, load_episodes
-    from lewm_model.data.converters.convert import HDF5, convert
+    from lewm_model.data.converters.convert import convert, is_hdf5
     from lewm_model.data.outputs import check_output
     from lewm_model.data.report import draw, report_on
 
@@ -246,7 +253,7 @@ def data_report(
 
     conversion = None
     with tempfile.TemporaryDirectory(prefix="lewm_report_") as scratch:
-        if recording.suffix in HDF5:
+        if is_hdf5(recording):
             episodes = load_episodes(recording, control_dt_s)
         else:
             try:

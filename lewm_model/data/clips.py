@@ -145,11 +145,18 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
     if not (np.abs(actions[inner]) <= MOST).all():
         row = int(np.flatnonzero(inner & ~(np.abs(actions) <= MOST).all(1))[0])
         raise DataError(f"{path}: the action in row {row} is not finite; only the last row of an episode may be NaN")
+    if proprio is not None and not (np.abs(proprio) <= MOST).all():
+        row = int(np.flatnonzero(~(np.abs(proprio.reshape(len(proprio), -1)) <= MOST).all(1))[0])
+        raise DataError(
+            f"{path}: the joint positions in row {row} are not finite; `lewm convert {path} --out FILE` leaves them out"
+        )
     try:
         names = json.loads(attributes.get("action_names", "[]"))
         written_s = float(attributes.get("control_dt_s", 0.0))
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: the attributes action_names and control_dt_s cannot be read: {error}") from error
+    if not 0.0 <= written_s <= MOST:
+        raise DataError(f"{path}: control_dt_s is {written_s}; it is the time from row to row, above 0 s")
     if not isinstance(names, list) or (names and len(names) != actions.shape[1]):
         raise DataError(f"{path}: action_names is {names!r}; it must name the {actions.shape[1]} columns of 'action'")
     if control_dt_s is not None and not control_dt_s > 0.0:
@@ -164,7 +171,7 @@ def load_episodes(path: Path, control_dt_s: float | None = None) -> Episodes:
         recorded = {"command": str(attributes["command"])} if "command" in attributes else {}
     control_dt_s = control_dt_s or written_s
     names = tuple(map(str, names)) or tuple(f"joint{i + 1}" for i in range(actions.shape[1]))
-    kinds, units = _kinds_and_units(attributes, actions.shape[1], path)
+    kinds, units = kinds_and_units(attributes, actions.shape[1], path)
     executed = np.ascontiguousarray(actions[inner])
     digest = hashlib.sha256(json.dumps([pixels.shape, executed.shape, control_dt_s, names, kinds, units]).encode())
     for array in (executed, offsets, lengths, proprio):
@@ -213,7 +220,7 @@ def _cameras(attributes: dict[str, Any], size: tuple[int, ...], path: Path) -> t
     return observation.cameras
 
 
-def _kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Kinds and units of the columns of `action`. The attribute action_kind is one kind for all columns or a JSON list
     of kinds; action_units is a JSON list or missing, and then the units are ().
     """
@@ -260,9 +267,11 @@ def _read(file: h5py.File, path: Path) -> tuple[tuple[Any, ...], dict[str, Any]]
         if len(data) < frames:
             raise DataError(f"{path}: {name!r} has {len(data)} rows, its episodes need {frames}")
     if action.ndim != 2 or action.shape[1] == 0 or action.dtype.kind not in "fiu":
-        raise DataError(f"{path}: 'action' is {action.shape} {action.dtype}; it must be (N, action_dim)")
+        raise DataError(f"{path}: 'action' is {action.shape} {action.dtype}; it must be (N, action_dim) numbers")
     _check_written(pixels, frames, path)
     proprio, stamps = file.get("proprio", file.get("state")), file.get("timestamp")
+    if proprio is not None and len(proprio) < frames:
+        raise DataError(f"{path}: {proprio.name[1:]!r} has {len(proprio)} rows, its episodes need {frames}")
     if stamps is not None and (stamps.ndim != 1 or stamps.dtype.kind != "f" or len(stamps) < frames):
         stamps = None  # another program's; they are optional, since only the data report reads them
     rest = [data for data in (action, proprio, stamps) if data is not None]
@@ -305,14 +314,24 @@ def _frames(path: Path, pixels: h5py.Dataset, count: int, digest: Any) -> np.nda
 
 
 def _check_written(pixels: h5py.Dataset, count: int, path: Path) -> None:
-    """Refuses large frames most of which were never written: HDF5 reads those as one colour."""
-    size = count * math.prod(pixels.shape[1:]) * pixels.dtype.itemsize
-    if size > IN_MEMORY and pixels.chunks is not None:
-        counts = [-(-n // chunk) for n, chunk in zip((count, *pixels.shape[1:]), pixels.chunks, strict=True)]
-        if pixels.id.get_num_chunks() < math.prod(counts):
+    """Refuses frames that were never written, or are in files that are gone: HDF5 reads those as one colour."""
+    lost = lost_sources(pixels, path)
+    if lost:
+        raise DataError(f"{path}: its frames are in {', '.join(lost)}, which is missing; put it where it was")
+    if pixels.chunks is not None:
+        needed = math.prod(-(-n // chunk) for n, chunk in zip((count, *pixels.shape[1:]), pixels.chunks, strict=True))
+        if pixels.id.get_num_chunks() < needed:
             raise DataError(
-                f"{path} claims {size / 1e9:.3g} GB of frames, most of which were never written; record it again"
+                f"{path} claims {count * math.prod(pixels.shape[1:]) / 1e9:.3g} GB of frames, some of which were never "
+                f"written; `lewm convert {path} --out FILE` keeps the others"
             )
+
+
+def lost_sources(data: h5py.Dataset, path: Path) -> list[str]:
+    """The files that hold the values of a virtual or external data set and are missing."""
+    names = [one.file_name for one in data.virtual_sources()] if data.is_virtual else []
+    names += [name for name, _, _ in data.external or ()]
+    return sorted({name for name in names if name != "." and not (path.parent / name).is_file()})
 
 
 def _check_filters(data: h5py.Dataset, path: Path) -> None:

@@ -25,6 +25,8 @@ def check_output(out: Path, inputs: Iterable[Path] = (), overwrite: bool = False
     :param overwrite: whether what this package wrote there earlier may be replaced.
     :raises DataError: the output is refused; the message says what to do.
     """
+    if out.parts[:1] == ("~",):  # the shell does not expand it behind an equals sign, or in quotes
+        raise DataError(f"{out} would be in a folder that is called ~; write --out ~/... without = and quotes")
     for given in inputs:
         if not given.exists():
             continue

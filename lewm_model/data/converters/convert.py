@@ -12,7 +12,7 @@ import h5py
 from lewm_model.config import RECORDED_SIDE
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion
-from lewm_model.data.converters.hdf5 import salvage_hdf5
+from lewm_model.data.converters.hdf5 import SIGNATURE, salvage_hdf5
 from lewm_model.data.converters.lerobot import convert_lerobot, is_lerobot
 from lewm_model.data.converters.rosbag2.convert import convert_bag
 from lewm_model.data.converters.rosbag2.messages import Topics
@@ -23,6 +23,14 @@ from lewm_model.data.pairing import pair_file
 from lewm_model.robot.observation import ObservationError
 
 HDF5 = (".h5", ".hdf5")
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether it is an HDF5 recording, by its name or its content: a damaged one may have lost its beginning."""
+    if path.suffix in HDF5 or not path.is_file():
+        return path.suffix in HDF5
+    with open(path, "rb") as stream:
+        return stream.read(len(SIGNATURE)) == SIGNATURE
 
 
 def convert(
@@ -51,7 +59,7 @@ def convert(
         raise DataError(f"{out} cannot be written over itself; give another --out")
     single, columns = paths[0] if len(paths) == 1 else None, columns or Columns()
     for path in paths:
-        other = "a LeRobot data set" if is_lerobot(path) else "an HDF5 recording" if path.suffix in HDF5 else ""
+        other = "a LeRobot data set" if is_lerobot(path) else "an HDF5 recording" if is_hdf5(path) else ""
         if other and single is None:
             raise DataError(f"{path} is {other}, of which one at a time is converted; recordings of ROS can be several")
     if view is not None and image_size is not None:
@@ -59,26 +67,26 @@ def convert(
     ros = {"the topics": topics, "--clock": clock, "--tolerance-s": tolerance_s}
     lerobot = {"--camera": camera, "--action": action, "--actions-are": actions_are}
     size = image_size or RECORDED_SIDE
-    unchecked = out.with_name(out.name + ".unchecked")
+    unchecked = out.with_name(f"{out.name}.{os.getpid()}.unchecked")  # another process may write the same output
     report: Conversion
     try:
         if single is not None and is_lerobot(single):
-            _refuse(single, "a LeRobot data set", ros)
+            refuse_options(single, "a LeRobot data set", ros)
             if control_dt_s is not None:
                 raise DataError(
                     f"{single} says its own rate; leave --control-dt-s out and choose a frameskip for training"
                 )
             kind = actions_are or "recorded"
             report = convert_lerobot(single, unchecked, size, camera or "", action or "action", kind, columns, view)
-        elif single is not None and single.suffix in HDF5:
+        elif single is not None and is_hdf5(single):
             others = {**ros, **lerobot, "--units": columns.units or None, "--robot": columns.limits or view}
-            _refuse(single, "an HDF5 recording", others)
+            refuse_options(single, "an HDF5 recording", others)
             if not single.is_file():
                 raise DataError(f"there is no recording at {single}")
             report = salvage_hdf5(single, unchecked, image_size, control_dt_s, columns)
         else:
             first = paths[0] if paths else Path()
-            _refuse(first, "a recording of ROS (its unit is said with --units)", lerobot)
+            refuse_options(first, "a recording of ROS (its unit is said with --units)", lerobot)
             clock, seen = clock or CLOCKS[0], view or View()
             report = convert_bag(paths, unchecked, control_dt_s, tolerance_s, size, columns, topics, clock, seen)
         _check_pairing(report, unchecked, accept_doubts)
@@ -114,7 +122,7 @@ def _check_pairing(report: Conversion, path: Path, accept_doubts: bool) -> None:
         )
 
 
-def _refuse(path: Path, kind: str, options: Mapping[str, object]) -> None:
+def refuse_options(path: Path, kind: str, options: Mapping[str, object]) -> None:
     """Raises DataError for options that were given and do not apply to this kind of recording."""
     given = [name for name, value in options.items() if value is not None]
     if given:

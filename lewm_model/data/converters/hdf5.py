@@ -24,16 +24,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lewm_model.data.clips import kinds_and_units, lost_sources
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.conversion import Conversion, stretches
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
-from lewm_model.data.pairing import kinds_of
 from lewm_model.robot.observation import Camera, Observation, to_model_image
 
 MOST = 1e9  # greatest magnitude of a number that is kept (lewm_model.data.clips.MOST)
 STILL = 1e-3  # rad/s, greatest action of a held joint that does not move
-ATTRIBUTES_S = 20.0  # time after which reading the attributes is given up
+ATTRIBUTES_S = 60.0  # time after which reading the attributes is given up
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # version of the superblock -> byte where it has the length of the file
 
@@ -103,8 +103,11 @@ def salvage_hdf5(
         if stream.size > stream.there:
             report.problems.append(f"{path} was cut off: {stream.there} of {stream.size} bytes are there")
         try:
-            with h5py.File(stream, "r") as file:
-                _convert(file, path, out, stream.there, image_size, control_dt_s, columns or Columns(), report)
+            # A whole one is opened by its path, so that it finds the files that it refers to.
+            cut = stream.size > stream.there
+            with h5py.File(stream if cut else path, "r") as file:
+                there = stream.there if cut else sys.maxsize
+                _convert(file, path, out, there, image_size, control_dt_s, columns or Columns(), report)
         except DataError:
             raise
         except Exception as error:  # h5py raises OSError, RuntimeError, KeyError and more for a damaged file
@@ -125,12 +128,22 @@ def _convert(
     missing = [name for name in ("pixels", "action", "ep_len", "ep_offset") if name not in file]
     if missing:
         raise DataError(f"{path} lacks the data set {missing[0]!r}; it holds {', '.join(file) or 'nothing'}")
+    lost = lost_sources(file["pixels"], path)
+    if lost:
+        raise DataError(f"{path}: its frames are in {', '.join(lost)}, which is missing; put it where it was")
     lengths, offsets = (_whole(file[name], there, path) for name in ("ep_len", "ep_offset"))
     pixels, action, measured = file["pixels"], file["action"], file.get("proprio", file.get("state"))
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or action.ndim != 2:
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
         raise DataError(f"{path}: 'pixels' is {pixels.shape} {pixels.dtype}; it must be (N, H, W, 3) uint8")
+    if action.ndim != 2 or action.dtype.kind not in "fiu":
+        raise DataError(f"{path}: 'action' is {action.shape} {action.dtype}; it must be (N, action_dim) numbers")
+    order = np.argsort(offsets, kind="stable")
+    if (offsets[order][1:] < (offsets + lengths)[order][:-1]).any():
+        raise DataError(
+            f"{path}: its episodes overlap, so 'ep_offset' or 'ep_len' is wrong; 'ep_offset' is the first row of each"
+        )
     width = 0 if measured is None else int(np.prod(measured.shape[1:]))
-    names, dt, kind, original, units, cameras = _facts(path, action.shape[1])
+    names, dt, kind, original, units, cameras = _facts(path, action.shape[1], report)
     if control_dt_s is not None and dt and abs(control_dt_s - dt) > 1e-6:
         raise DataError(f"{path} was recorded every {dt} s, not every {control_dt_s} s; leave --control-dt-s out")
     kept, held = _places(
@@ -140,7 +153,7 @@ def _convert(
     if columns.names or columns.held:
         width = len(kept) if alike else width
     chosen = tuple(names[at] for at in kept)
-    kinds = kinds_of(kind, len(names))
+    kinds, _ = kinds_and_units({"action_kind": kind}, len(names), path)
     kind = kinds[0] if len(set(kinds)) == 1 else json.dumps([kinds[at] for at in kept])
     if columns.grippers:
         kind = columns.kinds(chosen, kinds[kept[0]])
@@ -207,7 +220,7 @@ def _size(
 
 
 def _facts(
-    path: Path, columns: int
+    path: Path, columns: int, report: Conversion
 ) -> tuple[tuple[str, ...], float, str, dict[str, Any], tuple[str, ...], tuple[Camera, ...]]:
     """Names of the actions, time from row to row, s (0.0: unknown), kind, how it was recorded, units and cameras
     (empty: unknown), as far as the attributes can be read.
@@ -220,6 +233,9 @@ def _facts(
         found: dict[str, Any] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         found = {}
+        report.problems.append(
+            f"the attributes of {path} cannot be read: names, kinds and units of the actions are not known"
+        )
     try:
         names = [str(name) for name in json.loads(found.get("action_names") or "[]")]
     except (TypeError, ValueError, RecursionError):
@@ -256,6 +272,8 @@ def _print_attributes(path: Path) -> None:
             try:
                 value = file.attrs.get(name)
                 value = value.decode() if isinstance(value, bytes) else value
+                if isinstance(value, np.ndarray) and value.ndim:  # of texts, instead of a JSON list
+                    value = json.dumps([one.decode() if isinstance(one, bytes) else str(one) for one in value])
                 found[name] = value if value is None or isinstance(value, str) else float(value)
             except Exception:  # for a damaged attribute h5py raises errors of many types
                 found[name] = None
@@ -315,7 +333,7 @@ def _whole(data: h5py.Dataset, there: int, path: Path) -> np.ndarray:
 
 
 def _read(data: h5py.Dataset, rows: slice, there: int) -> tuple[np.ndarray, np.ndarray]:
-    """These rows (n, …), and whether each could be read, (n,) bool; `there` is the length of the file, bytes."""
+    """These rows (n, …), and whether each could be read, (n,) bool; `there` is where the file ends, bytes."""
     values = np.zeros((rows.stop - rows.start, *data.shape[1:]), data.dtype)
     good = np.ones(len(values), bool)
     step = data.chunks[0] if data.chunks else 64
@@ -335,6 +353,8 @@ def _is_there(data: h5py.Dataset, begin: int, end: int, there: int) -> bool:
     """Whether the chunk that begins at row `begin`, or in a contiguous data set the rows up to `end`, is in the part of
     the file that exists, `there` bytes.
     """
+    if data.is_virtual or data.external:  # its values are in other files, of which none is missing
+        return True
     if data.chunks is None:
         start = data.id.get_offset()
         if start is None:  # a compact data set is in its header; others were never written
