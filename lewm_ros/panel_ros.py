@@ -7,21 +7,28 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import Log
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CompressedImage, Image, Joy
+from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
 from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from lewm_model.bundle.bundle import load_bundle
+from lewm_model.config import ConfigError
+from lewm_model.robot.limits import JointLimits, limits_from_parameters
+from lewm_model.robot.robot import load_robot
 from lewm_model.runtime.decoder import load_decoder
+from lewm_ros.arm_parameters import below
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.goals import GoalLibrary
 from lewm_ros.messages import rgb_to_message
@@ -29,6 +36,8 @@ from lewm_ros.node import LOOK_S
 from lewm_ros.parameters import Parameter, declare, read
 
 MOST_EVENTS = 500  # lines of the log that are kept, the newest
+ASK_S = 5.0  # between two looks at the planner's parameters, which may change while it runs
+LIMITS = tuple(f"limits.{name}" for name in ("names", "lower", "upper", "velocity", "acceleration", "jerk"))
 LOG_WARN, LOG_ERROR = 30, 40  # levels of rcl_interfaces/Log; rclpy has them as bytes on some releases, as int on others
 PARAMETERS = (
     Parameter("model", "models/reach", "Folder of the model bundle, the same as of camera_node and planner_node."),
@@ -99,9 +108,14 @@ class PanelNode(Node):
         self.triggers["capture"] = self.create_client(Trigger, f"{values['camera']}/capture_goal")
         self.enabling = self.create_client(SetBool, f"{planner}/enable")
         self.setting = self.create_client(SetParameters, f"{planner}/set_parameters")
+        self._asking = self.create_client(GetParameters, f"{planner}/get_parameters")
+        self.deadline_s: float | None = None  # of a plan; None until the planner has told
+        self.limits: JointLimits | None = None  # of the planner; None where it has not told, or has them from a URDF
+        self._robot: str | None = None  # the planner's robot file
         self.watched = False  # whether a page is open; only then are pictures subscribed to
         self._inputs: list[Any] = []
         self.create_timer(LOOK_S, self._look)
+        self.create_timer(ASK_S, self._ask)
         self._subscribe(Image, "goal_image", LATCHED)  # latched: it may have been sent long ago
         self._subscribe(DiagnosticStatus, "goal_status", LATCHED)
         self.create_subscription(DiagnosticStatus, f"{planner}/status", self._on_status, LATCHED)
@@ -115,17 +129,55 @@ class PanelNode(Node):
     def _look(self) -> None:
         """Subscribes to pictures while a page is open; the planner publishes `imagined` only to subscribers."""
         if self.watched and not self._inputs:
+            self._ask()
             camera = CompressedImage if self.values["compressed"] else Image
             self._inputs = [
                 self._subscribe(camera, "camera/image_raw", NEWEST_FRAME),
                 self._subscribe(Float32, "surprise", NEWEST_FRAME),
                 self._subscribe(Float32, "novelty", NEWEST_FRAME),
+                self._subscribe(JointState, "joint_states", NEWEST_FRAME),
                 self._subscribe(Image, f"{self.values['planner']}/imagined", NEWEST_FRAME),
+                self._subscribe(JointTrajectory, f"{self.values['planner']}/plan", NEWEST_FRAME),
             ]
         elif not self.watched and self._inputs:
             for subscription in self._inputs:
                 self.destroy_subscription(subscription)
             self._inputs = []
+
+    def _ask(self) -> None:
+        """Asks the planner for its deadline and robot file, while somebody watches."""
+        if self.watched and self._asking.service_is_ready():
+            self._get(("plan.deadline_s", "robot"), self._on_settings)
+
+    def _get(self, names: tuple[str, ...], then: Callable[[dict[str, Any]], None]) -> None:
+        """Hands parameters of the planner by name to `then`; none where one of them has no value."""
+
+        def answered(future: Any) -> None:
+            if (answer := future.result()) is not None:
+                then(dict(zip(names, map(parameter_value_to_python, answer.values), strict=False)))
+
+        self._asking.call_async(GetParameters.Request(names=names)).add_done_callback(answered)
+
+    def _on_settings(self, values: dict[str, Any]) -> None:
+        self.deadline_s, robot = values.get("plan.deadline_s"), values.get("robot")
+        if robot is None or robot == self._robot:
+            return
+        self._robot = robot
+        if not robot:
+            self._get(LIMITS, self._on_limits)
+            return
+        try:
+            self.limits = load_robot(robot).limits
+        except (ConfigError, ValueError) as error:
+            self.limits = None
+            self.known.note("panel_node", "warn", f"the joints' limits are not shown: {error}")
+
+    def _on_limits(self, values: dict[str, Any]) -> None:
+        try:
+            self.limits = limits_from_parameters(**below("limits", values)) if values else None
+        except ValueError as error:
+            self.limits = None
+            self.known.note("panel_node", "warn", f"the joints' limits are not shown: {error}")
 
     def _on_status(self, message: DiagnosticStatus) -> None:
         self.known.take("status", message)

@@ -18,13 +18,11 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter as RosParameter
 from std_srvs.srv import SetBool, Trigger
 
-from lewm_model.models.signature import measuring
-from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_ros.goals import GoalError
-from lewm_ros.node import STALE_S
 from lewm_ros.panel_pictures import SIDE, Pictures, sized, to_jpeg
 from lewm_ros.panel_ros import PanelNode
+from lewm_ros.panel_state import number, state_of
 
 PAGE = Path(__file__).parent / "panel"
 FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
@@ -146,52 +144,11 @@ class Panel:
 
     def state(self) -> dict[str, Any]:
         """What the page shows besides pictures, for JSON."""
-        known, values = self._known, self._node.values
-        alive = self._node.count_publishers(f"{values['planner']}/status") > 0
-        status = known.newest("status") if alive else None
-        said = {} if status is None else {pair.key: pair.value for pair in status.values}
-        with known.lock:
-            nodes = {name: dict(found) for name, found in known.nodes.items()}
-            events, happened = list(known.events)[-60:], known.happened
-        planner = next((found for name, found in nodes.items() if name.endswith(values["planner"])), {})
-        surprise, novelty = known.newest("surprise", STALE_S), known.newest("novelty", STALE_S)
-        goal_status = known.newest("goal_status")
-        calibration = self._node.bundle.calibration
         return {
-            "state": said.get("state", "no planner"),
-            "reason": "no status has come from the planner" if status is None else status.message,
-            "reached": said.get("reached") == "yes",
-            "dry_run": status is not None and status.message.startswith("dry run"),
-            "speed": _number(said.get("speed_scale")),
-            "distance": _number(said.get("distance")),
-            "distance_limit": None if calibration is None else calibration.reached,
-            "unit": "control steps" if measuring(self._node.bundle.heads) else "squared latent distance",
-            "cost": _number(said.get("cost")),
-            "saturation": _number(said.get("saturation")),
-            "surprise": None if surprise is None else _finite(surprise.data),
-            "novelty": None if novelty is None else _finite(novelty.data),
-            "surprise_limit": SURPRISING,
-            "latency": {
-                f"{stage}_{p}": _number(planner.get(f"{stage}_ms_{p}"))
-                for stage in ("plan", "frame_to_command")
-                for p in ("p50", "p95")
-            },
-            "late": _number(planner.get("plans_late")),
-            "plans": _number(planner.get("plans")),
-            "interventions": {
-                key.removeprefix("interventions "): value
-                for key, value in planner.items()
-                if key.startswith("interventions") and value != "0"
-            },
-            "nodes": {name: {"level": found["level"], "message": found["message"]} for name, found in nodes.items()},
-            "goal": "" if goal_status is None else goal_status.message,
-            "block_s": self._node.bundle.actions.block_s,
-            "deadman": values["deadman_button"] >= 0,
+            **state_of(self._node),
             "held": self._held,
             "commander": self.commander,
             "watching": len(self._watching),
-            "events": events,
-            "happened": happened,
         }
 
     async def _goals(self, request: web.Request) -> web.Response:
@@ -273,7 +230,7 @@ class Panel:
     async def _hold(self, request: web.Request) -> str:
         status = self._known.newest("status")
         said = {} if status is None else {pair.key: pair.value for pair in status.values}
-        if now := _number(said.get("speed_scale")):
+        if now := number(said.get("speed_scale")):
             self._full_speed = now
             self._node.speed(0.0)
             return "the arm holds; press it again to go on"
@@ -365,18 +322,6 @@ def _success(answer: Any) -> str:
     if not answer.success:
         raise Refused(answer.message)
     return str(answer.message)
-
-
-def _number(text: Any) -> float | None:
-    """A number, or None where the text is not a finite one: JSON knows neither NaN nor infinity."""
-    try:
-        return _finite(float(text))
-    except (TypeError, ValueError):
-        return None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 async def serve(panel: Panel, host: str, port: int, ready: Callable[[str], None]) -> None:

@@ -20,10 +20,12 @@ pytest.importorskip("rclpy", reason="ROS 2's Python client is not installed (mak
 import aiohttp
 from trajectory_msgs.msg import JointTrajectory
 
-from lewm_model.config import resource
+from lewm_model.config import load_yaml, resource
+from lewm_model.robot.robot import load_robot
 from lewm_ros.graph import Graph
 
 TOKEN = "only-for-tests"
+PLANNER = "/**/planner_node"  # its section in config/plan.yaml
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,41 @@ def test_goals_come_from_the_gallery_the_camera_and_uploads_and_the_future_is_sh
             await page.until(lambda s: {"i", "d"} <= set(page.pictures) and page.pictures["i"], 30.0)
             strip = cv2.imdecode(np.frombuffer(page.pictures["i"], np.uint8), cv2.IMREAD_COLOR)
             assert strip.shape[1] > 3 * strip.shape[0]  # what is imagined, one block beside the other
+
+    asyncio.run(scenario())
+
+
+def test_joints_deadline_cost_and_the_length_of_the_film_are_those_of_the_planner(panel: SimpleNamespace) -> None:
+    async def scenario() -> None:
+        async with browser(panel) as page:
+            await page.post("take")
+            await page.post("goal", json={"name": "left"})
+            await page.post("dry_run", json={"on": True})
+            assert (await page.post("arm"))[0] == 200
+            known = ("position", "lower", "upper", "speed")
+            state = await page.until(
+                lambda s: (
+                    s["deadline"]
+                    and s["blocks"]
+                    and s["cost"] is not None
+                    and all(joint[key] is not None for joint in s["joints"] for key in known)
+                ),
+                30.0,
+            )
+            robot = load_robot("tabletop")
+            assert [joint["name"] for joint in state["joints"]] == list(robot.names)
+            assert [joint["upper"] for joint in state["joints"]] == list(robot.limits.upper)
+            assert all(joint["lower"] <= joint["position"] <= joint["upper"] for joint in state["joints"])
+            assert max(joint["speed"] for joint in state["joints"]) <= 1.001
+            assert (
+                state["deadline"]
+                == 1e3 * load_yaml(resource("config", "plan.yaml"))[PLANNER]["ros__parameters"]["plan"]["deadline_s"]
+            )
+            await page.until(lambda s: page.pictures.get("i"))
+            strip = cv2.imdecode(np.frombuffer(page.pictures["i"], np.uint8), cv2.IMREAD_COLOR)
+            assert strip.shape[1] == state["blocks"] * strip.shape[0]  # the film cuts it into as many pictures
+            await page.post("disarm")
+            assert (await page.post("dry_run", json={"on": False}))[0] == 200
 
     asyncio.run(scenario())
 

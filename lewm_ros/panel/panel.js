@@ -12,7 +12,8 @@ if (token) {
   token = sessionStorage.getItem("token") || "";
 }
 let me = "", socket = null, held = false, said = null, lastEvent = 0;
-const distances = [], events = [];
+let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches, moment = 1;
+const distances = [], costs = [], events = [];
 
 // ---- commands
 
@@ -121,6 +122,11 @@ function gauge(id, value, limit) {
   at(`${id}-said`).textContent = value === null ? "not known" : `${number(value, 2)}, the limit is ${number(limit)}`;
 }
 
+function remember(points, now, value) {
+  if (value !== null) points.push([now, value]);
+  while (points.length && points[0][0] < now - HISTORY_S) points.shift();
+}
+
 function show(state) {
   said = state;
   heading(state.reached && state.state === "armed" ? "goal reached" : state.state, state.reason, state.state.split(" ")[0]);
@@ -129,17 +135,21 @@ function show(state) {
   gauge("surprise", state.surprise, state.surprise_limit);
   gauge("novelty", state.novelty, state.surprise_limit);
   const now = Date.now() / 1000;
-  if (state.distance !== null) distances.push([now, state.distance]);
-  while (distances.length && distances[0][0] < now - HISTORY_S) distances.shift();
+  remember(distances, now, state.distance);
+  remember(costs, now, state.cost);
   at("distance-said").textContent = `${number(state.distance)} ${state.unit}`;
-  curve(now, state.distance_limit);
+  at("cost-said").textContent = number(state.cost, 2);
+  curve("distance", distances, now, state.distance_limit);
+  curve("cost", costs, now, null);
+  joints(state.joints);
   const slow = Object.entries(state.interventions).map(([why, times]) => `${why} ${times}`).join(", ");
+  const slowest = state.latency.plan_p95, deadline = state.deadline;
   rows("latency", [
-    ["a plan", `${number(state.latency.plan_p50)} ms, 95 % within ${number(state.latency.plan_p95)} ms`],
+    ["a plan", `${number(state.latency.plan_p50)} ms, 95 % within ${number(slowest)} ms, the deadline is ${number(deadline, 0)} ms`,
+      deadline !== null && slowest > deadline ? "warn" : ""],
     ["camera frame to command", `${number(state.latency.frame_to_command_p50)} ms, 95 % within ${number(state.latency.frame_to_command_p95)} ms`],
     ["plans, late ones", `${number(state.plans, 0)}, ${number(state.late, 0)}`],
     ["at the joints' limits", state.saturation === null ? "–" : `${number(100 * state.saturation, 0)} % of the plan`],
-    ["cost of the plan", number(state.cost, 2)],
     ["the shield held back", slow || "nothing"],
   ]);
   const mine = state.commander === me;
@@ -186,19 +196,83 @@ function listEvents() {
 }
 at("search").addEventListener("input", listEvents);
 
-function curve(now, limit) {
-  const canvas = at("distance"), pen = canvas.getContext("2d"), style = getComputedStyle(document.body);
-  const most = 1.1 * Math.max(limit || 0, 1e-6, ...distances.map((point) => point[1]));
-  const place = ([when, value]) => [canvas.width * (1 - (now - when) / HISTORY_S), canvas.height * (1 - value / most)];
+function curve(id, points, now, limit) {
+  const canvas = at(id), pen = canvas.getContext("2d"), style = getComputedStyle(document.body);
+  const most = 1.1 * Math.max(limit || 0, 1e-6, ...points.map((point) => point[1]));
+  const least = Math.min(0, ...points.map((point) => point[1]));
+  const place = ([when, value]) =>
+    [canvas.width * (1 - (now - when) / HISTORY_S), canvas.height * (1 - (value - least) / (most - least))];
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (limit) {
     pen.strokeStyle = style.getPropertyValue("--good"); pen.setLineDash([6, 5]); pen.beginPath();
     const y = place([now, limit])[1]; pen.moveTo(0, y); pen.lineTo(canvas.width, y); pen.stroke(); pen.setLineDash([]);
   }
   pen.strokeStyle = style.getPropertyValue("--accent"); pen.lineWidth = 2; pen.beginPath();
-  distances.forEach((point, i) => (i ? pen.lineTo(...place(point)) : pen.moveTo(...place(point))));
+  points.forEach((point, i) => (i ? pen.lineTo(...place(point)) : pen.moveTo(...place(point))));
   pen.stroke();
 }
+
+// Where each joint stands between its limits, and how near the plan comes to its greatest speed.
+function joints(all) {
+  const body = at("joints");
+  if (body.children.length !== all.length) {
+    body.replaceChildren(...all.map(({ name }) => {
+      const row = document.createElement("tr"), head = document.createElement("th");
+      head.scope = "row"; head.textContent = name;
+      const cells = [`position of ${name}`, `speed of ${name}`].map((label) => {
+        const cell = document.createElement("td"), meter = document.createElement("meter");
+        meter.setAttribute("aria-label", label);
+        cell.append(meter, document.createElement("output"));
+        return cell;
+      });
+      row.append(head, ...cells);
+      return row;
+    }));
+  }
+  all.forEach((joint, i) => {
+    const [place, speed] = body.children[i].querySelectorAll("meter");
+    const [where, fast] = body.children[i].querySelectorAll("output");
+    body.children[i].querySelector("th").textContent = joint.name;
+    place.hidden = joint.lower === null || joint.position === null; speed.hidden = joint.speed === null;
+    if (!place.hidden) {
+      const margin = 0.05 * (joint.upper - joint.lower);
+      place.min = joint.lower; place.max = joint.upper; place.value = joint.position;
+      place.low = joint.lower + margin; place.high = joint.upper - margin; place.optimum = (joint.lower + joint.upper) / 2;
+    }
+    const ends = joint.lower === null ? "limits not known" : `${number(joint.lower, 2)} to ${number(joint.upper, 2)}`;
+    where.textContent = `${number(joint.position, 2)} (${ends})`;
+    speed.low = 0.98; speed.high = 0.99; speed.optimum = 0; speed.value = joint.speed || 0;
+    fast.textContent = joint.speed === null ? "–" : `${number(100 * joint.speed, 0)} % of its limit`;
+  });
+}
+
+// The imagined future as a film: the pictures of the strip one after the other, each as long as its action block.
+function drawFilm() {
+  const strip = at("imagined"), canvas = at("film"), pen = canvas.getContext("2d"), blocks = said ? said.blocks : 0;
+  at("moment").max = Math.max(1, blocks);
+  const shown = Math.min(moment, blocks);
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  at("moment-said").textContent = blocks ? `in ${number(shown * said.block_s, 2)} s` : "nothing yet";
+  if (!blocks || !strip.getAttribute("src") || !strip.complete) return;
+  const width = strip.naturalWidth / blocks, height = strip.naturalHeight;
+  if (canvas.width !== Math.round(width)) { canvas.width = Math.round(width); canvas.height = height; }
+  pen.drawImage(strip, (shown - 1) * width, 0, width, height, 0, 0, canvas.width, canvas.height);
+  if (playing) at("moment").value = shown;
+}
+function film() {
+  // At its end it stands still for two blocks, then begins again.
+  if (playing && said) moment = moment < said.blocks + 2 ? moment + 1 : 1;
+  drawFilm();
+  setTimeout(film, said ? 1000 * said.block_s : 500);
+}
+function play(on) {
+  playing = on;
+  at("play").setAttribute("aria-pressed", on);
+  at("play").textContent = on ? "⏸" : "▶";
+}
+at("imagined").addEventListener("load", drawFilm);
+at("play").addEventListener("click", () => play(!playing));
+at("moment").addEventListener("input", () => { play(false); moment = Number(at("moment").value); drawFilm(); });
 
 async function gallery() {
   const { goals } = await (await fetch("api/goals")).json();
@@ -217,4 +291,4 @@ async function model() {
   rows("checks", found.checks.map((check) => [check.name, check.found, check.good ? "ok" : "error"]));
 }
 
-connect(); gallery(); model();
+play(playing); film(); connect(); gallery(); model();
