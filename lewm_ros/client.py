@@ -12,7 +12,7 @@ planner_node on its `~/status` how it progresses and ends, and `~/cancel` ends i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -51,6 +51,15 @@ class Progress:
     state: str  # of the planner: disarmed, armed, holding or stopped; empty before its first status
     message: str  # of the planner, for people
     distance: float | None
+
+
+@dataclass(frozen=True)
+class Station:
+    """One goal of a sequence."""
+
+    name: str  # for people
+    picture: np.ndarray  # (H, W, 3) uint8 RGB
+    dwell_s: float  # how long to stay there before the next one
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,29 @@ class GoalClient:
             self.cancel()
         return result
 
+    def follow(
+        self,
+        stations: Iterable[Station],
+        timeout_s: float,
+        show: Callable[[Progress], None] = lambda progress: None,
+        tell: Callable[[Station, Result], None] = lambda station, result: None,
+    ) -> Result:
+        """Reaches goals one after the other, up to the first that is not reached; returns the result of the last one.
+
+        :param timeout_s: for each goal.
+        :param show: called with the progress ten times a second, also while dwelling. What it raises ends the sequence,
+            and cancels a goal that is not reached yet.
+        :param tell: called with each goal and its result, before its dwell time.
+        """
+        result = Result(Outcome.REACHED, "there was no goal")
+        for station in stations:
+            result = self.reach(station.picture, timeout_s, show)
+            tell(station, result)
+            if result.outcome is not Outcome.REACHED:
+                break
+            self.wait(station.dwell_s, show)
+        return result
+
     @property
     def progress(self) -> Progress:
         """State of the goal that was sent last."""
@@ -191,11 +223,12 @@ class GoalClient:
         text = f"not reached within {timeout_s:g} s"
         return Result(Outcome.TIMED_OUT, text if state else f"{text}: no status has come from the planner", distance)
 
-    def wait(self, duration_s: float) -> None:
-        """Handles callbacks for a while, for instance at a goal."""
+    def wait(self, duration_s: float, show: Callable[[Progress], None] = lambda progress: None) -> None:
+        """Handles callbacks for a while, for instance at a goal; `show` as for `reach`."""
         end_s = time.monotonic() + duration_s
         while time.monotonic() < end_s:
             self._executor.spin_once(timeout_sec=0.1)
+            show(self.progress)
 
     def cancel(self) -> bool:
         """Cancels the goal; returns whether the planner has answered."""

@@ -76,6 +76,8 @@ def _bag_picture(path: Path, at_s: float, topic: str) -> np.ndarray:
     for message in messages(bag_files(path)):
         if message.type not in (RAW, COMPRESSED) or (topic and message.topic != topic):
             continue
+        if not topic and message.topic.endswith("goal_image"):  # what was to be seen, not what was
+            continue
         first_ns = message.log_ns if first_ns is None else first_ns
         if message.log_ns - first_ns < at_s * NANOSECONDS:
             continue

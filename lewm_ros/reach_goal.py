@@ -23,7 +23,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from lewm_ros.client import GoalClient, Outcome, Progress
+from lewm_ros.client import GoalClient, Progress, Result, Station
 from lewm_ros.goals import GoalError, read_goal
 
 INTERRUPTED = 130  # exit status that shells give to a program ended by Ctrl-C
@@ -36,6 +36,11 @@ def show(progress: Progress) -> None:
         planner = progress.message or "no status has come from the planner"
         said = f"{distance}{planner if progress.accepted else 'waiting for camera_node to look at the goal'}"
         print(f"\r\033[K{said[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def tell(station: Station, result: Result) -> None:
+    """Prints how a goal ended, in place of its progress."""
+    print(f"{chr(13) if sys.stderr.isatty() else ''}{station.name}: {result.text}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--planner", default="planner_node", help="name of the planner's node")
     given = parser.parse_args(remove_ros_args(arguments)[1:])
     try:
-        pictures = [read_goal(path, given.at, given.episode, given.image_topic) for path in given.goals]
+        stations = [
+            Station(str(path), read_goal(path, given.at, given.episode, given.image_topic), given.dwell)
+            for path in given.goals
+        ]
     except GoalError as error:
         sys.exit(f"reach_goal: {error}")
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
@@ -61,13 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status = 0
     try:
         with GoalClient(given.planner, rclpy.create_node("reach_goal")) as client:
-            for path, picture in zip(given.goals, pictures, strict=True):
-                result = client.reach(picture, given.timeout, show)
-                print(f"{chr(13) if sys.stderr.isatty() else ''}{path}: {result.text}")
-                status = result.outcome.value
-                if result.outcome is not Outcome.REACHED:
-                    break
-                client.wait(given.dwell)
+            status = client.follow(stations, given.timeout, show, tell).outcome.value
     except (KeyboardInterrupt, ExternalShutdownException):
         print("cancelled")
         status = INTERRUPTED

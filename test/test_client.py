@@ -75,6 +75,9 @@ def test_a_goal_is_read_from_a_time_of_a_recording(tmp_path):
     pictures = [np.full((4, 6, 3), shade, np.uint8) for shade in (10, 20, 30)]
     with BagWriter(tmp_path / "session.mcap") as bag:
         for number, picture in enumerate(pictures):
+            bag.image(
+                np.zeros_like(picture), 0.0, 99.5 + 0.5 * number, "/goal_image"
+            )  # what was to be seen, not what was
             bag.image(picture, 0.5 * number, 100.0 + 0.5 * number)
     np.testing.assert_array_equal(read_goal(tmp_path / "session.mcap", 0.5), pictures[1])
     with pytest.raises(GoalError, match="has no picture 7 s after its first one"):
