@@ -47,6 +47,7 @@ from lewm_ros.parameters import Parameter, ParameterError, declare, read
 
 FLUSH_S = 1.0  # between writes to the disk: as much is lost when the recorder is killed
 REPORT_S = 10.0  # between log lines with the counts
+LAST_S = 0.3  # before the end: what has arrived is still written, such as a mark that was sent just before
 MISSING_S = 4.0  # after the start: when topics without any message are reported, with possible remappings
 SILENCE_S = 2.0  # without pictures or joint states before a warning: a recording with such a gap cannot be used
 
@@ -313,6 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             executor.spin_once(timeout_sec=0.2)
         except (KeyboardInterrupt, ExternalShutdownException):
             break
+    end_s = time.monotonic() + LAST_S
+    while time.monotonic() < end_s and not recorder.failure and rclpy.ok():
+        executor.spin_once(timeout_sec=0.05)
     failure = recorder.failure
     try:
         recorder.close()
