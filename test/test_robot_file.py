@@ -16,7 +16,7 @@ from lewm_model.data.clips import load_episodes
 from lewm_model.planning.motion import KnotLimits, Timeline
 from lewm_model.planning.random_motion import random_velocities
 from lewm_model.robot.observation import Observation
-from lewm_model.robot.robot import load_robot
+from lewm_model.robot.robot import load_robot, with_crop
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 from lewm_model.sim.world import State
@@ -323,3 +323,33 @@ def test_the_simulated_robot_publishes_every_camera_of_its_scene(scene: Path) ->
         node.destroy_node()
         listener.destroy_node()
         rclpy.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  front: {height: 96, width: 96}  # ours", "  front: {crop: [1, 2, 30, 40], height: 96, width: 96}  # ours"),
+        ("  front: {height: 96, crop: [0, 0, 9, 9]}", "  front: {height: 96, crop: [1, 2, 30, 40]}"),
+        ("  front:\n    height: 96  # rows", "  front:\n    crop: [1, 2, 30, 40]\n    height: 96  # rows"),
+        (
+            "  front:\n    crop:\n      - 0\n      - 0\n      - 9\n      - 9\n    height: 96",
+            "  front:\n    crop:\n      [1, 2, 30, 40]\n    height: 96",
+        ),
+    ],
+)
+def test_a_crop_is_written_into_a_robot_file_that_otherwise_stays_as_it_was(before: str, after: str) -> None:
+    text = "# An arm.\ncameras:\n{}\njoints: {{elbow: 1}}\n"
+    assert with_crop(text.format(before), "front", (1, 2, 30, 40)) == text.format(after)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("joints: {}", "no camera 'front'"),
+        ("cameras: {back: {height: 9}}", "no camera 'front'"),
+        ("cameras:\n  back: &one {crop: [0, 0, 9, 9]}\n  front: *one\n", "by hand: crop: \\[1, 2, 30, 40\\]"),
+    ],
+)
+def test_a_crop_that_cannot_be_written_into_a_robot_file_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        with_crop(text, "front", (1, 2, 30, 40))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lewm_model.config import ConfigError, from_dict, load_yaml, resource
 from lewm_model.robot.chain import Chain, Workspace
@@ -225,6 +226,39 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
     except (ObservationError, AttributeError, TypeError) as error:
         raise ConfigError(f"`cameras` must map each camera's name to its height, width, ...: {error}") from error
     return Robot(path.stem, joints, cameras=cameras, folder=path.parent, **parts)
+
+
+def with_crop(text: str, camera: str, crop: tuple[int, int, int, int]) -> str:
+    """The text of a robot file with another crop (top, left, height, width in pixels) of a camera; the rest stays as it
+    is written, with its comments.
+
+    :raises ConfigError: it has no such camera, or is written in a way that this cannot change.
+    """
+    cameras = _entry(yaml.compose(text, yaml.SafeLoader), "cameras")
+    row = _entry(cameras, camera)
+    if not isinstance(row, yaml.MappingNode) or not row.value:
+        raise ConfigError(f"there is no camera {camera!r} to crop; add it to `cameras`, with height and width")
+    there, written = _entry(row, "crop"), str(list(crop))
+    if there is not None:
+        begin = there.start_mark.index
+        end = begin + len(text[begin : there.end_mark.index].rstrip())
+    else:
+        first = row.value[0][0].start_mark
+        begin = end = first.index
+        written = f"crop: {written}" + (", " if row.flow_style else "\n" + " " * first.column)
+    changed = text[:begin] + written + text[end:]
+    known = yaml.safe_load(text)
+    row_then = {**known["cameras"][camera], "crop": list(crop)}
+    wanted = {**known, "cameras": {**known["cameras"], camera: row_then}}
+    if yaml.safe_load(changed) != wanted:  # aliases, for instance
+        raise ConfigError(f"write the crop of camera {camera!r} by hand: crop: {list(crop)}")
+    return changed
+
+
+def _entry(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    """The value of a key of a mapping; None where it has none, or is no mapping."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((value for name, value in pairs if name.value == key), None)
 
 
 def find_file(file: str, folder: Path) -> Path:
