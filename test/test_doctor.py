@@ -154,6 +154,10 @@ def test_the_command_ends_with_an_error_when_a_check_fails(tmp_path: Path) -> No
     answer = CliRunner().invoke(app, ["doctor", str(tmp_path), "--no-topics"])
     assert "fail model: there is no model bundle" in answer.stdout and "-> train one with `lewm train`" in answer.stdout
     assert "checks failed" in str(answer.exception)
+    answer = CliRunner().invoke(app, ["doctor", "machine", str(tmp_path), "--no-topics", "--json"])
+    states = {finding["check"]: finding["state"] for finding in json.loads(answer.stdout)}
+    assert states["model"] == "fail" and states["Python"] == "ok"
+    assert "checks failed" in str(answer.exception)  # for the exit status
 
 
 def test_without_the_word_model_it_is_the_machine_that_is_checked(tmp_path: Path) -> None:

@@ -237,8 +237,12 @@ def doctor_machine(
     ] = None,
     joint_states_topic: Annotated[str, typer.Option(help="topic of the arm's joint states")] = "joint_states",
     topics: Annotated[bool, typer.Option(help="whether to listen to the topics")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON, for programs")] = False,
 ) -> None:
     """Check that this machine can run a model on a robot; also what `lewm doctor` alone does."""
+    import json
+    from dataclasses import asdict
+
     from lewm_model.bundle.bundle import BundleError, load_bundle
     from lewm_model.evaluation.doctor import FAIL, JOINT_STATES, examine, topics_of
 
@@ -253,7 +257,9 @@ def doctor_machine(
         listen[JOINT_STATES] = joint_states_topic
     findings = examine(bundle, listen)
     colours = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
-    for finding in findings:
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    for finding in [] if as_json else findings:
         typer.echo(typer.style(f"{finding.state:5}", fg=colours[finding.state]) + f"{finding.check}: {finding.found}")
         if finding.advice:
             typer.echo(f"     -> {finding.advice}")
