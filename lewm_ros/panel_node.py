@@ -22,6 +22,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
 from lewm_model.bundle.bundle import BundleError
+from lewm_model.data.errors import DataError
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.goals import GoalError
 from lewm_ros.node import NICENESS, spin, start_ros
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_ros(arguments)
     try:
         node = PanelNode()
-    except (ParameterError, BundleError, RuntimeLoadError, GoalError) as error:
+    except (ParameterError, BundleError, RuntimeLoadError, GoalError, DataError) as error:
         rclpy.try_shutdown()
         sys.exit(f"panel_node: {error}")
     panel = Panel(node)

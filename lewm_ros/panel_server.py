@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter as RosParameter
-from std_srvs.srv import SetBool, Trigger
 
-from lewm_model.robot.encodings import EncodingError, compressed_to_rgb
 from lewm_ros.goals import GoalError
+from lewm_ros.panel_checks import CheckError, report
+from lewm_ros.panel_commands import Commands, Refused
 from lewm_ros.panel_pictures import SIDE, Pictures, sized, to_jpeg
 from lewm_ros.panel_ros import PanelNode
-from lewm_ros.panel_state import number, state_of
+from lewm_ros.panel_state import state_of
 
 PAGE = Path(__file__).parent / "panel"
 FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
+NAMES = ("camera", "goal", "imagined", "difference", "nearest")  # of the pictures; each has a first letter of its own
 STATE_HZ = 10.0  # how often pages get the state
 HEARTBEAT_S = 0.5  # without a message from the commanding browser, its dead-man's button counts as released
-ANSWER_S = 3.0  # how long a service of a node may take to answer
+NO_TOKEN = "open the address with the token that panel_node printed"
 MOST_BYTES = 10_000_000  # of a picture that is uploaded
 HEADERS = {
     # The page runs no script and shows no picture but its own, and cannot be put into a frame of another page.
@@ -36,10 +35,8 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-
-
-class Refused(Exception):
-    """A command that is not carried out; the message tells the person at the page why."""
+# The report's page has its style and pictures inside, and runs nothing.
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 
 
 class Panel:
@@ -48,20 +45,25 @@ class Panel:
     def __init__(self, node: PanelNode) -> None:
         self._node, self._known = node, node.known
         self.token = node.values["token"] or secrets.token_urlsafe(16)
-        self._pictures = Pictures(node)
+        self._pictures, self._commands = Pictures(node), Commands(node, self._check_commander)
         self._watching: dict[str, web.WebSocketResponse] = {}  # by the name that `_watch` gives to the page
         self.commander: str | None = None
         self._pressed_s = -math.inf  # steady time of the last message of the commander that its button is held
         self._held = False
-        self._full_speed = 1.0  # share of full speed to return to after a hold
+        self._reporting, self._reported = asyncio.Lock(), None  # type: asyncio.Lock, bytes | None
         self.own: set[str] = set()  # host names under which the page may be opened; empty allows any
         self.application = web.Application(client_max_size=MOST_BYTES, middlewares=[self._guard])
         self.application.add_routes(
             [
                 web.get("/ws", self._watch),
+                web.get("/api/events", self._events),
                 web.get("/api/goals", self._goals),
                 web.get("/api/goals/{name}.jpg", self._goal_picture),
+                web.get("/api/recordings", self._recordings),
+                web.get("/api/recordings/{name}.jpg", self._recorded_picture),
                 web.get("/api/bundle", self._bundle),
+                web.get("/api/doctor", self._doctor),
+                web.get("/report", self._report),
                 web.post("/api/stop", self._stop),
                 web.post("/api/{command}", self._command),
                 web.get("/{file:(panel\\.js|panel\\.css)?}", self._file),
@@ -75,6 +77,7 @@ class Panel:
         for task in tasks:
             task.cancel()
         self._node.press(False)
+        await self._commands.close()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
@@ -91,7 +94,8 @@ class Panel:
         except Refused as refusal:
             response = web.json_response({"error": str(refusal)}, status=409)
         if not response.prepared:
-            response.headers.update(HEADERS)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
         return response
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
@@ -113,7 +117,7 @@ class Panel:
         finally:
             del self._watching[name]
             if self.commander == name:
-                self.commander, self._pressed_s = None, -math.inf
+                self._release()
                 self._known.note("panel_node", "warn", "the browser that commanded is gone")
         return socket
 
@@ -131,7 +135,7 @@ class Panel:
             pictures: dict[str, bytes | None] = {}
             if time.monotonic() >= next_picture_s:
                 next_picture_s = time.monotonic() + 1.0 / self._node.values["rate"] - period_s / 2
-                pictures = {name: self._pictures.newest(name) for name in ("camera", "goal", "imagined", "difference")}
+                pictures = {name: self._pictures.newest(name) for name in NAMES}
             for name, socket in list(self._watching.items()):
                 if name not in busy or busy[name].done():
                     has = sent.setdefault(name, {})
@@ -146,10 +150,17 @@ class Panel:
         """What the page shows besides pictures, for JSON."""
         return {
             **state_of(self._node),
+            **self._commands.state,
+            "nearest": self._pictures.nearest_said,
             "held": self._held,
             "commander": self.commander,
             "watching": len(self._watching),
         }
+
+    async def _events(self, request: web.Request) -> web.Response:
+        """All events that are kept, the oldest first; the state has the newest only."""
+        with self._known.lock:
+            return web.json_response({"events": list(self._known.events)})
 
     async def _goals(self, request: web.Request) -> web.Response:
         return web.json_response({"goals": self._node.library.names(), "folder": self._node.values["goal_folder"]})
@@ -159,6 +170,22 @@ class Panel:
             picture = self._node.library.picture(request.match_info["name"])
         except GoalError as error:
             raise Refused(str(error)) from error
+        return web.Response(body=to_jpeg(sized(picture, SIDE)), content_type="image/jpeg")
+
+    async def _recordings(self, request: web.Request) -> web.Response:
+        folder = self._node.recordings.folder
+        return web.json_response({"recordings": self._node.recordings.names(), "folder": str(folder or "")})
+
+    async def _recorded_picture(self, request: web.Request) -> web.Response:
+        """A picture of a recording, for who commands: reading one costs time."""
+        if not self._has_token(request):
+            return web.json_response({"error": NO_TOKEN}, status=401)
+        self._check_commander(request)
+        try:
+            wanted = {"at": float(request.query["at"]), "episode": int(request.query.get("episode", 0))}
+        except (KeyError, ValueError) as error:
+            raise Refused(f"say at which second of the recording: {error}") from error
+        picture = await self._commands.frame({"name": request.match_info["name"], **wanted})
         return web.Response(body=to_jpeg(sized(picture, SIDE)), content_type="image/jpeg")
 
     async def _bundle(self, request: web.Request) -> web.Response:
@@ -179,17 +206,39 @@ class Panel:
             }
         )
 
+    async def _doctor(self, request: web.Request) -> web.Response:
+        return web.json_response({"findings": self._commands.findings})
+
+    async def _report(self, request: web.Request) -> web.Response:
+        """The bundle's report. It is made once, as it takes seconds and the bundle stays the same."""
+        async with self._reporting:
+            if self._reported is None:
+                try:
+                    self._reported = await report(self._node)
+                except CheckError as error:
+                    raise Refused(f"there is no report: {error}") from error
+        headers = {"Content-Security-Policy": REPORT_POLICY}
+        return web.Response(body=self._reported, content_type="text/html", charset="utf-8", headers=headers)
+
     # ---- commands ----------------------------------------------------------------------------------------------------
 
     async def _stop(self, request: web.Request) -> web.Response:
         """Needs no token and no right to command: whoever sees that something goes wrong may stop the arm."""
         self._known.note("panel_node", "warn", "stop was pressed")
-        return web.json_response({"said": await self._trigger("stop")})
+        return web.json_response({"said": await self._commands.stop()})
+
+    def _has_token(self, request: web.Request) -> bool:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+    def _check_commander(self, request: web.Request) -> None:
+        """Raises Refused where the page of a request does not command."""
+        if self.commander is None or self.commander != request.headers.get("X-Panel", ""):
+            raise Refused("take the command first")
 
     async def _command(self, request: web.Request) -> web.Response:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), self.token.encode()):
-            return web.json_response({"error": "open the address with the token that panel_node printed"}, status=401)
+        if not self._has_token(request):
+            return web.json_response({"error": NO_TOKEN}, status=401)
         who, command = request.headers.get("X-Panel", ""), request.match_info["command"]
         if who not in self._watching:
             raise Refused("this page is not connected; load it again")
@@ -198,95 +247,20 @@ class Panel:
                 raise Refused("somebody else commands; they must give it back first, or close their page")
             self.commander = who
             return web.json_response({"said": "you command"})
-        if self.commander != who:
-            raise Refused("take the command first")
+        self._check_commander(request)
         if command == "give":
-            self.commander, self._pressed_s = None, -math.inf
+            self._release()
             return web.json_response({"said": "you watch"})
-        commands: dict[str, Callable[[web.Request], Awaitable[str]]] = {
-            "arm": self._arm,
-            "disarm": self._disarm,
-            "hold": self._hold,
-            "speed": self._speed,
-            "reset": lambda request: self._trigger("reset"),
-            "cancel": lambda request: self._trigger("cancel"),
-            "capture": lambda request: self._trigger("capture"),
-            "goal": self._goal,
-            "upload": self._upload,
-            "dry_run": self._dry_run,
-        }
-        if command not in commands:
+        if command not in self._commands.by_name:
             raise web.HTTPNotFound
-        said = await commands[command](request)
+        said = await self._commands.by_name[command](request)
         self._known.note("panel_node", "ok", f"{command}: {said}")
         return web.json_response({"said": said})
 
-    async def _arm(self, request: web.Request) -> str:
-        return _success(await self._call(self._node.enabling, SetBool.Request(data=True)))
-
-    async def _disarm(self, request: web.Request) -> str:
-        return _success(await self._call(self._node.enabling, SetBool.Request(data=False)))
-
-    async def _hold(self, request: web.Request) -> str:
-        status = self._known.newest("status")
-        said = {} if status is None else {pair.key: pair.value for pair in status.values}
-        if now := number(said.get("speed_scale")):
-            self._full_speed = now
-            self._node.speed(0.0)
-            return "the arm holds; press it again to go on"
-        self._node.speed(self._full_speed)
-        return f"goes on at {self._full_speed:.0%}"
-
-    async def _speed(self, request: web.Request) -> str:
-        share = (await _body(request)).get("share")
-        if not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
-            raise Refused(f"the speed is {share!r}; it must be between 0 and 1")
-        self._node.speed(float(share))
-        return f"{share:.0%} of full speed"
-
-    async def _dry_run(self, request: web.Request) -> str:
-        on = (await _body(request)).get("on") is True
-        parameters = [RosParameter("dry_run", value=on).to_parameter_msg()]
-        answer = await self._call(self._node.setting, SetParameters.Request(parameters=parameters))
-        if not answer.results[0].successful:
-            raise Refused(answer.results[0].reason)
-        return "nothing is sent to the arm" if on else "commands go to the arm"
-
-    async def _goal(self, request: web.Request) -> str:
-        name = str((await _body(request)).get("name"))
-        try:
-            self._node.show_goal(self._node.library.picture(name))
-        except GoalError as error:
-            raise Refused(str(error)) from error
-        return f"{name} is the goal"
-
-    async def _upload(self, request: web.Request) -> str:
-        try:
-            picture = compressed_to_rgb(await request.read())
-            kept = self._node.library.save(picture)
-        except (EncodingError, GoalError) as error:
-            raise Refused(f"not taken: {error}") from error
-        self._node.show_goal(picture)
-        return "the picture is the goal" + (f", and kept as {kept}" if kept else "")
-
-    async def _trigger(self, name: str) -> str:
-        return _success(await self._call(self._node.triggers[name], Trigger.Request()))
-
-    async def _call(self, client: Any, request: Any) -> Any:
-        """Calls a service of a node and returns the response.
-
-        :raises Refused: the service is not there, or does not answer in time.
-        """
-        if not client.service_is_ready():
-            raise Refused(f"{client.srv_name} is not there; is the node up?")
-        loop, answered = asyncio.get_running_loop(), asyncio.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(answered.set))
-        try:
-            await asyncio.wait_for(answered.wait(), ANSWER_S)
-        except asyncio.TimeoutError:
-            raise Refused(f"{client.srv_name} has not answered for {ANSWER_S:g} s") from None
-        return future.result()
+    def _release(self) -> None:
+        """Nobody commands any more: the dead-man's button is let go, and no further goal of a sequence is sent."""
+        self.commander, self._pressed_s = None, -math.inf
+        self._commands.sequence.end()
 
     async def _hold_button(self) -> None:
         """Publishes the dead-man's button of the commanding browser; a browser that is silent has released it."""
@@ -306,22 +280,6 @@ async def _send(socket: web.WebSocketResponse, state: str, pictures: Mapping[str
             await socket.send_bytes(name[0].encode() + (jpeg or b""))
     except (ConnectionError, RuntimeError):
         pass  # the page was closed, which `_watch` notices
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except ValueError as error:
-        raise Refused(f"the request is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise Refused("the request is no JSON object")
-    return body
-
-
-def _success(answer: Any) -> str:
-    if not answer.success:
-        raise Refused(answer.message)
-    return str(answer.message)
 
 
 async def serve(panel: Panel, host: str, port: int, ready: Callable[[str], None]) -> None:

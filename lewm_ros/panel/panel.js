@@ -1,7 +1,7 @@
 // The page of panel_node: it shows what comes over the web socket, and sends commands with the token.
 "use strict";
 const at = (id) => document.getElementById(id);
-const PICTURES = { c: "camera", g: "goal", i: "imagined", d: "difference" };
+const PICTURES = { c: "camera", g: "goal", i: "imagined", d: "difference", n: "nearest" };
 const HISTORY_S = 60, HEARTBEAT_MS = 100;
 
 let token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -17,10 +17,11 @@ const distances = [], costs = [], events = [];
 
 // ---- commands
 
+const mine = () => ({ Authorization: `Bearer ${token}`, "X-Panel": me });
+
 async function send(command, options = {}) {
-  const headers = { Authorization: `Bearer ${token}`, "X-Panel": me };
   try {
-    const answer = await fetch(`api/${command}`, { method: "POST", headers, ...options });
+    const answer = await fetch(`api/${command}`, { method: "POST", headers: mine(), ...options });
     const body = await answer.json();
     notice(body.error || "");
     return answer.ok ? body.said : null;
@@ -45,6 +46,9 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   stop();
 });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.type === "checkbox") event.target.click(); // as the space bar does not
+});
 document.addEventListener("keyup", (event) => {
   if (event.code === "Space" && event.target.type !== "search") event.preventDefault(); // would press a button
 });
@@ -65,6 +69,88 @@ at("upload").addEventListener("change", async () => {
   at("upload").value = "";
   gallery();
 });
+
+// A sequence of goals, chosen in the gallery, each with its time to stay.
+function station(name) {
+  const item = document.createElement("li"), dwell = document.createElement("input"), remove = document.createElement("button");
+  item.dataset.name = name;
+  dwell.type = "number"; dwell.min = 0; dwell.max = 3600; dwell.step = 0.5; dwell.value = 2;
+  dwell.setAttribute("aria-label", `seconds to stay at ${name}`);
+  remove.type = "button"; remove.textContent = "Remove"; remove.setAttribute("aria-label", `remove ${name} from the sequence`);
+  remove.addEventListener("click", () => item.remove());
+  item.append(`${name}, stay`, dwell, "s ", remove);
+  at("stations").append(item);
+}
+at("follow").addEventListener("click", () => {
+  const goals = [...at("stations").children].map((item) => (
+    { name: item.dataset.name, dwell: item.querySelector("input").valueAsNumber }));
+  sendJson("sequence", { goals, timeout: at("timeout").valueAsNumber });
+});
+at("clear").addEventListener("click", () => at("stations").replaceChildren());
+
+// A goal from a recording.
+const chosenFrame = () => (
+  { name: at("recording").value, at: at("second").valueAsNumber, episode: at("episode").valueAsNumber });
+at("look").addEventListener("click", async () => {
+  const { name, ...when } = chosenFrame();
+  const answer = await fetch(`api/recordings/${encodeURIComponent(name)}.jpg?${new URLSearchParams(when)}`, { headers: mine() });
+  at("frame").hidden = !answer.ok;
+  notice(answer.ok ? "" : (await answer.json()).error);
+  if (!answer.ok) return;
+  URL.revokeObjectURL(at("frame").src);
+  at("frame").src = URL.createObjectURL(await answer.blob());
+});
+at("recorded").addEventListener("click", async () => { await sendJson("recorded", chosenFrame()); gallery(); });
+
+// A region of the camera's picture: drawn with the mouse or a finger, or typed.
+const REGION = ["top", "left", "height", "width"];
+let corner = null;
+function pixel(event) {
+  const box = at("camera").getBoundingClientRect(), within = (value) => Math.min(1, Math.max(0, value));
+  return [
+    Math.round(within((event.clientY - box.top) / box.height) * at("camera").naturalHeight),
+    Math.round(within((event.clientX - box.left) / box.width) * at("camera").naturalWidth),
+  ];
+}
+function drawRegion() {
+  const [top, left, height, width] = REGION.map((name) => at(name).valueAsNumber);
+  const { naturalHeight: high, naturalWidth: wide } = at("camera"), style = at("region").style;
+  at("view").classList.toggle("cropping", at("cropping").open);
+  at("region").hidden = !at("cropping").open || !high;
+  style.top = `${100 * top / high}%`; style.height = `${100 * height / high}%`;
+  style.left = `${100 * left / wide}%`; style.width = `${100 * width / wide}%`;
+}
+at("view").addEventListener("pointerdown", (event) => {
+  if (!at("cropping").open || !at("camera").naturalHeight) return;
+  event.preventDefault();
+  at("view").setPointerCapture(event.pointerId);
+  corner = pixel(event);
+});
+at("view").addEventListener("pointermove", (event) => {
+  if (!corner) return;
+  const [y, x] = pixel(event), [top, left] = corner;
+  at("top").value = Math.min(y, top); at("height").value = Math.abs(y - top);
+  at("left").value = Math.min(x, left); at("width").value = Math.abs(x - left);
+  drawRegion();
+});
+for (const kind of ["pointerup", "pointercancel"]) at("view").addEventListener(kind, () => { corner = null; });
+for (const name of REGION) at(name).addEventListener("input", drawRegion);
+at("cropping").addEventListener("toggle", drawRegion);
+async function region(write) {
+  const values = Object.fromEntries(REGION.map((name) => [name, at(name).valueAsNumber]));
+  at("crop-said").textContent = await sendJson("region", { ...values, write }) || "";
+}
+at("crop").addEventListener("click", () => region(false));
+at("write").addEventListener("click", () => region(true));
+
+// Recording, and how attempts went.
+at("record").addEventListener("click", async () => {
+  await sendJson("record", { on: at("record").getAttribute("aria-pressed") !== "true" });
+  recordings();
+});
+for (const button of document.querySelectorAll("[data-mark]")) {
+  button.addEventListener("click", () => sendJson("mark", { mark: button.dataset.mark }));
+}
 
 // The dead-man's button: held by finger, mouse or the Enter key, let go by everything else.
 const deadman = at("deadman");
@@ -90,13 +176,13 @@ function connect() {
   socket.addEventListener("message", (event) => {
     if (typeof event.data !== "string") return picture(event.data);
     const data = JSON.parse(event.data);
-    if (data.you) { me = data.you; lastEvent = 0; events.length = 0; } else show(data);
+    if (data.you) { me = data.you; lastEvent = 0; events.length = 0; earlierEvents(); } else show(data);
   });
   socket.addEventListener("close", () => {
     me = "";
     hold(false);
     heading("not connected", "the panel's process is gone, or out of reach; what is below is old", "lost");
-    at("controls").disabled = true;
+    at("controls").disabled = at("doctor").disabled = true;
     setTimeout(connect, 1000);
   });
 }
@@ -131,6 +217,8 @@ function show(state) {
   said = state;
   heading(state.reached && state.state === "armed" ? "goal reached" : state.state, state.reason, state.state.split(" ")[0]);
   at("goal-said").textContent = state.goal ? `(${state.goal})` : "";
+  at("nearest-part").hidden = !state.nearest;
+  at("nearest-said").textContent = state.nearest;
   at("blocks").textContent = `, a picture every ${number(state.block_s, 2)} s`;
   gauge("surprise", state.surprise, state.surprise_limit);
   gauge("novelty", state.novelty, state.surprise_limit);
@@ -152,12 +240,12 @@ function show(state) {
     ["at the joints' limits", state.saturation === null ? "–" : `${number(100 * state.saturation, 0)} % of the plan`],
     ["the shield held back", slow || "nothing"],
   ]);
-  const mine = state.commander === me;
-  at("who").textContent = mine ? "(you command)" : state.commander ? "(somebody else commands)" : "(nobody commands)";
-  at("take").hidden = mine; at("give").hidden = !mine;
+  const commands = state.commander === me;
+  at("who").textContent = commands ? "(you command)" : state.commander ? "(somebody else commands)" : "(nobody commands)";
+  at("take").hidden = commands; at("give").hidden = !commands;
   at("take").disabled = state.commander !== null || !token;
   at("take").title = token ? "" : "open the address with the token that panel_node printed";
-  at("controls").disabled = !mine;
+  at("controls").disabled = at("doctor").disabled = !commands;
   at("deadman").hidden = !state.deadman;
   if (document.activeElement !== at("speed") && state.speed !== null) {
     at("speed").value = Math.round(100 * state.speed);
@@ -166,6 +254,17 @@ function show(state) {
   document.querySelector("[data-command=hold]").setAttribute("aria-pressed", state.speed === 0);
   document.querySelector("[data-command=hold]").textContent = state.speed === 0 ? "Go on" : "Hold";
   at("dry-run").checked = state.dry_run;
+  at("sequence-said").textContent = state.sequence ? `(${state.sequence})` : "";
+  const recording = state.recording;
+  at("record").textContent = recording ? "End the recording" : "Record";
+  at("record").setAttribute("aria-pressed", Boolean(recording));
+  at("recording-said").textContent = [
+    recording ? `${recording.file}, ${number(recording.seconds, 0)} s, ${number(recording.bytes / 1e6)} MB` : "off",
+    ...(state.episode ? [`${state.episode} is running`] : []),
+  ].join("; ");
+  for (const button of document.querySelectorAll("[data-mark]")) {
+    button.disabled = !state.marks_heard || (!state.episode && button.dataset.mark !== "start");
+  }
   rows("nodes", Object.entries(state.nodes).map(([name, node]) => [name, node.message, node.level]));
   for (const event of state.events) if (event.number > lastEvent) { lastEvent = event.number; events.unshift(event); }
   if (lastEvent !== Number(at("events").dataset.shown)) listEvents();
@@ -181,6 +280,15 @@ function rows(id, values) {
     row.append(head, cell);
     return row;
   }));
+}
+
+// What happened before the page was opened.
+async function earlierEvents() {
+  const all = (await (await fetch("api/events")).json()).events, known = new Set(events.map((event) => event.number));
+  const earlier = all.filter((event) => !known.has(event.number)).reverse();
+  events.push(...earlier);
+  lastEvent = Math.max(0, ...events.map((event) => event.number));
+  listEvents();
 }
 
 function listEvents() {
@@ -222,7 +330,7 @@ function joints(all) {
       const cells = [`position of ${name}`, `speed of ${name}`].map((label) => {
         const cell = document.createElement("td"), meter = document.createElement("meter");
         meter.setAttribute("aria-label", label);
-        cell.append(meter, document.createElement("output"));
+        cell.append(meter, document.createElement("span"));
         return cell;
       });
       row.append(head, ...cells);
@@ -231,7 +339,7 @@ function joints(all) {
   }
   all.forEach((joint, i) => {
     const [place, speed] = body.children[i].querySelectorAll("meter");
-    const [where, fast] = body.children[i].querySelectorAll("output");
+    const [where, fast] = body.children[i].querySelectorAll("span");
     body.children[i].querySelector("th").textContent = joint.name;
     place.hidden = joint.lower === null || joint.position === null; speed.hidden = joint.speed === null;
     if (!place.hidden) {
@@ -280,9 +388,14 @@ async function gallery() {
     const button = document.createElement("button"), image = document.createElement("img");
     image.src = `api/goals/${encodeURIComponent(name)}.jpg`; image.alt = "";
     button.append(image, name); button.type = "button";
-    button.addEventListener("click", () => sendJson("goal", { name }));
+    button.addEventListener("click", () => (at("collect").checked ? station(name) : sendJson("goal", { name })));
     return button;
   }));
+}
+
+async function recordings() {
+  const found = await (await fetch("api/recordings")).json();
+  at("recording").replaceChildren(...found.recordings.map((name) => new Option(name)));
 }
 
 async function model() {
@@ -291,4 +404,14 @@ async function model() {
   rows("checks", found.checks.map((check) => [check.name, check.found, check.good ? "ok" : "error"]));
 }
 
-play(playing); film(); connect(); gallery(); model();
+play(playing); film(); async function doctor() {
+  const { findings } = await (await fetch("api/doctor")).json();
+  rows("findings", findings.map(({ check, state, found, advice }) => [check, advice ? `${found}: ${advice}` : found, state]));
+}
+at("doctor").addEventListener("click", async () => {
+  at("doctor-said").textContent = "is being examined";
+  at("doctor-said").textContent = await send("doctor") || "not examined";
+  doctor();
+});
+
+connect(); gallery(); recordings(); model(); doctor();
