@@ -37,7 +37,7 @@ setup(
     maintainer=maintainer.text,
     maintainer_email=maintainer.attrib["email"],
     packages=find_packages(include=["lewm_ros", "lewm_ros.*", "lewm_model", "lewm_model.*"]),
-    package_data={"lewm_ros": ["panel/*"]},
+    package_data={"lewm_ros": ["panel/page/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

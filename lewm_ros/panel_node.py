@@ -26,8 +26,8 @@ from lewm_model.data.errors import DataError
 from lewm_model.runtime.errors import RuntimeLoadError
 from lewm_ros.goals import GoalError
 from lewm_ros.node import NICENESS, spin, start_ros
-from lewm_ros.panel_ros import PanelNode
-from lewm_ros.panel_server import Panel, serve
+from lewm_ros.panel.ros import PanelNode
+from lewm_ros.panel.server import Panel, serve
 from lewm_ros.parameters import ParameterError
 
 

@@ -36,11 +36,11 @@ from lewm_ros.debug_picture import BLUE, GREEN
 from lewm_ros.graph import Graph
 from lewm_ros.markers import tip_path
 from lewm_ros.messages import array_to_message, camera_info_message, rgb_to_message, trajectory_to_message
-from lewm_ros.panel_commands import Commands, Refused
-from lewm_ros.panel_nearest import Nearest
-from lewm_ros.panel_paths import Paths
-from lewm_ros.panel_pictures import SIDE, Pictures
-from lewm_ros.panel_ros import Known
+from lewm_ros.panel.commands import Commands, Refused
+from lewm_ros.panel.nearest import Nearest
+from lewm_ros.panel.paths import Paths
+from lewm_ros.panel.pictures import SIDE, Pictures
+from lewm_ros.panel.ros import Known
 
 TOKEN = "only-for-tests"
 RECORDING = "before.mcap"

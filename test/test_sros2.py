@@ -147,7 +147,7 @@ def plain_node(name: str, parameters: dict[str, Any], tmp_path: Path) -> Any:
 
     from lewm_ros.client import GoalClient
     from lewm_ros.lifecycle_manager import LifecycleManager
-    from lewm_ros.panel_ros import PanelNode
+    from lewm_ros.panel.ros import PanelNode
     from lewm_ros.record import Recorder
     from lewm_ros.viewer_node import ViewerNode
 

@@ -36,12 +36,12 @@ from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.goals import GoalLibrary
 from lewm_ros.messages import rgb_to_message
 from lewm_ros.node import LOOK_S, compressed_topic
-from lewm_ros.panel_paths import Paths
-from lewm_ros.panel_recordings import Recordings
+from lewm_ros.panel.paths import Paths
+from lewm_ros.panel.recordings import Recordings
 from lewm_ros.parameters import Parameter, declare, read
 
 if TYPE_CHECKING:
-    from lewm_ros.panel_nearest import Nearest
+    from lewm_ros.panel.nearest import Nearest
 
 MOST_EVENTS = 500  # lines of the log that are kept, the newest
 ASK_S = 5.0  # between two looks at the planner's parameters, which may change while it runs
@@ -250,7 +250,7 @@ class PanelNode(Node):
 def _nearest(bundle: Bundle, recording: str) -> Nearest | None:
     if not recording:
         return None
-    from lewm_ros.panel_nearest import Nearest  # needs h5py, which a robot may lack
+    from lewm_ros.panel.nearest import Nearest  # needs h5py, which a robot may lack
 
     return Nearest(bundle, Path(recording))
 

@@ -17,7 +17,7 @@ from typing import Any
 from lewm_model.evaluation.doctor import JOINT_STATES, topics_of
 from lewm_ros.graph import end_with_parent
 from lewm_ros.node import compressed_topic
-from lewm_ros.panel_ros import PanelNode
+from lewm_ros.panel.ros import PanelNode
 
 
 class CheckError(RuntimeError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of the panel's page. `lewm_ros.panel_server` has checked who gives them."""
+"""The commands of the panel's page. `lewm_ros.panel.server` has checked who gives them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from lewm_ros.client import Station
 from lewm_ros.goals import GoalError, read_goal
 from lewm_ros.messages import MessageError, message_to_rgb
 from lewm_ros.node import compressed_topic
-from lewm_ros.panel_checks import CheckError, examine
-from lewm_ros.panel_recordings import RecorderProcess
-from lewm_ros.panel_ros import PanelNode
-from lewm_ros.panel_sequence import GoalSequence
-from lewm_ros.panel_state import number
+from lewm_ros.panel.checks import CheckError, examine
+from lewm_ros.panel.recordings import RecorderProcess
+from lewm_ros.panel.ros import PanelNode
+from lewm_ros.panel.sequence import GoalSequence
+from lewm_ros.panel.state import number
 
 ANSWER_S = 3.0  # how long a service of a node may take to answer
 MOST_GOALS = 100  # of a sequence

@@ -12,7 +12,7 @@ from lewm_model.models.signature import measuring
 from lewm_model.monitoring.vigilance import SURPRISING
 from lewm_ros.messages import MessageError, message_to_joint_positions, message_to_trajectory
 from lewm_ros.node import STALE_S
-from lewm_ros.panel_ros import PanelNode
+from lewm_ros.panel.ros import PanelNode
 
 NEWEST_EVENTS = 60  # events that every message to a page has; it keeps the ones before
 

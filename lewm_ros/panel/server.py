@@ -16,13 +16,13 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from lewm_ros.goals import GoalError
-from lewm_ros.panel_checks import CheckError, report
-from lewm_ros.panel_commands import Commands, Refused
-from lewm_ros.panel_pictures import SIDE, Pictures, sized, to_jpeg
-from lewm_ros.panel_ros import PanelNode
-from lewm_ros.panel_state import state_of
+from lewm_ros.panel.checks import CheckError, report
+from lewm_ros.panel.commands import Commands, Refused
+from lewm_ros.panel.pictures import SIDE, Pictures, sized, to_jpeg
+from lewm_ros.panel.ros import PanelNode
+from lewm_ros.panel.state import state_of
 
-PAGE = Path(__file__).parent / "panel"
+PAGE = Path(__file__).parent / "page"
 FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
 NAMES = ("camera", "goal", "imagined", "difference", "nearest")  # of the pictures; each has a first letter of its own
 STATE_HZ = 10.0  # how often pages get the state

@@ -13,7 +13,7 @@ from lewm_model.bundle.bundle import MOST_BLOCKS
 from lewm_model.robot.encodings import EncodingError
 from lewm_ros.messages import MessageError, message_to_array, message_to_rgb
 from lewm_ros.node import STALE_S
-from lewm_ros.panel_ros import PanelNode
+from lewm_ros.panel.ros import PanelNode
 
 SIDE = 192  # pixels: height of each picture of the imagined future, and of a goal in the gallery
 
