@@ -69,6 +69,17 @@ def test_a_steady_motion_and_a_short_recording_say_nothing(pool: Episodes) -> No
     assert not any("do not show the commanded motion" in said for said in pair(steady).wrong)
 
 
+def test_many_episodes_that_are_all_shorter_than_the_lags_are_no_fault(pool: Episodes) -> None:
+    from dataclasses import replace
+
+    offsets = np.concatenate([o + np.arange(0, n - 12, 12) for o, n in zip(pool.offsets, pool.lengths, strict=True)])
+    actions = pool.actions.copy()
+    actions[offsets + 11] = np.nan
+    found = pair(replace(pool, actions=actions, offsets=offsets, lengths=np.full(len(offsets), 12)))
+    assert found.frames > 150 and found.lag_steps is None
+    assert not any("do not show" in said for said in found.wrong), found.wrong
+
+
 def test_two_episodes_that_pass_through_one_view_in_different_poses_are_no_fault(pool: Episodes) -> None:
     """A view can hide a joint; however many frames two episodes have in it, they are one observation."""
     from dataclasses import replace

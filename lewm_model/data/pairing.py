@@ -140,6 +140,8 @@ def _compare_change(
                     a, b = a - a.mean(), b - b.mean()
                     sums[k] += (a @ b, a @ a, b @ b)
         tried.append(sums[:, 0] / np.sqrt((sums[:, 1] * sums[:, 2]).clip(1e-12)))
+    if not any(one.any() for one in tried):
+        return  # every episode is too short
     found.correlations = max(tried, key=lambda one: float(one.max()))
     found.correlation = float(found.correlations.max())
     speeds = [np.linalg.norm(action / spread, axis=1) for action in actions]
@@ -192,7 +194,8 @@ def _compare_measured(
     curves = []  # at each lag, correlations (A, A) of action columns with joints
     for lag in range(-LAGS, LAGS + 1):
         both = [_overlap(a / told_rms, b / felt_rms, lag) for a, b in zip(told, felt, strict=True) if len(a) > abs(lag)]
-        a, b = (np.concatenate([one[i] for one in both]) for i in (0, 1))
+        none = [np.zeros((0, len(told_rms)))]  # every episode may be shorter than the lag
+        a, b = (np.concatenate(none + [one[i] for one in both]) for i in (0, 1))
         curves.append(a.T @ b / np.sqrt(np.outer(np.square(a).sum(0), np.square(b).sum(0)).clip(1e-12)))
     table = np.array(curves)
     strength = np.abs(table[:, moving]).max(2).mean(1)
