@@ -260,6 +260,14 @@ def test_units_that_could_be_others_are_named(tmp_path: Path) -> None:
         convert_lerobot(rad, tmp_path / "c.h5", image_size=16, actions_are="joint-positions-rad")
 
 
+def test_radians_that_are_called_degrees_are_refused_unless_it_is_said_twice(tmp_path: Path) -> None:
+    root = arm_folder(tmp_path / "set", np.radians(MOVING)[:, None] * [1.0, 3.0], ["pan", "lift"])
+    with pytest.raises(DataError, match=r"farther than 1.5 from zero, which looks like radians"):
+        convert_lerobot(root, tmp_path / "a.h5", **DEGREES)
+    assert not (tmp_path / "a.h5").exists()
+    convert_lerobot(root, tmp_path / "a.h5", columns=Columns(units="deg"), **DEGREES)
+
+
 def test_where_an_episode_begins_in_its_video_is_counted_when_the_metadata_have_drifted(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", "v3.0")
     path = root / "meta/episodes/chunk-000/file-000.parquet"
@@ -353,6 +361,14 @@ def test_tables_that_contradict_the_metadata_are_named_and_an_empty_cell_costs_i
         wrong = changed(lambda rows, width=width: [np.resize(row, width).tolist() for row in rows])
         with pytest.raises(DataError, match=f"{key} has {width} numbers, and meta/info.json says 2"):
             convert_lerobot(rewritten(folder(tmp_path / f"{width}", "v2.1"), wrong), tmp_path / "b.h5", image_size=32)
+
+
+def test_a_video_with_fewer_frames_than_rows_and_no_gap_is_named_once(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v3.0")
+    shown = [frame for e in range(3) for frame in frames(e)]
+    video(root / f"videos/{CAMERA}/chunk-000/file-000.mp4", shown[:40] + shown[42:])
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert [problem.split(":")[0] for problem in report.problems] == ["file-000.mp4 has 98 frames for 100 rows"]
 
 
 def test_of_a_video_with_more_frames_the_nearest_ones_are_taken(tmp_path: Path) -> None:

@@ -123,9 +123,11 @@ def convert_lerobot(
         shared = _rows_in_videos(seen, known)
         drawn = [key for key in seen if features[key]["dtype"] == "image"]
         widths = {key: math.prod(features[key]["shape"]) for key in (action, *([STATE] if measured else []))}
-        missing = set(known)
+        missing, farthest = set(known), 0.0
         for number, table in _tables(folder, drawn, action, widths, report):
             missing.discard(number)
+            angles = np.abs(table["action"][:, chosen.at][:, chosen.degrees])
+            farthest = max(farthest, float(np.nan_to_num(angles, posinf=0.0).max(initial=0.0)))
             if alike and chosen.factors is not None:  # the state has the columns and unit of the action
                 table["state"] = table["state"][:, chosen.at] * chosen.factors
             about = {**known.get(number, {}), "rows": {camera: shared.get((camera, number)) for camera in seen}}
@@ -138,6 +140,11 @@ def convert_lerobot(
             )
         if not report.episodes:
             raise DataError(f"no episode of 2 frames or more is left\n{report}")
+        if 0.0 < farthest < TURN:
+            raise DataError(
+                f"{folder}: no joint is ever farther than {farthest:.3g} from zero, which looks like radians and not "
+                "like degrees; say --actions-are joint-positions-rad, or --units deg if they are degrees"
+            )
     return report
 
 
@@ -596,6 +603,13 @@ def _own_frames(
     """
     before, whole = around or (0, len(times_s))
     stamps_s = _frame_times(path)
+    if 2 < len(stamps_s) < whole and np.diff(stamps_s).max() < 3.0 * tolerance_s:  # its stamps show no gap
+        problem = (
+            f"{path.name} has {len(stamps_s)} frames for {whole} rows: if it lost them before its end, pictures behind "
+            "are those of later rows"
+        )
+        if problem not in report.problems:
+            report.problems.append(problem)
     if len(stamps_s) != whole or before + rows[-1] >= whole:
         return times_s
     own: np.ndarray = stamps_s[before + rows]
