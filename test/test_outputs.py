@@ -86,6 +86,10 @@ def test_a_home_folder_that_the_shell_did_not_expand_is_no_folder_of_that_name(r
     assert "called ~" in refused("convert", recording, "--out=~/arm.h5")
 
 
+def test_pictures_without_pixels_are_refused(recording: Path, tmp_path: Path) -> None:
+    assert "--image-size is 0" in refused("convert", recording, "--out", tmp_path / "out.h5", "--image-size", "0")
+
+
 def test_two_commands_with_one_output_do_not_mix(recording: Path, tmp_path: Path) -> None:
     """Each writes beside the output under a name of its own, so that the last one to end counts, whole."""
     with BagWriter(tmp_path / "s2.mcap") as bag:

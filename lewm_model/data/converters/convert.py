@@ -64,6 +64,8 @@ def convert(
             raise DataError(f"{path} is {other}, of which one at a time is converted; recordings of ROS can be several")
     if view is not None and image_size is not None:
         raise DataError("the robot file says how large each camera's picture is; leave --image-size or --cameras out")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"--image-size is {image_size}; it is the side of a picture, 1 pixel or more")
     ros = {"the topics": topics, "--clock": clock, "--tolerance-s": tolerance_s}
     lerobot = {"--camera": camera, "--action": action, "--actions-are": actions_are}
     size = image_size or RECORDED_SIDE

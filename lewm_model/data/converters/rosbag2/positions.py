@@ -117,12 +117,11 @@ def demanded_positions(
 
 
 def joined_states(states: Sequence[State], longest_s: float) -> list[State]:
-    """The states that have every joint; where none has, because each joint comes in messages of its own, those of all
-    messages with the others' positions interpolated between theirs, which are at most `longest_s` apart.
+    """The states as they are, or, where each joint comes in messages of its own, those of all messages with the others'
+    positions interpolated between theirs, which are at most `longest_s` apart.
     """
-    whole = [one for one in states if not np.isnan(one.positions).any()]
-    if whole or not states:
-        return whole
+    if not any(np.isnan(one.positions).any() for one in states):
+        return list(states)
     states = sorted(states, key=lambda one: one.stamp_ns)
     at_s = np.array([one.stamp_ns - states[0].stamp_ns for one in states]) / NS_PER_S
     logs_ns = np.maximum.accumulate([one.log_ns for one in states]).tolist()

@@ -143,6 +143,7 @@ def read_streams(
     roles = _roles(found, topics, images, source, report)
     report.gaps += found.steps_back
     _check_joints(found, roles.state, columns, source)
+    _prefer_whole(found, roles.state, report)
     sections = [_on_one_clock(one.section(roles), clock, source) for one in found.sections]
     return Streams(sections, found.markers[roles.marker], roles.images)
 
@@ -338,6 +339,16 @@ def _check_joints(found: _Found, topic: str, columns: Columns, source: Path) -> 
             f"{source}: the joint states on {topic} do not have {', '.join(missing)}; choose others, as with --joints "
             f"{','.join(others)}, or record a topic that has them and name it with --joint-states-topic"
         )
+
+
+def _prefer_whole(found: _Found, topic: str, report: Conversion) -> None:
+    """Leaves out the states of some joints where others on the topic have all of them."""
+    states = [each for one in found.sections for each in one.joints[topic]]
+    parts = sum(bool(np.isnan(each.positions).any()) for each in states)
+    if 0 < parts < len(states):
+        report.left_out["JointState messages: of some of the joints"] += parts
+        for one in found.sections:
+            one.joints[topic] = [each for each in one.joints[topic] if not np.isnan(each.positions).any()]
 
 
 # ---- one clock -------------------------------------------------------------------------------------------------------
