@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,12 +91,22 @@ def test_pictures_without_pixels_are_refused(recording: Path, tmp_path: Path) ->
     assert "--image-size is 0" in refused("convert", recording, "--out", tmp_path / "out.h5", "--image-size", "0")
 
 
+def test_a_full_disk_is_told_and_nothing_is_left(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
+    result = CliRunner().invoke(app, ["convert", str(recording), "--out", str(tmp_path / "out.h5")])
+    assert isinstance(result.exception, OSError) and "the disk is full; make room" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["s1.mcap"]
+
+
 def test_two_commands_with_one_output_do_not_mix(recording: Path, tmp_path: Path) -> None:
     """Each writes beside the output under a name of its own, so that the last one to end counts, whole."""
     with BagWriter(tmp_path / "s2.mcap") as bag:
         write_motion(bag, motion, 0.05 * np.arange(30), lambda i: picture(100 + i))
     out = str(tmp_path / "out.h5")
-    command = [sys.executable, "-m", "lewm_model.cli.main", "convert"]
+    command = [sys.executable, "-m", "lewm_model.cli.main", "convert", "--image-size", "32"]
     both = [subprocess.Popen([*command, str(path), "--out", out]) for path in (recording, tmp_path / "s2.mcap")]
     ended = [one.wait() for one in both]
     assert 0 in ended

@@ -9,8 +9,10 @@ int64 are the first row and the number of rows of each episode.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 
 from lewm_model.robot.observation import Camera
 
+_ROOM = 2**25  # bytes that are left free: HDF5 does not survive a write that fails on a full disk
 _FRAMES_PER_CHUNK = 8  # few, since a clip reads few frames; but the index of one chunk per frame would be slow
 
 
@@ -98,7 +101,10 @@ class EpisodeWriter:
         :param proprio: (n, A), or (n, measured), measured joint positions, rad.
         :param stamps_s: (n,) when the pictures were taken, s; given for every episode or for none.
         :raises ValueError: a shape or dtype does not fit, or a number is not finite.
+        :raises OSError: the disk is full.
         """
+        if shutil.disk_usage(self._path.parent).free < pixels.nbytes + _ROOM:
+            raise OSError(errno.ENOSPC, "the disk is full; make room, or write to another one", str(self._path))
         frames = len(pixels)
         expected = (frames, *self.image_size, 3)
         if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
