@@ -404,7 +404,7 @@ async function model() {
   rows("checks", found.checks.map((check) => [check.name, check.found, check.good ? "ok" : "error"]));
 }
 
-play(playing); film(); async function doctor() {
+async function doctor() {
   const { findings } = await (await fetch("api/doctor")).json();
   rows("findings", findings.map(({ check, state, found, advice }) => [check, advice ? `${found}: ${advice}` : found, state]));
 }
@@ -414,4 +414,4 @@ at("doctor").addEventListener("click", async () => {
   doctor();
 });
 
-connect(); gallery(); recordings(); model(); doctor();
+connect(); play(playing); film(); gallery(); recordings(); model(); doctor();
