@@ -250,6 +250,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_camera_state_and_nodes(
                     assert answer.status == 200 and "default-src 'self'" in answer.headers["Content-Security-Policy"]
                     text = await answer.text()
                     assert "http://" not in text and "https://" not in text.replace('"https:"', "")
+            async with page.session.get("/icon.svg") as answer:
+                assert answer.status == 200 and answer.content_type == "image/svg+xml"
             async with page.session.get("/../panel_node.py") as answer:
                 assert answer.status == 404
             nodes = {"planner_node", "camera_node", "sim_node"}

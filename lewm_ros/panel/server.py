@@ -23,7 +23,7 @@ from lewm_ros.panel.ros import PanelNode
 from lewm_ros.panel.state import state_of
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css"}
+FILES = {"": "index.html", "panel.js": "panel.js", "panel.css": "panel.css", "icon.svg": "icon.svg"}
 NAMES = ("camera", "goal", "imagined", "difference", "nearest")  # of the pictures; each has a first letter of its own
 STATE_HZ = 10.0  # how often pages get the state
 HEARTBEAT_S = 0.5  # without a message from the commanding browser, its dead-man's button counts as released
@@ -66,7 +66,7 @@ class Panel:
                 web.get("/report", self._report),
                 web.post("/api/stop", self._stop),
                 web.post("/api/{command}", self._command),
-                web.get("/{file:(panel\\.js|panel\\.css)?}", self._file),
+                web.get("/{file:(panel\\.js|panel\\.css|icon\\.svg)?}", self._file),
             ]
         )
         self.application.cleanup_ctx.append(self._told)

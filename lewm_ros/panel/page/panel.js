@@ -375,8 +375,7 @@ function film() {
 }
 function play(on) {
   playing = on;
-  at("play").setAttribute("aria-pressed", on);
-  at("play").textContent = on ? "⏸" : "▶";
+  at("play").textContent = on ? "Pause" : "Play";
 }
 at("imagined").addEventListener("load", drawFilm);
 at("play").addEventListener("click", () => play(!playing));
