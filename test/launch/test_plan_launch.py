@@ -110,9 +110,12 @@ def test_every_frame_gives_a_latent_with_its_stamp(watcher):
     for latent in watcher.latents:
         assert (latent.encoding, latent.height, latent.width) == ("32FC1", 1, TINY.latent_dim)
         assert np.isfinite(message_to_latent(latent, TINY.latent_dim)).all()
-    frames = {(image.header.stamp.sec, image.header.stamp.nanosec) for image in watcher.images}
-    stamps = {(latent.header.stamp.sec, latent.header.stamp.nanosec) for latent in watcher.latents}
-    assert len(stamps & frames) >= 8, "latents must carry the stamps of their frames"
+
+    def of_both() -> int:
+        frames = {(image.header.stamp.sec, image.header.stamp.nanosec) for image in watcher.images}
+        return len(frames & {(latent.header.stamp.sec, latent.header.stamp.nanosec) for latent in watcher.latents})
+
+    watcher.spin_until(lambda: of_both() >= 8, "8 latents that carry the stamps of their frames")
 
 
 @pytest.mark.launch(fixture=plan)
