@@ -284,6 +284,17 @@ def test_where_an_episode_begins_in_its_video_is_counted_when_the_metadata_have_
     ]
 
 
+def test_a_frame_number_that_no_video_has_changes_no_pictures(tmp_path: Path) -> None:
+    root = folder(tmp_path / "set", "v2.1")
+    path = sorted(root.glob("data/*/*.parquet"))[0]
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["frame_index"] = 99
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    report = convert_lerobot(root, tmp_path / "a.h5", image_size=32)
+    assert report.frames_used == sum(LENGTHS)
+    check(load_episodes(tmp_path / "a.h5"))
+
+
 @pytest.mark.parametrize("rate", [10, 30])
 def test_of_a_video_that_says_another_rate_the_frames_are_counted(tmp_path: Path, rate: int) -> None:
     report = convert_lerobot(folder(tmp_path / "set", "v2.1", rate=rate), tmp_path / "a.h5", image_size=32)

@@ -96,6 +96,8 @@ def test_the_tabletop_file_says_what_its_world_says() -> None:
         ("joint: finger", "joint: pan", "list it as the last joint"),
         ("gripper:", "griper:", "a robot has no field 'griper'"),
         ("joints:", "others:", "has no field 'others'"),
+        ("joints:", "joints:\n  slide: fast", "joints.slide is 'fast'; it must map"),
+        ("joints:", "joints:\n  slide: {lower: 0.0, upper: 1.0}", "missing .* required .*'acceleration'"),
     ],
 )
 def test_a_robot_file_with_a_mistake_is_refused_with_what_is_wrong(

@@ -215,8 +215,11 @@ def _robot(path: Path, values: Mapping[str, Any]) -> Robot:
     rows = values.get("joints")
     if not isinstance(rows, dict):
         raise ConfigError("`joints` must map the name of each joint to its limits")
-    joints = tuple(from_dict(Joint, {"name": str(name), **(row or {})}) for name, row in rows.items())
+    for name, row in rows.items():
+        if not isinstance(row, dict | None):
+            raise ConfigError(f"joints.{name} is {row!r}; it must map the names of its limits to numbers")
     try:
+        joints = tuple(from_dict(Joint, {"name": str(name), **(row or {})}) for name, row in rows.items())
         parts: dict[str, Any] = {name: from_dict(kind, values[name]) for name, kind in PARTS.items() if name in values}
     except TypeError as error:  # a required field is missing
         raise ConfigError(str(error)) from error

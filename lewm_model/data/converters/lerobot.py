@@ -610,7 +610,7 @@ def _own_frames(
         )
         if problem not in report.problems:
             report.problems.append(problem)
-    if len(stamps_s) != whole or before + rows[-1] >= whole:
+    if len(stamps_s) != whole or before + rows.max() >= whole or before + rows.min() < 0:
         return times_s
     own: np.ndarray = stamps_s[before + rows]
     apart_s = float(np.median(np.abs(own - times_s)))
