@@ -393,8 +393,10 @@ class MonitorConfig:
     # A hold ends only when the picture shows the arm where it is, compared with earlier frames that showed it move as
     # imagined: frames whose latent changed over a block by this mean square, in variances of the latents, or more.
     lively: float = 0.03
-    # Greatest difference for that between the arm in the picture and the measured joints, in control steps at full
-    # speed. In 400 simulated stops it was always less; a picture frozen when the stop began differed by 1.9 or more.
+    # Greatest difference for that between the arm in the picture and each measured joint, in control steps at full
+    # speed; what a bundle's calibration found usual for a joint (`Calibration.way_errors`) agrees, too. In 400
+    # simulated stops of the demo's arm the length of the way differed by less, and by 1.9 or more with a picture that
+    # was frozen when the stop began.
     agrees_steps: float = 1.5
     # Distance, in control steps at full speed, that the arm may move while the picture stays identical; beyond it the
     # camera counts as frozen. At 64 x 64 pixels such a motion changes less than a tenth of a pixel at the arm's edges.

@@ -45,7 +45,7 @@ MONITOR_FIELDS: dict[str, tuple[Any, ...]] = {
     "calm_s": ("Seconds without a surprising frame after which the arm goes on at full speed.", 0.0, 60.0),
     "slow_speed": ("Share of full speed that a plan may use until then.", 0.01, 1.0),
     "lively": ("Mean squared change of the latent over a block above which frames show a moving arm.", 0.0, 10.0),
-    "agrees_steps": ("Greatest offset, in control steps, of the arm in a picture from the joint states.", 0.0, 100.0),
+    "agrees_steps": ("Greatest offset, control steps, of a joint in a picture from where it was measured.", 0.0, 100.0),
     "frozen_steps": ("Control steps that the arm may move while the picture stays the very same.", 0.001, 100.0),
 }
 

@@ -22,9 +22,8 @@ from lewm_model.robot.encodings import EncodingError, compressed_to_rgb, raw_to_
 from lewm_model.robot.observation import Camera, Observation, ObservationError
 from lewm_model.robot.rectify import Rectifier, camera_info_topic
 
-OTHER_SHAPE = (
-    0.03  # share by which the aspect ratio of a camera's pictures may change; otherwise they show another part
-)
+# Share by which the aspect ratio of a camera's pictures may change; beyond it they show another part of the scene.
+OTHER_SHAPE = 0.03
 READ_AHEAD = 64  # pictures that wait to be decoded: enough for every core, little memory
 
 
@@ -53,7 +52,6 @@ def write_episodes(
     missing = [len(observation.cameras) * len(episode.frames) for episode in episodes]
     waiting: dict[tuple[int, int, int], Future[tuple[np.ndarray, tuple[int, ...]]]] = {}  # by (episode, row, camera)
     parts: dict[tuple[int, int, int], np.ndarray] = {}
-
     shapes: dict[int, tuple[int, ...]] = {}  # of each camera's first picture
 
     def finish(place: tuple[int, int, int]) -> None:
