@@ -66,8 +66,17 @@ def longest_pause_s(velocities: np.ndarray, limits: JointLimits) -> float:
 
 def count_violations(commands: Sequence[Command], limits: JointLimits) -> int:
     """Number of commands that violate a limit, plus time steps at which the stitched motion exceeds the jerk limit."""
-    broken = sum(find_violation(command.trajectory, limits) is not None for command in commands)
     times = np.arange(commands[0].received_s, commands[-1].trajectory.times_s[-1] + 3 * JERK_STEP_S, JERK_STEP_S)
     _, velocities = stitch(commands, times)
+    return count_broken(commands, limits) + count_jerks(velocities, limits)
+
+
+def count_broken(commands: Sequence[Command], limits: JointLimits) -> int:
+    """Number of commands that violate a limit, each by itself."""
+    return sum(find_violation(command.trajectory, limits) is not None for command in commands)
+
+
+def count_jerks(velocities: np.ndarray, limits: JointLimits) -> int:
+    """Number of moments at which commanded velocities (T, A) rad/s at steps of JERK_STEP_S exceed the jerk limit."""
     jerks = np.diff(velocities, n=2, axis=0) / JERK_STEP_S**2
-    return broken + int((np.abs(jerks) > JERK_ROUNDING * limits.jerk).any(1).sum())
+    return int((np.abs(jerks) > JERK_ROUNDING * limits.jerk).any(1).sum())

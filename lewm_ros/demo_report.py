@@ -17,7 +17,7 @@ from lewm_model.evaluation.statistics import Rate, first_hit, held
 from lewm_model.robot.limits import JointLimits
 from lewm_model.tasks.registry import Suite
 from lewm_model.tasks.task import Outcome
-from lewm_ros.commanded import GRID_S, count_violations, latest_arrival_s, longest_pause_s, stitch
+from lewm_ros.commanded import GRID_S, count_broken, latest_arrival_s, longest_pause_s, stitch
 from lewm_ros.demo_pictures import Episode, save_failure, save_summary, save_velocities
 from lewm_ros.safety import ShieldConfig
 
@@ -150,14 +150,15 @@ def _motion(results: Results) -> Figures:
     """Smoothness: gaps between commands, limit violations, and goals per minute compared with stopping to plan.
 
     A gap is a time in which the arm still followed an old command after the new one had departed from it, or in which
-    it was commanded to rest before it had first been at the goal.
+    it was commanded to rest before it had first been at the goal. Moments at which the command jumped are counted by
+    the simulated controller, which knows when each command took over.
     """
-    gap_s, violations = 0.0, 0
+    gap_s, violations = 0.0, int(results.simulator.get("jerk_violations", 0))
     for episode in results.episodes:
         if not episode.commands:
             continue
         gap_s = max(gap_s, latest_arrival_s(episode.commands, ShieldConfig()))
-        violations += count_violations(episode.commands, results.limits)
+        violations += count_broken(episode.commands, results.limits)
         hits = np.flatnonzero(episode.errors_m <= results.tolerance_m[episode.name])
         until_s = float(episode.times_s[hits[0]]) if len(hits) else episode.trial.budget_s
         _, velocities = stitch(episode.commands, np.arange(0.0, until_s, GRID_S))
@@ -165,6 +166,7 @@ def _motion(results: Results) -> Figures:
     smooth: Figures = [
         ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
         ("jerk_violations", violations, "commands and moments"),
+        ("largest_step_rad", float(results.simulator.get("largest_step_rad", 0.0)), "rad that the command jumped"),
         ("collisions", int(results.simulator.get("collisions", 0)), "times"),
         ("violations", violations + results.hurt, "of limits, and collisions with itself or the table"),
     ]

@@ -28,6 +28,7 @@ from lewm_model.sim.sdf_element import SdfError
 from lewm_model.sim.world import side_by_side
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.command_topics import ARM
+from lewm_ros.commanded import JERK_STEP_S, count_jerks
 from lewm_ros.controller_state import ControllerState, controller_state_topic, reference_message
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
@@ -52,6 +53,7 @@ COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 # A simulation that lags behind real time by less runs faster to catch up, so that the arm does not jump along its
 # trajectory; one that lags by more gives up the lost time.
 MOST_LAG_S = 1.0
+JERK_TICKS = round(JERK_STEP_S / TICK_S)
 BEYOND_RAD = 0.01  # beyond a joint limit before it counts as violated: servos overshoot by less
 FRAME_ID = "camera_link_optical"  # optical frame of REP 103: x right, y down, z forward
 WORLD = "world"  # the root frame of the SDF file, in which poses are published
@@ -192,6 +194,8 @@ class SimNode(ManagedNode):
         self._arrived: list[deque[tuple[float, JointTrajectory]]] = [deque() for _ in self._command_topics]
         self._frames, self._skipped, self._taken, self._refused, self._lost_s = 0, 0, 0, 0, 0.0
         self._collisions, self._beyond, self._hurt = 0, 0, (False, False)
+        self._velocities: deque[np.ndarray] = deque(maxlen=3)  # commanded, rad/s, the last ones JERK_TICKS apart
+        self._jerks = 0
         self._render_ms = Milliseconds()
         self._problem = ""
         self._started = False
@@ -295,13 +299,21 @@ class SimNode(ManagedNode):
                 self._skipped += 1
 
     def _count_violations(self, sim: ArmSim) -> None:
-        """Counts how often a collision of the arm with itself or the table, or a violation of joint limits, begins."""
+        """Counts how often a collision of the arm with itself or the table, or a violation of joint limits, begins, and
+        the moments at which the commanded motion exceeds the jerk limit, as where a late command takes over.
+        """
         joints = sim.joint_positions()
         beyond = np.maximum(sim.limits.lower - joints, joints - sim.limits.upper).max() > BEYOND_RAD
         hurt = sim.collides(), bool(beyond)
         self._collisions += hurt[0] and not self._hurt[0]
         self._beyond += hurt[1] and not self._hurt[1]
         self._hurt = hurt
+        if self._ticks % JERK_TICKS == 0:
+            commanded = np.zeros(len(sim.names))
+            for part, controller in zip(sim.parts, sim.controllers, strict=True):
+                commanded[part] = controller.desired[1]
+            self._velocities.append(commanded)
+            self._jerks += count_jerks(np.array(self._velocities), sim.limits)
 
     @property
     def _elapsed_ns(self) -> int:
@@ -329,6 +341,7 @@ class SimNode(ManagedNode):
 
     def _put_arm(self, sim: ArmSim, message: JointState) -> None:
         sim.reset(joint_positions=message_to_joint_positions(message, sim.names))
+        self._velocities.clear()
 
     def _follow(self, sim: ArmSim, part: int, message: JointTrajectory) -> None:
         points = message_to_trajectory(message, sim.names[sim.parts[part]])
@@ -379,6 +392,7 @@ class SimNode(ManagedNode):
             "messages_refused": str(self._refused),
             "collisions": str(self._collisions),
             "beyond_limits": str(self._beyond),
+            "jerk_violations": str(self._jerks),
             "time_lost_s": f"{self._lost_s:.2f}",
             "largest_step_rad": f"{max(each.largest_step_rad for each in self._sim.controllers):.6f}",
             **self._render_ms.percentiles("render"),

@@ -33,9 +33,10 @@ from lewm_model.bundle.bundle import Calibration, load_bundle, save_description
 from lewm_model.config import PlanConfig, resource
 from lewm_model.monitoring.novelty import Novelty, remember
 from lewm_model.monitoring.vigilance import Vigilance
-from lewm_model.planning.motion import Trajectory
+from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.robot.observation import Camera, to_model_image
 from lewm_model.robot.rectify import Rectifier
+from lewm_model.sim.arm import ArmSim
 from lewm_ros import arm_node, camera_node
 from lewm_ros.arm_parameters import SHIELD_FIELDS
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
@@ -504,6 +505,26 @@ def test_each_simulated_camera_has_its_calibration(bench, tmp_path):
     for name, info in infos.items():
         assert info.header.frame_id == pictures[name].header.frame_id
         assert (info.height, info.width) == (pictures[name].height, pictures[name].width)
+
+
+def test_the_simulated_controller_counts_where_its_command_jumps_and_no_smooth_motion(bench):
+    node = bench.add(SimNode())
+    commands = bench.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    assert bench.spin_until(lambda: commands.get_subscription_count() == 1)
+    arm = ArmSim(render=False)
+    timeline = Timeline(0.0, arm.home, KnotLimits(arm.limits, 0.25))
+    timeline.splice(0, np.tile(0.4 * arm.limits.velocity, (3, 1)))
+    smooth = timeline.sample(np.arange(0.05, timeline.end_s + 0.05, 0.05))
+    back = dataclasses.replace(smooth, positions=smooth.positions[-1] + smooth.positions[0] - smooth.positions)
+    back = dataclasses.replace(back, velocities=-smooth.velocities)
+    for number, (motion, late_s) in enumerate(((smooth, 0.0), (back, 0.4)), start=1):
+        sent_ns = node.get_clock().now().nanoseconds - round(1e9 * late_s)
+        commands.publish(trajectory_to_message(motion, arm.names, sent_ns - round(1e9 * motion.times_s[0])))
+        assert bench.spin_until(lambda number=number: node.diagnose()[2]["trajectories_taken"] == str(number))
+        ends_s = time.monotonic() + motion.times_s[-1] + 0.3
+        bench.spin_until(lambda ends_s=ends_s: time.monotonic() > ends_s)
+        assert (int(node.diagnose()[2]["jerk_violations"]) > 0) == (late_s > 0.0)
 
 
 def test_an_impossible_transition_is_answered_with_no_and_the_node_goes_on(bench, bundle):
