@@ -149,11 +149,13 @@ class Graph:
         parameters: Mapping[str, Any],
         base: Path | None = None,
         remappings: Mapping[str, str] | None = None,
+        package: str = "lewm_ros",
     ) -> None:
         """Starts the node as a process; its output goes to `<logs>/<name>.log`.
 
         :param parameters: by full name; they override those of the params file `base`.
         :param remappings: from topic and service names in the code of the node to new ones.
+        :param package: of the node's module.
         """
         namespace, _, module = name.rpartition("/")
         file = self.logs / f"{name}.yaml"
@@ -162,7 +164,7 @@ class Graph:
         files = [argument for path in (base, file) if path for argument in ("--params-file", str(path))]
         names = {"__ns": f"/{namespace}", **(remappings or {})}
         remaps = [argument for old, new in names.items() for argument in ("--remap", f"{old}:={new}")]
-        self._commands[name] = [sys.executable, "-m", f"lewm_ros.{module}", "--ros-args", *files, *remaps]
+        self._commands[name] = [sys.executable, "-m", f"{package}.{module}", "--ros-args", *files, *remaps]
         (self.logs / f"{name}.log").unlink(missing_ok=True)
         self.start_again(name)
 

@@ -31,7 +31,6 @@ and the logs of the nodes.
 from __future__ import annotations
 
 import argparse
-import array
 import contextlib
 import json
 import os
@@ -44,7 +43,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,8 +53,8 @@ from std_msgs.msg import Header
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.graph import GraphError, end_with_parent, free_shared_memory
-from lewm_ros.messages import latent_to_message, message_to_rgb, nanoseconds, time_message
-from validation.rig import AT_GOAL_RAD, PARAMETERS, STEP_S, Relay, Rig, start_rig
+from lewm_ros.messages import latent_to_message, nanoseconds, time_message
+from validation.rig import AT_GOAL_RAD, PARAMETERS, STEP_S, Rig, start_rig
 
 POSES = np.array([[-1.6, 1.2], [1.6, -1.2]])  # rad, of the two goals
 LATE_MS = 1000.0
@@ -69,7 +67,6 @@ FAR_RAD = 1.2  # least distance from the goal at the injection
 NEARER_RAD = 0.1  # decrease of the distance that counts as moving towards the goal
 STEP_RAD = 0.005  # greatest jump of the controller's command that passes
 HOGS = 2  # busy processes beside the nodes
-THING_PIXELS = 8  # side of the new object in the camera's picture, as large as the one in the world
 
 End = Callable[[], None]
 
@@ -142,151 +139,14 @@ def kill(name: str) -> Callable[[Rig, np.random.Generator, int], End]:
     return inject
 
 
-def relayed(change: Callable[[Relay, np.random.Generator, int], None]) -> Callable[..., End]:
-    """A fault of the messages between simulation and nodes, made by a relay."""
+def relayed(name: str, **options: float) -> Callable[..., End]:
+    """A fault of the messages between simulation and nodes, made by the relay."""
 
     def inject(rig: Rig, rng: np.random.Generator, number: int) -> End:
-        assert rig.relay is not None
-        change(rig.relay, rng, number)
-        return rig.relay.pass_all
+        rig.disturb(name, int(rng.integers(2**31)), number, **options)
+        return rig.pass_all
 
     return inject
-
-
-def camera_stop(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    relay.frames = lambda message: []
-
-
-def camera_freeze(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """The same picture again and again, with fresh stamps."""
-    frozen: list[Image] = []
-
-    def frames(message: Image) -> list[Image]:
-        frozen.append(message)
-        message.data = frozen[0].data
-        return [message]
-
-    relay.frames = frames
-
-
-def camera_covered(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Black pictures: a hand before the lens, a lamp that went out."""
-
-    def frames(message: Image) -> list[Image]:
-        message.data = array.array("B", bytes(len(message.data)))
-        return [message]
-
-    relay.frames = frames
-
-
-def thing_appears(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """A new object, as large as the one in the world but of another colour, appears somewhere in the picture."""
-    place = rng.random(2)
-
-    def frames(message: Image) -> list[Image]:
-        picture = message_to_rgb(message).copy()
-        row, column = (place * (np.array(picture.shape[:2]) - THING_PIXELS)).astype(int)
-        picture[row : row + THING_PIXELS, column : column + THING_PIXELS] = (200, 0, 200)
-        message.data = array.array("B", picture.tobytes())
-        return [message]
-
-    relay.frames = frames
-
-
-def frame_loss(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """30 % of the frames are lost."""
-    relay.frames = lambda message: [message] if rng.random() >= 0.3 else []
-
-
-def frame_stalls(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Frames are held back for 500 ms and then delivered at once, repeatedly, 300 ms apart."""
-    held: list[Image] = []
-    first_ns: list[int] = []
-
-    def frames(message: Image) -> list[Image]:
-        stamp_ns = nanoseconds(message.header.stamp)
-        first_ns.append(stamp_ns)
-        held.append(message)
-        if (stamp_ns - first_ns[0]) / 1e9 % 0.8 < 0.5:
-            return []
-        passed = list(held)
-        held.clear()
-        return passed
-
-    relay.frames = frames
-
-
-def image_corrupt(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """A size that the data does not have; half of the data; a JPEG where pixels should be; no pixels at all."""
-
-    def frames(message: Image) -> list[Image]:
-        if number % 4 == 0:
-            message.height *= 2
-        elif number % 4 == 1:
-            message.data = message.data[: len(message.data) // 2]
-        elif number % 4 == 2:
-            jpeg = cv2.imencode(".jpg", message_to_rgb(message))[1]
-            message.data = array.array("B", jpeg.tobytes())
-        else:
-            message.width, message.height, message.step, message.data = 0, 0, 0, array.array("B")
-        return [message]
-
-    relay.frames = frames
-
-
-def image_encoding(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """An unknown encoding, or one that is not of a colour picture."""
-
-    def frames(message: Image) -> list[Image]:
-        message.encoding = ("32FC1", "jpeg", "")[number % 3]
-        return [message]
-
-    relay.frames = frames
-
-
-def joints_stop(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    relay.joints = lambda message: []
-
-
-def clock_jump(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """The stamps of frames and joint states jump by 100 s, alternately forwards and backwards."""
-    shift_ns = (100_000_000_000, -100_000_000_000)[number % 2]
-
-    def shifted(message: Any) -> list[Any]:
-        message.header.stamp = time_message(nanoseconds(message.header.stamp) + shift_ns)
-        return [message]
-
-    relay.frames = relay.joints = shifted
-
-
-def commands_lost(share: float) -> Callable[[Relay, np.random.Generator, int], None]:
-    """A share of the commands is lost."""
-
-    def change(relay: Relay, rng: np.random.Generator, number: int) -> None:
-        relay.command_delays_s = lambda: [0.0] if rng.random() >= share else []
-
-    return change
-
-
-def commands_late(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Every command is delayed by 100 ms."""
-    relay.command_delays_s = lambda: [0.1]
-
-
-def commands_reordered(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """Every command is delayed by up to 100 ms, so that they overtake each other."""
-    relay.command_delays_s = lambda: [float(rng.uniform(0.0, 0.1))]
-
-
-def clock_still(relay: Relay, rng: np.random.Generator, number: int) -> None:
-    """The clock that frames and joint states are stamped with stands still."""
-    first: dict[type, Any] = {}
-
-    def still(message: Any) -> list[Any]:
-        message.header.stamp = first.setdefault(type(message), message.header.stamp)
-        return [message]
-
-    relay.frames = relay.joints = still
 
 
 def gripper_publishes(rig: Rig, rng: np.random.Generator, number: int) -> End:
@@ -369,20 +229,18 @@ def parameter_typo(rig: Rig, rng: np.random.Generator, number: int) -> End:
 
 def nan_latent(rig: Rig, rng: np.random.Generator, number: int) -> End:
     """Another node publishes NaN on `latent`, with the stamps of the camera node's frames."""
-    relay = rig.relay
-    assert relay is not None
     node, size = rig.graph.node, rig.latent_size
     latents = node.create_publisher(Image, "latent", NEWEST_FRAME)
 
-    def frames(message: Image) -> list[Image]:
+    def on_frame(message: Image) -> None:
         latents.publish(latent_to_message(np.full(size, np.nan), nanoseconds(message.header.stamp)))
-        return [message]
+
+    frames = node.create_subscription(Image, "camera/image_raw", on_frame, NEWEST_FRAME)
 
     def end() -> None:
-        relay.pass_all()
+        node.destroy_subscription(frames)
         node.destroy_publisher(latents)
 
-    relay.frames = frames
     return end
 
 
@@ -436,23 +294,23 @@ FAULTS = (
     Fault("kill_sim", kill("sim_node"), True, (*NO_FRAME, "joint state"), "reset"),
     Fault("kill_camera", kill("camera_node"), True, NO_FRAME),
     Fault("kill_planner", kill("planner_node"), True, person="enable"),
-    Fault("camera_stop", relayed(camera_stop), True, NO_FRAME),
-    Fault("camera_freeze", relayed(camera_freeze), True, ("surprise",), lasts_s=2.5),  # to see whether it moves again
-    Fault("camera_covered", relayed(camera_covered), True, ("surprise",), lasts_s=2.5),
-    Fault("thing_appears", relayed(thing_appears), True, ("surprise",)),
-    Fault("frame_loss", relayed(frame_loss), False, lasts_s=2.0),
-    Fault("frame_stalls", relayed(frame_stalls), False, lasts_s=2.0),
-    Fault("image_corrupt", relayed(image_corrupt), True, ("bytes", "pixels")),
-    Fault("image_encoding", relayed(image_encoding), True, ("encoding",)),
+    Fault("camera_stop", relayed("camera_stop"), True, NO_FRAME),
+    Fault("camera_freeze", relayed("camera_freeze"), True, ("surprise",), lasts_s=2.5),  # to see whether it moves again
+    Fault("camera_covered", relayed("camera_covered"), True, ("surprise",), lasts_s=2.5),
+    Fault("thing_appears", relayed("thing_appears"), True, ("surprise",)),
+    Fault("frame_loss", relayed("frame_loss"), False, lasts_s=2.0),
+    Fault("frame_stalls", relayed("frame_stalls"), False, lasts_s=2.0),
+    Fault("image_corrupt", relayed("image_corrupt"), True, ("bytes", "pixels")),
+    Fault("image_encoding", relayed("image_encoding"), True, ("encoding",)),
     Fault("nan_latent", nan_latent, False, ("nan",)),
-    Fault("joints_stop", relayed(joints_stop), True, ("joint state",)),
-    Fault("clock_jump", relayed(clock_jump), True, ("clock", "stamp"), "reset"),
-    Fault("commands_lost_1", relayed(commands_lost(0.01)), False, lasts_s=2.0),
-    Fault("commands_lost_5", relayed(commands_lost(0.05)), False, lasts_s=2.0),
-    Fault("commands_lost_30", relayed(commands_lost(0.3)), False, lasts_s=2.0),
-    Fault("commands_late", relayed(commands_late), False, lasts_s=2.0),
-    Fault("commands_reordered", relayed(commands_reordered), False, lasts_s=2.0),
-    Fault("clock_still", relayed(clock_still), True, ("clock", "stamp")),
+    Fault("joints_stop", relayed("joints_stop"), True, ("joint state",)),
+    Fault("clock_jump", relayed("clock_jump"), True, ("clock", "stamp"), "reset"),
+    Fault("commands_lost_1", relayed("commands_lost", share=0.01), False, lasts_s=2.0),
+    Fault("commands_lost_5", relayed("commands_lost", share=0.05), False, lasts_s=2.0),
+    Fault("commands_lost_30", relayed("commands_lost", share=0.3), False, lasts_s=2.0),
+    Fault("commands_late", relayed("commands_late"), False, lasts_s=2.0),
+    Fault("commands_reordered", relayed("commands_reordered"), False, lasts_s=2.0),
+    Fault("clock_still", relayed("clock_still"), True, ("clock", "stamp")),
     Fault("gripper_publishes", gripper_publishes, False, lasts_s=2.0),
     Fault("zeros_published", zeros_published, True, ("more than one node",)),
     Fault("goal_resurrected", goal_resurrected, False, lasts_s=2.0, quiet=True),

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the whole loop as processes over DDS and observes it, for faults.py, soak.py and viewer.py.
 
-`Rig` starts sim_node, camera_node and planner_node with the shipped model. A `Relay` may stand between the simulated
-arm and the other nodes, to delay, damage or restamp pictures and joint states. `CommandedMotion` is the commanded
+`Rig` starts sim_node, camera_node and planner_node with the shipped model. A relay (relay.py) may stand between the
+simulated arm and the other nodes, to delay, damage or restamp messages. `CommandedMotion` is the commanded
 motion of the arm, composed of the received trajectories.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -31,13 +32,9 @@ from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import message_to_trajectory, rgb_to_message
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
+from validation.relay import RELAYED
 
 NODES = ("sim_node", "camera_node", "planner_node")
-RELAYED = {  # remappings of sim_node behind a Relay
-    "camera/image_raw": "sim/image_raw",
-    "joint_states": "sim/joint_states",
-    "arm_controller/joint_trajectory": "sim/joint_trajectory",
-}
 PARAMETERS = resource("config", "plan.yaml")
 MODEL = resource("models", "reach")
 
@@ -134,59 +131,11 @@ def parting_time_s(before: Trajectory, after: Trajectory, until_s: float) -> flo
     return until_s
 
 
-class Relay:
-    """Passes pictures and joint states from the simulation to the nodes, and commands back, unchanged by default.
-
-    For a fault, `frames` and `joints` map each message to those that are passed on, and `command_delays_s` returns the
-    delays, s, after which copies of a command are delivered.
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        node = graph.node
-        self.pass_all()
-        frames = node.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
-        joints = node.create_publisher(JointState, "joint_states", 10)
-
-        def on_frame(message: Image) -> None:
-            for passed in self.frames(message):
-                frames.publish(passed)
-
-        def on_joints(message: JointState) -> None:
-            for passed in self.joints(message):
-                joints.publish(passed)
-
-        commands = node.create_publisher(JointTrajectory, "sim/joint_trajectory", 10)
-        under_way: list[tuple[float, int, JointTrajectory]] = []
-        number = itertools.count()
-
-        def on_command(message: JointTrajectory) -> None:
-            for delay_s in self.command_delays_s():
-                if delay_s == 0.0:
-                    commands.publish(message)
-                else:
-                    heapq.heappush(under_way, (time.monotonic() + delay_s, next(number), message))
-
-        def deliver() -> None:
-            while under_way and under_way[0][0] <= time.monotonic():
-                commands.publish(heapq.heappop(under_way)[2])
-
-        node.create_timer(0.005, deliver)
-        node.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", on_command, 10)
-        node.create_subscription(Image, "sim/image_raw", on_frame, NEWEST_FRAME)
-        node.create_subscription(JointState, "sim/joint_states", on_joints, 10)
-
-    def pass_all(self) -> None:
-        """Passes every message on unchanged from now on."""
-        self.frames: Callable[[Image], Sequence[Image]] = lambda message: [message]
-        self.joints: Callable[[JointState], Sequence[JointState]] = lambda message: [message]
-        self.command_delays_s: Callable[[], Sequence[float]] = lambda: [0.0]
-
-
 class Rig:
     """The three nodes, active and with messages flowing; sends goals and records everything that is published.
 
     :param poses: joint positions (N, A) rad, each rendered as a goal picture.
-    :param relayed: whether a Relay stands between simulation and nodes.
+    :param relayed: whether a relay stands between simulation and nodes.
     :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: a node fails.
     """
@@ -198,8 +147,9 @@ class Rig:
         self.epoch_ns = time.time_ns()
         self.violations: list[str] = []
         self.reports: list[Report] = []
-        self.relay = Relay(graph) if relayed else None
         remappings = RELAYED if relayed else {}
+        if relayed:
+            graph.start("relay", {}, package="validation")
         graph.start("sim_node", {}, PARAMETERS, remappings)
         graph.start("camera_node", {"model": str(MODEL)}, PARAMETERS)
         self.planner_parameters = {"model": str(MODEL), "seed": seed, **(planner or {})}
@@ -292,6 +242,23 @@ class Rig:
                 raise GraphError(f"the planner refuses to be enabled: {refusal}")
             self.graph.spin_for(0.1)
             refusal = self.enable()
+
+    def disturb(self, fault: str, seed: int, number: int, **options: float) -> None:
+        """Lets the relay cause a fault of relay.py from now on.
+
+        :param number: of the run, by which a fault may choose one of its forms.
+        """
+        self._relay(json.dumps({"name": fault, "seed": seed, "number": number, **options}))
+
+    def pass_all(self) -> None:
+        """Lets the relay pass every message unchanged from now on."""
+        self._relay("")
+
+    def _relay(self, fault: str) -> None:
+        request = SetParameters.Request(parameters=[Parameter("fault", value=fault).to_parameter_msg()])
+        (result,) = self._ask(SetParameters, "/relay/set_parameters", request).results
+        if not result.successful:
+            raise GraphError(f"the relay refuses {fault}: {result.reason}")
 
     def _ask(self, kind: Any, service: str, request: Any) -> Any:
         return self.graph.call(kind, {service: request}, again_s=0.5)[service]

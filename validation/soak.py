@@ -156,8 +156,8 @@ def measure(minutes: float, seed: int, out: Path, console: Console, loss: float 
         inset = 0.1 * (sim.limits.upper - sim.limits.lower)
         poses = rng.uniform(sim.limits.lower + inset, sim.limits.upper - inset, (GOALS, len(sim.names)))
     with start_rig("soak", out / "logs", poses, seed, relayed=loss > 0) as rig:
-        if rig.relay is not None:
-            rig.relay.command_delays_s = lambda: [0.0] if rng.random() >= loss else []
+        if loss > 0:
+            rig.disturb("commands_lost", seed, 0, share=loss)
         rig.show_goal(0)
         rig.arm()
         watch, begin_s, shown_s = Watch(rig), rig.now_s, rig.now_s
