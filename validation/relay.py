@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands between the simulated arm and the other nodes, and delays, damages or restamps their messages.
 
-A process of its own: nothing else that the validation does delays what passes through it. Its parameter `fault` is a
+One process relays the pictures and one the arm's messages, as the drivers of a camera and an arm are two: what happens
+to one delays nothing of the other, and nothing else that the validation does delays either. The parameter `fault` is a
 JSON object with the name of a function below, a seed, a number and options, or empty to pass everything unchanged.
 """
 
@@ -29,7 +30,8 @@ from trajectory_msgs.msg import JointTrajectory
 from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.messages import message_to_rgb, nanoseconds, time_message
 
-RELAYED = {  # remappings of sim_node behind the relay
+CAMERA, ARM = "/camera", "/arm"  # namespaces of the two processes
+RELAYED = {  # remappings of sim_node behind them
     "camera/image_raw": "sim/image_raw",
     "joint_states": "sim/joint_states",
     "arm_controller/joint_trajectory": "sim/joint_trajectory",
@@ -38,7 +40,8 @@ THING_PIXELS = 8  # side of the new object in the camera's picture, as large as 
 
 
 class Relay(Node):
-    """Passes pictures and joint states from the simulation to the nodes, and commands back, unchanged by default.
+    """Passes messages on, unchanged by default: in the namespace `camera` pictures from the simulation, in `arm` joint
+    states from the simulation and commands to it.
 
     For a fault, `frames` and `joints` map each message to those that are passed on, and `command_delays_s` returns the
     delays, s, after which copies of a command are delivered.
@@ -49,18 +52,25 @@ class Relay(Node):
         self.pass_all()
         self.declare_parameter("fault", "")
         self.add_on_set_parameters_callback(self._on_fault)
-        frames = self.create_publisher(Image, "camera/image_raw", NEWEST_FRAME)
-        joints = self.create_publisher(JointState, "joint_states", 10)
+        {CAMERA: self._relay_camera, ARM: self._relay_arm}[self.get_namespace()]()
+
+    def _relay_camera(self) -> None:
+        frames = self.create_publisher(Image, "/camera/image_raw", NEWEST_FRAME)
 
         def on_frame(message: Image) -> None:
             for passed in self.frames(message):
                 frames.publish(passed)
 
+        self.create_subscription(Image, "/sim/image_raw", on_frame, NEWEST_FRAME)
+
+    def _relay_arm(self) -> None:
+        joints = self.create_publisher(JointState, "/joint_states", 10)
+
         def on_joints(message: JointState) -> None:
             for passed in self.joints(message):
                 joints.publish(passed)
 
-        commands = self.create_publisher(JointTrajectory, "sim/joint_trajectory", 10)
+        commands = self.create_publisher(JointTrajectory, "/sim/joint_trajectory", 10)
         under_way: list[tuple[float, int, JointTrajectory]] = []
         number = itertools.count()
 
@@ -76,9 +86,8 @@ class Relay(Node):
                 commands.publish(heapq.heappop(under_way)[2])
 
         self.create_timer(0.005, deliver)
-        self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", on_command, 10)
-        self.create_subscription(Image, "sim/image_raw", on_frame, NEWEST_FRAME)
-        self.create_subscription(JointState, "sim/joint_states", on_joints, 10)
+        self.create_subscription(JointTrajectory, "/arm_controller/joint_trajectory", on_command, 10)
+        self.create_subscription(JointState, "/sim/joint_states", on_joints, 10)
 
     def pass_all(self) -> None:
         """Passes every message on unchanged from now on."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the whole loop as processes over DDS and observes it, for faults.py, soak.py and viewer.py.
 
-`Rig` starts sim_node, camera_node and planner_node with the shipped model. A relay (relay.py) may stand between the
+`Rig` starts sim_node, camera_node and planner_node with the shipped model. Relays (relay.py) may stand between the
 simulated arm and the other nodes, to delay, damage or restamp messages. `CommandedMotion` is the commanded
 motion of the arm, composed of the received trajectories.
 """
@@ -32,7 +32,7 @@ from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import message_to_trajectory, rgb_to_message
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
-from validation.relay import RELAYED
+from validation.relay import ARM, CAMERA, RELAYED
 
 NODES = ("sim_node", "camera_node", "planner_node")
 PARAMETERS = resource("config", "plan.yaml")
@@ -135,7 +135,7 @@ class Rig:
     """The three nodes, active and with messages flowing; sends goals and records everything that is published.
 
     :param poses: joint positions (N, A) rad, each rendered as a goal picture.
-    :param relayed: whether a relay stands between simulation and nodes.
+    :param relayed: whether relays stand between simulation and nodes.
     :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: a node fails.
     """
@@ -149,7 +149,8 @@ class Rig:
         self.reports: list[Report] = []
         remappings = RELAYED if relayed else {}
         if relayed:
-            graph.start("relay", {}, package="validation")
+            for part in (CAMERA, ARM):
+                graph.start(f"{part[1:]}/relay", {}, package="validation")
         graph.start("sim_node", {}, PARAMETERS, remappings)
         graph.start("camera_node", {"model": str(MODEL)}, PARAMETERS)
         self.planner_parameters = {"model": str(MODEL), "seed": seed, **(planner or {})}
@@ -244,21 +245,23 @@ class Rig:
             refusal = self.enable()
 
     def disturb(self, fault: str, seed: int, number: int, **options: float) -> None:
-        """Lets the relay cause a fault of relay.py from now on.
+        """Lets the relays cause a fault of relay.py from now on.
 
         :param number: of the run, by which a fault may choose one of its forms.
         """
         self._relay(json.dumps({"name": fault, "seed": seed, "number": number, **options}))
 
     def pass_all(self) -> None:
-        """Lets the relay pass every message unchanged from now on."""
+        """Lets the relays pass every message unchanged from now on."""
         self._relay("")
 
     def _relay(self, fault: str) -> None:
         request = SetParameters.Request(parameters=[Parameter("fault", value=fault).to_parameter_msg()])
-        (result,) = self._ask(SetParameters, "/relay/set_parameters", request).results
-        if not result.successful:
-            raise GraphError(f"the relay refuses {fault}: {result.reason}")
+        requests = {f"{part}/relay/set_parameters": request for part in (CAMERA, ARM)}
+        for service, answer in self.graph.call(SetParameters, requests, again_s=0.5).items():
+            (result,) = answer.results
+            if not result.successful:
+                raise GraphError(f"{service} refuses {fault}: {result.reason}")
 
     def _ask(self, kind: Any, service: str, request: Any) -> Any:
         return self.graph.call(kind, {service: request}, again_s=0.5)[service]
