@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import math
 import os
 import random
-import runpy
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +31,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from lewm_model.config import resource
+
+SHARED_MEMORY = Path("/dev/shm")
+FIRST_PORT, DOMAIN_PORTS = 7400, 250  # of domain 0, and per domain: the RTPS specification's PB and DG
+STARTING_S = 10.0  # age up to which a segment may be of a process that has not locked it yet
 
 
 class GraphError(RuntimeError):
@@ -95,15 +99,26 @@ def end_with_parent() -> None:
 
 
 def free_shared_memory() -> None:
-    """Removes the shared memory of killed processes with Fast DDS's own tool, which leaves what is in use.
+    """Removes what killed processes left of Fast DDS's shared memory: the ports of this ROS domain, at which a
+    successor may receive nothing for seconds, and segments, of several MB each.
 
-    Each leaves several MB in /dev/shm, and a port at which its successor may receive nothing for seconds.
+    Fast DDS's own tool removes the ports of all domains. To see whether one is in use it locks it, and a process that
+    starts in that moment cannot open its port and is never heard of.
     """
-    tool = shutil.which("fastdds", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-    clean = Path(tool).parent.parent / "tools" / "fastdds" / "shm" / "clean.py" if tool else None
-    if clean is not None and clean.is_file():  # what `fastdds shm clean` runs, without its start of 0.5 s
-        with contextlib.redirect_stdout(None):
-            runpy.run_path(str(clean))["Clean"]().run()
+    first = FIRST_PORT + DOMAIN_PORTS * int(os.environ.get("ROS_DOMAIN_ID") or 0)
+    for lock in SHARED_MEMORY.glob("fastrtps_*l"):
+        found = re.fullmatch(r"(fastrtps_(?:port(\d+)|[0-9a-z]{16}))_[es]l", lock.name)
+        if found is None:
+            continue
+        name, port = found.groups()
+        with contextlib.suppress(OSError):  # removed meanwhile, in use, or another user's
+            new = time.time() - lock.stat().st_mtime < STARTING_S
+            if new if port is None else not first <= int(port) < first + DOMAIN_PORTS:
+                continue
+            with lock.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in (lock.name, name, f"sem.{name}_mutex"):
+                (SHARED_MEMORY / left).unlink(missing_ok=True)
 
 
 class Graph:

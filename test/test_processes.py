@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three nodes as processes over real DDS, driven through their lifecycle: what `make demo` does, small."""
 
+import fcntl
+import os
 import signal
 import time
 from xml.etree import ElementTree
@@ -24,7 +26,7 @@ from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
-from lewm_ros.graph import Graph, set_environment
+from lewm_ros.graph import Graph, free_shared_memory, set_environment
 from lewm_ros.messages import (
     joint_state_message,
     message_to_pose,
@@ -308,3 +310,24 @@ def test_the_simulator_describes_its_arm_and_its_pictures_lie_in_an_optical_fram
     joints = {joint.get("name") for joint in ElementTree.fromstring(told[0].data).iter("joint")}
     assert set(JOINTS) <= joints
     assert pictures[0].header.frame_id == "camera_link_optical"
+
+
+def test_what_killed_nodes_left_in_shared_memory_is_removed_and_nothing_that_another_may_be_using(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lewm_ros.graph.SHARED_MEMORY", tmp_path)
+    monkeypatch.setenv("ROS_DOMAIN_ID", "3")
+    ours, used, others = (f"fastrtps_port{port}" for port in (7400 + 3 * 250, 8399, 8400))
+    dead, starting = "fastrtps_0123456789abcdef", "fastrtps_fedcba9876543210"
+    for name, lock in ((ours, "el"), (used, "sl"), (others, "el"), (dead, "el"), (starting, "el")):
+        (tmp_path / name).touch()
+        (tmp_path / f"{name}_{lock}").touch()
+        (tmp_path / f"sem.{name}_mutex").touch()
+    os.utime(tmp_path / f"{dead}_el", (0, 0))
+    with (tmp_path / f"{used}_sl").open() as user:
+        fcntl.flock(user, fcntl.LOCK_SH)
+        free_shared_memory()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not {name for name in left if ours in name or dead in name}
+    for name, lock in ((used, "sl"), (others, "el"), (starting, "el")):
+        assert {name, f"{name}_{lock}", f"sem.{name}_mutex"} <= left
