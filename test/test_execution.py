@@ -135,6 +135,21 @@ def test_late_and_reordered_commands_make_no_jump(seed, late_s, reordered_s):
     assert loop.way_rad > 5.0, "the arm goes on"
 
 
+def test_a_stop_waits_for_commands_that_are_late_again_and_again_and_not_for_a_single_one():
+    def pausing(motion: Trajectory, now_s: float) -> list[float]:
+        return [max(now_s, 10.3) if 10.0 < now_s < 10.3 else now_s]
+
+    loop = Loop(3, pausing)
+    loop.run(12.0)
+    assert loop.shield.delay_s == 0.0
+    loop = Loop(3, link(3, late_s=0.1))
+    delays_s = []
+    for until_s in np.arange(4.0, 12.0, 0.25):
+        loop.run(until_s)
+        delays_s.append(loop.shield.delay_s)
+    assert np.mean(np.array(delays_s) >= 0.09) > 0.7
+
+
 def test_where_only_the_joints_are_seen_nothing_lost_is_taken_for_lost():
     loop = Loop(0, link(0), reference=False)
     loop.run(20.0)

@@ -20,6 +20,7 @@ TOLD_RAD = 3e-4  # greatest error of a reference, by the controller's interpolat
 UNSURE_RAD = 4e-3  # greatest step of the command that is risked when it is unknown which trajectory is executed
 MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed above which the lag of the arm is measured, and number of samples
 LONGEST_LAG_S = 0.5  # a longer one is not lag but an arm that does not follow
+DELAYS = 16  # number of the newest commands whose delay is remembered
 LOOK_S = 0.005  # between the times at which two trajectories are compared
 
 
@@ -48,7 +49,7 @@ class Execution:
         self._refers = False  # whether the controller publishes its reference
         self._off = 0.0  # rad, distance of the newest reference from the nearest trajectory that may be executed
         self._lag_s, self._looks = 0.0, 0  # mean lag of the arm behind its trajectory, and samples of it
-        self.delay_s = 0.0  # recent delay from sending to execution, of commands that were late
+        self._delays: deque[float] = deque(maxlen=DELAYS)  # s, from sending to execution; 0 of commands in time
 
     def forget(self) -> None:
         """Forgets everything: the arm may be anywhere now."""
@@ -80,6 +81,13 @@ class Execution:
     def newest(self) -> Trajectory | None:
         """The trajectory that was sent last, None without one."""
         return self._possible[-1].trajectory if self._possible else None
+
+    @property
+    def delay_s(self) -> float:
+        """Recent delay from sending to execution, s: the second greatest of the last DELAYS commands. A single late
+        one tells nothing about the next: processes pause now and then, and a stop that waits that long is late itself.
+        """
+        return sorted(self._delays)[-2] if len(self._delays) > 1 else 0.0
 
     @property
     def end_s(self) -> float:
@@ -169,7 +177,7 @@ class Execution:
             self._behind = judged[nearest]
         elif replaced:
             late = self._behind is not None
-            self.delay_s = max(0.9 * self.delay_s, stamp_s - judged[nearest].sent_s if late else 0.0)
+            self._delays.append(stamp_s - judged[nearest].sent_s if late else 0.0)
             self._behind = None
 
     def _look_at_lag(self, sent: Sent, stamp_s: float, position: np.ndarray) -> None:
