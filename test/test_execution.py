@@ -181,3 +181,46 @@ def test_a_robot_whose_slider_is_turned_down_holds_until_it_is_up_again():
     loop.run(10.0)
     assert loop.shield.state is State.ARMED and loop.way_rad > way_rad + 1.0
     assert loop.controller.largest_step_rad <= 0.005
+
+
+class BlockedLoop(Loop):
+    """A loop whose arm an obstacle holds from a time on, at the position that it has then."""
+
+    def __init__(self, seed: int, blocked_from_s: float) -> None:
+        self.blocked_from_s = blocked_from_s
+        self.held: np.ndarray | None = None
+        super().__init__(seed, link(seed), reference=False)
+
+    def tell(self) -> None:
+        if self.held is None and self.now >= self.blocked_from_s:
+            self.held = self.controller.desired[0]
+        self.shield.frame(self.now)
+        position = self.controller.desired[0] if self.held is None else self.held
+        self.shield.joints(position + 2e-4 * self.rng.normal(size=2), self.now)
+
+
+def test_an_obstacle_is_not_taken_for_a_lost_command_so_the_arm_is_stopped_there():
+    """The arm stays behind and so comes nearer to older commands; refused, the stop would come at the command's end.
+
+    A few obstacles hold it just where an older command ends, which nobody can tell from a lost one.
+    """
+    refused = []
+    for seed in range(30):
+        loop = BlockedLoop(seed, blocked_from_s=2.0 + 0.17 * seed)
+        loop.run(loop.blocked_from_s + 1.0)
+        assert loop.shield.state is State.STOPPED and "blocks the arm" in loop.shield.message
+        refused.append(loop.shield.interventions[Reason.LOST] > 0)
+    assert np.mean(refused) < 0.2
+
+
+@pytest.mark.parametrize(("beside_rad", "told"), [(0.0, True), (0.1, False)])
+def test_only_an_arm_on_an_older_command_is_seen_to_execute_it(beside_rad, told):
+    execution = Execution(None, 0.01)
+    times = np.linspace(0.0, 2.0, 41)
+    slow, fast = (Trajectory(times, speed * times[:, None], np.full((41, 1), speed)) for speed in (0.5, 0.55))
+    execution.add(slow, 0.0)
+    for stamp_s in np.arange(0.1, 0.5, 0.02):
+        execution.measure(stamp_s, np.array([0.5 * stamp_s]))
+    execution.add(fast, 0.5)
+    execution.measure(1.0, np.array([0.5 - beside_rad]))
+    assert (execution.doubt(1.0, 0.02) is not None) == told

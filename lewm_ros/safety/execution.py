@@ -162,7 +162,10 @@ class Execution:
             self._tell(stamp_s - self._lag_s, position, self._measured_rad)
 
     def _tell(self, stamp_s: float, position: np.ndarray, told_rad: float) -> None:
-        """Drops trajectories older than the one nearest to `position` (A,) rad, where the two can be told apart."""
+        """Drops trajectories older than the one nearest to `position` (A,) rad, where the two can be told apart.
+
+        A position away from both tells nothing: something blocks or pushes the arm, whatever is executed.
+        """
         judged = [sent for sent in self._possible if sent.sent_s <= stamp_s]
         if not judged:
             return
@@ -170,7 +173,7 @@ class Execution:
         off = np.abs(ways - position[self._seen]).max(1)
         nearest = int(off.argmin())
         apart = np.abs(ways - ways[nearest]).max(1)
-        told = (apart > told_rad) & (off - off[nearest] > 0.5 * apart)
+        told = (apart > told_rad) & (off - off[nearest] > 0.5 * apart) & (off[nearest] < 0.5 * apart)
         replaced = [sent for i, sent in enumerate(judged[:nearest]) if told[i]]
         self._possible = [sent for sent in self._possible if not any(sent is old for old in replaced)]
         if told[-1]:
