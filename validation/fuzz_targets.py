@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import copy
+import gc
 import importlib
 import json
 import math
@@ -1196,6 +1197,10 @@ def make_params_file(seeds: Path, scratch: Path) -> Target:
         except SystemExit as end:
             if not isinstance(end.code, str):
                 raise AssertionError(f"ended with {end.code!r} and without a message") from end
+        finally:
+            # rclpy destroys a DDS participant, with its threads and sockets, when its context is freed. Nodes are
+            # cycles, so until then tens of participants would gather, each of which every new one has to discover.
+            gc.collect()
 
     def make_input(random: Random) -> Any:
         return mutate_text(random, text, YAML_BITS), random.choice((PlannerNode, PlannerNode, CameraNode))
