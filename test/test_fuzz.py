@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -330,3 +331,20 @@ def test_a_recording_with_absurd_messages_converts_without_them(tmp_path: Path, 
     report = convert_bag([tmp_path / "a.mcap"], tmp_path / "a.h5", image_size=16)
     assert report.frames_used == 20
     assert sum(report.left_out.values()) == 1
+
+
+@pytest.mark.parametrize(("ready_share", "worker", "hangs"), [(0.0, "input()", True), (1.0, "time.sleep(6)", False)])
+def test_a_worker_that_sleeps_hangs_and_one_that_a_busy_machine_keeps_waiting_does_not(
+    ready_share: float, worker: str, hangs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that never answers, and whose waiting time for a processor grows not at all or as fast as the clock."""
+    from validation import fuzz
+
+    command = [sys.executable, "-c", f"import time; input(); {worker}"]
+    started = subprocess.Popen
+    monkeypatch.setattr(fuzz.subprocess, "Popen", lambda _, **options: started(command, **options))
+    monkeypatch.setattr(fuzz, "START_S", 3.0)
+    monkeypatch.setattr(fuzz.Worker, "_waited_s", lambda _: ready_share * time.monotonic())
+    ended, number = fuzz.Worker(tmp_path, tmp_path, 0).do("any", 7, 1, None)
+    assert ended is not None and number == 7
+    assert bool(ended.get("hang")) == hangs, ended

@@ -40,7 +40,7 @@ from lewm_model.evaluation.figures import write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = 100_000
-HANG_S = 60.0  # an input that takes longer counts as hanging
+HANG_S = 60.0  # an input that takes longer, without the time that it waits for a processor, counts as hanging
 START_S = 180.0  # the same for making a target, which may bring up processes
 MEMORY_BYTES = 12 << 30  # limit of a worker's address space; an input that needs more is a failure
 MOST_SAVED = 20  # failures of a target that are written to files
@@ -215,13 +215,17 @@ class Worker:
         self._progress[:] = struct.pack("<qqd", first, BUSY, time.monotonic())
         self._process.stdin.write(json.dumps({"target": name, "first": first, "count": count}).encode() + b"\n")
         self._process.stdin.flush()
+        watched, waited_s = None, 0.0  # the input that is being done, and what the worker had waited when it began
         while True:
             try:
                 line = self._lines.get(timeout=0.5)
             except queue.Empty:
                 number, state, since = struct.unpack("<qqd", self._progress[:])
+                if watched != (number, since):
+                    watched, waited_s = (number, since), self._waited_s()
                 limit = START_S if number == first else HANG_S
-                if state == BUSY and time.monotonic() - since > limit:
+                took_s = time.monotonic() - since - (self._waited_s() - waited_s)
+                if state == BUSY and took_s > limit:
                     self._process.send_signal(signal.SIGABRT)  # makes faulthandler write where it hangs
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(10)
@@ -238,6 +242,15 @@ class Worker:
             if "done" in event:
                 return None, first + count
             found(event)
+
+    def _waited_s(self) -> float:
+        """Seconds that the worker's main thread was ready to run and had no processor: a busy machine is no hang. A
+        thread that sleeps, or waits for a lock, is not ready. 0 where the kernel does not count it.
+        """
+        try:
+            return 1e-9 * int(Path(f"/proc/{self._process.pid}/schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            return 0.0
 
     def tail(self) -> str:
         """The last lines of the worker's output."""
