@@ -102,23 +102,26 @@ def free_shared_memory() -> None:
     """Removes what killed processes left of Fast DDS's shared memory: the ports of this ROS domain, at which a
     successor may receive nothing for seconds, and segments, of several MB each.
 
-    Fast DDS's own tool removes the ports of all domains. To see whether one is in use it locks it, and a process that
-    starts in that moment cannot open its port and is never heard of.
+    Fast DDS's own tool is not used. It looks at the ports of all domains, and removes one of whose two locks one is
+    free. A port has both for a moment while others look whether it is in use; its node then is never heard of again.
     """
     first = FIRST_PORT + DOMAIN_PORTS * int(os.environ.get("ROS_DOMAIN_ID") or 0)
-    for lock in SHARED_MEMORY.glob("fastrtps_*l"):
-        found = re.fullmatch(r"(fastrtps_(?:port(\d+)|[0-9a-z]{16}))_[es]l", lock.name)
+    for file in SHARED_MEMORY.glob("fastrtps_*"):
+        found = re.fullmatch(r"fastrtps_(?:port(\d+)|[0-9a-z]{16})", file.name)
         if found is None:
             continue
-        name, port = found.groups()
+        port = found[1]
         with contextlib.suppress(OSError):  # removed meanwhile, in use, or another user's
-            new = time.time() - lock.stat().st_mtime < STARTING_S
+            new = time.time() - file.stat().st_mtime < STARTING_S
             if new if port is None else not first <= int(port) < first + DOMAIN_PORTS:
                 continue
-            with lock.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in (lock.name, name, f"sem.{name}_mutex"):
-                (SHARED_MEMORY / left).unlink(missing_ok=True)
+            locks = [lock for end in ("el", "sl") if (lock := file.with_name(f"{file.name}_{end}")).exists()]
+            for lock in locks:
+                with lock.open("rb") as stream:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if locks:
+                for left in (*locks, file, file.with_name(f"sem.{file.name}_mutex")):
+                    left.unlink(missing_ok=True)
 
 
 class Graph:

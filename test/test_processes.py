@@ -323,7 +323,8 @@ def test_what_killed_nodes_left_in_shared_memory_is_removed_and_nothing_that_ano
         (tmp_path / name).touch()
         (tmp_path / f"{name}_{lock}").touch()
         (tmp_path / f"sem.{name}_mutex").touch()
-    os.utime(tmp_path / f"{dead}_el", (0, 0))
+    (tmp_path / f"{used}_el").touch()  # as while another process looks whether it is in use
+    os.utime(tmp_path / dead, (0, 0))
     with (tmp_path / f"{used}_sl").open() as user:
         fcntl.flock(user, fcntl.LOCK_SH)
         free_shared_memory()
