@@ -9,10 +9,21 @@ import pytest
 
 from lewm_model.bundle.bundle import load_bundle
 from lewm_model.config import resource
-from lewm_model.evaluation.robustness import Change, Row, changed_world, changes, goal_picture, robustness, write
+from lewm_model.evaluation.robustness import (
+    Change,
+    Row,
+    changed_world,
+    changes,
+    goal_picture,
+    refused,
+    robustness,
+    write,
+)
 from lewm_model.evaluation.statistics import Rate
 from lewm_model.runtime import load_runtime
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.world import State
+from lewm_model.tasks.task import picture_of
 
 POSE = np.array([-0.7, 1.2])
 
@@ -54,6 +65,33 @@ def test_the_table_holds_the_worst_row_of_a_group_and_a_picture(tmp_path: Path) 
     assert (tmp_path / "robust.png").stat().st_size > 1000
 
 
+def test_the_nodes_take_goals_at_another_table_and_in_noise_and_refuse_what_is_new(
+    sim: ArmSim,
+) -> None:
+    runtime = load_runtime(load_bundle(resource("models", "reach")))
+    sight, poses = runtime.bundle.observation, np.linspace(0.8 * sim.limits.lower, 0.8 * sim.limits.upper, 4)
+    share = {}
+    for change in changes():
+        pictures = []
+        for number, pose in enumerate(poses):
+            with changed_world(sim, change, number):
+                pictures.append(picture_of(State(pose), sim, sight))
+        share[f"{change.factor} {change.severity}"] = refused(runtime, pictures).percent
+    for taken in (
+        "none ",
+        "table.color bluish",
+        "table.color dark",
+        "table.color brown",
+        "table.texture wood",
+        "noise 0.08",
+        "light.low x 0.3, noise 0.04",
+        "camera.zoom 3 %",
+    ):
+        assert share[taken] == 0.0, taken
+    for new in ("distractors 5 things", "occlusion a tenth", "agent.color mixed"):
+        assert share[new] == 100.0, new
+
+
 def test_pictures_of_another_renderer_are_goals_of_their_poses() -> None:
     folder = Path(__file__).parent / "data" / "gazebo_frames" / "plain"
     runtime = load_runtime(load_bundle(resource("models", "reach")))
@@ -66,7 +104,7 @@ def test_what_was_measured_is_written_row_by_row_and_a_group_of_severe_changes_h
     tmp_path: Path,
 ) -> None:
     severe = next(change for change in changes() if change.severity == "x 0.4")
-    write([Row(severe, Rate(3, 4), None, 0.5)], tmp_path, "lewm robust models/reach", "reach")
+    write([Row(severe, Rate(3, 4), None, 0.5, None)], tmp_path, "lewm robust models/reach", "reach")
     figures = {row["name"]: row["value"] for row in json.loads((tmp_path / "summary.json").read_text())["figures"]}
     assert figures["robust.row_light_strength_x_0_4"] == 75.0 and "robust.reach_light" not in figures
 

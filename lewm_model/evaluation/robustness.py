@@ -5,7 +5,8 @@ One factor at a time is changed: light, colours, sensor, camera pose, or what el
 direction of light and the camera's pose are changed in the simulator, the rest in its picture. A row of the table is a
 factor at one severity. Each row counts held goals twice: with the goal's picture taken in the unchanged world ("goal
 clean"), and taken under the same change ("goal changed"). It also tells how far the model takes the arm to have moved
-because of the change. Pictures of another renderer can be given as goals.
+because of the change, and how many of the changed pictures the nodes refuse as goals, since they look unlike what was
+recorded. Pictures of another renderer can be given as goals.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.models.graphs import RolloutGraph
 from lewm_model.models.signature import DISPLACEMENT, measuring
+from lewm_model.monitoring.goal_check import examine_goal
+from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.robot.observation import Observation
 from lewm_model.runtime import Runtime
 from lewm_model.sim.arm import ArmSim
@@ -63,7 +66,8 @@ class Row:
     change: Change
     goal_clean: Rate
     goal_changed: Rate | None  # None: not measured
-    off_steps: float  # `off_steps`; nan for a bundle without displacement embedding
+    off_steps: float  # `apart`; nan for a bundle without displacement embedding
+    refused: Rate | None  # changed pictures that `examine_goal` refuses; None for a bundle that is not calibrated
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
@@ -338,35 +342,39 @@ def robustness(
                     outcomes.append(attempt(trial, sim, runtime, config, seed + number, picture).outcome)
             return held(outcomes)
 
+        def taken(change: Change, state: State, number: int) -> np.ndarray:
+            with changed_world(sim, change, number):
+                return picture_of(state, sim, sight)
+
         for change in changes():
             if not only or change.group in only or change.factor in only:
                 rate = tried(change, trials, clean)
                 changed = rate if change.group == "clean" else None
                 if changed is None and goal_changed:
                     changed = tried(change, trials, [None] * goals)
-                yield Row(change, rate, changed, off_steps(runtime, sim, change, [trial.goal for trial in trials]))
+                pictures = [taken(change, trial.goal, number) for number, trial in enumerate(trials)]
+                yield Row(change, rate, changed, apart(runtime, clean, pictures), refused(runtime, pictures))
         for folder in frames:
-            foreign, pictures = foreign_trials(folder, sim, goals, sight)
+            foreign, theirs = foreign_trials(folder, sim, goals, sight)
             change = Change("frames", "renderer", folder.name)
-            rate = tried(change, foreign, pictures)
+            rate = tried(change, foreign, theirs)
             own = [picture_of(trial.goal, sim, sight) for trial in foreign]
-            yield Row(change, rate, rate, _apart(runtime, own, pictures))
+            yield Row(change, rate, rate, apart(runtime, own, theirs), refused(runtime, theirs))
 
 
-def off_steps(runtime: Runtime, sim: ArmSim, change: Change, states: Sequence[State]) -> float:
+def refused(runtime: Runtime, pictures: Sequence[np.ndarray]) -> Rate | None:
+    """How many pictures (H, W, 3) uint8, as the model takes them, the nodes refuse as goals."""
+    bundle, novelty = runtime.bundle, load_novelty(runtime.bundle)
+    if novelty is None:
+        return None
+    reports = [examine_goal(picture, runtime.encode(picture), bundle.calibration, novelty) for picture in pictures]
+    return Rate(sum(report.problem is not None for report in reports), len(reports))
+
+
+def apart(runtime: Runtime, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
     """Distance that the model measures between pictures of the same state without and with a change, as a root mean
     square over the states: control steps at full speed by which the arm seems to have moved.
     """
-    sight = runtime.bundle.observation
-    before, after = [], []
-    for number, state in enumerate(states):
-        before.append(picture_of(state, sim, sight))
-        with changed_world(sim, change, number):
-            after.append(picture_of(state, sim, sight))
-    return _apart(runtime, before, after)
-
-
-def _apart(runtime: Runtime, before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
     bundle = runtime.bundle
     if measuring(bundle.heads) != DISPLACEMENT:
         return math.nan
@@ -424,17 +432,19 @@ def figures(rows: Sequence[Row], task: str) -> Figures:
             found |= {f"robust.row_{slug}{end}{which}": (value, "%") for which, value in values.items()}
         if row.change.group != "clean":
             found[f"robust.row_{slug}_off"] = (row.off_steps, "control steps that the arm seems to have moved, rms")
+        if row.refused is not None:
+            found[f"robust.row_{slug}_refused"] = (row.refused.percent, "% of the goals, by the nodes")
     return found
 
 
 def table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
     found = Table(title="goals held (95 %) while the world looks different from training")
-    for heading in ("factor", "severity", "goal clean", "goal changed", "seems moved, steps"):
+    for heading in ("factor", "severity", "goal clean", "goal changed", "seems moved, steps", "refused by nodes"):
         found.add_column(heading)
     for row in rows:
         words = (row.change.factor, row.change.severity, str(row.goal_clean), str(row.goal_changed or "-"))
-        found.add_row(*words, f"{row.off_steps:.2f}")
+        found.add_row(*words, f"{row.off_steps:.2f}", "-" if row.refused is None else f"{row.refused.percent:.0f} %")
     return found
 
 

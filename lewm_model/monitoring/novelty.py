@@ -10,7 +10,10 @@ fills all of that part at once. So the pixels are counted, too, whose colour was
 A change of light is not novelty: colours are compared as in an even white light, estimated from the medians of the
 picture's halves, which small objects do not change. So a lamp that is dimmed, warmer or to one side changes nothing.
 Where a half is saturated and its light cannot be estimated, a colour is new only if it is also new under a brighter
-estimate. Each pixel also has its neighbours' colours, so that a camera may be turned or shifted by a pixel.
+estimate. A table of another colour is taken for a light of that colour, in which the arm would look repainted; so a
+colour is new only if it is new in the light of the recordings, too. Noise is not novelty either: in a noisy picture a
+colour is new only if the mean of it and its neighbours is. Each pixel also has its neighbours' colours, so that a
+camera may be turned or shifted by a pixel.
 """
 
 from __future__ import annotations
@@ -33,30 +36,36 @@ SHADES = 8  # of red, green and blue each, 32 grey levels wide
 COLOURS = SHADES**3
 WINDOW = 5  # pixels, side of the square in which new pixels are counted: objects are compact, noise is scattered
 LEVEL = 200.0  # grey level, of 255, that the estimated light is scaled to
-# Tensors in the file; older bundles lack the second, still older ones have the third alone.
-IN_ANY_LIGHT, COMMON, AS_RECORDED = "seen_in_any_light", "common", "seen"
+# Tensors in the file; older bundles lack the light, still older ones what is common, the oldest have AS_RECORDED alone.
+IN_ANY_LIGHT, COMMON, LIGHT, AS_RECORDED = "seen_in_any_light", "common", "light", "seen"
 WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, and how much brighter it may really be
 DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
+NOISY = 4.0  # grey levels of noise, the median difference of pixels from the mean around them, that hide small things
 FLATTEST = 4.0  # `contrast` below which a picture, of a covered lens say, shows nothing
 SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
 
 
-def evened(picture: np.ndarray, white_is: float = 1.0) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as in an even white light: divided by a plane through the medians of its four halves.
-
-    Saturated medians count as `white_is` times as bright.
+def light_of(picture: np.ndarray) -> np.ndarray:
+    """The light (4, 3) of a picture (H, W, 3) uint8: median red, green and blue, in grey levels, of its left, right,
+    upper and lower half.
     """
     step = max(1, len(picture) // SAMPLED)
     some = picture[::step, ::step]
     half = len(some) // 2
     halves = (some[:, :half], some[:, half:], some[:half], some[half:])
-    medians = np.array([np.median(part.reshape(-1, 3), axis=0) for part in halves])
-    left, right, top, bottom = np.where(medians >= WHITE, white_is * medians, medians)
+    return np.array([np.median(part.reshape(-1, 3), axis=0) for part in halves])
+
+
+def evened(picture: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) uint8 as in an even white light: divided by a plane through the `light` (4, 3) of its
+    halves.
+    """
+    left, right, top, bottom = light
     middle = (left + right + top + bottom) / 4
     across = np.linspace(-1.0, 1.0, len(picture), dtype=np.float32)[:, None]
-    light = middle + ((right - left) * across)[None] + ((bottom - top) * across)[:, None]
-    light = np.maximum(light, np.maximum(middle / 4, DARKEST))
-    return np.minimum(picture * (LEVEL / light).astype(np.float32), 255).astype(np.uint8)
+    plane = middle + ((right - left) * across)[None] + ((bottom - top) * across)[:, None]
+    plane = np.maximum(plane, np.maximum(middle / 4, DARKEST))
+    return np.minimum(picture * (LEVEL / plane).astype(np.float32), 255).astype(np.uint8)
 
 
 def contrast(picture: np.ndarray) -> float:
@@ -77,10 +86,11 @@ def _colours(shades: np.ndarray) -> np.ndarray:
 
 
 class Remembered(NamedTuple):
-    """Which colours each pixel, or one beside it, had in pictures, each (H * W, COLOURS) bool."""
+    """Which colours each pixel, or one beside it, had in pictures, each (H * W, COLOURS) bool; the light."""
 
     seen: np.ndarray  # in one or more of them
-    common: np.ndarray | None  # in at least half of them; None: an older bundle does not know
+    common: np.ndarray | None = None  # in at least half of them; None: an older bundle does not know
+    light: np.ndarray | None = None  # (4, 3), the mean of `light_of` the pictures; None: an older bundle does not know
 
 
 def remember(pictures: Iterable[np.ndarray]) -> Remembered:
@@ -89,12 +99,15 @@ def remember(pictures: Iterable[np.ndarray]) -> Remembered:
     first = next(pictures)
     height, width = first.shape[:2]
     pixels, counts, total = np.arange(height * width), np.zeros((height * width, COLOURS), np.uint32), 0
+    lights = np.zeros((4, 3))
     for picture in itertools.chain([first], pictures):
-        counts[pixels, _colours(_shades(evened(picture)))] += 1
+        light = light_of(picture)
+        counts[pixels, _colours(_shades(evened(picture, light)))] += 1
+        lights += light
         total += 1
     near = _spread(counts.reshape(height, width, SHADES, SHADES, SHADES), (2, 3, 4))
     seen, common = (_spread(had, (0, 1)).reshape(counts.shape) for had in (near > 0, 2 * near >= total))
-    return Remembered(seen, common)
+    return Remembered(seen, common, lights / total)
 
 
 def _spread(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -169,10 +182,20 @@ class Novelty:
         return self._lack(self._recorded.common, self._estimates(picture)).reshape(picture.shape[:2])
 
     def _estimates(self, picture: np.ndarray) -> list[np.ndarray]:
-        """Shades (H * W, 3) of a picture (H, W, 3) uint8 for each estimate of its light."""
+        """Shades (H * W, 3) of a picture (H, W, 3) uint8 for each estimate of its light, and without its noise."""
+        smooth = cv2.blur(picture, (3, 3))
+        noisy = float(np.median(cv2.absdiff(picture, smooth))) >= NOISY
+        light = light_of(picture)
         if not self._any_light:
-            return [_shades(picture)]
-        return [_shades(evened(picture, white_is)) for white_is in (1.0, BRIGHTER)]
+            estimates = [picture]
+        else:
+            lights = [light, np.where(light >= WHITE, BRIGHTER * light, light)]
+            if self._recorded.light is not None:
+                lights.append(self._recorded.light)
+            estimates = [evened(picture, each) for each in lights]
+        if noisy:
+            estimates.append(evened(smooth, light) if self._any_light else smooth)
+        return [_shades(each) for each in estimates]
 
     def _lack(self, known: np.ndarray, estimates: list[np.ndarray]) -> np.ndarray:
         """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is."""
@@ -224,8 +247,11 @@ class Novelty:
 
 def save_seen(bundle: Bundle, colours: Remembered) -> None:
     """Writes what `remember` made into the folder of a draft (`lewm_model.bundle.update`)."""
-    named = zip((IN_ANY_LIGHT, COMMON), colours, strict=True)
-    save_file({name: np.packbits(had, axis=1) for name, had in named if had is not None}, bundle.folder / SEEN)
+    named = zip((IN_ANY_LIGHT, COMMON), (colours.seen, colours.common), strict=True)
+    tensors = {name: np.packbits(had, axis=1) for name, had in named if had is not None}
+    if colours.light is not None:
+        tensors[LIGHT] = colours.light.astype(np.float32)
+    save_file(tensors, bundle.folder / SEEN)
 
 
 def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -> Novelty | None:
@@ -249,6 +275,9 @@ def load_novelty(bundle: Bundle, familiar_s: float = MonitorConfig.familiar_s) -
                 f"{path} holds {bits.shape} {bits.dtype}, a bit for each colour of {pixels} pixels is expected; "
                 "run `lewm calibrate` again"
             )
+    light = found.get(LIGHT)
+    if light is not None and not (light.shape == (4, 3) and light.dtype.kind == "f" and np.isfinite(light).all()):
+        raise BundleError(f"{path} holds no light (4, 3), but {light}; run `lewm calibrate` again")
     seen, *common = (np.unpackbits(bits, axis=1).astype(bool) for bits in packed)
-    colours = Remembered(seen, common[0] if common else None)
+    colours = Remembered(seen, common[0] if common else None, light)
     return Novelty(colours, bundle.calibration.new_pixels, bundle.calibration.uncommon_pixels, any_light, familiar_s)
