@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import sqlite3
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import yaml
 import zstandard
 from bags import DEFINITIONS, BagWriter, time, write_motion
+from mcap.opcode import Opcode
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as RawWriter
@@ -23,8 +25,10 @@ from typer.testing import CliRunner
 
 import lewm_model.data.converters.rosbag2.episodes as episodes_module
 from lewm_model.cli.main import app
+from lewm_model.data import pairing
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.data.converters.columns import Columns, refuse_wrong
+from lewm_model.data.converters.convert import convert as convert_any
 from lewm_model.data.converters.rosbag2.convert import convert_bag
 from lewm_model.data.converters.rosbag2.episodes import BagReport
 from lewm_model.data.converters.rosbag2.files import LOST, bag_files, read_messages
@@ -502,7 +506,43 @@ def test_long_stretches_are_cut_so_that_memory_does_not_grow(tmp_path: Path, mon
     assert report.offset_s < 1e-6
 
 
+def test_memory_does_not_grow_by_the_pictures_of_a_longer_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame more costs what is kept of its messages: a small part of its picture."""
+    monkeypatch.setattr(episodes_module, "LONGEST_EPISODE", 30)
+    monkeypatch.setattr(pairing, "LOOKED_AT", 2)
+    peaks, counts, side = [], (100, 100, 300), 96  # the first one also loads what every later one finds loaded
+    for count in counts:
+        with BagWriter(tmp_path / "a.mcap") as bag:
+            write_motion(bag, motion, DT * np.arange(count), picture)
+        tracemalloc.start()
+        try:
+            report = convert_any([tmp_path / "a.mcap"], tmp_path / "a.h5", DT, image_size=side, accept_doubts=True)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert report.frames_used == count
+    assert peaks[2] - peaks[1] < 0.25 * (counts[2] - counts[1]) * side * side * 3
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_index_behind_a_chunk_costs_nothing(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "a.mcap") as bag:
+        write_motion(bag, motion, DT * np.arange(40), picture)
+    content = bytearray((tmp_path / "a.mcap").read_bytes())
+    at, damaged, complete = 8, 0, list(read_messages(tmp_path / "a.mcap"))
+    while content[at] != Opcode.DATA_END:
+        if content[at] == Opcode.MESSAGE_INDEX:
+            content[at + 11 : at + 15] = b"\xff" * 4  # how many bytes its entries take
+            damaged += 1
+        at += 9 + int.from_bytes(content[at + 1 : at + 9], "little")
+    (tmp_path / "a.mcap").write_bytes(content)
+    problems: list[str] = []
+    assert [m.data for m in read_messages(tmp_path / "a.mcap", problems)] == [m.data for m in complete]
+    assert damaged and not problems
 
 
 @pytest.mark.parametrize("compression", list(CompressionType))

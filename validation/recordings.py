@@ -8,7 +8,8 @@
 - Wrong pairings: how many of 200 recordings with a random defect are reported, and how many of 200 good ones. Each is
   made of random episodes of a simulated pool, with its own noise and light.
 - Speed: frames per second from 640 x 480 JPEG to the model's picture, the median of several runs, compared with plain
-  reading by rosbags; and the processor time of a frame, which other programs on the machine change less.
+  reading by rosbags; and the processor time of a frame, which other programs on the machine change less. The pictures
+  are the demo's table and arm with a camera's noise, recorded as `lewm record` does.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mcap.writer import CompressionType
 from mcap_ros2.writer import Writer
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -34,12 +36,15 @@ from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.converters.convert import convert
 from lewm_model.data.pairing import pair
 from lewm_model.evaluation.figures import Figures, write_figures
+from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.collect import collect
 
 CASES = ("test_bag.py", "test_lerobot.py", "test_hdf5.py", "test_data_report.py", "test_outputs.py", "test_pairing.py")
 POOL, STEPS = 120, 60  # episodes, and steps of each
 EPISODES = (10, 40)  # least and greatest number in a recording
 SPEED_RUNS = 3
+PERIOD_S, RATE_HZ = 10.0, 20.0  # of the motion in the recording whose conversion is timed, and of its camera
+NOISE, QUALITY = 2.0, 90  # of the timed pictures: standard deviation in shades of 256, and JPEG's quality
 SPOILS = ("lag", "swap", "sign", "unit", "mirrored", "other pictures")
 
 
@@ -142,9 +147,30 @@ def wrong_pairings(pool: Episodes, count: int, seed: int) -> tuple[Figures, dict
 # ---- speed -----------------------------------------------------------------------------------------------------------
 
 
-def write_recording(path: Path, frames: int) -> None:
-    """A recording of 640 x 480 JPEG pictures at 20 Hz."""
-    rng = np.random.default_rng(0)
+def moving_pictures() -> list[bytes]:
+    """JPEGs of one period of `angles_at`: the demo's table and arm at 640 x 480, with a camera's noise, as a camera
+    driver compresses them.
+    """
+    rng, pictures = np.random.default_rng(0), []
+    with ArmSim() as sim:
+        sim.model.vis.global_.offwidth, sim.model.vis.global_.offheight = 640, 480
+        sim.cameras = (replace(sim.cameras[0], width=640, height=480),)
+        for i in range(round(PERIOD_S * RATE_HZ)):
+            sim.reset(joint_positions=angles_at(i / RATE_HZ))
+            seen = sim.render() + rng.normal(0.0, NOISE, (480, 640, 3))
+            bgr = seen.clip(0, 255).astype(np.uint8)[..., ::-1]
+            pictures.append(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes())
+    return pictures
+
+
+def angles_at(time_s: float) -> np.ndarray:
+    """Shoulder and elbow, (2,) rad, in a motion that repeats itself."""
+    turn = 2 * np.pi * time_s / PERIOD_S
+    return np.array([1.2 * np.sin(turn), 0.5 + 0.8 * np.sin(2 * turn) * np.sin(3 * turn)])
+
+
+def write_recording(path: Path, pictures: Sequence[bytes], frames: int) -> None:
+    """A recording as `lewm record` writes it: pictures at 20 Hz, joint states at 100 Hz, a command every 0.25 s."""
     store = get_typestore(Stores.ROS2_JAZZY)
     texts = {
         name: store.generate_msgdef(name, ros_version=2)[0]
@@ -154,9 +180,8 @@ def write_recording(path: Path, frames: int) -> None:
             "trajectory_msgs/msg/JointTrajectory",
         )
     }
-    scene = cv2.GaussianBlur(rng.integers(0, 255, (480, 640, 3), np.uint8), (0, 0), 12)
     with open(path, "wb") as stream:
-        writer = Writer(stream)
+        writer = Writer(stream, chunk_size=2**18, compression=CompressionType.LZ4)  # as in config/record_mcap.yaml
         kinds = {name: writer.register_msgdef(name, text) for name, text in texts.items()}
 
         def send(topic: str, kind: str, message: Mapping[str, object], at: float) -> None:
@@ -169,27 +194,21 @@ def write_recording(path: Path, frames: int) -> None:
 
         names = ["shoulder", "elbow"]
         for i in range(frames):
-            at = 1000.0 + 0.05 * i
+            at = 1000.0 + i / RATE_HZ
             for k in range(5):
                 t = at - 0.02 + 0.01 * k
-                angles = [float(np.sin(t)), float(np.sin(1.7 * t) * np.sin(0.3 * t))]
-                state = {"header": header(t), "name": names, "position": angles, "velocity": [], "effort": []}
+                state = {"header": header(t), "name": names, "position": angles_at(t).tolist()}
+                state |= {"velocity": [], "effort": []}
                 send("/joint_states", "sensor_msgs/msg/JointState", state, t)
             if i % 5 == 0:
                 points = []
                 for k in range(31):
-                    t = at + 0.02 * k
-                    angles = [float(np.sin(t)), float(np.sin(1.7 * t) * np.sin(0.3 * t))]
                     later = {"sec": 0, "nanosec": 20_000_000 * k}
-                    point = {"positions": angles, "velocities": [], "accelerations": [], "effort": []}
-                    points.append({**point, "time_from_start": later})
+                    point = {"positions": angles_at(at + 0.02 * k).tolist(), "velocities": [], "accelerations": []}
+                    points.append({**point, "effort": [], "time_from_start": later})
                 command = {"header": header(at), "joint_names": names, "points": points}
                 send("/arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", command, at)
-            picture = scene.copy()
-            end = (int(320 + 200 * np.sin(at)), int(240 + 200 * np.cos(at)))
-            cv2.line(picture, (320, 240), end, (20, 60, 230), 24)
-            data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-            message = {"header": header(at), "format": "jpeg", "data": data}
+            message = {"header": header(at), "format": "jpeg", "data": pictures[i % len(pictures)]}
             send("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, at + 0.003)
         writer.finish()
 
@@ -205,11 +224,12 @@ def _timed_convert(path: Path, out: Path, size: int, queue: multiprocessing.Queu
 def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
     """Frames per second, memory for `frames` and for twice as many, and the speed of rosbags' plain reading."""
     context = multiprocessing.get_context("spawn")
+    pictures = moving_pictures()
     peaks, runs = {}, []
     for count in (frames, *[2 * frames] * SPEED_RUNS):  # the speed of the longer one is reported
         path = folder / f"{count}.mcap"
         if not path.exists():
-            write_recording(path, count)
+            write_recording(path, pictures, count)
         queue: multiprocessing.Queue[tuple[float, ...]] = context.Queue()
         process = context.Process(target=_timed_convert, args=(path, folder / f"{count}.h5", size, queue))
         process.start()
@@ -219,16 +239,20 @@ def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
             runs.append((used / taken, 1e3 * busy / used))
     reads = []
     for _ in range(SPEED_RUNS):
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         with AnyReader([folder / f"{2 * frames}.mcap"]) as reader:
             read = sum(connection.msgtype.endswith("CompressedImage") for connection, _, _ in reader.messages())
-        reads.append(read / (time.perf_counter() - begin))
+        taken, busy = time.perf_counter() - begin, time.process_time() - begin_cpu
+        reads.append((read / taken, 1e3 * busy / read))
     speed, busy_ms = np.median(runs, axis=0).tolist()
+    read_speed, read_ms = np.median(reads, axis=0).tolist()
     figures: Figures = {
         "data.convert_frames_per_s": (speed, "1/s"),
         "data.convert_processor_ms_per_frame": (busy_ms, "ms"),
-        "data.rosbags_read_frames_per_s": (float(np.median(reads)), "1/s"),
-        "data.convert_share_of_read": (100 * speed / float(np.median(reads)), "%"),
+        "data.rosbags_read_frames_per_s": (read_speed, "1/s"),
+        "data.rosbags_read_processor_ms_per_frame": (read_ms, "ms"),
+        "data.convert_share_of_read": (100 * speed / read_speed, "%"),
+        "data.convert_jpeg_kb": (float(np.mean([len(picture) for picture in pictures])) / 1e3, "kB"),
     }
     figures["data.convert_peak_mb"] = (peaks[2 * frames], "MB")
     figures["data.convert_peak_growth"] = (peaks[2 * frames] / peaks[frames], "")

@@ -25,7 +25,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, InvalidMagic
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Schema
+from mcap.records import Channel, Chunk, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, get_chunk_data_stream
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -159,8 +159,7 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
             yield TopicMessage(channel.topic, schema.name if schema else "", record.log_time, data, decode, encoding)
 
     with _opened(file) as stream:
-        reader = StreamReader(stream, emit_chunks=True, record_size_limit=_LARGEST)
-        records = reader.records
+        records = _RecordReader(stream, emit_chunks=True, record_size_limit=_LARGEST).records
         while True:
             try:
                 record = next(records)
@@ -191,6 +190,13 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
                 continue
             for part in inner:
                 yield from unpack(part)
+
+
+class _RecordReader(StreamReader):
+    """mcap's, without the indexes behind each chunk, which it would read number by number and nobody asks for."""
+
+    def _read_record(self, opcode: int, length: int) -> McapRecord | None:
+        return None if opcode == Opcode.MESSAGE_INDEX else super()._read_record(opcode, length)
 
 
 def _records(chunk: Chunk) -> list[Schema | Channel | Message]:

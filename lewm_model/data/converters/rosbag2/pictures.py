@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +27,7 @@ from lewm_model.robot.rectify import Rectifier, camera_info_topic
 # Share by which the aspect ratio of a camera's pictures may change; beyond it they show another part of the scene.
 OTHER_SHAPE = 0.03
 READ_AHEAD = 64  # pictures that wait to be decoded: enough for every core, little memory
+TOGETHER = 8  # pictures that a thread decodes in a row, since handing over takes time, too
 
 
 def write_episodes(
@@ -50,63 +53,105 @@ def write_episodes(
             for camera, n in enumerate(numbers):
                 places[camera, n].append((i, row))
     missing = [len(observation.cameras) * len(episode.frames) for episode in episodes]
-    waiting: dict[tuple[int, int, int], Future[tuple[np.ndarray, tuple[int, ...]]]] = {}  # by (episode, row, camera)
-    parts: dict[tuple[int, int, int], np.ndarray] = {}
+    # Of each episode that was begun: frames (n, H, W, 3) uint8, and which parts of them are there, (n, cameras) bool.
+    begun: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    edges = np.cumsum([0, *(camera.width for camera in observation.cameras)])  # of the parts
     shapes: dict[int, tuple[int, ...]] = {}  # of each camera's first picture
 
-    def finish(place: tuple[int, int, int]) -> None:
-        try:
-            picture, shape = waiting.pop(place).result()
-            first = shapes.setdefault(place[2], shape)
-            if abs(shape[0] * first[1] - shape[1] * first[0]) > OTHER_SHAPE * shape[0] * first[1]:
-                report.left_out[f"pictures of another shape than the first, {first[1]} x {first[0]}"] += 1
-            else:
-                parts[place] = picture
-        except EncodingError as error:
+    def put(job: _Job, found: _Found | EncodingError, episode: int, row: int) -> None:
+        """Puts a picture in its place in a frame, or notes why there is none."""
+        if isinstance(found, EncodingError):
             report.left_out["images that cannot be read"] += 1
-            if f"{source}: {error}" not in report.gaps:
-                report.gaps.append(f"{source}: {error}")
+            if f"{source}: {found}" not in report.gaps:
+                report.gaps.append(f"{source}: {found}")
+            return
+        (picture, shape), camera = found, job.camera
+        first = shapes.setdefault(camera, shape)
+        if abs(shape[0] * first[1] - shape[1] * first[0]) > OTHER_SHAPE * shape[0] * first[1]:
+            report.left_out[f"pictures of another shape than the first, {first[1]} x {first[0]}"] += 1
+            return
+        pixels, there = begun[episode]
+        pixels[row, :, edges[camera] : edges[camera + 1]] = picture
+        there[row, camera] = True
 
-    seen = Counter[int]()
     bar = tqdm(total=len(places), desc=f"converting {source.name}", unit="frame", disable=None, delay=2)
-    with bar, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for message in messages(files):
-            if message.topic not in image_topics or message.type not in (IMAGE, COMPRESSED):
-                continue
-            camera = image_topics.index(message.topic)
-            belongs = places.get((camera, seen[camera]), [])
-            seen[camera] += 1
-            if not belongs:
-                continue
-            part = pool.submit(_part, message, observation.cameras[camera], rectifiers[camera])
+    with bar:
+        for job, found in _decoded(_jobs(files, image_topics, places), observation.cameras, rectifiers):
             bar.update()
-            for i, row in belongs:
-                waiting[i, row, camera] = part
+            for i, row in job.places:
+                if i not in begun:
+                    size = len(episodes[i].frames), *observation.size, 3
+                    begun[i] = np.empty(size, np.uint8), np.zeros((len(episodes[i].frames), len(image_topics)), bool)
+                put(job, found, i, row)
                 missing[i] -= 1
-            while len(waiting) > READ_AHEAD:
-                finish(next(iter(waiting)))
-            for i in [i for i, _ in belongs if not missing[i]]:
-                for place in [place for place in waiting if place[0] == i]:
-                    finish(place)
-                cameras, rows = range(len(observation.cameras)), range(len(episodes[i].frames))
-                pictures = [[parts.pop((i, row, k), None) for k in cameras] for row in rows]
-                _append(writer, source, episodes[i], pictures, control_dt_s, report)
+                if not missing[i]:
+                    pixels, there = begun.pop(i)
+                    _append(writer, source, episodes[i], pixels, np.all(there, axis=1), control_dt_s, report)
+
+
+class _Job(NamedTuple):
+    """A picture to be decoded."""
+
+    message: TopicMessage
+    camera: int
+    places: list[tuple[int, int]]  # episodes and rows that it belongs to
+
+
+# A camera's part of the model's picture, and the shape of the recorded one, which may have come reduced.
+_Found = tuple[np.ndarray, tuple[int, ...]]
+
+
+def _jobs(
+    files: Sequence[Path], image_topics: Sequence[str], places: Mapping[tuple[int, int], list[tuple[int, int]]]
+) -> Iterator[_Job]:
+    """The pictures that are needed, in the order of recording."""
+    seen = Counter[int]()
+    for message in messages(files):
+        if message.topic not in image_topics or message.type not in (IMAGE, COMPRESSED):
+            continue
+        camera = image_topics.index(message.topic)
+        belongs = places.get((camera, seen[camera]))
+        seen[camera] += 1
+        if belongs:
+            yield _Job(message, camera, belongs)
+
+
+def _decoded(
+    jobs: Iterator[_Job], cameras: Sequence[Camera], rectifiers: Sequence[Rectifier | None]
+) -> Iterator[tuple[_Job, _Found | EncodingError]]:
+    """The pictures in the same order, decoded in threads, which OpenCV lets run beside one another."""
+
+    def decode(some: Sequence[_Job]) -> list[tuple[_Job, _Found | EncodingError]]:
+        return [(job, _part(job.message, cameras[job.camera], rectifiers[job.camera])) for job in some]
+
+    waiting: deque[Future[list[tuple[_Job, _Found | EncodingError]]]] = deque()
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        while some := list(itertools.islice(jobs, TOGETHER)):
+            waiting.append(pool.submit(decode, some))
+            if len(waiting) > READ_AHEAD // TOGETHER:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 def _append(
     writer: EpisodeWriter,
     source: Path,
     episode: PlannedEpisode,
-    pictures: Sequence[Sequence[np.ndarray | None]],
+    pixels: np.ndarray,
+    whole: np.ndarray,
     control_dt_s: float,
     report: BagReport,
 ) -> None:
-    """Writes the stretches of an episode whose pictures could be read: of each frame one of each camera."""
-    whole = np.array([all(part is not None for part in parts) for parts in pictures])
+    """Writes the stretches of an episode whose pictures could be read.
+
+    :param pixels: (n, H, W, 3) uint8, its frames.
+    :param whole: (n,) bool, the frames that every camera has a picture of.
+    """
     for piece in stretches(whole):
         begin, end = piece[0], piece[-1] + 1
         writer.append(
-            np.stack([np.concatenate([part for part in pictures[row] if part is not None], axis=1) for row in piece]),
+            pixels[begin:end],
             (np.diff(episode.commanded[begin:end], axis=0) / control_dt_s).astype(np.float32),
             episode.proprio[begin:end].astype(np.float32),
             episode.stamps_s[begin:end],
@@ -145,11 +190,13 @@ def read_rectifiers(
     return [found[topic] for topic in topics]
 
 
-def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The camera's part of the model's picture, and the shape of the recorded one, which may have come reduced."""
+def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> _Found | EncodingError:
+    """What a message shows, or why it cannot be read."""
     try:
         picture = _picture(message, camera)
         return camera.picture(picture if rectify is None else rectify(picture)), picture.shape
+    except EncodingError as error:
+        return error
     except ObservationError as error:
         raise DataError(str(error)) from error
 

@@ -41,8 +41,8 @@ from lewm_model.data.converters.rosbag2.messages import (
     obstacle,
     read,
     reference,
-    state,
 )
+from lewm_model.data.converters.rosbag2.repeated import NamesReader, StateReader
 from lewm_model.data.errors import DataError
 
 CLOCKS = ("header", "recorder")
@@ -106,20 +106,21 @@ def joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...],
     controlled: tuple[str, ...] = ()
     orders: dict[tuple[str, ...], tuple[str, ...]] = {}
     others: dict[str, str] = {}
+    roles: dict[_Kind, str] = {}
+    read_names = NamesReader()
     for message in messages(files):
-        said = obstacle(message, [COMMAND])
-        if said is not None:
-            others[message.topic] = said
-        if message.type == COMMAND and message.encoding == CDR and matches(message.topic, topics.command):
-            found = getattr(decoded(message), "joint_names", None)
-            if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
-                key = tuple(sorted(found))
-                counts[key] += 1
-                orders.setdefault(key, tuple(found))
-        elif is_reference(message, topics) and not controlled:
-            found = getattr(decoded(message), "joint_names", None)
-            if isinstance(found, list) and all(isinstance(name, str) for name in found):
-                controlled = tuple(found)
+        role = roles.get(kind := _kind(message))
+        if role is None:
+            role = roles[kind] = _role(message, topics, ())
+            said = obstacle(message, [COMMAND])
+            if said is not None:
+                others[message.topic] = said
+        if role == "command" and (found := read_names(message)):
+            key = tuple(sorted(found))
+            counts[key] += 1
+            orders.setdefault(key, found)
+        elif role == "reference" and not controlled:
+            controlled = read_names(message)
     return (orders[counts.most_common(1)[0][0]] if counts else controlled), others
 
 
@@ -146,6 +147,33 @@ def read_streams(
     _prefer_whole(found, roles.state, report)
     sections = [_on_one_clock(one.section(roles), clock, source) for one in found.sections]
     return Streams(sections, found.markers[roles.marker], roles.images)
+
+
+# ---- the roles of messages -------------------------------------------------------------------------------------------
+
+_Kind = tuple[str, str, str, bool]  # topic, type, encoding and whether it can be decoded; all of a kind have one role
+
+
+def _kind(message: TopicMessage) -> _Kind:
+    return message.topic, message.type, message.encoding, message.decode is None
+
+
+def _role(message: TopicMessage, topics: Topics, images: Sequence[str]) -> str:
+    """What a message is converted to; "" for one that has no part in it. Compares names, so ask it once of a kind."""
+    topic, kind = message.topic, message.type
+    if message.encoding != CDR:
+        return ""
+    if any(is_image(message, image) for image in images):
+        return "picture"
+    if kind == STATE and matches(topic, topics.joint_states):
+        return "joint state"
+    if kind == COMMAND and matches(topic, topics.command):
+        return "command"
+    if kind == REFERENCE and message.decode is None and matches(topic, topics.reference):
+        return "unread reference"
+    if is_reference(message, topics):
+        return "reference"
+    return "marker" if kind == MARKER and matches(topic, topics.episode) else ""
 
 
 # ---- all topics that could be meant ----------------------------------------------------------------------------------
@@ -195,40 +223,44 @@ def _collect(
     found = _Found([_ByTopic()], defaultdict(list), {role: {} for role in ROLES}, [])
     numbers: Counter[str] = Counter()
     latest_ns: dict[str, int] = {}  # of each clock
-    met: set[tuple[str, str, str]] = set()  # topics with their types and encodings
+    roles: dict[_Kind, str] = {}
     unread: set[str] = set()  # topics of controllers whose messages cannot be decoded
     lost = Command(0, 0, np.empty(0), np.empty((0, len(columns.names))), None)
     wanted_joints = columns.names + columns.held
+    read_states = StateReader(columns)
 
     def follow(what: str, now_ns: int, slack_s: float) -> None:
         """Begins another section where a clock steps back by more than `slack_s`."""
-        back_s = (latest_ns.get(what, now_ns) - now_ns) / NS_PER_S
-        if back_s > slack_s:
-            found.steps_back.append(f"the clock of the {what} went back by {back_s:.2f} s")
-            found.sections.append(_ByTopic())
-            latest_ns.clear()
-        latest_ns[what] = max(now_ns, latest_ns.get(what, now_ns))
+        before_ns = latest_ns.get(what, now_ns)
+        if now_ns < before_ns:
+            if (back_s := (before_ns - now_ns) / NS_PER_S) > slack_s:
+                found.steps_back.append(f"the clock of the {what} went back by {back_s:.2f} s")
+                found.sections.append(_ByTopic())
+                latest_ns.clear()
+                latest_ns[what] = now_ns
+        else:
+            latest_ns[what] = now_ns
 
     for message in messages(files, report.problems):
-        topic, kind, log_ns = message.topic, message.type, message.log_ns
-        if kind != LOST and (topic, kind, message.encoding) not in met:
-            met.add((topic, kind, message.encoding))
-            for role, wanted in ROLES.items():
-                said = None if topic in found.seen[role] else obstacle(message, wanted)
+        topic, log_ns = message.topic, message.log_ns
+        if message.type == LOST:
+            found.sections[-1].lost.append(lost._replace(log_ns=min(log_ns, LATEST_NS)))
+            continue
+        role = roles.get(kind := _kind(message))
+        if role is None:
+            role = roles[kind] = _role(message, topics, images)
+            for what, wanted in ROLES.items():
+                said = None if topic in found.seen[what] else obstacle(message, wanted)
                 if said is not None:
-                    found.seen[role][topic] = said
+                    found.seen[what][topic] = said
         plausible = 0 <= log_ns < LATEST_NS
-        if plausible and kind != LOST:
+        if plausible:
             if (log_ns - latest_ns.get("", log_ns)) / NS_PER_S > PAUSE_S:
                 found.sections[-1].lost.append(lost._replace(log_ns=latest_ns[""]))
             # Of each topic, since a file may hold one topic after the other, or repeat a latched message.
             follow(f"recorder on {topic}", log_ns, STEP_BACK_S)
             latest_ns[""] = max(log_ns, latest_ns.get("", log_ns))  # of any topic
-        if kind == LOST:
-            found.sections[-1].lost.append(lost._replace(log_ns=min(log_ns, LATEST_NS)))
-        elif message.encoding != CDR:
-            continue
-        elif any(is_image(message, image) for image in images):
+        if role == "picture":
             stamp_ns = -1  # a picture that cannot be read is still counted: pictures are numbered
             if plausible:
                 try:
@@ -238,22 +270,22 @@ def _collect(
                     pass
             found.sections[-1].frames[topic].append(Frame(numbers[topic], log_ns, stamp_ns))
             numbers[topic] += 1
-        elif kind == STATE and matches(topic, topics.joint_states):
-            states = read(message, state, columns, report.left_out)
+        elif role == "joint state":
+            states = read_states(message, report.left_out)
             for each in states:
-                there = [name for name, at in zip(wanted_joints, each.positions, strict=True) if not np.isnan(at)]
+                there = [name for name, at in zip(wanted_joints, each.positions.tolist(), strict=True) if at == at]
                 part = "" if len(there) == len(wanted_joints) else f" of {', '.join(there)}"  # from a node of its own
                 follow(f"joint states on {topic}{part}", each.stamp_ns, STATE_STEP_BACK_S)
                 found.sections[-1].joints[topic].append(each)
             if not states and not found.seen["joint states"].get(topic):
                 found.seen["joint states"][topic] = _joints_of(message)
-        elif kind == COMMAND and matches(topic, topics.command):
+        elif role == "command":
             found.sections[-1].commands[topic] += read(message, command, columns, report.left_out)
-        elif message.type == REFERENCE and message.decode is None and matches(topic, topics.reference):
+        elif role == "unread reference":
             unread.add(topic)
-        elif is_reference(message, topics):
+        elif role == "reference":
             found.sections[-1].references[topic] += read(message, reference, columns, report.left_out)
-        elif kind == MARKER and matches(topic, topics.episode):
+        elif role == "marker":
             moment = (len(found.sections) - 1, log_ns)
             texts = read(message, lambda fields, log_ns, columns: str(fields.data), columns, report.left_out)
             found.markers[topic] += [(moment, text) for text in texts]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads messages that repeat others but for their stamp and numbers, as a publisher's joint states do, by their bytes.
+
+Decoding a joint state takes several times as long as reading its few numbers, and joint states are most of the messages
+of a recording. Where everything lies is learned from a message that was decoded; one that has anything else in these
+places is decoded itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lewm_model.data.converters.columns import Columns
+from lewm_model.data.converters.rosbag2.files import TopicMessage
+from lewm_model.data.converters.rosbag2.messages import LATEST_NS, State, decoded, header_stamp_ns, read, state
+from lewm_model.robot.trajectory import MOST
+
+MOST_LAYOUTS = 16  # of messages of one size on one topic, such as of joints that each come in messages of their own
+_LITTLE_ENDIAN = b"\0\1"  # begins CDR
+_STAMPED = 12  # bytes up to the end of the header's stamp
+_COUNT = struct.Struct("<I")
+
+
+class StateReader:
+    """Reads JointState messages, with the same result as `read(message, state, columns, left_out)`."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._layouts: dict[tuple[str, int], list[_Layout]] = defaultdict(list)  # by topic and size of the message
+
+    def __call__(self, message: TopicMessage, left_out: Counter[str]) -> list[State]:
+        """[the state], or [] for a message that cannot be used, whose reason is counted."""
+        layouts = self._layouts[message.topic, len(message.data)]
+        for layout in layouts:
+            if (found := layout.state(message)) is not None:
+                return [found]
+        states = read(message, state, self._columns, left_out)
+        if states and len(layouts) < MOST_LAYOUTS:
+            learned = _layout(decoded(message), self._columns)
+            found = None if learned is None else learned.state(message)
+            if learned is not None and found is not None and np.array_equal(found.positions, states[0].positions, True):
+                layouts.append(learned)
+        return states
+
+
+class _Layout(NamedTuple):
+    """What lies where in serialised JointState messages that differ in stamp and numbers only."""
+
+    size: int  # bytes
+    repeated: tuple[tuple[int, bytes], ...]  # where they begin, and the bytes that such a message has there
+    positions: struct.Struct
+    begin: int  # of the positions
+    columns: tuple[tuple[int, float], ...]  # of each wanted joint the number of its position, and its factor
+    missing: tuple[int, ...]  # wanted joints, by number, that the message does not have
+
+    def state(self, message: TopicMessage) -> State | None:
+        """The state in a message; None for one that has another layout, or numbers that need a closer look."""
+        data = message.data
+        if not self.size <= len(data) < self.size + 4 or not 0 <= message.log_ns < LATEST_NS:
+            return None
+        for at, part in self.repeated:
+            if not data.startswith(part, at):
+                return None
+        numbers = self.positions.unpack_from(data, self.begin)
+        positions = [factor * numbers[i] for i, factor in self.columns]
+        if not all(-MOST <= position <= MOST for position in positions):
+            return None
+        for joint in self.missing:
+            positions[joint] = np.nan
+        return State(message.log_ns, header_stamp_ns(data), np.array(positions))
+
+
+def _layout(fields: Any, columns: Columns) -> _Layout | None:
+    """The layout of a decoded JointState message; None where its definition is not ROS's."""
+    wanted = columns.names + columns.held
+    try:
+        names, sizes = list(fields.name), [len(fields.position), len(fields.velocity), len(fields.effort)]
+        head = _frame_and_names(fields.header.frame_id, names)
+    except (AttributeError, TypeError):
+        return None
+    repeated, end, begins = [(0, _LITTLE_ENDIAN), (_STAMPED, head)], _STAMPED + len(head), []
+    for size in sizes:
+        repeated.append((end, _COUNT.pack(size)))
+        begins.append(_aligned(end + _COUNT.size))
+        end = begins[-1] + 8 * size if size else end + _COUNT.size
+    places = [names.index(name) if name in names else 0 for name in wanted]
+    missing = tuple(i for i, name in enumerate(wanted) if name not in names)
+    numbers, factors = struct.Struct(f"<{sizes[0]}d"), columns.factors(wanted).tolist()
+    return _Layout(end, tuple(repeated), numbers, begins[0], tuple(zip(places, factors, strict=True)), missing)
+
+
+class NamesReader:
+    """Reads the `joint_names` of messages in which they follow the header."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[bytes, tuple[str, ...]]] = {}  # by type: of the last one, its bytes and names
+
+    def __call__(self, message: TopicMessage) -> tuple[str, ...]:
+        """The names; () where they cannot be read."""
+        head, names = self._known.get(message.type, (b"", ()))
+        if head and _begins(message.data, head):
+            return names
+        fields = decoded(message)
+        found = getattr(fields, "joint_names", None)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            return ()
+        head = _frame_and_names(getattr(getattr(fields, "header", None), "frame_id", ""), found)
+        if _begins(message.data, head):
+            self._known[message.type] = head, tuple(found)
+        return tuple(found)
+
+
+def _begins(data: bytes, head: bytes) -> bool:
+    """Whether it is CDR that has these bytes behind the header's stamp."""
+    return data.startswith(_LITTLE_ENDIAN) and data.startswith(head, _STAMPED)
+
+
+def _frame_and_names(frame: str, names: Sequence[str]) -> bytes:
+    """CDR of a header's frame and of the names behind it, up to where the next field begins."""
+    found = _text(frame) + _COUNT.pack(len(names))
+    return found + b"".join(map(_text, names))
+
+
+def _text(text: str) -> bytes:
+    """CDR of a string, with what aligns a 4-byte number behind it."""
+    content = text.encode() + b"\0"
+    return _COUNT.pack(len(content)) + content + bytes(-len(content) % 4)
+
+
+def _aligned(at: int) -> int:
+    """Where a number of 8 bytes begins that comes next: CDR aligns from the fourth byte on."""
+    return at + (4 - at) % 8
