@@ -166,7 +166,7 @@ def moving_pictures() -> list[bytes]:
 def angles_at(time_s: float) -> np.ndarray:
     """Shoulder and elbow, (2,) rad, in a motion that repeats itself."""
     turn = 2 * np.pi * time_s / PERIOD_S
-    return np.array([1.2 * np.sin(turn), 0.5 + 0.8 * np.sin(2 * turn) * np.sin(3 * turn)])
+    return np.array([0.8 * np.sin(turn) + 0.4 * np.sin(6 * turn), 0.5 + 0.8 * np.sin(2 * turn) * np.sin(5 * turn)])
 
 
 def write_recording(path: Path, pictures: Sequence[bytes], frames: int) -> None:
@@ -216,7 +216,7 @@ def write_recording(path: Path, pictures: Sequence[bytes], frames: int) -> None:
 def _timed_convert(path: Path, out: Path, size: int, queue: multiprocessing.Queue[tuple[float, ...]]) -> None:
     """Puts seconds, processor seconds, frames and peak memory in MB."""
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    report = convert([path], out, image_size=size, accept_doubts=True)
+    report = convert([path], out, image_size=size)
     taken, busy = time.perf_counter() - begin, time.process_time() - begin_cpu
     queue.put((taken, busy, report.frames_used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
