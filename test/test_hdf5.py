@@ -293,6 +293,8 @@ def test_attributes_as_other_programs_write_them_are_read_or_refused_by_name(tmp
     for kind, said in (("delta", "action_kind is 'delta'; known kinds"), ('["joint', "attribute action_kind")):
         with pytest.raises(DataError, match=said):
             salvage_hdf5(changed(action_kind=kind), tmp_path / "c.h5")
+    with pytest.raises(DataError, match="attribute action_kind cannot be read"):
+        load_episodes(changed(action_kind=np.array([1, 2])))
     for step_s in (float("nan"), -0.05):
         with pytest.raises(DataError, match=r"control_dt_s is (nan|-0.05); it is the time"):
             load_episodes(changed(control_dt_s=step_s))

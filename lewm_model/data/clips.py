@@ -234,7 +234,7 @@ def kinds_and_units(attributes: dict[str, Any], columns: int, path: Path) -> tup
             raise DataError(f"{path}: {name} is {text[:80]!r}; it needs one name for each of {columns} columns")
         return tuple(values)
 
-    kinds = listed("action_kind", str(attributes.get("action_kind") or UNKNOWN))
+    kinds = listed("action_kind", str(attributes.get("action_kind", "")) or UNKNOWN)
     for kind in kinds:
         if kind not in KINDS:
             raise DataError(f"{path}: action_kind is {kind[:80]!r}; known kinds are {', '.join(KINDS)}")
