@@ -527,6 +527,39 @@ def test_the_simulated_controller_counts_where_its_command_jumps_and_no_smooth_m
         assert (int(node.diagnose()[2]["jerk_violations"]) > 0) == (late_s > 0.0)
 
 
+def test_a_command_that_arrives_while_the_simulator_is_held_up_takes_over_when_it_arrived(bench):
+    node = bench.add(SimNode())
+    commands = bench.node.create_publisher(JointTrajectory, "arm_controller/joint_trajectory", 1)
+    assert node.trigger_configure() == SUCCESS and node.trigger_activate() == SUCCESS
+    assert bench.spin_until(lambda: commands.get_subscription_count() == 1)
+    step, held_up, go_on = node._sim.step, threading.Event(), threading.Event()
+
+    def pausing(duration_s: float) -> None:
+        if node.diagnose()[2]["trajectories_taken"] == "1" and not held_up.is_set():
+            held_up.set()
+            go_on.wait(30.0)
+        step(duration_s)
+
+    node._sim.step = pausing
+    arm = ArmSim(render=False)
+    timeline = Timeline(0.0, arm.home, KnotLimits(arm.limits, 0.25))
+    timeline.splice(0, np.tile(0.4 * arm.limits.velocity, (6, 1)))
+    times_s, sent_ns = np.arange(0.0, 2.6, 0.05), node.get_clock().now().nanoseconds
+    commands.publish(trajectory_to_message(timeline.sample(times_s), arm.names, sent_ns))
+    assert bench.spin_until(held_up.is_set)
+    timeline.splice(2, np.zeros((1, len(arm.names))))  # brakes from 0.5 s on
+    commands.publish(trajectory_to_message(timeline.sample(times_s), arm.names, sent_ns))
+    time.sleep(0.7)  # with nobody who handles the message
+    ends_s = time.monotonic() + 0.1
+    bench.spin_until(lambda: time.monotonic() > ends_s)
+    go_on.set()
+    assert bench.spin_until(lambda: node.diagnose()[2]["trajectories_taken"] == "2")
+    ends_s = time.monotonic() + 0.5
+    bench.spin_until(lambda: time.monotonic() > ends_s)
+    values = node.diagnose()[2]
+    assert values["jerk_violations"] == "0" and float(values["largest_step_rad"]) < 0.001
+
+
 def test_an_impossible_transition_is_answered_with_no_and_the_node_goes_on(bench, bundle):
     node = bench.add(CameraNode(), model=str(bundle.folder))
     client = bench.node.create_client(ChangeState, "/camera_node/change_state")
