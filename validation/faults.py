@@ -88,6 +88,7 @@ class Fault:
     words: tuple[str, ...] = ()
     person: str = ""
     lasts_s: float = 1.0
+    commands: bool = False  # relay the commands, too
     quiet: bool = False  # inject at rest; the arm must not move until the fault is removed
 
 
@@ -305,11 +306,11 @@ FAULTS = (
     Fault("nan_latent", nan_latent, False, ("nan",)),
     Fault("joints_stop", relayed("joints_stop"), True, ("joint state",)),
     Fault("clock_jump", relayed("clock_jump"), True, ("clock", "stamp"), "reset"),
-    Fault("commands_lost_1", relayed("commands_lost", share=0.01), False, lasts_s=2.0),
-    Fault("commands_lost_5", relayed("commands_lost", share=0.05), False, lasts_s=2.0),
-    Fault("commands_lost_30", relayed("commands_lost", share=0.3), False, lasts_s=2.0),
-    Fault("commands_late", relayed("commands_late"), False, lasts_s=2.0),
-    Fault("commands_reordered", relayed("commands_reordered"), False, lasts_s=2.0),
+    Fault("commands_lost_1", relayed("commands_lost", share=0.01), False, lasts_s=2.0, commands=True),
+    Fault("commands_lost_5", relayed("commands_lost", share=0.05), False, lasts_s=2.0, commands=True),
+    Fault("commands_lost_30", relayed("commands_lost", share=0.3), False, lasts_s=2.0, commands=True),
+    Fault("commands_late", relayed("commands_late"), False, lasts_s=2.0, commands=True),
+    Fault("commands_reordered", relayed("commands_reordered"), False, lasts_s=2.0, commands=True),
     Fault("clock_still", relayed("clock_still"), True, ("clock", "stamp")),
     Fault("gripper_publishes", gripper_publishes, False, lasts_s=2.0),
     Fault("zeros_published", zeros_published, True, ("more than one node",)),
@@ -426,7 +427,8 @@ def measure(
     console: Console,
     planner: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Injects each fault `runs` times. The nodes are restarted only after a run that failed.
+    """Injects each fault `runs` times. The nodes are restarted only after a run without recovery, and where commands
+    have to be relayed, or no longer.
 
     :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: the nodes do not start.
@@ -441,10 +443,13 @@ def measure(
         bar = progress.add_task("faults", total=len(jobs))
         while len(done) < len(jobs):
             starts += 1
-            with start_rig("faults", out / "logs" / str(starts), POSES, seed, relayed=True, planner=planner) as rig:
+            commands, logs = jobs[len(done)][0].commands, out / "logs" / str(starts)
+            with start_rig("faults", logs, POSES, seed, sensors=True, commands=commands, planner=planner) as rig:
                 rig.show_goal(0)
                 rig.arm()
                 for fault, number in jobs[len(done) :]:
+                    if fault.commands != commands:
+                        break
                     progress.update(bar, description=fault.name)
                     try:
                         run = attempt(rig, fault, number, seed)

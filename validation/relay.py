@@ -31,11 +31,9 @@ from lewm_ros.camera_node import NEWEST_FRAME
 from lewm_ros.messages import message_to_rgb, nanoseconds, time_message
 
 CAMERA, ARM = "/camera", "/arm"  # namespaces of the two processes
-RELAYED = {  # remappings of sim_node behind them
-    "camera/image_raw": "sim/image_raw",
-    "joint_states": "sim/joint_states",
-    "arm_controller/joint_trajectory": "sim/joint_trajectory",
-}
+# Remappings of sim_node behind them. Commands are relayed only for faults of commands: it is one hop more.
+SENSORS = {"camera/image_raw": "sim/image_raw", "joint_states": "sim/joint_states"}
+COMMANDS = {"arm_controller/joint_trajectory": "sim/joint_trajectory"}
 THING_PIXELS = 8  # side of the new object in the camera's picture, as large as the one in the world
 
 

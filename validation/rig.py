@@ -32,7 +32,7 @@ from lewm_ros.camera_node import LATCHED, NEWEST_FRAME
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import message_to_trajectory, rgb_to_message
 from lewm_ros.safety import ShieldConfig, find_violation, state_at
-from validation.relay import ARM, CAMERA, RELAYED
+from validation.relay import ARM, CAMERA, COMMANDS, SENSORS
 
 NODES = ("sim_node", "camera_node", "planner_node")
 PARAMETERS = resource("config", "plan.yaml")
@@ -135,22 +135,29 @@ class Rig:
     """The three nodes, active and with messages flowing; sends goals and records everything that is published.
 
     :param poses: joint positions (N, A) rad, each rendered as a goal picture.
-    :param relayed: whether relays stand between simulation and nodes.
+    :param sensors: whether a relay stands between the simulated sensors and the nodes.
+    :param commands: whether one stands between the nodes and the simulated controller.
     :param planner: parameters of planner_node that override those of config/plan.yaml.
     :raises GraphError: a node fails.
     """
 
     def __init__(
-        self, graph: Graph, poses: np.ndarray, seed: int, relayed: bool, planner: Mapping[str, Any] | None = None
+        self,
+        graph: Graph,
+        poses: np.ndarray,
+        seed: int,
+        sensors: bool = False,
+        commands: bool = False,
+        planner: Mapping[str, Any] | None = None,
     ) -> None:
         self.graph, self.poses = graph, poses
         self.epoch_ns = time.time_ns()
         self.violations: list[str] = []
         self.reports: list[Report] = []
-        remappings = RELAYED if relayed else {}
-        if relayed:
-            for part in (CAMERA, ARM):
-                graph.start(f"{part[1:]}/relay", {}, package="validation")
+        remappings = {**(SENSORS if sensors else {}), **(COMMANDS if commands else {})}
+        self._relays = [*([CAMERA] if sensors else []), *([ARM] if remappings else [])]
+        for part in self._relays:
+            graph.start(f"{part[1:]}/relay", {}, package="validation")
         graph.start("sim_node", {}, PARAMETERS, remappings)
         graph.start("camera_node", {"model": str(MODEL)}, PARAMETERS)
         self.planner_parameters = {"model": str(MODEL), "seed": seed, **(planner or {})}
@@ -257,7 +264,7 @@ class Rig:
 
     def _relay(self, fault: str) -> None:
         request = SetParameters.Request(parameters=[Parameter("fault", value=fault).to_parameter_msg()])
-        requests = {f"{part}/relay/set_parameters": request for part in (CAMERA, ARM)}
+        requests = {f"{part}/relay/set_parameters": request for part in self._relays}
         for service, answer in self.graph.call(SetParameters, requests, again_s=0.5).items():
             (result,) = answer.results
             if not result.successful:
@@ -313,11 +320,12 @@ class Rig:
 
 
 @contextmanager
-def start_rig(
-    name: str, logs: Path, poses: np.ndarray, seed: int, relayed: bool, planner: Mapping[str, Any] | None = None
-) -> Iterator[Rig]:
-    """A Rig in a ROS domain of its own; the logs of the nodes go to the folder `logs`."""
+def start_rig(name: str, logs: Path, poses: np.ndarray, seed: int, **how: Any) -> Iterator[Rig]:
+    """A Rig in a ROS domain of its own; the logs of the nodes go to the folder `logs`.
+
+    :param how: further parameters of the Rig.
+    """
     reserved = reserve_domain()
     set_environment()
     with reserved, Graph(name, logs) as graph:
-        yield Rig(graph, poses, seed, relayed, planner)
+        yield Rig(graph, poses, seed, **how)

@@ -155,7 +155,7 @@ def measure(minutes: float, seed: int, out: Path, console: Console, loss: float 
     with ArmSim(render=False) as sim:
         inset = 0.1 * (sim.limits.upper - sim.limits.lower)
         poses = rng.uniform(sim.limits.lower + inset, sim.limits.upper - inset, (GOALS, len(sim.names)))
-    with start_rig("soak", out / "logs", poses, seed, relayed=loss > 0) as rig:
+    with start_rig("soak", out / "logs", poses, seed, commands=loss > 0) as rig:
         if loss > 0:
             rig.disturb("commands_lost", seed, 0, share=loss)
         rig.show_goal(0)

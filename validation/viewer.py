@@ -104,7 +104,7 @@ def measure(pairs: int, seed: int, out: Path) -> Eyes:
     with ArmSim(render=False) as sim:
         inset = 0.1 * (sim.limits.upper - sim.limits.lower)
         poses = rng.uniform(sim.limits.lower + inset, sim.limits.upper - inset, (GOALS, len(sim.names)))
-    with start_rig("viewer", out / "logs", poses, seed, relayed=False) as rig:
+    with start_rig("viewer", out / "logs", poses, seed) as rig:
         rig.graph.start("viewer_node", VIEWER, PARAMETERS)
         rig.graph.spin_until(lambda: rig.graph.node.count_publishers("debug_image"), 60.0, "viewer_node to come up")
         rig.show_goal(0)
