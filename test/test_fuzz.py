@@ -277,6 +277,8 @@ def test_a_chain_of_a_thousand_frames_is_refused(tmp_path: Path) -> None:
         (lambda file: file["ep_offset"].__setitem__(1, 0), "overlap or are empty"),
         (lambda file: file.attrs.__setitem__("action_names", "{"), "action_names"),
         (lambda file: file.attrs.__setitem__("action_names", '["a"]'), "name the 2 columns"),
+        (lambda file: file.attrs.__setitem__("action_kind", np.zeros(3)), "action_kind cannot be read"),
+        (lambda file: file.attrs.__setitem__("action_units", np.zeros(3)), "action_units cannot be read"),
         (lambda file: (file.__delitem__("ep_len"), file.create_group("ep_len")), "cannot be read as HDF5"),
     ],
 )
