@@ -195,6 +195,16 @@ def strange_manifest(robot: Robot) -> None:
     next(robot.bundle.folder.glob("engines/*-fp16/manifest.json")).write_text('{"plans": []}')
 
 
+def no_candidates(robot: Robot) -> None:
+    path = next(robot.bundle.folder.glob("engines/*-fp16/manifest.json"))
+    path.write_text(path.read_text().replace('"samples": 16', '"samples": 0'))
+
+
+def candidates_of_the_encoder(robot: Robot) -> None:
+    path = next(robot.bundle.folder.glob("engines/*-fp16/manifest.json"))
+    path.write_text(path.read_text().replace('"samples": 1,', '"samples": 2,'))
+
+
 def does_not_deserialise(robot: Robot) -> None:
     robot.trt.unreadable = 1
 
@@ -208,6 +218,8 @@ CHANGES = {
     lost_engine: "encoder.plan is missing or damaged",
     damaged_manifest: "manifest.json cannot be read",
     strange_manifest: "manifest.json cannot be read",
+    no_candidates: "engine for 0 candidates, which it cannot take",
+    candidates_of_the_encoder: "encoder engine for 2 candidates, which it cannot take",
     does_not_deserialise: "TensorRT does not read the encoder engine: The engine plan file is not compatible",
 }
 

@@ -193,6 +193,9 @@ class Engines:
             plans[str(entry["graph"]), int(entry["samples"])] = path.read_bytes()
         if {graph for graph, _ in plans} != set(self.signatures):
             raise EngineError(f"{folder} does not have an engine for each of the graphs {', '.join(self.signatures)}")
+        for graph, samples in plans:
+            if samples < 1 or (samples > 1 and not self.signatures[graph].dynamic):
+                raise EngineError(f"{folder} has the {graph} engine for {samples} candidates, which it cannot take")
         cuda = Cuda(self._cuda_api)
         return TensorRTRuntime(self.bundle, self.golden.horizon, plans, self.trt, cuda, manifest.precision)
 
