@@ -704,7 +704,10 @@ class NodeTarget(Target):
 
     def give(self, topic: str, message: Any) -> None:
         subscription = self.subscriptions[topic]
-        subscription.callback(self._serialize(message) if subscription.raw else message)
+        given = [self._serialize(message) if subscription.raw else message]
+        if subscription._callback_type is subscription.CallbackType.WithMessageInfo:
+            given.append({"source_timestamp": time.time_ns(), "received_timestamp": time.time_ns()})
+        subscription.callback(*given)
 
     def after(self, topic: str) -> None:
         """Waits until the node has handled a message, if that takes time."""
@@ -1599,8 +1602,8 @@ def make_hdf5(seeds: Path, scratch: Path) -> Target:
             elif kind == 6:
                 sparse[name] = (random.choice((2**31, 2**40)), *arrays[name].shape[1:]) if name in arrays else (2**40,)
             elif kind == 7:
-                known = ["control_dt_s", "action_names", "action_kind", "action_units", "cameras", "recorded", "command"]
-                facts[random.choice(known)] = random.choice(
+                known = ["control_dt_s", "action_names", "action_kind", "action_units", "cameras", "recorded"]
+                facts[random.choice([*known, "command"])] = random.choice(
                     [
                         0.0,
                         -1.0,
