@@ -153,7 +153,7 @@ def _motion(results: Results) -> Figures:
     it was commanded to rest before it had first been at the goal. Moments at which the command jumped are counted by
     the simulated controller, which knows when each command took over.
     """
-    gap_s, violations = 0.0, int(results.simulator.get("jerk_violations", 0))
+    gap_s, violations = 0.0, int(results.simulator["jerk_violations"])
     for episode in results.episodes:
         if not episode.commands:
             continue
@@ -166,7 +166,7 @@ def _motion(results: Results) -> Figures:
     smooth: Figures = [
         ("longest_command_gap_ms", 1e3 * gap_s, "ms"),
         ("jerk_violations", violations, "commands and moments"),
-        ("largest_step_rad", float(results.simulator.get("largest_step_rad", 0.0)), "rad that the command jumped"),
+        ("largest_step_rad", float(results.simulator["largest_step_rad"]), "rad that the command jumped"),
         ("collisions", int(results.simulator.get("collisions", 0)), "times"),
         ("violations", violations + results.hurt, "of limits, and collisions with itself or the table"),
     ]
