@@ -137,6 +137,7 @@ class Graph:
         self._commands: dict[str, list[str]] = {}  # command line of each node
         self._clients: dict[str, Any] = {}
         logs.mkdir(parents=True, exist_ok=True)
+        free_shared_memory()
         home_for_ros(logs.resolve() / "ros_home")
         rclpy.init()
         self.node: Node = rclpy.create_node(name)
@@ -188,7 +189,6 @@ class Graph:
 
     def start_again(self, name: str) -> None:
         """Restarts a node that has ended, with the same arguments; its log is continued."""
-        free_shared_memory()
         with (self.logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 self._commands[name], stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
@@ -198,6 +198,7 @@ class Graph:
         """Ends a node's process at once, without a chance to end in order (SIGKILL)."""
         self._processes[name].kill()
         self._processes[name].wait()
+        free_shared_memory()  # now, since a second later others replace the ports that it had locked
         self.forget(name)
 
     def process(self, name: str) -> subprocess.Popen[bytes]:

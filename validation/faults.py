@@ -467,23 +467,38 @@ def measure(
     return done
 
 
+def own_shared_memory() -> list[str]:
+    """The beginning of a command line that gives a process and its children a /dev/shm of their own.
+
+    Fast DDS numbers a part of its ports through all ROS domains, so that nodes of one set take those of another's
+    killed nodes. Empty where this user may not make a mount namespace.
+    """
+    apart = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-c"]
+    apart += ['mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
+    with contextlib.suppress(OSError):
+        if subprocess.run([*apart, "true"], stderr=subprocess.DEVNULL).returncode == 0:
+            return apart
+    return []
+
+
 def measure_side_by_side(
     faults: Sequence[Fault], runs: int, seed: int, out: Path, console: Console, jobs: int
 ) -> list[Run]:
-    """As `measure`, by `jobs` processes of this program, each with its own nodes.
+    """As `measure`, by `jobs` processes of this program, each with its own nodes and, where allowed, /dev/shm.
 
     :raises GraphError: one of them ended early.
     """
     loud = [fault for fault in faults if fault.inject is overload]  # it would affect the other processes, too
     quiet = [fault for fault in faults if fault not in loud]
     shares = [quiet[number::jobs] for number in range(jobs)]
+    apart = own_shared_memory()
     done: list[Run] = []
     for batch in ([share for share in shares if share], [loud] if loud else []):
         folders = [out / f"job_{share[0].name}" for share in batch]
         processes = []
         for share, folder in zip(batch, folders, strict=True):
             only = [argument for fault in share for argument in ("--only", fault.name)]
-            command = [sys.executable, "-m", "validation.faults", "--runs", str(runs), "--seed", str(seed)]
+            command = [*apart, sys.executable, "-m", "validation.faults", "--runs", str(runs), "--seed", str(seed)]
             command += ["--out", str(folder), *only]
             processes.append(subprocess.Popen(command, preexec_fn=end_with_parent))
         for process in processes:
