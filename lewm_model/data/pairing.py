@@ -12,7 +12,9 @@ camera that is always mirrored, or two joint names that are always exchanged.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,8 +99,13 @@ def pair(data: Episodes) -> Pairing:
 
 def _small(frames: np.ndarray) -> np.ndarray:
     """Frames (n, H, W, 3) uint8 shrunk to SMALL x SMALL pixels, (n, 3 * SMALL²) float32."""
-    size = (SMALL, SMALL)
-    shrunk = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA).reshape(-1) for frame in frames]
+
+    def shrink(some: np.ndarray) -> list[np.ndarray]:
+        return [cv2.resize(frame, (SMALL, SMALL), interpolation=cv2.INTER_AREA).reshape(-1) for frame in some]
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        shrunk = [one for some in pool.map(shrink, np.array_split(frames, threads)) for one in some]
     return np.stack(shrunk).astype(np.float32)
 
 
@@ -289,12 +296,16 @@ def _nearest(asked: np.ndarray, points: np.ndarray, owner: np.ndarray) -> tuple[
     left = np.hstack([-2.0 * asked, np.ones_like(asked[:, :1])])
     right = np.hstack([points, np.square(points).sum(1, keepdims=True)]).T
     nearest, distance = np.zeros(len(points), int), np.zeros(len(points))
-    for rows in np.array_split(np.arange(len(points)), max(1, len(points) // 256)):
+
+    def compare(rows: np.ndarray) -> None:
         apart = left[rows] @ right
         for own in np.unique(owner[rows]):
             apart[owner[rows] == own, slice(*np.searchsorted(owner, [own, own + 1]))] = np.inf
         nearest[rows] = apart.argmin(1)
         distance[rows] = apart[np.arange(len(rows)), nearest[rows]] + np.square(asked[rows]).sum(1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compare, np.array_split(np.arange(len(points)), max(1, len(points) // 256))))
     return nearest, distance
 
 

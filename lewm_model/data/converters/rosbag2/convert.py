@@ -34,7 +34,7 @@ from lewm_model.data.converters.rosbag2.episodes import BagReport, plan_episodes
 from lewm_model.data.converters.rosbag2.files import bag_files
 from lewm_model.data.converters.rosbag2.messages import Topics
 from lewm_model.data.converters.rosbag2.pictures import write_episodes
-from lewm_model.data.converters.rosbag2.streams import CLOCKS, Streams, joint_names, read_streams
+from lewm_model.data.converters.rosbag2.streams import CLOCKS, Streams, joint_names, read_streams, unused_commands
 from lewm_model.data.converters.view import View
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
@@ -149,13 +149,12 @@ def _named(columns: Columns, sources: Sequence[tuple[Path, Sequence[Path]]], top
 
     :raises DataError: no recording has a command, or the names or units cannot be used.
     """
-    names, others = columns.names, dict[str, str]()
+    names = columns.names
     for _, files in sources:
-        if not names:
-            names, more = joint_names(files, topics)
-            others |= more
+        names = names or joint_names(files, topics)
     names = tuple(name for name in names if name not in columns.held)
     if not names:
+        others = {topic: said for _, files in sources for topic, said in unused_commands(files).items()}
         listed = ", ".join(f"{topic} ({said})" if said else topic for topic, said in sorted(others.items()))
         raise DataError(
             f"{sources[0][0]} holds no command on a topic {topics.command!r}; name the topic, or the joints if another "

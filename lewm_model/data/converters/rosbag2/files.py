@@ -13,20 +13,20 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import yaml
 import zstandard
 from mcap.data_stream import ReadDataStream
-from mcap.exceptions import EndOfFile, InvalidMagic
+from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, McapRecord, Message, Schema
-from mcap.stream_reader import StreamReader, get_chunk_data_stream
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import get_chunk_data_stream, read_magic
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from lewm_model.data.errors import DataError
@@ -41,6 +41,8 @@ _MESSAGE = struct.Struct("<HIQQ")  # before a message's bytes: channel, sequence
 _SQLITE_TOPICS = "SELECT id, name, type FROM topics"
 _SQLITE_DEFINITIONS = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
 _SQLITE_MESSAGES = "SELECT topic_id, timestamp, data FROM messages ORDER BY id"
+
+Wanted = Callable[[str, str], bool]  # (topic, type) -> whether such messages are wanted
 
 
 class TopicMessage(NamedTuple):
@@ -121,45 +123,30 @@ def _named_files(metadata: Path, problems: list[str]) -> list[str]:
     return [name for name in found if _is_storage(Path(name))]
 
 
-def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """All messages of an MCAP or SQLite file, in the order of the file.
+def read_messages(
+    file: Path, problems: list[str] | None = None, wanted: Wanted | None = None
+) -> Iterator[TopicMessage]:
+    """The messages of an MCAP or SQLite file, in the order of the file.
 
     An MCAP file that was cut off, because the recorder was killed, is read up to its last whole chunk; a damaged chunk
     is left out, with a message of type `LOST` in its place. Both are reported in `problems`.
 
+    :param wanted: which messages, by topic and type; those of others take little time. None is all.
     :raises DataError: the file is neither.
     """
     problems = [] if problems is None else problems
     if not file.is_file():
         raise DataError(f"{file}, which the recording names, is missing")
     if _plain_name(file).endswith(".db3"):
-        yield from _sqlite_messages(file, problems)
+        found = _sqlite_messages(file, problems)
+        yield from (one for one in found if wanted is None or wanted(one.topic, one.type))
         return
     schemas: dict[int, Schema] = {}
-    channels: dict[int, Channel] = {}
-    decoders: dict[int, Any] = {}
+    channels: dict[int, _Known] = {}
+    unwanted: set[int] = set()  # channels
     count, last_ns = 0, 0
-
-    def unpack(record: Any) -> Iterator[TopicMessage]:
-        nonlocal count, last_ns
-        if isinstance(record, Schema):
-            schemas[record.id] = record
-        elif isinstance(record, Channel):
-            channels[record.id] = record
-            schema = schemas.get(record.schema_id)
-            known = schema is not None and record.message_encoding == CDR
-            decoders[record.id] = _decoder(schema.name, schema.encoding, schema.data) if schema and known else None
-        elif isinstance(record, Message) and record.channel_id in channels:
-            channel = channels[record.channel_id]
-            schema = schemas.get(channel.schema_id)
-            count += 1
-            last_ns = record.log_time
-            encoding = channel.message_encoding
-            data, decode = _uncompressed(record.data), decoders[record.channel_id]
-            yield TopicMessage(channel.topic, schema.name if schema else "", record.log_time, data, decode, encoding)
-
     with _opened(file) as stream:
-        records = _RecordReader(stream, emit_chunks=True, record_size_limit=_LARGEST).records
+        records = _file_records(stream, unwanted)
         while True:
             try:
                 record = next(records)
@@ -179,48 +166,100 @@ def read_messages(file: Path, problems: list[str] | None = None) -> Iterator[Top
             except Exception as error:  # damaged records raise errors of many types
                 problems.append(f"{file} is damaged after message {count} and was not read from there on: {error}")
                 return
-            if not isinstance(record, Chunk):
-                yield from unpack(record)
-                continue
             try:
-                inner = _records(record)
+                parts = _chunk_records(record, unwanted) if isinstance(record, Chunk) else [record]
             except Exception as error:  # decompressors raise errors of many types
                 problems.append(f"{file}: a chunk after message {count} is damaged and was left out: {error}")
-                yield TopicMessage("", LOST, last_ns, b"", None)
+                if wanted is None or wanted("", LOST):
+                    yield TopicMessage("", LOST, last_ns, b"", None)
                 continue
-            for part in inner:
-                yield from unpack(part)
+            for part in parts:
+                if isinstance(part, Message) and (known := channels.get(part.channel_id)):
+                    count, last_ns = count + 1, part.log_time
+                    if part.channel_id not in unwanted:
+                        topic, kind, decode, encoding = known
+                        yield TopicMessage(topic, kind, part.log_time, _uncompressed(part.data), decode, encoding)
+                elif isinstance(part, Schema):
+                    schemas[part.id] = part
+                elif isinstance(part, Channel):
+                    channels[part.id] = known = _known(part, schemas.get(part.schema_id))
+                    if wanted is not None and not wanted(known.topic, known.type):
+                        unwanted.add(part.id)
 
 
-class _RecordReader(StreamReader):
-    """mcap's, without the indexes behind each chunk, which it would read number by number and nobody asks for."""
+class _Known(NamedTuple):
+    """What a channel of an MCAP file says of its messages, as in TopicMessage."""
 
-    def _read_record(self, opcode: int, length: int) -> McapRecord | None:
-        return None if opcode == Opcode.MESSAGE_INDEX else super()._read_record(opcode, length)
+    topic: str
+    type: str
+    decode: Any
+    encoding: str
 
 
-def _records(chunk: Chunk) -> list[Schema | Channel | Message]:
-    """The records of a chunk, as mcap's `breakup_chunk` gives them, but faster: that one reads every number separately,
-    which takes longer than anything else that is done with most messages.
+def _known(channel: Channel, schema: Schema | None) -> _Known:
+    cdr = schema is not None and channel.message_encoding == CDR
+    decode = _decoder(schema.name, schema.encoding, schema.data) if schema and cdr else None
+    return _Known(channel.topic, schema.name if schema else "", decode, channel.message_encoding)
+
+
+_Record: TypeAlias = Schema | Channel | Message
+
+
+def _file_records(stream: Any, unwanted: Container[int]) -> Iterator[_Record | Chunk]:
+    """What `messages` needs of an MCAP file's records, as mcap's `StreamReader` gives them, but faster: that one reads
+    every number by itself, also those of the indexes behind each chunk, which nobody asks for.
+
+    :param unwanted: channels whose messages are left out.
+    :raises InvalidMagic: the file does not begin, or end, as MCAP does.
+    :raises EndOfFile: it ends within a record.
+    :raises Exception: a record is damaged.
+    """
+    source = ReadDataStream(stream)
+    read_magic(source)
+    opcode = 0
+    while opcode != Opcode.FOOTER:
+        opcode, length = _RECORD.unpack(source.read(_RECORD.size))
+        if length > _LARGEST:
+            raise RecordLengthLimitExceeded(opcode, length, _LARGEST)
+        content = source.read(length)
+        if len(content) < length:
+            raise EndOfFile
+        if opcode == Opcode.CHUNK:
+            yield Chunk.read(ReadDataStream(BytesIO(content)))
+        elif record := _record(opcode, content, 0, length, unwanted):
+            yield record
+    read_magic(source)
+
+
+def _chunk_records(chunk: Chunk, unwanted: Container[int]) -> list[_Record]:
+    """The same of the records of a chunk.
 
     :raises Exception: the chunk is damaged; the type of the error is the decompressor's.
     """
     stream, length = get_chunk_data_stream(chunk, validate_crc=True)
     data, at = stream.read(length), 0
-    records: list[Schema | Channel | Message] = []
+    records: list[_Record] = []
     while at < length:
         opcode, size = _RECORD.unpack_from(data, at)
         begin, at = at + _RECORD.size, at + _RECORD.size + size
         if at > length:
             raise EndOfFile
-        if opcode == Opcode.MESSAGE:
-            channel, sequence, log_ns, published_ns = _MESSAGE.unpack_from(data, begin)
-            content = data[begin + _MESSAGE.size : at]
-            records.append(Message(channel, log_ns, content, published_ns, sequence))
-        elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
-            kind = Schema if opcode == Opcode.SCHEMA else Channel
-            records.append(kind.read(ReadDataStream(BytesIO(data[begin:at]))))
+        if record := _record(opcode, data, begin, at, unwanted):
+            records.append(record)
     return records
+
+
+def _record(opcode: int, data: bytes, begin: int, end: int, unwanted: Container[int]) -> _Record | None:
+    """The record whose content lies there; None for one that is not needed."""
+    if opcode == Opcode.MESSAGE:
+        channel, sequence, log_ns, published_ns = _MESSAGE.unpack_from(data, begin)
+        if channel in unwanted:
+            return None
+        return Message(channel, log_ns, data[begin + _MESSAGE.size : end], published_ns, sequence)
+    if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+        kind = Schema if opcode == Opcode.SCHEMA else Channel
+        return kind.read(ReadDataStream(BytesIO(data[begin:end])))
+    return None
 
 
 def _opened(file: Path) -> Any:
@@ -347,8 +386,10 @@ def _sqlite_copies(file: Path, scratch: Path, called: Path, problems: list[str])
     return copies
 
 
-def messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterator[TopicMessage]:
-    """The messages of all files of a recording, one file after the other.
+def messages(
+    files: Sequence[Path], problems: list[str] | None = None, wanted: Wanted | None = None
+) -> Iterator[TopicMessage]:
+    """The messages of all files of a recording, one file after the other; by topic and type only those that are wanted.
 
     One of several that cannot be read at all is named, and a message of type `LOST` stands in its place.
 
@@ -357,7 +398,7 @@ def messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterat
     last_ns = 0
     for file in files:
         try:
-            for message in read_messages(file, problems):
+            for message in read_messages(file, problems, wanted):
                 last_ns = message.log_ns
                 yield message
         except DataError as error:
@@ -365,4 +406,5 @@ def messages(files: Sequence[Path], problems: list[str] | None = None) -> Iterat
                 raise
             if problems is not None:
                 problems.append(f"left out: {error}")
-            yield TopicMessage("", LOST, last_ns, b"", None)
+            if wanted is None or wanted("", LOST):
+                yield TopicMessage("", LOST, last_ns, b"", None)

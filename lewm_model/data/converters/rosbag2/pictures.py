@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,8 @@ from lewm_model.robot.rectify import Rectifier, camera_info_topic
 
 # Share by which the aspect ratio of a camera's pictures may change; beyond it they show another part of the scene.
 OTHER_SHAPE = 0.03
-READ_AHEAD = 64  # pictures that wait to be decoded: enough for every core, little memory
+PICTURES = IMAGE, COMPRESSED
+READ_AHEAD = 64  # pictures that wait to be decoded, at most: enough for many cores, little memory
 TOGETHER = 8  # pictures that a thread decodes in a row, since handing over takes time, too
 
 
@@ -58,31 +59,44 @@ def write_episodes(
     edges = np.cumsum([0, *(camera.width for camera in observation.cameras)])  # of the parts
     shapes: dict[int, tuple[int, ...]] = {}  # of each camera's first picture
 
-    def put(job: _Job, found: _Found | EncodingError, episode: int, row: int) -> None:
-        """Puts a picture in its place in a frame, or notes why there is none."""
-        if isinstance(found, EncodingError):
+    def part(camera: int, episode: int, row: int) -> np.ndarray:
+        """Where a camera's picture lies in a frame, (H, W, 3)."""
+        if episode not in begun:
+            n = len(episodes[episode].frames)
+            begun[episode] = np.empty((n, *observation.size, 3), np.uint8), np.zeros((n, len(image_topics)), bool)
+        return begun[episode][0][row, :, edges[camera] : edges[camera + 1]]
+
+    def note(shape: _Shape | EncodingError, camera: int, episode: int, row: int) -> None:
+        """Notes that a picture is in its place, or why it is not."""
+        if isinstance(shape, EncodingError):
             report.left_out["images that cannot be read"] += 1
-            if f"{source}: {found}" not in report.gaps:
-                report.gaps.append(f"{source}: {found}")
+            if f"{source}: {shape}" not in report.gaps:
+                report.gaps.append(f"{source}: {shape}")
             return
-        (picture, shape), camera = found, job.camera
         first = shapes.setdefault(camera, shape)
         if abs(shape[0] * first[1] - shape[1] * first[0]) > OTHER_SHAPE * shape[0] * first[1]:
             report.left_out[f"pictures of another shape than the first, {first[1]} x {first[0]}"] += 1
             return
-        pixels, there = begun[episode]
-        pixels[row, :, edges[camera] : edges[camera + 1]] = picture
-        there[row, camera] = True
+        begun[episode][1][row, camera] = True
+
+    def jobs() -> Iterator[_Job]:
+        """The pictures that are needed, in the order of recording."""
+        seen = Counter[int]()
+        for message in messages(
+            files, wanted=lambda topic, kind: topic in image_topics and kind in (IMAGE, COMPRESSED)
+        ):
+            camera = image_topics.index(message.topic)
+            belongs = places.get((camera, seen[camera]), [])
+            seen[camera] += 1
+            if belongs:
+                yield _Job(message, camera, belongs, [part(camera, i, row) for i, row in belongs])
 
     bar = tqdm(total=len(places), desc=f"converting {source.name}", unit="frame", disable=None, delay=2)
     with bar:
-        for job, found in _decoded(_jobs(files, image_topics, places), observation.cameras, rectifiers):
+        for job, shape in _decoded(jobs(), observation.cameras, rectifiers):
             bar.update()
             for i, row in job.places:
-                if i not in begun:
-                    size = len(episodes[i].frames), *observation.size, 3
-                    begun[i] = np.empty(size, np.uint8), np.zeros((len(episodes[i].frames), len(image_topics)), bool)
-                put(job, found, i, row)
+                note(shape, job.camera, i, row)
                 missing[i] -= 1
                 if not missing[i]:
                     pixels, there = begun.pop(i)
@@ -95,40 +109,29 @@ class _Job(NamedTuple):
     message: TopicMessage
     camera: int
     places: list[tuple[int, int]]  # episodes and rows that it belongs to
+    parts: list[np.ndarray]  # of the frames there, (H, W, 3) uint8, that it fills
 
 
-# A camera's part of the model's picture, and the shape of the recorded one, which may have come reduced.
-_Found = tuple[np.ndarray, tuple[int, ...]]
-
-
-def _jobs(
-    files: Sequence[Path], image_topics: Sequence[str], places: Mapping[tuple[int, int], list[tuple[int, int]]]
-) -> Iterator[_Job]:
-    """The pictures that are needed, in the order of recording."""
-    seen = Counter[int]()
-    for message in messages(files):
-        if message.topic not in image_topics or message.type not in (IMAGE, COMPRESSED):
-            continue
-        camera = image_topics.index(message.topic)
-        belongs = places.get((camera, seen[camera]))
-        seen[camera] += 1
-        if belongs:
-            yield _Job(message, camera, belongs)
+_Shape = tuple[int, ...]  # of a recorded picture, which may have come reduced
 
 
 def _decoded(
     jobs: Iterator[_Job], cameras: Sequence[Camera], rectifiers: Sequence[Rectifier | None]
-) -> Iterator[tuple[_Job, _Found | EncodingError]]:
-    """The pictures in the same order, decoded in threads, which OpenCV lets run beside one another."""
+) -> Iterator[tuple[_Job, _Shape | EncodingError]]:
+    """The jobs in the same order, done in threads, which OpenCV lets run beside one another; with each the shape of its
+    picture, or why it cannot be read.
+    """
 
-    def decode(some: Sequence[_Job]) -> list[tuple[_Job, _Found | EncodingError]]:
-        return [(job, _part(job.message, cameras[job.camera], rectifiers[job.camera])) for job in some]
+    def decode(some: Sequence[_Job]) -> list[tuple[_Job, _Shape | EncodingError]]:
+        return [(job, _fill(job, cameras[job.camera], rectifiers[job.camera])) for job in some]
 
-    waiting: deque[Future[list[tuple[_Job, _Found | EncodingError]]]] = deque()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    waiting: deque[Future[list[tuple[_Job, _Shape | EncodingError]]]] = deque()
+    threads = os.cpu_count() or 1
+    most = min(READ_AHEAD // TOGETHER, 2 * threads)
+    with ThreadPoolExecutor(threads) as pool:
         while some := list(itertools.islice(jobs, TOGETHER)):
             waiting.append(pool.submit(decode, some))
-            if len(waiting) > READ_AHEAD // TOGETHER:
+            if len(waiting) > most:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
@@ -173,8 +176,8 @@ def read_rectifiers(
     ]
     found: dict[str, Rectifier | None] = {"": None}
     missing = set(topics) - set(found)
-    for message in messages(files) if missing else ():
-        if message.topic in missing and message.type == CAMERA_INFO:
+    for message in messages(files, wanted=lambda _, kind: kind == CAMERA_INFO) if missing else ():
+        if message.topic in missing:
             try:
                 found[message.topic] = Rectifier(decoded(message))
             except ObservationError as error:
@@ -190,15 +193,18 @@ def read_rectifiers(
     return [found[topic] for topic in topics]
 
 
-def _part(message: TopicMessage, camera: Camera, rectify: Rectifier | None) -> _Found | EncodingError:
-    """What a message shows, or why it cannot be read."""
+def _fill(job: _Job, camera: Camera, rectify: Rectifier | None) -> _Shape | EncodingError:
+    """Fills the parts of a job with its picture; the picture's shape, or why it cannot be read."""
     try:
-        picture = _picture(message, camera)
-        return camera.picture(picture if rectify is None else rectify(picture)), picture.shape
+        picture = _picture(job.message, camera)
+        part = camera.picture(picture if rectify is None else rectify(picture))
     except EncodingError as error:
         return error
     except ObservationError as error:
         raise DataError(str(error)) from error
+    for place in job.parts:
+        place[:] = part
+    return picture.shape
 
 
 def _picture(message: TopicMessage, camera: Camera) -> np.ndarray:

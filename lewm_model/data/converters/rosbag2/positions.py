@@ -120,7 +120,7 @@ def joined_states(states: Sequence[State], longest_s: float) -> list[State]:
     """The states as they are, or, where each joint comes in messages of its own, those of all messages with the others'
     positions interpolated between theirs, which are at most `longest_s` apart.
     """
-    if not any(np.isnan(one.positions).any() for one in states):
+    if not np.isnan([one.positions for one in states]).any():
         return list(states)
     states = sorted(states, key=lambda one: one.stamp_ns)
     at_s = np.array([one.stamp_ns - states[0].stamp_ns for one in states]) / NS_PER_S

@@ -98,30 +98,27 @@ def _interval_s(sections: Sequence[Sequence[Frame | State]], share: float) -> fl
     return float(np.quantile(intervals[intervals > 0], share)) / NS_PER_S if (intervals > 0).any() else 0.0
 
 
-def joint_names(files: Sequence[Path], topics: Topics) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The joints that most commands are for, else the controller's; and the recording's other topics that may hold
-    commands, with why they cannot be used.
-    """
+def joint_names(files: Sequence[Path], topics: Topics) -> tuple[str, ...]:
+    """The joints that most commands are for, else the controller's; () where neither was recorded."""
     counts: Counter[tuple[str, ...]] = Counter()
     controlled: tuple[str, ...] = ()
     orders: dict[tuple[str, ...], tuple[str, ...]] = {}
-    others: dict[str, str] = {}
-    roles: dict[_Kind, str] = {}
     read_names = NamesReader()
-    for message in messages(files):
-        role = roles.get(kind := _kind(message))
-        if role is None:
-            role = roles[kind] = _role(message, topics, ())
-            said = obstacle(message, [COMMAND])
-            if said is not None:
-                others[message.topic] = said
+    for message in messages(files, wanted=lambda _, kind: kind in (COMMAND, REFERENCE)):
+        role = _role(message, topics, ())
         if role == "command" and (found := read_names(message)):
             key = tuple(sorted(found))
             counts[key] += 1
             orders.setdefault(key, found)
         elif role == "reference" and not controlled:
             controlled = read_names(message)
-    return (orders[counts.most_common(1)[0][0]] if counts else controlled), others
+    return orders[counts.most_common(1)[0][0]] if counts else controlled
+
+
+def unused_commands(files: Sequence[Path]) -> dict[str, str]:
+    """The topics that may hold commands, with why they cannot be used, "" where they can."""
+    said = {message.topic: obstacle(message, [COMMAND]) for message in messages(files)}
+    return {topic: why for topic, why in said.items() if why is not None}
 
 
 def read_streams(
@@ -273,8 +270,10 @@ def _collect(
         elif role == "joint state":
             states = read_states(message, report.left_out)
             for each in states:
-                there = [name for name, at in zip(wanted_joints, each.positions.tolist(), strict=True) if at == at]
-                part = "" if len(there) == len(wanted_joints) else f" of {', '.join(there)}"  # from a node of its own
+                part, positions = "", each.positions.tolist()
+                if any(at != at for at in positions):  # of some joints, by a node of its own
+                    there = [name for name, at in zip(wanted_joints, positions, strict=True) if at == at]
+                    part = f" of {', '.join(there)}"
                 follow(f"joint states on {topic}{part}", each.stamp_ns, STATE_STEP_BACK_S)
                 found.sections[-1].joints[topic].append(each)
             if not states and not found.seen["joint states"].get(topic):
