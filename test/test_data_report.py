@@ -187,3 +187,10 @@ def test_a_camera_that_was_moved_and_light_that_changed_are_told(data: Episodes)
     brighter = still.pixels.copy()
     brighter[row:] = np.clip(brighter[row:].astype(int) + 40, 0, 255).astype(np.uint8)
     assert "fix exposure" in warnings(report_on(replace(data, pixels=brighter)))["exposure"]
+
+
+def test_dark_pictures_and_too_little_motion_to_judge_are_told(data: Episodes) -> None:
+    dark = replace(data, pixels=data.pixels // 16)  # 12 of 16 bits
+    assert "12 bits" in warnings(report_on(dark))["brightest part"]
+    assert "brightest part" not in warnings(report_on(data))
+    assert "not judged" in warnings(report_on(data.first(2)))["lag of the camera"]

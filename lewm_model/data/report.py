@@ -30,6 +30,7 @@ QUERIES, OTHERS = 1500, 12_000  # random frames, and frames of other episodes th
 EDGE = 0.01  # share of an action's range that counts as its end
 # Beyond these a finding becomes a warning. Jitter: of the frame period. Dropped, saturated, frozen, copied: shares.
 MOST_JITTER, MOST_DROPPED, MOST_SATURATED, MOST_FROZEN, MOST_COPIED = 0.1, 0.01, 0.1, 0.02, 0.01
+DARK = 24.0  # grey levels of 255; where nothing is brighter little is seen: what uses 12 of 16 bits ends at 16
 LEAST_CHANGE = 0.5  # grey levels, root mean square, of the pictures after an action block
 CELLS = 8  # of each joint's range, for the coverage
 # Beyond these the verdict is NO-GO: frames of a usable episode, usable episodes, frames in them, shares of the frames.
@@ -232,7 +233,7 @@ def _lag(data: Episodes, found: DataReport) -> None:
     found.numbers["lag_steps"] = pairing.lag_steps
     warning = "; ".join(pairing.wrong + pairing.doubts)
     if pairing.lag_steps is None:
-        found.add("lag of the camera", "not known", warning)
+        found.add("lag of the camera", "not known", warning or pairing.unjudged)
         return
     found.numbers |= {"lag_correlation": pairing.correlation, "alike_pictures_apart": pairing.apart}
     lag = pairing.lag_steps
@@ -247,6 +248,9 @@ def _scene(data: Episodes, chosen: np.ndarray, small: list[np.ndarray], found: D
     found.numbers["brightness_drift"] = drift
     uneven = "fix exposure and white balance, or record in the light in which the robot will work"
     found.add("exposure", f"the mean of an episode varies by {drift:.1f} grey levels", uneven if drift > 15 else "")
+    found.numbers["brightest"] = level = float(max(some.max() for some in small))
+    dark = "pictures are dark: open the exposure; a camera of 12 bits that sends 16 has to shift them up in its driver"
+    found.add("brightest part", f"{level:.0f} of 255", dark if level < DARK else "")
     if len(small) >= 6:
         scenes = np.stack([np.median(some, axis=0) for some in small]) - brightness[:, None]
         steps = [

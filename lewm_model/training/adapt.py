@@ -83,6 +83,7 @@ def _fine_tuning(bundle: Bundle, settings: AdaptConfig) -> TrainConfig:
         learning_rate=settings.learning_rate_share * config.learning_rate,
         validation_fraction=settings.validation_fraction,
         warmup_fraction=settings.warmup_fraction,
+        threads=TrainConfig.threads,  # of this machine, not of the one that the bundle was trained on
     )
 
 

@@ -117,6 +117,8 @@ def _check_pairing(report: Conversion, path: Path, accept_doubts: bool) -> None:
             + f". Nothing was written; if you know that they do fit, give --accept-doubts\n{report}"
         )
     report.problems += pairing.wrong + pairing.doubts
+    if pairing.unjudged:
+        report.note(pairing.unjudged)
     if pairing.lag_steps is not None:
         report.note(
             f"pictures show what is commanded {pairing.lag_steps:+.1f} steps later, correlation "
