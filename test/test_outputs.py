@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from typer.testing import CliRunner
 
 from lewm_model.cli.main import app
 from lewm_model.data.clips import load_episodes
+from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.data.errors import DataError
 from lewm_model.data.outputs import check_output, is_ours
 
@@ -91,14 +96,28 @@ def test_pictures_without_pixels_are_refused(recording: Path, tmp_path: Path) ->
     assert "--image-size is 0" in refused("convert", recording, "--out", tmp_path / "out.h5", "--image-size", "0")
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])  # the disk's answer to setting room aside
 def test_a_full_disk_is_told_and_nothing_is_left(
-    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    def fallocate(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
     usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("lewm_model.data.episodes._LIBRARY", SimpleNamespace(fallocate=fallocate))
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
     result = CliRunner().invoke(app, ["convert", str(recording), "--out", str(tmp_path / "out.h5")])
     assert isinstance(result.exception, OSError) and "the disk is full; make room" in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["s1.mcap"]
+
+
+def test_room_for_an_episode_is_set_aside_before_it_is_written_and_what_is_left_is_freed(tmp_path: Path) -> None:
+    pixels, still = np.zeros((20, 32, 32, 3), np.uint8), np.zeros((20, 1))
+    with EpisodeWriter(tmp_path / "out.h5", 32, ("a",), 0.05) as writer:
+        writer.append(pixels, still[1:], still)
+        set_aside = os.stat(tmp_path / "out.h5.part").st_blocks * 512
+    assert set_aside > 2**24 > 8 * os.stat(tmp_path / "out.h5").st_blocks * 512
 
 
 def test_two_commands_with_one_output_do_not_mix(recording: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ int64 are the first row and the number of rows of each episode.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -24,7 +25,9 @@ import numpy as np
 
 from lewm_model.robot.observation import Camera
 
-_ROOM = 2**25  # bytes that are left free: HDF5 does not survive a write that fails on a full disk
+_ROOM = 2**25  # bytes for HDF5's own use, beside the frames
+_KEEP_SIZE = 1  # of Linux's fallocate: the file gets room behind its end and does not become longer
+_LIBRARY = ctypes.CDLL(None, use_errno=True)
 _FRAMES_PER_CHUNK = 8  # few, since a clip reads few frames; but the index of one chunk per frame would be slow
 
 
@@ -103,8 +106,7 @@ class EpisodeWriter:
         :raises ValueError: a shape or dtype does not fit, or a number is not finite.
         :raises OSError: the disk is full.
         """
-        if shutil.disk_usage(self._path.parent).free < pixels.nbytes + _ROOM:
-            raise OSError(errno.ENOSPC, "the disk is full; make room, or write to another one", str(self._path))
+        self._make_room(pixels.nbytes + _ROOM)
         frames = len(pixels)
         expected = (frames, *self.image_size, 3)
         if frames < 2 or pixels.shape != expected or pixels.dtype != np.uint8:
@@ -139,7 +141,8 @@ class EpisodeWriter:
         """Completes the file and gives it its name."""
         if self._file:
             self._file.close()
-            with open(self._part, "rb") as written:
+            with open(self._part, "r+b") as written:
+                written.truncate(os.fstat(written.fileno()).st_size)  # frees the room that was not used
                 os.fsync(written.fileno())
             os.replace(self._part, self._path)
 
@@ -148,6 +151,20 @@ class EpisodeWriter:
         if self._file:
             self._file.close()
             self._part.unlink()
+
+    def _make_room(self, size: int) -> None:
+        """Has the disk set aside `size` bytes behind what was written: HDF5 does not survive a write that fails.
+
+        :raises OSError: the disk is full.
+        """
+        with open(self._part, "r+b") as file:
+            end = os.fstat(file.fileno()).st_size
+            if _LIBRARY.fallocate(file.fileno(), _KEEP_SIZE, ctypes.c_long(end), ctypes.c_long(size)) == 0:
+                return
+            full = ctypes.get_errno() == errno.ENOSPC
+            file.truncate(end)  # frees what was set aside
+        if full or shutil.disk_usage(self._path.parent).free < size:  # not every file system can set room aside
+            raise OSError(errno.ENOSPC, "the disk is full; make room, or write to another one", str(self._path))
 
     def __enter__(self) -> EpisodeWriter:
         return self
