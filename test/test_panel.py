@@ -189,13 +189,10 @@ def test_the_recorded_frame_nearest_to_a_latent_is_found_with_its_place(tmp_path
 
 def test_planned_paths_are_drawn_where_the_camera_of_the_robot_file_sees_them() -> None:
     pinhole = Pinhole.of_world()
-    axes = pinhole.rotation @ np.diag([1.0, -1.0, -1.0])  # x right, y down, z forwards, as ROS has it
-    angles = np.arctan2(axes[2, 1], axes[2, 2]), np.arcsin(-axes[2, 0]), np.arctan2(axes[1, 0], axes[0, 0])
     robot = load_robot("tabletop")
-    place = {"frame": "optical", "parent": "base", "pose": (*pinhole.position, *map(float, angles))}
-    camera = replace(robot.cameras[0], **place)
-    assert Paths.of(robot, camera.topic) is None  # which does not say where its camera is
-    paths = Paths.of(replace(robot, cameras=(camera,)), camera.topic)
+    camera = robot.cameras[0]
+    assert Paths.of(replace(robot, cameras=(replace(camera, pose=()),)), camera.topic) is None
+    paths = Paths.of(robot, camera.topic)
     assert paths is not None
     info = camera_info_message(pinhole.width, pinhole.height, pinhole.focal_px, 0)
     plan, other = np.linspace([0.2, 0.1], [0.9, 0.8], 12), np.linspace([0.2, 0.1], [-0.7, -0.9], 12)
@@ -386,6 +383,10 @@ def test_speed_hold_dry_run_and_cancel_reach_the_planner(panel: SimpleNamespace)
             await page.until(lambda s: s["state"] == "holding" and s["speed"] == 0.0)
             await page.post("hold")
             await page.until(lambda s: s["state"] == "armed" and s["speed"] == 0.5)
+            assert (await page.post("goal?preview", json={"name": "left"}))[0] == 200
+            await page.until(lambda s: s["state"] == "disarmed" and page.pictures.get("i"), 30.0)  # to be looked at
+            await page.arm()
+            await page.until(lambda s: s["state"] == "armed")
             assert (await page.post("cancel"))[0] == 200
             assert (await page.post("disarm"))[0] == 200
             assert (await page.post("dry_run", json={"on": False}))[0] == 200

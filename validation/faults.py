@@ -383,7 +383,9 @@ def attempt(rig: Rig, fault: Fault, number: int, seed: int) -> Run:
     if fault.words:
         run.unnamed = not named()
     else:
-        held = rest_s is not None and rig.distance_rad() > AT_GOAL_RAD and not fault.quiet
+        # An arm that only turns round, or comes to the end of a plan, is at rest for a moment, too.
+        held = rest_s is not None and removed_s - rest_s > LOOK_S
+        held = held and rig.distance_rad() > AT_GOAL_RAD and not fault.quiet
         run.unnamed = not fault.holds and held and not any(report.level for report in rig.reports)
     end()
 

@@ -144,12 +144,14 @@ class Commands:
 
     async def _capture(self, request: web.Request) -> str:
         await self._end_sequence(request)
+        await self._preview(request)
         return await self.trigger("capture")
 
     async def _goal(self, request: web.Request) -> str:
         name = str((await body(request)).get("name"))
         picture = self._named(name)
         await self._end_sequence(request)
+        await self._preview(request)
         self._node.show_goal(picture)
         return f"{name} is the goal"
 
@@ -204,6 +206,11 @@ class Commands:
             raise Refused("a sequence is running still; try it again")
         self._check(request)
 
+    async def _preview(self, request: web.Request) -> None:
+        """Disarms the arm before a goal whose imagined future is to be looked at first; to arm it is to confirm."""
+        if "preview" in request.query:
+            await self._disarm(request)
+
     def _named(self, name: str) -> np.ndarray:
         try:
             return self._node.library.picture(name)
@@ -217,6 +224,7 @@ class Commands:
             kept = self._node.library.save(picture)
         except GoalError as error:
             raise Refused(f"not taken: {error}") from error
+        await self._preview(request)
         self._node.show_goal(picture)
         return "the picture is the goal" + (f", and kept as {kept}" if kept else "")
 

@@ -31,6 +31,8 @@ async function send(command, options = {}) {
   }
 }
 
+// A goal that is to be looked at before the arm moves there disarms it; Arm confirms.
+const goal = (command) => (at("preview").checked ? `${command}?preview` : command);
 const sendJson = (command, value) => send(command, { body: JSON.stringify(value) });
 
 function notice(text) {
@@ -54,8 +56,9 @@ document.addEventListener("keyup", (event) => {
 });
 for (const button of document.querySelectorAll("[data-command]")) {
   button.addEventListener("click", async () => {
-    await send(button.dataset.command);
-    if (button.dataset.command === "capture") setTimeout(gallery, 500);
+    const { command } = button.dataset;
+    await send(command === "capture" ? goal(command) : command);
+    if (command === "capture") setTimeout(gallery, 500);
   });
 }
 at("take").addEventListener("click", () => send("take"));
@@ -65,7 +68,7 @@ at("speed").addEventListener("change", () => sendJson("speed", { share: at("spee
 at("dry-run").addEventListener("change", () => sendJson("dry_run", { on: at("dry-run").checked }));
 at("upload").addEventListener("change", async () => {
   const file = at("upload").files[0];
-  if (file) await send("upload", { body: file });
+  if (file) await send(goal("upload"), { body: file });
   at("upload").value = "";
   gallery();
 });
@@ -100,7 +103,7 @@ at("look").addEventListener("click", async () => {
   URL.revokeObjectURL(at("frame").src);
   at("frame").src = URL.createObjectURL(await answer.blob());
 });
-at("recorded").addEventListener("click", async () => { await sendJson("recorded", chosenFrame()); gallery(); });
+at("recorded").addEventListener("click", async () => { await sendJson(goal("recorded"), chosenFrame()); gallery(); });
 
 // A region of the camera's picture: drawn with the mouse or a finger, or typed.
 const REGION = ["top", "left", "height", "width"];
@@ -387,7 +390,7 @@ async function gallery() {
     const button = document.createElement("button"), image = document.createElement("img");
     image.src = `api/goals/${encodeURIComponent(name)}.jpg`; image.alt = "";
     button.append(image, name); button.type = "button";
-    button.addEventListener("click", () => (at("collect").checked ? station(name) : sendJson("goal", { name })));
+    button.addEventListener("click", () => (at("collect").checked ? station(name) : sendJson(goal("goal"), { name })));
     return button;
   }));
 }
