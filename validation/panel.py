@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how long a stop from the panel takes, and takes screenshots of the page: `make panel-check`, into out/panel.
+"""Measures how long a stop from the panel takes and what watchers cost the planner, and takes screenshots of the page:
+`make panel-check`, into out/panel.
 
     python -m validation.panel --stops 40
 
 The arm is sent from goal to goal. At random moments STOP is sent as the page does, and the time is measured until the
-command that brings the arm to rest arrives. Screenshots are taken with Chromium where it is installed (Debian's
-chromium and chromium-driver, and selenium): light and dark, wide and narrow, before and after a stop by the space bar.
+command that brings the arm to rest arrives. Then the times of plans are compared with nobody and with ten watching, in
+turns; the watchers run on the same machine and drop what they are sent. Screenshots are taken with Chromium where it is
+installed (Debian's chromium and chromium-driver, and selenium): light and dark, wide and narrow, before and after a
+stop by the space bar.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import asyncio
 import json
 import random
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from typing import Any
 import aiohttp
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -33,6 +38,7 @@ from lewm_ros.graph import Graph, reserve_domain, set_environment
 from lewm_ros.messages import rgb_to_message
 
 TOKEN = "validation"
+WATCHERS, TURN_S, GOAL_S = 10, 10.0, 2.5  # TURN_S: with and without watchers; GOAL_S: from goal to goal
 SIZES = {"wide": (1400, 1500), "narrow": (390, 1800)}
 
 
@@ -69,6 +75,51 @@ def stop_once(graph: Graph, address: str, goal: Any, commands: list[tuple[float,
     last = commands[-1][1]
     first_arrival = next(at for at, message in commands if message.points == last.points)
     return first_arrival - began[0] if first_arrival > began[0] else float("nan")
+
+
+def watch(address: str, done: threading.Event) -> None:
+    """Watches as WATCHERS browsers do, until `done`."""
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect("/ws") as socket:
+            async for _ in socket:
+                if done.is_set():
+                    break
+
+    async def every() -> None:
+        async with aiohttp.ClientSession(address) as session:
+            await asyncio.gather(*(one(session) for _ in range(WATCHERS)))
+
+    asyncio.run(every())
+
+
+def plan_times(graph: Graph, address: str, goal: Any, turns: int) -> tuple[list[float], list[float]]:
+    """Times of plans of a moving arm, ms: with nobody watching, and with WATCHERS."""
+    times: tuple[list[float], list[float]] = [], []
+    watched = 0
+
+    def told(status: DiagnosticStatus) -> None:
+        said = {pair.key: pair.value for pair in status.values}
+        if "plan_ms" in said and said["state"] == "armed" and said["reached"] == "no":
+            times[watched].append(float(said["plan_ms"]))
+
+    subscription = graph.node.create_subscription(DiagnosticStatus, "planner_node/status", told, LATCHED)
+    graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
+    for turn in range(2 * turns):
+        goal()
+        graph.call(SetBool, {"/planner_node/enable": SetBool.Request(data=True)})
+        done, watched = threading.Event(), turn % 2
+        browsers = threading.Thread(target=watch, args=(address, done))
+        if watched:
+            browsers.start()
+        for _ in range(round(TURN_S / GOAL_S)):
+            goal()
+            graph.spin_for(GOAL_S)
+        done.set()
+        if watched:
+            browsers.join()
+    graph.node.destroy_subscription(subscription)
+    return times
 
 
 def pictures(address: str, out: Path) -> list[str]:
@@ -131,6 +182,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stops", type=int, default=40, help="number of stops (default 40)")
+    parser.add_argument("--turns", type=int, default=6, help="turns with and without watchers (default 6)")
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and moments (default 0)")
     parser.add_argument("--out", type=Path, default=Path("out/panel"), help="folder (default out/panel)")
     options = parser.parse_args()
@@ -169,6 +221,7 @@ def main() -> None:
 
         graph.spin_for(3.0)
         taken = [stop_once(graph, address, goal, commands, rng) for _ in range(options.stops)]
+        alone, watched = plan_times(graph, address, goal, options.turns)
         made = pictures(address, options.out)
     stops_ms = 1e3 * np.array([each for each in taken if np.isfinite(each)])
     p50, p95 = (float(np.percentile(stops_ms, p)) if len(stops_ms) else None for p in (50, 95))
@@ -176,6 +229,10 @@ def main() -> None:
         "panel.stop_ms_p50": (p50, "ms"),
         "panel.stop_ms_p95": (p95, "ms"),
         "panel.stops": (len(stops_ms), "stops of a moving arm"),
+        "panel.plan_ms": (float(np.median(alone)), "ms"),
+        "panel.plan_ms_watched": (float(np.median(watched)), "ms"),
+        "panel.plan_slowdown_percent": (100 * float(np.median(watched) / np.median(alone) - 1), "%"),
+        "panel.plans": (len(alone) + len(watched), "plans"),
         "panel.screenshots": (len(made), "pictures"),
     }
     write_figures(options.out / "summary.json", figures, f"make panel-check STOPS={options.stops} SEED={options.seed}")
