@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint states and names that are read by the bytes they repeat are those that decoding gives."""
+"""Joint states, commands and names that are read by the bytes they repeat are those that decoding gives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.rosbag2.files import TopicMessage
-from lewm_model.data.converters.rosbag2.messages import COMMAND, STATE, State, read, state
-from lewm_model.data.converters.rosbag2.repeated import NamesReader, StateReader
+from lewm_model.data.converters.rosbag2.messages import COMMAND, STATE, State, command, read, state
+from lewm_model.data.converters.rosbag2.repeated import CommandReader, NamesReader, StateReader
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 COLUMNS = Columns(names=("elbow", "shoulder"), held=("wrist",), units="elbow=deg,shoulder=2,wrist=rad")
@@ -113,6 +113,52 @@ def test_another_definition_of_a_joint_state_is_decoded_each_time() -> None:
     for i in range(10):
         message = TopicMessage("/joint_states", STATE, i, joint_state(rng, *JOINTS[0]), Fields)
         assert equal(reader(message, Counter()), read(message, state, COLUMNS, Counter()))
+
+
+def trajectory(rng: np.random.Generator, frame: str, names: list[str], points: int, kinds: list[int]) -> bytes:
+    """A JointTrajectory message; `kinds` says whether its points have positions, velocities, accelerations, effort."""
+    duration, point = (
+        STORE.types["builtin_interfaces/msg/Duration"],
+        STORE.types["trajectory_msgs/msg/JointTrajectoryPoint"],
+    )
+    made = [
+        point(*(rng.normal(size=len(names) * kind) for kind in kinds), duration(i, int(rng.integers(10**9))))
+        for i in range(points)
+    ]
+    message = STORE.types[COMMAND](header(frame, int(rng.integers(2**60))), names, made)
+    return bytes(STORE.serialize_cdr(message, COMMAND, little_endian=rng.random() < 0.9))
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, Columns(names=("shoulder",))])
+def test_commands_are_those_that_decoding_gives(columns: Columns) -> None:
+    rng, decode = np.random.default_rng(0), Decoder(COMMAND)
+    reader, found_out, expected_out, used = CommandReader(columns), Counter[str](), Counter[str](), 0
+    for i in range(3000):
+        frame, names = JOINTS[rng.integers(len(JOINTS))]
+        kinds = rng.integers(2, size=4).tolist() if i % 2 else [1, 1, 0, 0]
+        data = spoilt(trajectory(rng, frame, names, int(rng.integers(4)), kinds), rng)
+        message = TopicMessage("/commands", COMMAND, int(rng.choice([i, -1, 2**63])) if i % 9 == 0 else i, data, decode)
+        found, expected = reader(message, found_out), read(message, command, columns, expected_out)
+        assert len(found) == len(expected), data
+        for one, other in zip(found, expected, strict=True):
+            for a, b in zip(one, other, strict=True):
+                assert (a is None) == (b is None) and (a is None or np.array_equal(a, b, equal_nan=True)), (
+                    data,
+                    one,
+                    other,
+                )
+        used += len(found)
+    assert found_out == expected_out
+    assert used > 500 and len(found_out) >= 3
+
+
+def test_what_a_planner_repeats_is_decoded_once() -> None:
+    rng, decode = np.random.default_rng(0), Decoder(COMMAND)
+    reader = CommandReader(Columns(names=("elbow", "shoulder")))
+    for i in range(400):
+        data = trajectory(rng, "", ["shoulder", "elbow"], 30, [1, 1, 0, 0])
+        assert len(reader(TopicMessage("/commands", COMMAND, i, data, decode), Counter())) == 1
+    assert decode.count <= 100  # those in the other byte order, and the first
 
 
 def test_names_of_commands_are_those_that_decoding_gives() -> None:

@@ -25,7 +25,7 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, InvalidMagic, RecordLengthLimitExceeded
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, Message, Schema
+from mcap.records import Channel, Chunk, Schema
 from mcap.stream_reader import get_chunk_data_stream, read_magic
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -174,11 +174,13 @@ def read_messages(
                     yield TopicMessage("", LOST, last_ns, b"", None)
                 continue
             for part in parts:
-                if isinstance(part, Message) and (known := channels.get(part.channel_id)):
-                    count, last_ns = count + 1, part.log_time
-                    if part.channel_id not in unwanted:
-                        topic, kind, decode, encoding = known
-                        yield TopicMessage(topic, kind, part.log_time, _uncompressed(part.data), decode, encoding)
+                if isinstance(part, _Message):
+                    if (known := channels.get(part.channel)) is None:
+                        continue
+                    count, last_ns = count + 1, part.log_ns
+                    if part.channel not in unwanted:
+                        data = _uncompressed(part.data) if part.data.startswith(_ZSTD) else part.data
+                        yield TopicMessage(known.topic, known.type, last_ns, data, known.decode, known.encoding)
                 elif isinstance(part, Schema):
                     schemas[part.id] = part
                 elif isinstance(part, Channel):
@@ -202,7 +204,15 @@ def _known(channel: Channel, schema: Schema | None) -> _Known:
     return _Known(channel.topic, schema.name if schema else "", decode, channel.message_encoding)
 
 
-_Record: TypeAlias = Schema | Channel | Message
+class _Message(NamedTuple):
+    """A message record; mcap's own class takes several times as long to make."""
+
+    channel: int
+    log_ns: int
+    data: bytes
+
+
+_Record: TypeAlias = Schema | Channel | _Message
 
 
 def _file_records(stream: Any, unwanted: Container[int]) -> Iterator[_Record | Chunk]:
@@ -244,7 +254,11 @@ def _chunk_records(chunk: Chunk, unwanted: Container[int]) -> list[_Record]:
         begin, at = at + _RECORD.size, at + _RECORD.size + size
         if at > length:
             raise EndOfFile
-        if record := _record(opcode, data, begin, at, unwanted):
+        if opcode == Opcode.MESSAGE:  # as _record does, without a call
+            channel, _, log_ns, _ = _MESSAGE.unpack_from(data, begin)
+            if channel not in unwanted:
+                records.append(_Message(channel, log_ns, data[begin + _MESSAGE.size : at]))
+        elif record := _record(opcode, data, begin, at, unwanted):
             records.append(record)
     return records
 
@@ -252,10 +266,8 @@ def _chunk_records(chunk: Chunk, unwanted: Container[int]) -> list[_Record]:
 def _record(opcode: int, data: bytes, begin: int, end: int, unwanted: Container[int]) -> _Record | None:
     """The record whose content lies there; None for one that is not needed."""
     if opcode == Opcode.MESSAGE:
-        channel, sequence, log_ns, published_ns = _MESSAGE.unpack_from(data, begin)
-        if channel in unwanted:
-            return None
-        return Message(channel, log_ns, data[begin + _MESSAGE.size : end], published_ns, sequence)
+        channel, _, log_ns, _ = _MESSAGE.unpack_from(data, begin)
+        return None if channel in unwanted else _Message(channel, log_ns, data[begin + _MESSAGE.size : end])
     if opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
         kind = Schema if opcode == Opcode.SCHEMA else Channel
         return kind.read(ReadDataStream(BytesIO(data[begin:end])))
@@ -271,9 +283,7 @@ def _opened(file: Path) -> Any:
 
 
 def _uncompressed(data: bytes) -> bytes:
-    """A message that rosbag2 may have compressed by itself; empty where it cannot be uncompressed."""
-    if not data.startswith(_ZSTD):
-        return data
+    """A message that rosbag2 compressed by itself; empty where it cannot be uncompressed."""
     try:
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=_LARGEST)
     except (zstandard.ZstdError, MemoryError):
@@ -326,7 +336,8 @@ def _sqlite_messages(file: Path, problems: list[str]) -> Iterator[TopicMessage]:
                 if isinstance(data, bytes) and isinstance(log_ns, int):
                     count += 1
                     decode = _decoder(kind, *definitions.get(kind, ()))
-                    yield TopicMessage(topic, kind, log_ns, _uncompressed(data), decode)
+                    data = _uncompressed(data) if data.startswith(_ZSTD) else data
+                    yield TopicMessage(topic, kind, log_ns, data, decode)
         except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
             if count == 0:
                 raise DataError(f"{file} is no SQLite recording, or its beginning is damaged: {error}") from error

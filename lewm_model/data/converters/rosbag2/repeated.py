@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads messages that repeat others but for their stamp and numbers, as a publisher's joint states do, by their bytes.
+"""Reads messages that repeat others but for their stamps and numbers, as a publisher's joint states and a planner's
+commands do, by their bytes.
 
-Decoding a joint state takes several times as long as reading its few numbers, and joint states are most of the messages
-of a recording. Where everything lies is learned from a message that was decoded; one that has anything else in these
+Decoding such a message takes several times as long as reading its numbers, and joint states are most of the messages of
+a recording. Where everything lies is learned from a message that was decoded; one that has anything else in these
 places is decoded itself.
 """
 
@@ -10,14 +11,24 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lewm_model.data.converters.columns import Columns
 from lewm_model.data.converters.rosbag2.files import TopicMessage
-from lewm_model.data.converters.rosbag2.messages import LATEST_NS, State, decoded, header_stamp_ns, read, state
+from lewm_model.data.converters.rosbag2.messages import (
+    LATEST_NS,
+    NS_PER_S,
+    Command,
+    State,
+    command,
+    decoded,
+    header_stamp_ns,
+    read,
+    state,
+)
 from lewm_model.robot.trajectory import MOST
 
 MOST_LAYOUTS = 16  # of messages of one size on one topic, such as of joints that each come in messages of their own
@@ -68,8 +79,9 @@ class _Layout(NamedTuple):
                 return None
         numbers = self.positions.unpack_from(data, self.begin)
         positions = [factor * numbers[i] for i, factor in self.columns]
-        if not all(-MOST <= position <= MOST for position in positions):
-            return None
+        for position in positions:
+            if not -MOST <= position <= MOST:
+                return None
         for joint in self.missing:
             positions[joint] = np.nan
         return State(message.log_ns, header_stamp_ns(data), np.array(positions))
@@ -85,13 +97,99 @@ def _layout(fields: Any, columns: Columns) -> _Layout | None:
         return None
     repeated, end, begins = [(0, _LITTLE_ENDIAN), (_STAMPED, head)], _STAMPED + len(head), []
     for size in sizes:
-        repeated.append((end, _COUNT.pack(size)))
+        at, part = repeated[-1]
+        if at + len(part) == end:  # one comparison is faster than two
+            repeated[-1] = at, part + _COUNT.pack(size)
+        else:
+            repeated.append((end, _COUNT.pack(size)))
         begins.append(_aligned(end + _COUNT.size))
         end = begins[-1] + 8 * size if size else end + _COUNT.size
     places = [names.index(name) if name in names else 0 for name in wanted]
     missing = tuple(i for i, name in enumerate(wanted) if name not in names)
     numbers, factors = struct.Struct(f"<{sizes[0]}d"), columns.factors(wanted).tolist()
     return _Layout(end, tuple(repeated), numbers, begins[0], tuple(zip(places, factors, strict=True)), missing)
+
+
+class CommandReader:
+    """Reads JointTrajectory messages, with the same result as `read(message, command, columns, left_out)`."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._layouts: dict[tuple[str, int], list[_Points]] = defaultdict(list)  # by topic and size of the message
+
+    def __call__(self, message: TopicMessage, left_out: Counter[str]) -> list[Command]:
+        """[the command], or [] for a message that cannot be used, whose reason is counted."""
+        layouts = self._layouts[message.topic, len(message.data)]
+        for layout in layouts:
+            if (found := layout.command(message)) is not None:
+                return [found]
+        commands = read(message, command, self._columns, left_out)
+        if commands and len(layouts) < MOST_LAYOUTS:
+            learned = _points(decoded(message), self._columns)
+            found = None if learned is None else learned.command(message)
+            if learned is not None and found is not None and _same(found, commands[0]):
+                layouts.append(learned)
+        return commands
+
+
+class _Points(NamedTuple):
+    """What lies where in serialised JointTrajectory messages that differ in stamps and numbers only."""
+
+    size: int  # bytes
+    repeated: np.ndarray  # (R,) places of the bytes that such a message has in common with others
+    content: np.ndarray  # (R,) uint8, these bytes
+    times: np.ndarray  # (T, 8) places of the bytes of each point's time
+    numbers: tuple[np.ndarray | None, ...]  # of positions, velocities, accelerations: (T, A, 8); None: not in all
+    factors: np.ndarray  # (A,) of the columns
+
+    def command(self, message: TopicMessage) -> Command | None:
+        """The command in a message; None for one that has another layout."""
+        if not self.size <= len(message.data) < self.size + 4 or not 0 <= message.log_ns < LATEST_NS:
+            return None
+        data = np.frombuffer(message.data, np.uint8, self.size)
+        if not np.array_equal(data[self.repeated], self.content):
+            return None
+        times = data[self.times].view([("sec", "<i4"), ("nanosec", "<u4")])[:, 0]
+        values = [None if at is None else data[at].view("<f8")[..., 0] * self.factors for at in self.numbers]
+        times_s = times["sec"] + times["nanosec"] / NS_PER_S
+        return Command(message.log_ns, header_stamp_ns(message.data), times_s, *values)
+
+
+def _points(fields: Any, columns: Columns) -> _Points | None:
+    """The layout of a decoded JointTrajectory message; None where its definition is not ROS's."""
+    try:
+        names, points = list(fields.joint_names), fields.points
+        head = _frame_and_names(fields.header.frame_id, names) + _COUNT.pack(len(points))
+        sizes = [[len(p.positions), len(p.velocities), len(p.accelerations), len(p.effort)] for p in points]
+        wanted = [names.index(name) for name in columns.names]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    parts, end = [(0, _LITTLE_ENDIAN), (_STAMPED, head)], _STAMPED + len(head)
+    begins: list[list[int]] = [[], [], []]
+    times = []
+    for counts in sizes:
+        for number, count in enumerate(counts):
+            parts.append((end, _COUNT.pack(count)))
+            begin = _aligned(end + _COUNT.size) if count else end + _COUNT.size
+            end = begin + 8 * count
+            if number < len(begins) and count == len(names):
+                begins[number].append(begin)
+        times.append(end)
+        end += 8
+    joints = 8 * np.array(wanted)[:, None] + np.arange(8)  # (A, 8) bytes behind where a point's numbers begin
+    numbers = [np.array(at)[:, None, None] + joints if len(at) == len(sizes) else None for at in begins]
+    if numbers[1] is None:
+        numbers[2] = None  # accelerations count only beside velocities
+    places = np.concatenate([at + np.arange(len(part)) for at, part in parts])
+    content = np.frombuffer(b"".join(part for _, part in parts), np.uint8)
+    factors = columns.factors(columns.names)
+    return _Points(end, places, content, np.array(times)[:, None] + np.arange(8), tuple(numbers), factors)
+
+
+def _same(one: Command, other: Command) -> bool:
+    """Whether two commands are equal, to the bit."""
+    pairs: Iterator[tuple[Any, Any]] = zip(one, other, strict=True)
+    return all(a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 class NamesReader:

@@ -32,7 +32,6 @@ from lewm_model.data.converters.rosbag2.messages import (
     Frame,
     State,
     Topics,
-    command,
     decoded,
     header_stamp_ns,
     is_image,
@@ -42,7 +41,7 @@ from lewm_model.data.converters.rosbag2.messages import (
     read,
     reference,
 )
-from lewm_model.data.converters.rosbag2.repeated import NamesReader, StateReader
+from lewm_model.data.converters.rosbag2.repeated import CommandReader, NamesReader, StateReader
 from lewm_model.data.errors import DataError
 
 CLOCKS = ("header", "recorder")
@@ -55,6 +54,7 @@ CLOCK_WINDOW = 20  # pictures over which the difference of the clocks is taken, 
 # The types of messages that are converted, by what they are for.
 ROLES = {"pictures": (IMAGE, COMPRESSED), "joint states": (STATE,), "commands": (COMMAND,)}
 
+ANY = ("recorder", "")  # the recorder's clock on any topic
 Moment = tuple[int, int]  # (number of the section, log_ns)
 
 
@@ -219,24 +219,23 @@ def _collect(
     """Everything on topics that could be meant, and what else is there that a user may have meant."""
     found = _Found([_ByTopic()], defaultdict(list), {role: {} for role in ROLES}, [])
     numbers: Counter[str] = Counter()
-    latest_ns: dict[str, int] = {}  # of each clock
+    latest_ns: dict[tuple[str, str], int] = {}  # of each clock
     roles: dict[_Kind, str] = {}
     unread: set[str] = set()  # topics of controllers whose messages cannot be decoded
     lost = Command(0, 0, np.empty(0), np.empty((0, len(columns.names))), None)
     wanted_joints = columns.names + columns.held
-    read_states = StateReader(columns)
+    read_states, read_commands = StateReader(columns), CommandReader(columns)
 
-    def follow(what: str, now_ns: int, slack_s: float) -> None:
+    def follow(what: str, of: str, now_ns: int, slack_s: float) -> None:
         """Begins another section where a clock steps back by more than `slack_s`."""
-        before_ns = latest_ns.get(what, now_ns)
-        if now_ns < before_ns:
-            if (back_s := (before_ns - now_ns) / NS_PER_S) > slack_s:
-                found.steps_back.append(f"the clock of the {what} went back by {back_s:.2f} s")
-                found.sections.append(_ByTopic())
-                latest_ns.clear()
-                latest_ns[what] = now_ns
-        else:
-            latest_ns[what] = now_ns
+        before_ns = latest_ns.get((what, of), now_ns)
+        if now_ns >= before_ns:
+            latest_ns[what, of] = now_ns
+        elif (back_s := (before_ns - now_ns) / NS_PER_S) > slack_s:
+            found.steps_back.append(f"the clock of the {what} on {of} went back by {back_s:.2f} s")
+            found.sections.append(_ByTopic())
+            latest_ns.clear()
+            latest_ns[what, of] = now_ns
 
     for message in messages(files, report.problems):
         topic, log_ns = message.topic, message.log_ns
@@ -252,17 +251,18 @@ def _collect(
                     found.seen[what][topic] = said
         plausible = 0 <= log_ns < LATEST_NS
         if plausible:
-            if (log_ns - latest_ns.get("", log_ns)) / NS_PER_S > PAUSE_S:
-                found.sections[-1].lost.append(lost._replace(log_ns=latest_ns[""]))
+            newest_ns = latest_ns.get(ANY, log_ns)
+            if log_ns - newest_ns > PAUSE_S * NS_PER_S:
+                found.sections[-1].lost.append(lost._replace(log_ns=newest_ns))
             # Of each topic, since a file may hold one topic after the other, or repeat a latched message.
-            follow(f"recorder on {topic}", log_ns, STEP_BACK_S)
-            latest_ns[""] = max(log_ns, latest_ns.get("", log_ns))  # of any topic
+            follow("recorder", topic, log_ns, STEP_BACK_S)
+            latest_ns[ANY] = max(log_ns, latest_ns.get(ANY, log_ns))
         if role == "picture":
             stamp_ns = -1  # a picture that cannot be read is still counted: pictures are numbered
             if plausible:
                 try:
                     stamp_ns = header_stamp_ns(message.data)
-                    follow(f"pictures on {topic}", stamp_ns, 0.0)
+                    follow("pictures", topic, stamp_ns, 0.0)
                 except ValueError:
                     pass
             found.sections[-1].frames[topic].append(Frame(numbers[topic], log_ns, stamp_ns))
@@ -270,16 +270,16 @@ def _collect(
         elif role == "joint state":
             states = read_states(message, report.left_out)
             for each in states:
-                part, positions = "", each.positions.tolist()
-                if any(at != at for at in positions):  # of some joints, by a node of its own
+                positions, of = each.positions.tolist(), topic
+                if sum(positions) != sum(positions):  # NaN: of some joints, by a node of its own
                     there = [name for name, at in zip(wanted_joints, positions, strict=True) if at == at]
-                    part = f" of {', '.join(there)}"
-                follow(f"joint states on {topic}{part}", each.stamp_ns, STATE_STEP_BACK_S)
+                    of = f"{topic} of {', '.join(there)}"
+                follow("joint states", of, each.stamp_ns, STATE_STEP_BACK_S)
                 found.sections[-1].joints[topic].append(each)
             if not states and not found.seen["joint states"].get(topic):
                 found.seen["joint states"][topic] = _joints_of(message)
         elif role == "command":
-            found.sections[-1].commands[topic] += read(message, command, columns, report.left_out)
+            found.sections[-1].commands[topic] += read_commands(message, report.left_out)
         elif role == "unread reference":
             unread.add(topic)
         elif role == "reference":
