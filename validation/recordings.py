@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -230,6 +231,7 @@ def conversion_speed(folder: Path, frames: int, size: int) -> Figures:
         path = folder / f"{count}.mcap"
         if not path.exists():
             write_recording(path, pictures, count)
+            os.sync()  # a recording that somebody converts has been on the disk for a while
         queue: multiprocessing.Queue[tuple[float, ...]] = context.Queue()
         process = context.Process(target=_timed_convert, args=(path, folder / f"{count}.h5", size, queue))
         process.start()
@@ -265,7 +267,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/data"), help="folder for summary.json")
     parser.add_argument("--parts", nargs="+", default=["cases", "pairings", "speed"], help="cases, pairings, speed")
     parser.add_argument("--recordings", type=int, default=200, help="defective recordings, and as many good ones")
-    parser.add_argument("--frames", type=int, default=2000, help="of the recording whose conversion is timed, twice")
+    parser.add_argument("--frames", type=int, default=6000, help="of the recording whose conversion is timed, twice")
     parser.add_argument("--image-size", type=int, default=96, help="pixels of the model's picture")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
