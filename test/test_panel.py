@@ -228,11 +228,19 @@ def test_a_goal_that_was_long_in_coming_is_not_sent_for_a_page_that_has_lost_the
         async def body() -> dict[str, Any]:
             return wanted
 
-        commands = Commands(node, lost)
+        commands, disarmed = Commands(node, lost), []
         commands.frame = lambda wanted: body()  # type: ignore[method-assign]
+
+        async def disarm(request: Any) -> str:
+            disarmed.append(request)
+            return ""
+
+        commands._disarm = disarm  # type: ignore[method-assign]
         for name in ("goal", "sequence", "recorded"):
-            with pytest.raises(Refused, match="take the command first"):
-                await commands.by_name[name](SimpleNamespace(json=body))  # type: ignore[arg-type]
+            for query in ({}, {"preview": ""}):
+                with pytest.raises(Refused, match="take the command first"):
+                    await commands.by_name[name](SimpleNamespace(json=body, query=query))  # type: ignore[arg-type]
+        assert len(disarmed) == 2  # a sequence has no preview
         assert not commands.sequence.running
 
     asyncio.run(asked({"name": "left", "goals": [{"name": "left"}]}))

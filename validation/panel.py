@@ -34,23 +34,34 @@ from lewm_model.config import resource
 from lewm_model.evaluation.figures import write_figures
 from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
-from lewm_ros.graph import Graph, reserve_domain, set_environment
+from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import rgb_to_message
 
 TOKEN = "validation"
-WATCHERS, TURN_S, GOAL_S = 10, 10.0, 2.5  # TURN_S: with and without watchers; GOAL_S: from goal to goal
+WATCHERS, TURNS, TURN_S, GOAL_S = 10, 6, 10.0, 2.5  # turns with, and as many without watchers; from goal to goal
 SIZES = {"wide": (1400, 1500), "narrow": (390, 1800)}
+
+
+def enable(graph: Graph) -> None:
+    """Arms the planner, which may refuse for a while: frames may be late on a busy machine.
+
+    :raises GraphError: it goes on to refuse.
+    """
+    service, said = "/planner_node/enable", ""
+    for _ in range(100):
+        answer = graph.call(SetBool, {service: SetBool.Request(data=True)})[service]
+        if answer.success:
+            return
+        said = answer.message
+        graph.spin_for(0.2)
+    raise GraphError(f"the planner refuses to be enabled: {said}")
 
 
 def stop_once(graph: Graph, address: str, goal: Any, commands: list[tuple[float, Any]], rng: random.Random) -> float:
     """Time from the request to the command that brings the arm to rest, s; NaN where the arm rested already."""
     graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
     goal()
-    for _ in range(100):  # frames may be late on a busy machine
-        answer = graph.call(SetBool, {"/planner_node/enable": SetBool.Request(data=True)})["/planner_node/enable"]
-        if answer.success:
-            break
-        graph.spin_for(0.2)
+    enable(graph)
     before = len(commands)
     graph.spin_until(lambda: len(commands) > before + 2, 20.0, "the arm to move")
     graph.spin_for(rng.uniform(0.1, 0.4))
@@ -93,7 +104,7 @@ def watch(address: str, done: threading.Event) -> None:
     asyncio.run(every())
 
 
-def plan_times(graph: Graph, address: str, goal: Any, turns: int) -> tuple[list[float], list[float]]:
+def plan_times(graph: Graph, address: str, goal: Any) -> tuple[list[float], list[float]]:
     """Times of plans of a moving arm, ms: with nobody watching, and with WATCHERS."""
     times: tuple[list[float], list[float]] = [], []
     watched = 0
@@ -105,9 +116,9 @@ def plan_times(graph: Graph, address: str, goal: Any, turns: int) -> tuple[list[
 
     subscription = graph.node.create_subscription(DiagnosticStatus, "planner_node/status", told, LATCHED)
     graph.call(Trigger, {"/planner_node/reset": Trigger.Request()})
-    for turn in range(2 * turns):
+    for turn in range(2 * TURNS):
         goal()
-        graph.call(SetBool, {"/planner_node/enable": SetBool.Request(data=True)})
+        enable(graph)
         done, watched = threading.Event(), turn % 2
         browsers = threading.Thread(target=watch, args=(address, done))
         if watched:
@@ -182,7 +193,6 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stops", type=int, default=40, help="number of stops (default 40)")
-    parser.add_argument("--turns", type=int, default=6, help="turns with and without watchers (default 6)")
     parser.add_argument("--seed", type=int, default=0, help="seed of goals and moments (default 0)")
     parser.add_argument("--out", type=Path, default=Path("out/panel"), help="folder (default out/panel)")
     options = parser.parse_args()
@@ -221,7 +231,7 @@ def main() -> None:
 
         graph.spin_for(3.0)
         taken = [stop_once(graph, address, goal, commands, rng) for _ in range(options.stops)]
-        alone, watched = plan_times(graph, address, goal, options.turns)
+        alone, watched = plan_times(graph, address, goal)
         made = pictures(address, options.out)
     stops_ms = 1e3 * np.array([each for each in taken if np.isfinite(each)])
     p50, p95 = (float(np.percentile(stops_ms, p)) if len(stops_ms) else None for p in (50, 95))

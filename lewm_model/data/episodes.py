@@ -161,7 +161,7 @@ class EpisodeWriter:
             end = os.fstat(file.fileno()).st_size
             if _LIBRARY.fallocate(file.fileno(), _KEEP_SIZE, ctypes.c_long(end), ctypes.c_long(size)) == 0:
                 return
-            full = ctypes.get_errno() == errno.ENOSPC
+            full = ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT)
             file.truncate(end)  # frees what was set aside
         if full or shutil.disk_usage(self._path.parent).free < size:  # not every file system can set room aside
             raise OSError(errno.ENOSPC, "the disk is full; make room, or write to another one", str(self._path))

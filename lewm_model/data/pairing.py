@@ -68,7 +68,6 @@ class Pairing:
     turned: float = 0.0  # share of pictures that show, after turning, what another episode shows at the same pose
     agree: float = 0.0  # share of pictures similar after turning that show the same pose
     frames: int = 0  # in motion, that were compared
-    judged: bool = False  # whether there were enough of them
     wrong: list[str] = field(default_factory=list)  # certain mistakes of the recording, as messages
     doubts: list[str] = field(default_factory=list)  # possible mistakes, as messages
 
@@ -76,7 +75,7 @@ class Pairing:
     def unjudged(self) -> str:
         """Why nothing was compared; empty where something was."""
         few = f"the arm moves in {self.frames} frames, and {ENOUGH} are needed"
-        return "" if self.judged else f"whether actions fit the pictures was not judged: {few}"
+        return "" if self.frames >= ENOUGH else f"whether actions fit the pictures was not judged: {few}"
 
 
 def pair(data: Episodes) -> Pairing:
@@ -92,8 +91,7 @@ def pair(data: Episodes) -> Pairing:
     dt = data.control_dt_s or 1.0
     spread = _spread(actions)
     found.frames = int(sum((np.abs(action) > 0.1 * spread).any(1).sum() for action in actions))
-    found.judged = found.frames >= ENOUGH
-    if not found.judged:
+    if found.unjudged:
         return found
     pictures = [_small(data.pixels[part]) for part in parts]
     _compare_change(actions, pictures, dt, data.velocities, found)

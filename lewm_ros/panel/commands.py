@@ -143,15 +143,13 @@ class Commands:
         return await self.trigger("cancel")
 
     async def _capture(self, request: web.Request) -> str:
-        await self._end_sequence(request)
-        await self._preview(request)
+        await self._give_way(request)
         return await self.trigger("capture")
 
     async def _goal(self, request: web.Request) -> str:
         name = str((await body(request)).get("name"))
         picture = self._named(name)
-        await self._end_sequence(request)
-        await self._preview(request)
+        await self._give_way(request)
         self._node.show_goal(picture)
         return f"{name} is the goal"
 
@@ -206,10 +204,13 @@ class Commands:
             raise Refused("a sequence is running still; try it again")
         self._check(request)
 
-    async def _preview(self, request: web.Request) -> None:
-        """Disarms the arm before a goal whose imagined future is to be looked at first; to arm it is to confirm."""
+    async def _give_way(self, request: web.Request) -> None:
+        """Ends a sequence before another goal; where the page asks for a preview of what is imagined, it also disarms
+        the arm first: to arm it is to confirm.
+        """
         if "preview" in request.query:
             await self._disarm(request)
+        await self._end_sequence(request)  # at last, since it looks whether the page still commands
 
     def _named(self, name: str) -> np.ndarray:
         try:
@@ -219,12 +220,11 @@ class Commands:
 
     async def _new_goal(self, request: web.Request, picture: np.ndarray) -> str:
         """Keeps a picture (H, W, 3) uint8 RGB in the gallery and makes it the goal."""
-        await self._end_sequence(request)
+        await self._give_way(request)
         try:
             kept = self._node.library.save(picture)
         except GoalError as error:
             raise Refused(f"not taken: {error}") from error
-        await self._preview(request)
         self._node.show_goal(picture)
         return "the picture is the goal" + (f", and kept as {kept}" if kept else "")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,26 +37,48 @@ _STAMPED = 12  # bytes up to the end of the header's stamp
 _COUNT = struct.Struct("<I")
 
 
-class StateReader:
-    """Reads JointState messages, with the same result as `read(message, state, columns, left_out)`."""
+class _Reader:
+    """Reads messages with the same result as `read(message, convert, columns, left_out)`.
 
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
-        self._layouts: dict[tuple[str, int], list[_Layout]] = defaultdict(list)  # by topic and size of the message
+    :param learn: from a decoded message and the columns to what lies where in such messages.
+    """
 
-    def __call__(self, message: TopicMessage, left_out: Counter[str]) -> list[State]:
-        """[the state], or [] for a message that cannot be used, whose reason is counted."""
+    def __init__(
+        self,
+        columns: Columns,
+        convert: Callable[[Any, int, Columns], Any],
+        learn: Callable[[Any, Columns], _Layout | _Points | None],
+    ) -> None:
+        self._columns, self._convert, self._learn = columns, convert, learn
+        self._layouts: dict[tuple[str, int], list[_Layout | _Points]] = defaultdict(list)  # by topic and size
+
+    def __call__(self, message: TopicMessage, left_out: Counter[str]) -> list[Any]:
+        """[what is in it], or [] for a message that cannot be used, whose reason is counted."""
         layouts = self._layouts[message.topic, len(message.data)]
         for layout in layouts:
-            if (found := layout.state(message)) is not None:
+            if (found := layout.read(message)) is not None:
                 return [found]
-        states = read(message, state, self._columns, left_out)
-        if states and len(layouts) < MOST_LAYOUTS:
-            learned = _layout(decoded(message), self._columns)
-            found = None if learned is None else learned.state(message)
-            if learned is not None and found is not None and np.array_equal(found.positions, states[0].positions, True):
+        converted = read(message, self._convert, self._columns, left_out)
+        if converted and len(layouts) < MOST_LAYOUTS:
+            learned = self._learn(decoded(message), self._columns)
+            found = None if learned is None else learned.read(message)
+            if learned is not None and found is not None and _same(found, converted[0]):
                 layouts.append(learned)
-        return states
+        return converted
+
+
+class StateReader(_Reader):
+    """Reads JointState messages: [a State], or []."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__(columns, state, _layout)
+
+
+class CommandReader(_Reader):
+    """Reads JointTrajectory messages: [a Command], or []."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__(columns, command, _points)
 
 
 class _Layout(NamedTuple):
@@ -69,7 +91,7 @@ class _Layout(NamedTuple):
     columns: tuple[tuple[int, float], ...]  # of each wanted joint the number of its position, and its factor
     missing: tuple[int, ...]  # wanted joints, by number, that the message does not have
 
-    def state(self, message: TopicMessage) -> State | None:
+    def read(self, message: TopicMessage) -> State | None:
         """The state in a message; None for one that has another layout, or numbers that need a closer look."""
         data = message.data
         if not self.size <= len(data) < self.size + 4 or not 0 <= message.log_ns < LATEST_NS:
@@ -110,28 +132,6 @@ def _layout(fields: Any, columns: Columns) -> _Layout | None:
     return _Layout(end, tuple(repeated), numbers, begins[0], tuple(zip(places, factors, strict=True)), missing)
 
 
-class CommandReader:
-    """Reads JointTrajectory messages, with the same result as `read(message, command, columns, left_out)`."""
-
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
-        self._layouts: dict[tuple[str, int], list[_Points]] = defaultdict(list)  # by topic and size of the message
-
-    def __call__(self, message: TopicMessage, left_out: Counter[str]) -> list[Command]:
-        """[the command], or [] for a message that cannot be used, whose reason is counted."""
-        layouts = self._layouts[message.topic, len(message.data)]
-        for layout in layouts:
-            if (found := layout.command(message)) is not None:
-                return [found]
-        commands = read(message, command, self._columns, left_out)
-        if commands and len(layouts) < MOST_LAYOUTS:
-            learned = _points(decoded(message), self._columns)
-            found = None if learned is None else learned.command(message)
-            if learned is not None and found is not None and _same(found, commands[0]):
-                layouts.append(learned)
-        return commands
-
-
 class _Points(NamedTuple):
     """What lies where in serialised JointTrajectory messages that differ in stamps and numbers only."""
 
@@ -142,7 +142,7 @@ class _Points(NamedTuple):
     numbers: tuple[np.ndarray | None, ...]  # of positions, velocities, accelerations: (T, A, 8); None: not in all
     factors: np.ndarray  # (A,) of the columns
 
-    def command(self, message: TopicMessage) -> Command | None:
+    def read(self, message: TopicMessage) -> Command | None:
         """The command in a message; None for one that has another layout."""
         if not self.size <= len(message.data) < self.size + 4 or not 0 <= message.log_ns < LATEST_NS:
             return None
@@ -186,8 +186,8 @@ def _points(fields: Any, columns: Columns) -> _Points | None:
     return _Points(end, places, content, np.array(times)[:, None] + np.arange(8), tuple(numbers), factors)
 
 
-def _same(one: Command, other: Command) -> bool:
-    """Whether two commands are equal, to the bit."""
+def _same(one: State | Command, other: State | Command) -> bool:
+    """Whether two states, or two commands, are equal to the bit."""
     pairs: Iterator[tuple[Any, Any]] = zip(one, other, strict=True)
     return all(a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
