@@ -4,6 +4,7 @@
     ros2 launch lewm_ros explore.launch.py robot:=so101 minutes:=60 out:=recordings/session1.mcap deadman_button:=5
     ros2 service call /explore_node/enable std_srvs/srv/SetBool "{data: true}"
     ros2 launch lewm_ros explore.launch.py sim:=mujoco robot:=tabletop minutes:=5 out:=sim.mcap enable:=true
+    ros2 launch lewm_ros explore.launch.py sim:=gazebo robot:=tabletop minutes:=5 out:=gazebo.mcap enable:=true
 
 Start the driver and the camera of a real arm before (docs/real-arm.md). Not run on a real arm.
 """
@@ -13,8 +14,10 @@ from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
-from launch.substitutions import LaunchConfiguration
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, Shutdown
+from launch.conditions import IfCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
 
 SHARE = Path(__file__).resolve().parent.parent  # share/lewm_ros, or the checkout
@@ -35,7 +38,11 @@ ARGUMENTS = [
         "params_file", default_value="", description="More parameters of explore_node: workspace.*, effort_limits, ..."
     ),
     DeclareLaunchArgument(
-        "sim", default_value="none", choices=["none", "mujoco"], description="Simulate the arm, or none for a real one."
+        "sim",
+        default_value="none",
+        choices=["none", "mujoco", "gazebo"],
+        description="Simulator behind the topics: MuJoCo, Gazebo (its `world` as in gazebo.launch.py), or none for a "
+        "real arm.",
     ),
     DeclareLaunchArgument(
         "image_topic", default_value="camera/image_raw", description="Topic of the camera's pictures."
@@ -64,13 +71,24 @@ ARGUMENTS = [
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+    # Gazebo first: if it is not installed, the launch ends before a node was started.
+    return LaunchDescription([*ARGUMENTS, gazebo(), OpaqueFunction(function=start)])
+
+
+def gazebo() -> Action:
+    """Includes gazebo.launch.py with sim:=gazebo; its arguments are also arguments of this file."""
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "gazebo.launch.py")),
+        launch_arguments={"namespace": LaunchConfiguration("namespace")}.items(),
+        condition=IfCondition(PythonExpression(["'", LaunchConfiguration("sim"), "' == 'gazebo'"])),
+    )
 
 
 def start(context: LaunchContext) -> list[Action]:
     """The actions for the given arguments."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     explore: dict[str, Any] = {
+        "use_sim_time": values["sim"] == "gazebo",
         "robot": values["robot"],
         "minutes": float(values["minutes"]),
         "seed": int(values["seed"]),

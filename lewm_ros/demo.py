@@ -156,7 +156,7 @@ def _pursue_all(
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("goals", total=sum(map(len, trials.values())) + len(stopping))
         for name, number, trial in ((name, i, trial) for name, some in trials.items() for i, trial in enumerate(some)):
-            episode = pursue(robot, sim, bundle.observation, trial, number)
+            episode = pursue(robot, bundle.observation, trial, number)
             if address := next(panel, None):
                 progress.console.print(f"watch it in a browser while it runs: {address}", soft_wrap=True)
             if not first_command_s and robot.commands:
@@ -175,7 +175,7 @@ def _pursue_all(
         if stopping:
             robot.stop_and_plan()
         for number, trial in enumerate(stopping):
-            stopped.append(pursue(robot, sim, bundle.observation, trial, number))
+            stopped.append(pursue(robot, bundle.observation, trial, number))
             progress.update(bar, advance=1, description="stopping to plan")
     robot.enable(False)
     return _Tried(episodes, stopped, status, camera_rate_hz, first_command_s)

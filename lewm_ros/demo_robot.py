@@ -47,13 +47,14 @@ PLACED_M = 0.002  # horizontal distance within which an object counts as lying w
 class Robot:
     """Publishes starts and goals, calls the planner's services, and keeps the messages of the nodes.
 
-    :param sim: a simulator of the same world (`lewm_model.sim.arm.ArmSim`), for names; it is not stepped.
+    :param sim: a simulator of the same world (`lewm_model.sim.arm.ArmSim`), for names and goal pictures; it is not
+        stepped.
     :param settle_s: s that the arm rests at the start, so that the planner's whole context shows it at rest.
     """
 
     def __init__(self, graph: Graph, sim: Any, settle_s: float) -> None:
         names, objects = sim.names, sim.objects
-        self.graph, self.names, self._settle_s = graph, names, settle_s
+        self.graph, self.sim, self.names, self._settle_s = graph, sim, names, settle_s
         self.commands: list[tuple[int, Any]] = []  # received ns, message
         self.joint_states: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp ns, rad, rad/s
         self.object_poses: dict[str, list[tuple[int, np.ndarray]]] = {name: [] for name in objects}  # stamp ns, (7,)
@@ -90,7 +91,7 @@ class Robot:
             parts = halves.setdefault(stamp_ns, {})
             parts[topic] = message
             if len(parts) == len(topics):
-                self.commands.append((time.time_ns(), joined([parts[each] for each in topics])))
+                self.commands.append((self.now_ns(), joined([parts[each] for each in topics])))
                 del halves[stamp_ns]
 
         def on_object_pose(name: str, message: Any) -> None:
@@ -126,13 +127,13 @@ class Robot:
         node.create_subscription(
             JointTrajectory,
             "/planner_node/plan",
-            lambda message: self.plans.append((time.time_ns(), message)),
+            lambda message: self.plans.append((self.now_ns(), message)),
             NEWEST_FRAME,
         )
         node.create_subscription(
             Image,
             "/planner_node/imagined",
-            lambda message: self.imagined.append((time.time_ns(), message)),
+            lambda message: self.imagined.append((self.now_ns(), message)),
             NEWEST_FRAME,
         )
         node.create_subscription(DiagnosticStatus, "/planner_node/status", on_status, LATCHED)
@@ -148,23 +149,37 @@ class Robot:
         answer = self.graph.call(SetBool, {"/planner_node/enable": SetBool.Request(data=on)})["/planner_node/enable"]
         return None if answer.success else str(answer.message)
 
+    def now_ns(self) -> int:
+        """The time of the stamps, ns: of this machine, or simulated."""
+        return int(self.graph.node.get_clock().now().nanoseconds)
+
+    def goal_picture(self, goal: State, observation: Observation) -> np.ndarray:
+        """A picture (H, W, 3) uint8 RGB of the world as it shall be."""
+        self.sim.put(goal)
+        # With one camera the goal is its whole picture; with several it is the model's view of them, side by side.
+        return self.sim.picture(observation) if len(observation.cameras) > 1 else self.sim.render().copy()
+
     def place(self, joints: np.ndarray) -> None:
         """Disarms the planner, waits for the motion to end, and puts the arm at rest at `joints` (A,) rad."""
+        self.rest()
+        message = joint_state_message(self.names, joints, np.zeros(len(joints)), self.now_ns())
+        self._poses.publish(message)
+        self.graph.spin_until(lambda: self.at_rest(joints, 1e-3), 10.0, "the arm to be at its start")
+
+    def at_rest(self, joints: np.ndarray, within_rad: float) -> bool:
+        """Whether the arm was last measured at rest at `joints` (A,) rad."""
+        newest = self.joint_states[-1:]
+        return any(np.abs(q - joints).max() < within_rad and np.abs(v).max() < 1e-2 for _, q, v in newest)
+
+    def rest(self) -> None:
+        """Disarms the planner and waits for the motion to end."""
         self.enable(False)
         # Its status says "disarmed" only after its last command, which may have to wait for the plan being made.
         self.graph.spin_until(lambda: self.state in ("disarmed", "stopped"), 10.0, "the planner to be disarmed")
         self.graph.spin_for(REST_S)  # until that command has arrived here
-        self.graph.spin_until(lambda: time.time_ns() > self._motion_end_ns(), 10.0, "the motion to end")
+        self.graph.spin_until(lambda: self.now_ns() > self._motion_end_ns(), 10.0, "the motion to end")
         self.commands.clear()
         self.joint_states.clear()
-        message = joint_state_message(self.names, joints, np.zeros(len(joints)), time.time_ns())
-
-        def there() -> bool:
-            newest = self.joint_states[-1:]
-            return any(np.abs(q - joints).max() < 1e-3 and np.abs(v).max() < 1e-2 for _, q, v in newest)
-
-        self._poses.publish(message)
-        self.graph.spin_until(there, 10.0, "the arm to be at its start")
 
     def place_object(self, name: str, pose: np.ndarray) -> None:
         """Puts an object at rest at a pose (7,): x y z in m, quaternion w x y z, in the world's frame.
@@ -173,7 +188,7 @@ class Robot:
         """
         seen = self.object_poses[name]
         seen.clear()
-        self._object_poses[name].publish(pose_message(pose, time.time_ns(), WORLD))
+        self._object_poses[name].publish(pose_message(pose, self.now_ns(), WORLD))
         self.graph.spin_until(
             lambda: seen and np.linalg.norm(seen[-1][1][:2] - pose[:2]) < PLACED_M,
             10.0,
@@ -198,7 +213,7 @@ class Robot:
 
     def show_goal(self, picture: np.ndarray) -> None:
         """Sends a goal picture (H, W, 3) uint8 RGB; waits until it and newer frames of the resting arm are encoded."""
-        stamp_ns = time.time_ns()
+        stamp_ns = self.now_ns()
         self._goals.publish(rgb_to_message(picture, stamp_ns))
         fresh_ns = stamp_ns + round(1e9 * (REST_S + self._settle_s))
         self.graph.spin_until(lambda: self._goal_ns == stamp_ns, 10.0, "the goal's latent")
@@ -233,16 +248,13 @@ class Robot:
         return self.commands[before][0]
 
 
-def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, number: int) -> Episode:
+def pursue(robot: Robot, observation: Observation, trial: Trial, number: int) -> Episode:
     """Runs a trial: puts the world at its start, sends its goal, arms the planner, waits until the budget is over.
 
     :param observation: cameras and picture size of the model.
     :param number: of the goal within its task.
     """
-    sim.put(trial.goal)
-    # With one camera the goal is its whole picture; with several it is the model's view of them, side by side.
-    several = len(observation.cameras) > 1
-    episode = Episode(trial, number, sim.picture(observation) if several else sim.render().copy())
+    episode = Episode(trial, number, robot.goal_picture(trial.goal, observation))
     robot.place(trial.start.joints)
     for name, pose in trial.start.objects.items():
         robot.place_object(name, pose)
@@ -272,16 +284,16 @@ def pursue(robot: Robot, sim: Any, observation: Observation, trial: Trial, numbe
         if all(stamp in known for known in poses.values())
     ]
     episode.times_s = np.array([(stamp - begin_ns) / 1e9 for stamp, _ in seen])
-    episode.errors_m = np.array([trial.task.error(state, trial.goal, sim) for _, state in seen])
+    episode.errors_m = np.array([trial.task.error(state, trial.goal, robot.sim) for _, state in seen])
     try:
-        episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance(sim))
+        episode.outcome = score(episode.times_s, episode.errors_m, trial.budget_s, trial.task.tolerance(robot.sim))
     except ValueError as error:
         episode.outcome, episode.note = lost, str(error)
     seen_by = {
         name: [((nanoseconds(message.header.stamp) - begin_ns) / 1e9, message_to_rgb(message)) for message in messages]
         for name, messages in robot.pictures.items()
     }
-    episode.frames, episode.others = seen_by.pop(sim.cameras[0].name), seen_by
+    episode.frames, episode.others = seen_by.pop(robot.sim.cameras[0].name), seen_by
     episode.imagined = [((at - begin_ns) / 1e9, message_to_array(message)[..., 0]) for at, message in robot.imagined]
     episode.plans = [
         ((at - begin_ns) / 1e9, np.array([point.positions for point in message.points])) for at, message in robot.plans

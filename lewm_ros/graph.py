@@ -29,6 +29,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from lewm_model.config import resource
 
@@ -129,10 +130,13 @@ class Graph:
 
     A node is named by its module, after its namespace if any: "camera_node", "left/camera_node". Callbacks of `node`
     run in `spin_until` and `call`, in the thread that calls those.
+
+    :param simulated_time: whether `node` and all others take the time from /clock.
     """
 
-    def __init__(self, name: str, logs: Path) -> None:
+    def __init__(self, name: str, logs: Path, simulated_time: bool = False) -> None:
         self.logs = logs
+        self._clock = {"use_sim_time": True} if simulated_time else {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, list[str]] = {}  # command line of each node
         self._clients: dict[str, Any] = {}
@@ -140,7 +144,8 @@ class Graph:
         free_shared_memory()
         home_for_ros(logs.resolve() / "ros_home")
         rclpy.init()
-        self.node: Node = rclpy.create_node(name)
+        clock = [Parameter(key, value=value) for key, value in self._clock.items()]
+        self.node: Node = rclpy.create_node(name, parameter_overrides=clock)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
 
@@ -179,11 +184,16 @@ class Graph:
         namespace, _, module = name.rpartition("/")
         file = self.logs / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters)}}, default_flow_style=None))
+        values = {"/**": {"ros__parameters": {**self._clock, **parameters}}}
+        file.write_text(yaml.safe_dump(values, default_flow_style=None))
         files = [argument for path in (base, file) if path for argument in ("--params-file", str(path))]
         names = {"__ns": f"/{namespace}", **(remappings or {})}
         remaps = [argument for old, new in names.items() for argument in ("--remap", f"{old}:={new}")]
-        self._commands[name] = [sys.executable, "-m", f"{package}.{module}", "--ros-args", *files, *remaps]
+        self.run(name, [sys.executable, "-m", f"{package}.{module}", "--ros-args", *files, *remaps])
+
+    def run(self, name: str, command: list[str]) -> None:
+        """Starts any other process like a node; its output goes to `<logs>/<name>.log`."""
+        self._commands[name] = command
         (self.logs / f"{name}.log").unlink(missing_ok=True)
         self.start_again(name)
 

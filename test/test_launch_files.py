@@ -30,6 +30,7 @@ CASES: tuple[tuple[str, dict[str, str]], ...] = (
     ("real_arm.launch.py", {"arm": "ur5e", "model": "m", "namespace": "left", "image_topic": "/color/image_raw"}),
     ("record.launch.py", {"namespace": "left", "output": "a b"}),
     ("explore.launch.py", {"robot": "tabletop", "sim": "mujoco", "out": "a b.mcap", "enable": "true"}),
+    ("explore.launch.py", {"robot": "tabletop", "sim": "gazebo"}),
     ("gazebo.launch.py", {"headless": "false", "world": "/a folder/world.sdf", "namespace": "left"}),
 )
 
@@ -96,6 +97,14 @@ def test_an_arm_that_explores_is_recorded_on_the_topics_that_it_is_commanded_on(
         assert process.remappings["arm_controller/joint_trajectory"] == "/left/arm/joint_trajectory"
         assert process.remappings["arm_controller/controller_state"] == "/left/arm/controller_state"
         assert process.remappings["camera/image_raw/compressed"] == "/lens/image_raw/compressed"
+
+
+def test_an_arm_that_explores_in_gazebo_takes_its_time_from_there() -> None:
+    found = by_name(launched("explore.launch.py", robot="tabletop", sim="gazebo", world="/a/world.sdf"))
+    gazebo = {"gz", "parameter_bridge", "throttle", "gazebo_commands"}
+    assert set(found) == {"record", "explore_node", "lifecycle_manager"} | gazebo
+    assert found["explore_node"].parameters()["use_sim_time"] is True
+    assert found["lifecycle_manager"].parameters()["nodes"] == ["explore_node"]
 
 
 # ---- plan.launch.py --------------------------------------------------------------------------------------------------
