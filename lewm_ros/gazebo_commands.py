@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -24,8 +24,10 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMessage
 from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.trajectory import JointTrajectory
 from lewm_ros.messages import NANOSECONDS, MessageError, message_to_trajectory, nanoseconds, trajectory_to_message
+from lewm_ros.node import spin, start_ros, told_to_end
 
 STEP_S = 0.01  # between the points that are sent to Gazebo
+SAME = 1e-6  # s and rad: greatest differences of the ends of two copies of a trajectory
 LONGEST_S = 60.0  # of the rest of a trajectory, each step of which becomes a point
 COMMAND = QoSProfile(depth=1)
 # By controller: arm, and gripper with the robot file's default topic. gazebo_bridge.yaml has the second topics.
@@ -70,12 +72,15 @@ class GazeboCommands(Node):
         now_ns = self.get_clock().now().nanoseconds
         try:
             points = message_to_trajectory(message, names)
+            stamp_ns = nanoseconds(message.header.stamp)
+            if stamp_ns and self._executed(topic, stamp_ns / NANOSECONDS + points.times_s[-1], points.positions[-1]):
+                return
             # A trajectory that begins later is approached from the newest commanded position.
             was = points.positions[0]
             before = self._motions.get(topic)
             if before is not None and before.positions.shape[1] == len(names):
                 was = before.sample([now_ns / NANOSECONDS])[0]
-            start_ns = nanoseconds(message.header.stamp) or now_ns
+            start_ns = stamp_ns or now_ns
             now_s = now_ns / NANOSECONDS
             motion = JointTrajectory(
                 points.times_s,
@@ -95,18 +100,26 @@ class GazeboCommands(Node):
         self._motions[topic] = motion
         publisher.publish(trajectory_to_message(held_points(motion, now_s), names, now_ns))
 
+    def _executed(self, topic: str, end_s: float, end: np.ndarray) -> bool:
+        """Whether the motion that was forwarded last has ended there and then: the planner repeats its commands."""
+        motion = self._motions.get(topic)
+        if motion is None or motion.positions[-1].shape != end.shape:
+            return False
+        over = end_s <= self.get_clock().now().nanoseconds / NANOSECONDS
+        same = abs(motion.at_s[-1] - end_s) < SAME and np.abs(motion.positions[-1] - end).max() < SAME
+        return bool(over and same)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node."""
-    rclpy.init(args=arguments)
-    node = GazeboCommands()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+    start_ros(arguments)
+    ended = told_to_end()
+    node, executor = GazeboCommands(), SingleThreadedExecutor()
+    executor.add_node(node)
+    spin(executor, lambda: not ended.is_set(), node)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == "__main__":

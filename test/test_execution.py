@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,30 @@ def test_where_only_the_joints_are_seen_nothing_lost_is_taken_for_lost():
     loop = Loop(0, link(0), reference=False)
     loop.run(20.0)
     assert loop.way_rad > 10.0 and not loop.shield.interventions
+
+
+class Restarting(Loop):
+    """A controller that publishes no reference and executes each command with a lag of its own, as one does that begins
+    a trajectory when it arrives.
+    """
+
+    def send(self, motion: Trajectory) -> None:
+        lag_s = self.rng.uniform(0.0, 0.03)
+        super().send(replace(motion, times_s=motion.times_s + lag_s))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_command_that_is_executed_somewhat_later_than_others_is_not_taken_for_lost(seed):
+    loop = Restarting(seed, link(seed), reference=False)
+    loop.run(30.0)
+    assert loop.way_rad > 10.0
+    assert loop.shield.interventions[Reason.LOST] <= 1, "the first few commands tell how much lags differ"
+
+
+def test_a_lost_command_is_noticed_though_lags_differ():
+    loop = Restarting(0, link(0, lost=0.5), reference=False)
+    loop.run(30.0)
+    assert loop.shield.interventions[Reason.LOST] >= 1
 
 
 def test_what_the_controller_executes_without_being_told_is_named():

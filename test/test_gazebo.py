@@ -188,7 +188,10 @@ def test_the_adapter_sends_on_what_is_left_of_a_trajectory(tmp_path: Path, topic
         start_ns = clock.now().nanoseconds - 300_000_000
         publisher.publish(trajectory_to_message(Trajectory(times, positions, velocities), names, start_ns))
         graph.spin_until(lambda: received, 10, "a trajectory for Gazebo")
+        graph.spin_for(1.0)  # until it is over
+        publisher.publish(trajectory_to_message(Trajectory(times, positions, velocities), names, start_ns))
         graph.spin_for(0.3)
+        assert graph.log("gazebo_commands").count("not forwarded") == 1, "a repeated command that is over is no error"
     ((at_ns, message),) = received
     held = message_to_trajectory(message, names)
     age_s = (at_ns - start_ns) / 1e9

@@ -46,7 +46,7 @@ from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.world import State
 from lewm_model.tasks.registry import Suite, suite_named
 from lewm_model.tasks.task import Outcome, baselines, draw_trials
-from lewm_ros.demo_pictures import Film
+from lewm_ros.demo_pictures import Film, save_failure
 from lewm_ros.demo_robot import Robot, pursue
 from lewm_ros.gazebo_commands import held_points
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
@@ -249,7 +249,8 @@ def try_setting(
                     if number < FILMED:
                         film.add(episode)
                     if not episode.outcome.held:
-                        console.print(f"  goal {number + 1} of {about} was not held: {episode.note or 'missed'}")
+                        picture = save_failure(out / "failures" / setting.name, episode)
+                        console.print(f"  goal {number + 1} of {about} was not held: {episode.note or picture}")
                 row.real_time_factor = (robot.now_ns() - began_ns) / 1e9 / (time.monotonic() - began_s)
                 robot.rest()
                 robot.graph.spin_for(1.2)  # diagnostics come once a second

@@ -20,12 +20,14 @@ import yaml
 from builtin_interfaces.msg import Time
 from gz.transport13 import Node as GazeboNode
 from gz.transport13 import SubscribeOptions
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
+
+from lewm_ros.node import spin, start_ros, told_to_end
 
 THINNED = "/gazebo/clock"  # its ROS name in the configuration; it is published as /clock
 CLOCK_HZ = 100
@@ -139,14 +141,13 @@ class GazeboBridge(Node):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the node."""
-    rclpy.init(args=arguments)
-    node = GazeboBridge()
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+    start_ros(arguments)
+    ended = told_to_end()
+    node, executor = GazeboBridge(), SingleThreadedExecutor()
+    executor.add_node(node)
+    spin(executor, lambda: not ended.is_set(), node)
+    executor.shutdown()
+    rclpy.shutdown()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ TOLD_RAD = 3e-4  # greatest error of a reference, by the controller's interpolat
 UNSURE_RAD = 4e-3  # greatest step of the command that is risked when it is unknown which trajectory is executed
 MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed above which the lag of the arm is measured, and number of samples
 LONGEST_LAG_S = 0.5  # a longer one is not lag but an arm that does not follow
-DELAYS = 16  # number of the newest commands whose delay is remembered
+DELAYS = 16  # number of the newest commands whose delay, and whose lag, is remembered
+LAGS = 5  # between the least and the greatest lag that a position is compared with trajectories at
 LOOK_S = 0.005  # between the times at which two trajectories are compared
 
 
@@ -30,6 +31,21 @@ class Sent:
 
     sent_s: float
     trajectory: Trajectory
+
+
+@dataclass
+class Lag:
+    """Mean lag of the arm behind one trajectory. Each has one of its own where a controller begins a trajectory when it
+    arrives, whatever its stamp says, or where the clock has coarse steps.
+    """
+
+    behind: Sent
+    looks: int = 0
+    mean_s: float = 0.0
+
+    def look(self, lag_s: float) -> None:
+        self.looks += 1
+        self.mean_s += (lag_s - self.mean_s) / self.looks
 
 
 class Execution:
@@ -48,7 +64,7 @@ class Execution:
         self._behind: Sent | None = None  # the executed one when last observed, if a newer one had been sent
         self._refers = False  # whether the controller publishes its reference
         self._off = 0.0  # rad, distance of the newest reference from the nearest trajectory that may be executed
-        self._lag_s, self._looks = 0.0, 0  # mean lag of the arm behind its trajectory, and samples of it
+        self._lags: deque[Lag] = deque(maxlen=DELAYS)  # of the newest commands by which the arm moved
         self._delays: deque[float] = deque(maxlen=DELAYS)  # s, from sending to execution; 0 of commands in time
 
     def forget(self) -> None:
@@ -149,28 +165,35 @@ class Execution:
         self._refers = True
         if self._possible:
             self._off = float(self.error(stamp_s, position).max())
-            self._tell(stamp_s, position, TOLD_RAD)
+            self._tell(np.array([stamp_s]), position, TOLD_RAD)
 
     def measure(self, stamp_s: float, position: np.ndarray) -> None:
         """The arm was measured at `position` (A,) rad; for a controller that does not publish its reference."""
         self._refers, self._off = False, 0.0
         if not self._possible:
             return
-        if self._looks < ENOUGH or len(self._possible) == 1:
+        known = sum(lag.looks for lag in self._lags) >= ENOUGH
+        if not known or len(self._possible) == 1:
             self._look_at_lag(self._possible[-1], stamp_s, position)
-        if self._looks >= ENOUGH:
-            self._tell(stamp_s - self._lag_s, position, self._measured_rad)
+        if known:
+            lags_s = [lag.mean_s for lag in self._lags]
+            self._tell(stamp_s - np.linspace(min(lags_s), max(lags_s), LAGS), position, self._measured_rad)
 
-    def _tell(self, stamp_s: float, position: np.ndarray, told_rad: float) -> None:
+    def _tell(self, times_s: np.ndarray, position: np.ndarray, told_rad: float) -> None:
         """Drops trajectories older than the one nearest to `position` (A,) rad, where the two can be told apart.
 
         A position away from both tells nothing: something blocks or pushes the arm, whatever is executed.
+
+        :param times_s: (N,) s, in order, any of which the position may be of; a trajectory is as near as it is at the
+            one that fits it best.
         """
+        stamp_s = float(times_s.min())
         judged = [sent for sent in self._possible if sent.sent_s <= stamp_s]
         if not judged:
             return
-        ways = np.stack([state_at(sent.trajectory, stamp_s)[0][self._seen] for sent in judged])
-        off = np.abs(ways - position[self._seen]).max(1)
+        at_any = np.stack([state_at(sent.trajectory, times_s)[0][:, self._seen] for sent in judged])
+        ways = at_any[:, len(times_s) // 2]
+        off = np.abs(at_any - position[self._seen]).max(2).min(1)
         nearest = int(off.argmin())
         apart = np.abs(ways - ways[nearest]).max(1)
         told = (apart > told_rad) & (off - off[nearest] > 0.5 * apart) & (off[nearest] < 0.5 * apart)
@@ -184,11 +207,11 @@ class Execution:
             self._behind = None
 
     def _look_at_lag(self, sent: Sent, stamp_s: float, position: np.ndarray) -> None:
-        """Updates the mean lag of a moving arm behind its trajectory."""
+        """Updates the lag of a moving arm behind its trajectory."""
         way, velocity = (values[self._seen] for values in state_at(sent.trajectory, stamp_s))
         speed2 = float(velocity @ velocity)
         if sent.sent_s <= stamp_s and speed2 > MOVES_RAD_S**2:
-            self._looks += 1
             seen_s = float(velocity @ (way - position[self._seen])) / speed2
-            seen_s = float(np.clip(seen_s, 0.0, LONGEST_LAG_S))
-            self._lag_s += (seen_s - self._lag_s) / min(self._looks, 2 * ENOUGH)
+            if not self._lags or self._lags[-1].behind is not sent:
+                self._lags.append(Lag(sent))
+            self._lags[-1].look(float(np.clip(seen_s, 0.0, LONGEST_LAG_S)))
