@@ -59,8 +59,9 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gazebo-demo: setup  ## the demo's goals in Gazebo, which has to be installed, into out/gazebo: GOALS, SEED, ONLY (plain, shadow or table)
-	$(BIN)/python -m validation.gazebo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,ONLY,only)
+gazebo-demo: setup  ## the demo's goals in Gazebo, which has to be installed, into out/gazebo: GOALS, SEED, ONLY (plain, shadow or table), TASK (reach_so101 after make .venv/.arms)
+	$(BIN)/python -m validation.gazebo $(call option,GOALS,goals) $(call option,SEED,seed) $(call option,ONLY,only) \
+	    $(call option,TASK,task)
 
 engine-check: setup $(RTX)/.dependencies  ## parse and build the graphs with NVIDIA's TensorRT-RTX, on a CPU: SIZE (small, reference or push)
 	$(BIN)/python -m validation.engine_check --python $(RTX)/bin/python $(call option,SIZE,size)

@@ -101,3 +101,17 @@ def test_drakes_parser_reads_the_same_arm(scene: Path) -> None:
                 plant.GetJointByName(name).set_angle(context, angle)
             tip = plant.GetFrameByName("end_effector").CalcPoseInWorld(context).translation()
             np.testing.assert_allclose(tip, sim.end_effector(pose), atol=1e-6)
+
+
+def test_every_corner_of_an_exported_mesh_has_a_normal_that_points_outwards(scene: Path) -> None:
+    """Gazebo ends with a segmentation fault where a mesh that collides has none."""
+    (file,) = export(scene).with_name("world_meshes").glob("*.obj")
+    lines = file.read_text().splitlines()
+    corners = [entry.split("//") for line in lines if line.startswith("f ") for entry in line.split()[1:]]
+    places, normals = (
+        np.array([line.split()[1:] for line in lines if line.startswith(f"{kind} ")], float) for kind in ("v", "vn")
+    )
+    assert len(corners) > 0
+    for corner, normal in corners:
+        place = places[int(corner) - 1]
+        assert place @ normals[int(normal) - 1] > 0.9 * np.linalg.norm(place), "the shell is a sphere"

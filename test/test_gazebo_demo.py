@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from trajectory_msgs.msg import JointTrajectoryPoint
 
 from lewm_model.config import resource
 from lewm_model.sim.arm import ArmSim
+from lewm_model.tasks.registry import suite_named
 from lewm_ros.graph import GraphError
 from validation import gazebo
 
@@ -41,22 +42,18 @@ def test_gazebo_without_any_bridge_is_told_apart(monkeypatch: pytest.MonkeyPatch
         gazebo.check()
 
 
-@pytest.mark.parametrize("setting", gazebo.SETTINGS, ids=lambda setting: setting.name)
-def test_a_changed_world_is_the_same_arm_that_looks_otherwise(setting: gazebo.Setting, tmp_path: Any) -> None:
-    original = resource("worlds", "tabletop.sdf")
-    tree = ElementTree.parse(original)
-    world = tree.getroot().find("world")
-    assert world is not None
-    setting.change(world)
-    text = ElementTree.tostring(tree.getroot(), encoding="unicode")
-    assert (text.count("shadows>true<") == 2) is (setting.name == "shadow")
-    (tmp_path / "changed.sdf").write_text(text.replace("shadows>true<", "shadows>false<"))  # which are not drawn here
+@pytest.mark.parametrize("name", gazebo.WORLDS)
+def test_a_changed_world_is_the_same_arm_that_looks_otherwise(name: str, tmp_path: Path) -> None:
+    file = gazebo.make_world(name, suite_named("reach"), tmp_path)
+    text = file.read_text()
+    assert (text.count("shadows>true<") == 2) is (name == "shadow")
+    file.write_text(text.replace("shadows>true<", "shadows>false<"))  # which are not drawn here
     pose = np.array([0.4, -0.8])
-    with ArmSim(original) as before, ArmSim(tmp_path / "changed.sdf") as after:
+    with ArmSim() as before, ArmSim(file) as after:
         assert after.limits == before.limits
         np.testing.assert_allclose(after.end_effector(pose), before.end_effector(pose))
         difference = np.abs(after.render().astype(float) - before.render()).mean()
-        assert difference == 0 if setting.name == "plain" else difference > 5
+        assert difference == 0 if name == "plain" else difference > 5
 
 
 @pytest.mark.parametrize("way", [[2.0, -4.0], [0.01, 0.0], [0.0, 0.0]])

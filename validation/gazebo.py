@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -38,17 +39,20 @@ from lewm_model.bundle.bundle import Bundle, load_bundle
 from lewm_model.config import resource
 from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.evaluation.statistics import first_hit, held
+from lewm_model.planning.motion import Trajectory
 from lewm_model.robot.observation import Observation
 from lewm_model.robot.trajectory import JointTrajectory
 from lewm_model.runtime.decoder import load_decoder
 from lewm_model.sim.arm import ArmSim
+from lewm_model.sim.export_sdf import export_sdf
 from lewm_model.sim.pinhole import Pinhole
 from lewm_model.sim.world import State
 from lewm_model.tasks.registry import Suite, suite_named
 from lewm_model.tasks.task import Outcome, baselines, draw_trials
+from lewm_ros.command_topics import ARM
 from lewm_ros.demo_pictures import Film, save_failure
 from lewm_ros.demo_robot import Robot, pursue
-from lewm_ros.gazebo_commands import held_points
+from lewm_ros.gazebo_commands import TOPICS, held_points
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import message_to_rgb, nanoseconds, trajectory_to_message
 
@@ -88,34 +92,22 @@ def _set(world: ElementTree.Element, path: str, text: str) -> None:
     found.text = text
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How Gazebo's world differs from the one that ships, and which of the suite's tasks are tried in it."""
-
-    name: str
-    change: Change
-    tasks: tuple[str, ...]
-
-
-SETTINGS = (
-    Setting("plain", plain, ("near", "anywhere")),
-    Setting("shadow", shadow, ("anywhere",)),
-    Setting("table", table, ("anywhere",)),
-)
+WORLDS: dict[str, Change] = {"plain": plain, "shadow": shadow, "table": table}
 
 
 class GazeboRobot(Robot):
     """The demo's robot where nothing can be put somewhere: the arm is moved, and Gazebo's camera takes the pictures."""
 
-    def __init__(self, graph: Graph, sim: ArmSim, settle_s: float) -> None:
+    def __init__(self, graph: Graph, sim: Any, settle_s: float) -> None:
         super().__init__(graph, sim, settle_s)
-        # Past gazebo_commands and the topic of the planner, which may not share it.
-        self._driver = graph.node.create_publisher(JointTrajectoryMessage, "gazebo/joint_trajectory", 1)
+        # Past gazebo_commands and the topics of the planner, which may not share them.
+        topics = [TOPICS[topic] for topic in ([ARM] if len(sim.parts) == 1 else [ARM, sim.robot.gripper.topic])]
+        self._drivers = [graph.node.create_publisher(JointTrajectoryMessage, topic, 1) for topic in topics]
 
     def goal_picture(self, goal: State, observation: Observation) -> np.ndarray:
         self.place(goal.joints)
         self.forget()
-        due_ns, pictures = self.now_ns() + round(1e9 * SEEN_S), self.pictures[observation.cameras[0].name]
+        due_ns, pictures = self.now_ns() + round(1e9 * SEEN_S), self.pictures[self.sim.cameras[0].name]
         self.graph.spin_until(
             lambda: pictures and nanoseconds(pictures[-1].header.stamp) > due_ns, 10.0, "a picture of the goal"
         )
@@ -126,8 +118,10 @@ class GazeboRobot(Robot):
         self.rest()
         self.graph.spin_until(lambda: self.joint_states, 10.0, "joint states")
         motion = straight(self.joint_states[-1][1], joints, DRIVE, self.sim)
-        now_ns = self.now_ns()
-        self._driver.publish(trajectory_to_message(held_points(motion, 0.0), self.names, now_ns))
+        now_ns, points = self.now_ns(), held_points(motion, 0.0)
+        for driver, part in zip(self._drivers, self.sim.parts, strict=True):
+            own = Trajectory(points.times_s, points.positions[:, part], points.velocities[:, part])
+            driver.publish(trajectory_to_message(own, self.names[part], now_ns))
         end_ns = now_ns + round(1e9 * motion.at_s[-1])
         self.graph.spin_until(
             lambda: self.now_ns() > end_ns and self.at_rest(joints, REST_RAD), 30.0, "the arm to be where it was moved"
@@ -180,9 +174,9 @@ def check() -> list[list[str]]:
 
 
 @contextmanager
-def running(world: Path, bundle: Bundle, seed: int, sim: ArmSim, logs: Path) -> Iterator[GazeboRobot]:
+def running(suite: Suite, world: Path, bundle: Bundle, seed: int, sim: ArmSim, logs: Path) -> Iterator[GazeboRobot]:
     """Gazebo with a world, the bridge and the nodes."""
-    bridges = check()
+    bridges, robot_file = check(), {"robot": suite.robot} if suite.robot else {}
     os.environ["GZ_PARTITION"] = f"lewm_ros_{os.getpid()}"
     parameters = resource("config", "plan.yaml")
     with Graph("gazebo_demo", logs, simulated_time=True) as graph:
@@ -191,7 +185,7 @@ def running(world: Path, bundle: Bundle, seed: int, sim: ArmSim, logs: Path) -> 
             graph.run(f"bridge{number}", command)
         graph.start("gazebo_commands", {})
         graph.start("camera_node", {"model": str(bundle.folder)}, parameters)
-        graph.start("planner_node", {"model": str(bundle.folder), "seed": seed}, parameters)
+        graph.start("planner_node", {"model": str(bundle.folder), "seed": seed, **robot_file}, parameters)
         robot = GazeboRobot(graph, sim, (bundle.model.history - 1) * bundle.actions.block_s)
         graph.spin_until(lambda: robot.now_ns() and robot.joint_states, 120.0, "Gazebo's clock and joint states")
         graph.bring_up("camera_node", "planner_node")
@@ -206,7 +200,7 @@ def running(world: Path, bundle: Bundle, seed: int, sim: ArmSim, logs: Path) -> 
 class Row:
     """What was tried in one world with one task."""
 
-    setting: str
+    world: str
     task: str
     outcomes: dict[str, list[Outcome]]  # by policy
     latencies_ms: list[float] = field(default_factory=list)  # of simulated time, from camera frame to command
@@ -216,31 +210,40 @@ class Row:
     @property
     def name(self) -> str:
         """In the names of the figures."""
-        return self.task if self.setting == "plain" else self.setting
+        return self.task if self.world == "plain" else self.world
 
 
-def try_setting(
-    setting: Setting, suite: Suite, bundle: Bundle, goals: int, seed: int, out: Path, console: Console
-) -> list[Row]:
-    """Pursues goals in one world of Gazebo, and without a planner in the embedded simulator."""
-    tree = ElementTree.parse(suite.world_file)
+def make_world(name: str, suite: Suite, folder: Path) -> Path:
+    """Writes one of WORLDS for Gazebo: the suite's SDF file, or what its scene is exported as, changed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{suite.name}_{name}.sdf"
+    if suite.world_file.suffix == ".yaml":
+        export_sdf(suite.world_file, file)
+    tree = ElementTree.parse(file if file.is_file() else suite.world_file)
     world = tree.getroot().find("world")
     assert world is not None
-    setting.change(world)
-    file = out / "worlds" / f"{setting.name}.sdf"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    WORLDS[name](world)
     tree.write(file)
+    return file
+
+
+def try_world(name: str, suite: Suite, bundle: Bundle, goals: int, seed: int, out: Path, console: Console) -> list[Row]:
+    """Pursues goals of every task in the world as it ships, and those of the main task in a changed one; the same
+    without a planner in the embedded simulator.
+    """
+    file = make_world(name, suite, out / "worlds")
+    tasks = suite.tasks if name == "plain" else suite.tasks[-1:]
     rows = []
-    with ArmSim(suite.world_file) as sim, running(file, bundle, seed, sim, out / "logs" / setting.name) as robot:
+    with ArmSim(suite.world_file) as sim, running(suite, file, bundle, seed, sim, out / "logs" / name) as robot:
         seen = (bundle.observation, load_decoder(bundle), bundle.actions.block_s)
-        still = (setting.tasks[-1], suite.picture_s)
+        still = (tasks[-1].name, suite.picture_s)
         pinhole = Pinhole.of_world(suite.world_file)
-        with Film(out / f"{setting.name}.mp4", 20.0, pinhole, sim, still, *seen) as film:
-            for task in (task for task in suite.tasks if task.name in setting.tasks):
+        with Film(out / f"{name}.mp4", 20.0, pinhole, sim, still, *seen) as film:
+            for task in tasks:
                 trials = draw_trials(task, goals, seed, sim)
-                row = Row(setting.name, task.name, {"planner": []})
+                row = Row(name, task.name, {"planner": []})
                 began_s, began_ns = time.monotonic(), robot.now_ns()
-                about = f"{setting.name} {task.name}"
+                about = f"{name} {task.name}"
                 for number, trial in enumerate(track(trials, about, console=console, transient=True)):
                     episode = pursue(robot, bundle.observation, trial, number)
                     assert episode.outcome is not None
@@ -249,7 +252,7 @@ def try_setting(
                     if number < FILMED:
                         film.add(episode)
                     if not episode.outcome.held:
-                        picture = save_failure(out / "failures" / setting.name, episode)
+                        picture = save_failure(out / "failures" / name, episode)
                         console.print(f"  goal {number + 1} of {about} was not held: {episode.note or picture}")
                 row.real_time_factor = (robot.now_ns() - began_ns) / 1e9 / (time.monotonic() - began_s)
                 robot.rest()
@@ -260,15 +263,16 @@ def try_setting(
     return rows
 
 
-def embedded_plan_ms(goals: int, seed: int, out: Path) -> float:
+def embedded_plan_ms(suite: Suite, goals: int, seed: int, out: Path) -> float:
     """Median planning time of the demo with the embedded simulator, ms."""
-    command = [sys.executable, "-m", "lewm_ros.demo", "--goals", str(goals), "--seed", str(seed), "--out", str(out)]
+    command = [sys.executable, "-m", "lewm_ros.demo", "--task", suite.name, "--goals", str(goals)]
+    command += ["--seed", str(seed), "--out", str(out)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     figures = {row["name"]: row["value"] for row in json.loads((out / "summary.json").read_text())["figures"]}
-    return float(figures["demo.plan_ms_p50"])
+    return float(figures[suite.figure_name(f"{suite.demo}.plan_ms_p50")])
 
 
-def report(rows: list[Row], embedded_ms: float, command: str, out: Path) -> None:
+def report(suite: Suite, rows: list[Row], embedded_ms: float, command: str, out: Path) -> None:
     """Prints the table and writes summary.json."""
     table = Table(title="goals in Gazebo, pictures by its own camera; random motion and hold in the embedded simulator")
     for heading in ("world", "goals", "held (95 %)", "hit ever", "random", "hold", "plan p50/p95", "frame to command"):
@@ -280,7 +284,7 @@ def report(rows: list[Row], embedded_ms: float, command: str, out: Path) -> None
         p50, p95 = np.percentile(row.latencies_ms, (50, 95)) if row.latencies_ms else (np.nan, np.nan)
         plan = [float(row.planner.get(f"plan_ms_p{percent}", "nan")) for percent in (50, 95)]
         table.add_row(
-            row.setting,
+            row.world,
             row.task,
             str(rates["planner"]),
             f"{first_hit(own).percent:.0f} %",
@@ -302,7 +306,8 @@ def report(rows: list[Row], embedded_ms: float, command: str, out: Path) -> None
     slowest = max(figures[f"gazebo.plan_ms_p50_{row.name}"][0] or np.nan for row in rows)
     figures["gazebo.plan_ms_p50_embedded"] = (embedded_ms, "ms, embedded simulator on the same machine")
     figures["gazebo.plan_ratio"] = (slowest / embedded_ms, "plan p50 in Gazebo over that of the embedded simulator")
-    report_figures(out, table, figures, command)
+    ending = f"_{suite.robot}" if suite.robot else ""
+    report_figures(out, table, {f"{name}{ending}": value for name, value in figures.items()}, command)
     print(f"plans take {slowest / embedded_ms:.2f} times as long as with the embedded simulator; films are in {out}")
 
 
@@ -311,12 +316,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m validation.gazebo", description="The demo's goals in Gazebo.")
     parser.add_argument("--goals", type=int, default=20, help="goals of each kind (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the goals and of the planner (default 0)")
-    parser.add_argument("--only", choices=[each.name for each in SETTINGS], help="one world (default: all)")
+    parser.add_argument("--task", default="reach", help="reach or reach_SCENE (default reach)")
+    parser.add_argument("--only", choices=WORLDS, help="one world (default: all; of a scene, the world as it is)")
     parser.add_argument("--out", type=Path, default=Path("out/gazebo"), help="folder for the results")
     options = parser.parse_args(arguments)
     if options.goals < 1:
         parser.error("--goals must be 1 or more")
-    suite, console = suite_named("reach"), Console()
+    suite, console = suite_named(options.task), Console()
+    worlds = [options.only] if options.only else ["plain"] if suite.robot else list(WORLDS)
     bundle = load_bundle(resource("models", suite.model))
     reserved = reserve_domain()
     set_environment()
@@ -325,17 +332,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check()
         with reserved:
             compared = max(2, round(EMBEDDED_SHARE * options.goals))
-            embedded_ms = embedded_plan_ms(compared, options.seed, options.out / "embedded")
-            settings = [each for each in SETTINGS if options.only in (None, each.name)]
-            rows = [
-                row
-                for each in settings
-                for row in try_setting(each, suite, bundle, options.goals, options.seed, options.out, console)
-            ]
+            embedded_ms = embedded_plan_ms(suite, compared, options.seed, options.out / "embedded")
+            rows = []
+            for name in worlds:
+                rows += try_world(name, suite, bundle, options.goals, options.seed, options.out, console)
     except GraphError as error:
         sys.exit(str(error))
-    only = f" ONLY={options.only}" if options.only else ""
-    report(rows, embedded_ms, f"make gazebo-demo GOALS={options.goals} SEED={options.seed}{only}", options.out)
+    more = f" ONLY={options.only}" if options.only else ""
+    more += f" TASK={options.task}" if suite.robot else ""
+    command = f"make gazebo-demo GOALS={options.goals} SEED={options.seed}{more}"
+    report(suite, rows, embedded_ms, command, options.out)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     executor.add_node(node)
     spin(executor, lambda: not ended.is_set(), node)
     executor.shutdown()
+    node.destroy_node()
+    del node  # and with it Gazebo's own node, whose threads must have ended before the process does
     rclpy.shutdown()
 
 

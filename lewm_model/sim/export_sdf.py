@@ -38,10 +38,14 @@ def export_sdf(scene_file: Path, out: Path) -> None:
     _Writer(scene, world, out).write()
 
 
+INERTIA = {"ixx": (0, 0), "iyy": (1, 1), "izz": (2, 2), "ixy": (0, 1), "ixz": (0, 2), "iyz": (1, 2)}  # tags and places
+
+
 class _Writer:
     def __init__(self, scene: Scene, world: World, out: Path) -> None:
         self.scene, self.world, self.model, self.out = scene, world, world.model, out
         self.meshes = out.with_name(f"{out.stem}_meshes")
+        self._written: set[int] = set()  # numbers of the meshes of which files are there
         self.data = mujoco.MjData(self.model)
         self.driven = {self.model.joint(f"{ROBOT}::{name}").id: i for i, name in enumerate(world.arm.limits.names)}
         for name, position in world.arm.held.items():
@@ -206,10 +210,29 @@ class _Writer:
         inertial = SubElement(link, "inertial")
         _pose(inertial, _matrix(self.model.body_ipos[body], self.model.body_iquat[body]))
         _text(inertial, "mass", max(self.model.body_mass[body], LIGHTEST_KG))
-        inertia = SubElement(inertial, "inertia")
-        for tag, value in zip(("ixx", "iyy", "izz"), self.model.body_inertia[body], strict=True):
-            _text(inertia, tag, max(value, LEAST_INERTIA) if self.model.body_mass[body] < LIGHTEST_KG else value)
+        inertia, tensor = SubElement(inertial, "inertia"), self._inertia(body)
+        for tag, (row, column) in INERTIA.items():
+            if row == column or tensor[row, column]:
+                _text(inertia, tag, tensor[row, column])
         self._shapes(link, body)
+
+    def _inertia(self, body: int) -> np.ndarray:
+        """The inertia (3, 3) kg m^2 of a link in its inertial frame, with that of the rotor that drives it.
+
+        MuJoCo has the inertia of a rotor, times the square of the gear ratio, apart (`armature`); SDF does not, and
+        without it Gazebo's controllers, which are as stiff as the drives, make light links tremble. Here the rotor is a
+        flat disc at the link, which resists a turn about other axes, too, by half as much: no body resists less.
+        """
+        light = self.model.body_mass[body] < LIGHTEST_KG
+        least = LEAST_INERTIA if light else 0.0
+        tensor = np.diag(np.maximum(self.model.body_inertia[body], least))
+        joint = next((j for j in self.driven if self.model.jnt_bodyid[j] == body), None)
+        if joint is None or self.model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE:
+            return tensor
+        turn = _matrix(np.zeros(3), self.model.body_iquat[body])[:3, :3]
+        axis = turn.T @ self.model.jnt_axis[joint]
+        rotor = self.model.dof_armature[self.model.jnt_dofadr[joint]]
+        return tensor + 0.5 * rotor * (np.eye(3) + np.outer(axis, axis))
 
     def _shapes(self, link: Element, body: int) -> None:
         model, first = self.model, int(self.model.body_geomadr[body])
@@ -250,15 +273,29 @@ class _Writer:
             raise ValueError(f"a geom of type {kind.name} cannot be written as SDF; use primitive shapes or meshes")
 
     def _mesh(self, number: int) -> str:
-        """Writes a mesh of MuJoCo's model unless it was written already; returns its path relative to the SDF file."""
+        """Writes a mesh of MuJoCo's model unless this world has it already; returns its path relative to the SDF file.
+
+        With normals: Gazebo ends with a segmentation fault at a mesh that collides and has none.
+        """
         path = self.meshes / f"{self._bare(self.model.mesh(number).name)}.obj"
-        if not path.is_file():
+        if number not in self._written:
+            self._written.add(number)
             self.meshes.mkdir(parents=True, exist_ok=True)
             model = self.model
             begin, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
+            from_normal, normals = model.mesh_normaladr[number], model.mesh_normalnum[number]
             first, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
+            corners, ways = (
+                each[first : first + faces] + 1 for each in (model.mesh_face, model.mesh_facenormal)
+            )  # OBJ counts from 1
             lines = [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in model.mesh_vert[begin : begin + count]]
-            lines += [f"f {a} {b} {c}" for a, b, c in model.mesh_face[first : first + faces] + 1]
+            lines += [
+                f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in model.mesh_normal[from_normal : from_normal + normals]
+            ]
+            lines += [
+                "f " + " ".join(f"{corner}//{way}" for corner, way in zip(*face, strict=True))
+                for face in zip(corners, ways, strict=True)
+            ]
             path.write_text("\n".join(lines) + "\n")
         return f"{self.meshes.name}/{path.name}"
 
