@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import dot_recording, tiny_model, tiny_train
 
-from lewm_model.bundle.bundle import load_bundle, load_heads, load_model
+from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.config import AugmentConfig, TrainConfig
 from lewm_model.data.clips import DataError, Episodes, load_episodes
 from lewm_model.training.distil import distil
@@ -55,6 +55,12 @@ def test_a_distilled_encoder_gives_in_other_light_what_the_bundle_knows_and_the_
     for name, head in load_heads(after).items():
         assert all(torch.equal(a, b) for a, b in zip(head.parameters(), heads[name].parameters(), strict=True))
     assert {entry["path"] for entry in after.training["data"]} == {data.path, "lit.h5"}
+    longer = distil(after, data, varied, usual, tmp_path / "longer", replace(settings, seed=1), before)
+    assert error(load_model(longer)) < error(student), "it learns the teacher's latents, not its own, and goes on"
+    assert longer.training["distilled"]["teacher"] == before.files
+    assert longer.training["distilled"]["before"]["from"] == before.files
+    with pytest.raises(BundleError, match="a model of another size"):
+        distil(after, data, varied, usual, tmp_path / "no", settings, replace(before, model=tiny_model(latent_dim=9)))
 
 
 def test_recordings_of_different_motions_are_refused_and_the_bundle_stays(tmp_path: Path) -> None:

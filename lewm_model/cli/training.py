@@ -151,6 +151,9 @@ def distil(
     usual: Annotated[
         Path | None, typer.Option("--calibration", help="recording (HDF5) to calibrate with; default is PLAIN")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="bundle that BUNDLE was distilled from, to distil it for longer")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with values of `train:`")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -162,11 +165,10 @@ def distil(
     from lewm_model.training.distil import distil as run
 
     settings = from_dict(TrainConfig, _sections(config, ("train",)).get("train", {}), TRAIN_SIZES["small"])
-    check_output(out, [path for path in (bundle, plain, varied, usual) if path], overwrite)
+    check_output(out, [path for path in (bundle, plain, varied, usual, teacher) if path], overwrite)
     known = load_episodes(plain)
-    made = run(
-        load_bundle(bundle), known, load_episodes(varied), load_episodes(usual) if usual else known, out, settings
-    )
+    recordings = known, load_episodes(varied), load_episodes(usual) if usual else known
+    made = run(load_bundle(bundle), *recordings, out, settings, load_bundle(teacher) if teacher else None)
     errors = made.evaluation["distillation_error"]
     typer.echo(f"bundle written to {out}; of a latent's variance of about 1, its held-out frames err by")
     for where, error in errors.items():

@@ -13,6 +13,7 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from lewm_model.bundle.bundle import WEIGHTS, Bundle, load_model, save_description, stored
+from lewm_model.bundle.bundle import WEIGHTS, Bundle, BundleError, load_model, save_description, stored
 from lewm_model.bundle.held_out import trained_on
 from lewm_model.bundle.update import create
 from lewm_model.config import TrainConfig
@@ -35,7 +36,13 @@ from lewm_model.training.trainer import command_line, commit_of, learning_rate_f
 
 
 def distil(
-    bundle: Bundle, plain: Episodes, varied: Episodes, usual: Episodes, out: Path, config: TrainConfig
+    bundle: Bundle,
+    plain: Episodes,
+    varied: Episodes,
+    usual: Episodes,
+    out: Path,
+    config: TrainConfig,
+    teacher: Bundle | None = None,
 ) -> Bundle:
     """Writes the bundle with a distilled encoder, calibrated and exported anew, to `out`, which may be its own folder.
 
@@ -44,7 +51,9 @@ def distil(
     :param usual: recording of the scene as it is to calibrate with.
     :param config: its steps, batch (frames), learning rate, betas, weight decay, warm-up, clip norm, augmentation,
         seed, device and threads are used; `validation_fraction` of the episodes is held out and measured.
+    :param teacher: the bundle that `bundle` was distilled from, to distil it for longer; None where it is its own.
     :raises DataError: the recordings do not fit the bundle, or each other.
+    :raises BundleError: the teacher has other latents.
     """
     if plain.image_size != bundle.model.image_size or varied.image_size != plain.image_size:
         raise DataError(f"{varied.source}: its pictures are not of the size that the model takes; record them anew")
@@ -56,16 +65,26 @@ def distil(
     torch.set_num_threads(config.threads)
     commit = commit_of()  # now, since the checkout may change meanwhile
     training, held_out = plain.split(config.validation_fraction, config.seed)
-    device, teacher = device_of(config), load_model(bundle)
-    known = encode_rows(teacher.to(device), plain, plain.rows(np.arange(len(plain.lengths))))
+    of = bundle if teacher is None else teacher
+    if replace(of.model, picture_norm="own") != replace(bundle.model, picture_norm="own"):
+        raise BundleError(f"{of.folder}: a model of another size; the teacher is what {bundle.folder} was made from")
+    device, begun = device_of(config), load_model(bundle)
+    known = encode_rows(load_model(of).to(device), plain, plain.rows(np.arange(len(plain.lengths))))
     student = LeWM(replace(bundle.model, picture_norm="own"))
-    student.load_state_dict(teacher.state_dict())
+    student.load_state_dict(begun.state_dict())
     _optimise(student.to(device), varied, plain.rows(training), known, config)
     errors = {
         "in_the_scene's_look": _error(student, plain, plain.rows(held_out), known),
         "in_random_looks": _error(student, varied, varied.rows(held_out), known),
     }
-    distilled = {"command": command_line(), "commit": commit, "config": asdict(config), "from": bundle.files}
+    distilled: dict[str, Any] = {
+        "command": command_line(),
+        "commit": commit,
+        "config": asdict(config),
+        "from": bundle.files,
+    }
+    if teacher is not None:
+        distilled |= {"teacher": teacher.files, "before": bundle.training.get("distilled")}
     provenance = {**bundle.training, "distilled": distilled}
     for recording in (plain, varied):
         provenance = trained_on(provenance, recording, held_out)
