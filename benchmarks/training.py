@@ -34,7 +34,7 @@ from benchmarks import reference
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict
 from lewm_model.evaluation.figures import Figures, report_figures
 from lewm_model.models.lewm import IMAGE_MEAN, IMAGE_STD, LeWM
-from lewm_model.training.trainer import DTYPES, Objective, optimiser_of
+from lewm_model.training.trainer import Objective, autocast, optimiser_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES: dict[str, Any] = {"stem": "patch", "patch_size": 16, "activation": "gelu", "picture_norm": "fixed"}
@@ -46,10 +46,6 @@ def clips(c: ModelConfig, config: TrainConfig) -> tuple[torch.Tensor, torch.Tens
     frames = rng.integers(0, 256, (config.batch, config.clip_frames, *c.image_size, 3), np.uint8)
     blocks = rng.normal(size=(config.batch, config.clip_frames - 1, c.block_dim))
     return torch.from_numpy(frames), torch.from_numpy(blocks).float()
-
-
-def autocast(config: TrainConfig, device: str) -> torch.autocast:
-    return torch.autocast(device, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
 
 
 def our_step(c: ModelConfig, config: TrainConfig, device: str = "cpu") -> Callable[[], None]:

@@ -223,7 +223,7 @@ def export_world(
 
     check_output(out, [scene], overwrite)
     export_sdf(scene, out)
-    typer.echo(f"{out} written; it was not run in Gazebo (docs/gazebo.md)")
+    typer.echo(f"{out} written; next: ros2 launch lewm_ros gazebo.launch.py world:={out.resolve()}")
 
 
 @data_app.command("report")

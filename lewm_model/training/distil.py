@@ -32,7 +32,7 @@ from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.training.augment import changed
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.latents import encode_rows
-from lewm_model.training.trainer import command_line, commit_of, learning_rate_factor
+from lewm_model.training.trainer import autocast, command_line, commit_of, learning_rate_factor
 
 
 def distil(
@@ -50,7 +50,8 @@ def distil(
     :param varied: the same motion, frame by frame, in random looks (`lewm collect --vary` with the same seed).
     :param usual: recording of the scene as it is to calibrate with.
     :param config: its steps, batch (frames), learning rate, betas, weight decay, warm-up, clip norm, augmentation,
-        seed, device and threads are used; `validation_fraction` of the episodes is held out and measured.
+        precision (fp32 or bf16), seed, device and threads are used; `validation_fraction` of the episodes is held out
+        and measured.
     :param teacher: the bundle that `bundle` was distilled from, to distil it for longer; None where it is its own.
     :raises DataError: the recordings do not fit the bundle, or each other.
     :raises BundleError: the teacher has other latents.
@@ -62,6 +63,8 @@ def distil(
             f"{varied.source} is not the motion of {plain.source} in other looks; record both with the same task, "
             "seed, episodes and steps, one of them with --vary"
         )
+    if config.precision == "fp16":
+        raise DataError("precision: fp16 is for `lewm train`; use bf16 or fp32 to distil")
     torch.set_num_threads(config.threads)
     commit = commit_of()  # now, since the checkout may change meanwhile
     training, held_out = plain.split(config.validation_fraction, config.seed)
@@ -118,7 +121,9 @@ def _optimise(student: LeWM, varied: Episodes, rows: np.ndarray, known: Tensor, 
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         chosen = np.sort(rng.choice(rows, config.batch))
         pictures = changed(torch.from_numpy(np.asarray(varied.pixels[chosen])).to(device), config.augment)
-        loss = (student.encode(pictures) - known[chosen].to(device)).square().mean()
+        with autocast(config, device.type):
+            latents = student.encode(pictures)
+        loss = (latents.float() - known[chosen].to(device)).square().mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, config.clip_norm)

@@ -58,6 +58,11 @@ LEAST_ACTION_EFFECT = 1.05  # least factor by which the actions of other clips i
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+def autocast(config: TrainConfig, device: str) -> torch.autocast:
+    """The context in which networks compute with the configured precision, on a device of this type."""
+    return torch.autocast(device, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
+
+
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Share of the configured learning rate at a step: linear warm-up, then cosine to zero."""
     warmup = max(1, round(config.warmup_fraction * config.steps))
@@ -331,7 +336,6 @@ def _optimise(
         objective = nn.parallel.DistributedDataParallel(objective, cards, broadcast_buffers=False)
     if config.compile:
         objective = torch.compile(objective)
-    autocast = torch.autocast(device.type, getattr(torch, DTYPES[config.precision]), config.precision != "fp32")
     log = Log(run, done) if writes else None
     progress = tqdm(
         _batches(samplers[0], range(done, config.steps), config),
@@ -347,7 +351,7 @@ def _optimise(
         torch.manual_seed(config.seed * 1_000_003 + step + rank() * 10**12)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        with autocast:
+        with autocast(config, device.type):
             pictures = changed(torch.from_numpy(frames).to(device), config.augment)
             prediction, gaussian, latents = objective(pictures, z_scored(actions, spec, model))
         loss = prediction + config.sigreg_weight * gaussian
