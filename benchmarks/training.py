@@ -4,8 +4,9 @@
 A step begins with a batch of uint8 clips in memory and ends with new weights. The reference's is that of its training
 script: pictures to float, scaled by 1/255 and normalised with ImageNet's statistics, its LeWM and loss
 (`benchmarks.reference.loss`), the backward pass, the gradients' norm clipped, AdamW. Ours is the trainer's:
-normalisation inside, `Objective`, the same clipping and AdamW. Same clips, batch, fp32, threads; rounds of both are
-interleaved and the medians compared.
+normalisation inside, `Objective`, the same clipping and AdamW. Same clips, batch, precision, threads; rounds of both
+are interleaved and the medians compared. The authors train with bf16 autocast, and so do both sides here where the
+processor has instructions for it; lines that end in "fp32" are without it.
 
 `small` has the sizes of `lewm train`'s default with what the reference has too, patches of 16 pixels and GELU, and the
 reference's loss with its 1024 SIGReg directions: both compute the same. `small, 256 directions` is that with the number
@@ -46,6 +47,12 @@ def clips(c: ModelConfig, config: TrainConfig) -> tuple[torch.Tensor, torch.Tens
     frames = rng.integers(0, 256, (config.batch, config.clip_frames, *c.image_size, 3), np.uint8)
     blocks = rng.normal(size=(config.batch, config.clip_frames - 1, c.block_dim))
     return torch.from_numpy(frames), torch.from_numpy(blocks).float()
+
+
+def has_bf16() -> bool:
+    """Whether the processor has instructions for bf16."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def our_step(c: ModelConfig, config: TrainConfig, device: str = "cpu") -> Callable[[], None]:
@@ -114,13 +121,21 @@ def main() -> None:
     default = from_dict(TrainConfig, {}, TRAIN_SIZES["small"])
     full = replace(default, sigreg_projections=1024)
     few = from_dict(TrainConfig, {"batch": arguments.clips, "precision": "fp32"}, TRAIN_SIZES["reference"])
-    lines = {
+    sizes = {
         "small": ((patches, full), (patches, full), 3),
         "small, 256 directions": ((patches, default), (patches, default), 3),
         "small, as each has it": ((small, default), (patches, full), 3),
         "reference": ((ModelConfig(), few), (ModelConfig(), few), 1),
     }
-    table = Table(title=f"training steps, fp32, {arguments.threads} thread(s), medians of {arguments.rounds} rounds")
+    half = {
+        name: ((ours, replace(own, precision="bf16")), (theirs, replace(other, precision="bf16")), steps)
+        for name, ((ours, own), (theirs, other), steps) in sizes.items()
+    }
+    lines = {**half, **{f"{name}, fp32": line for name, line in sizes.items()}} if has_bf16() else sizes
+    precision = "bf16 autocast" if has_bf16() else "fp32"
+    table = Table(
+        title=f"training steps, {precision}, {arguments.threads} thread(s), medians of {arguments.rounds} rounds"
+    )
     for heading in ("size", "clips x frames", "ours, samples/s", "reference, samples/s", "ratio"):
         table.add_column(heading)
     figures: Figures = {}
