@@ -4,8 +4,8 @@
     ros2 launch lewm_ros plan.launch.py sim:=gazebo        includes this file; the nodes then take the time from /clock
     ros2 launch lewm_ros gazebo.launch.py headless:=false  Gazebo alone, with its window
 
-Needs ros_gz and topic_tools (apt install ros-jazzy-ros-gz ros-jazzy-topic-tools). Written from the sources of ros_gz
-and gz-sim 8; not run.
+Needs ros_gz and topic_tools (apt install ros-jazzy-ros-gz ros-jazzy-topic-tools). Run with gz-sim 8.14, but with a
+stand-in for the bridge and the throttle (docs/gazebo.md).
 """
 
 import shlex

@@ -258,10 +258,10 @@ def pursue(robot: Robot, observation: Observation, trial: Trial, number: int) ->
     robot.place(trial.start.joints)
     for name, pose in trial.start.objects.items():
         robot.place_object(name, pose)
-    robot.show_goal(episode.goal_picture)
-    robot.forget()
-    lost = Outcome(False, False, trial.before)  # for an arm that is never commanded
+    lost = Outcome(False, False, trial.before)  # for an arm that is never commanded, as for a goal that is refused
     try:
+        robot.show_goal(episode.goal_picture)
+        robot.forget()
         begin_ns = robot.go()
     except GraphError as error:
         episode.outcome, episode.note = lost, str(error).splitlines()[0]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scene exported as a world for Gazebo: our own SDF reader and Drake's find the same arm in it.
 
-The exported worlds were not run in Gazebo.
+Gazebo itself is not part of the tests; docs/gazebo.md says which exported worlds it ran.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be known about Gazebo without running it: topics, types, kinematics, and how its controller holds points.
 
-Gazebo itself was not run. The model of its controller below is written from gz-sim 8's source.
+The tests run without Gazebo; `make gazebo-demo` runs it. The model of its controller below is written from gz-sim 8's
+source.
 """
 
 from __future__ import annotations
