@@ -21,7 +21,8 @@ UNSURE_RAD = 4e-3  # greatest step of the command that is risked when it is unkn
 MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed above which the lag of the arm is measured, and number of samples
 LONGEST_LAG_S = 0.5  # a longer one is not lag but an arm that does not follow
 DELAYS = 16  # number of the newest commands whose delay, and whose lag, is remembered
-LAGS = 5  # between the least and the greatest lag that a position is compared with trajectories at
+BEYOND = 0.5  # of the range of the lags so far, by which the next command's may lie beyond it on either side
+LAGS = 9  # between the least and the greatest lag that a position is compared with trajectories at
 LOOK_S = 0.005  # between the times at which two trajectories are compared
 
 
@@ -176,8 +177,9 @@ class Execution:
         if not known or len(self._possible) == 1:
             self._look_at_lag(self._possible[-1], stamp_s, position)
         if known:
-            lags_s = [lag.mean_s for lag in self._lags]
-            self._tell(stamp_s - np.linspace(min(lags_s), max(lags_s), LAGS), position, self._measured_rad)
+            least, most = min(lag.mean_s for lag in self._lags), max(lag.mean_s for lag in self._lags)
+            more = BEYOND * (most - least)
+            self._tell(stamp_s - np.linspace(least - more, most + more, LAGS), position, self._measured_rad)
 
     def _tell(self, times_s: np.ndarray, position: np.ndarray, told_rad: float) -> None:
         """Drops trajectories older than the one nearest to `position` (A,) rad, where the two can be told apart.
