@@ -64,15 +64,6 @@ def test_noise_and_slightly_other_light_are_not_new(novelty: Novelty) -> None:
         assert novelty.look(np.clip(picture + change, 0, 255).astype(np.uint8), 0.0) == 0.0
 
 
-@pytest.mark.parametrize("left", [0.3, 0.5, 0.8])
-def test_a_shadow_on_the_arm_is_not_new_and_a_dark_thing_is(novelty: Novelty, left: float) -> None:
-    shaded = tuple(round(left * value) for value in RED)
-    assert not novelty.new_pixels(table((12, 12, GREEN), (2, 5, shaded))).any()
-    assert novelty.look(table((12, 12, GREEN), (7, 7, shaded)), 0.0) == 9 / 2, "where the arm never was"
-    for dark in ((20, 20, 20), (40, 40, 40), (10, 60, 10), (10, 10, 80)):
-        assert novelty.look(table((12, 12, GREEN), (2, 5, dark)), 0.1) >= 8 / 2, "other colours"
-
-
 def test_what_stays_becomes_familiar_and_what_moves_does_not(novelty: Novelty) -> None:
     stays = table((12, 12, GREEN), (7, 7, GREEN))
     times = np.arange(0.0, FAMILIAR_S + 0.2, 0.05)

@@ -14,10 +14,6 @@ estimate. A table of another colour is taken for a light of that colour, in whic
 colour is new only if it is new in the light of the recordings, too. Noise is not novelty either: in a noisy picture a
 colour is new only if the mean of it and its neighbours is. Each pixel also has its neighbours' colours, so that a
 camera may be turned or shifted by a pixel.
-
-Nor is a shadow on the arm: where a lamp makes one link shade another, no recording in another light had those colours.
-So a strong colour is not new where a brighter one of its kind was; a grey one is, since a dark thing on a grey table
-looks like nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -46,8 +42,6 @@ WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, an
 DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
 NOISY = 4.0  # grey levels of noise, the median difference of pixels from the mean around them, that hide small things
 FLATTEST = 4.0  # `contrast` below which a picture, of a covered lens say, shows nothing
-# How much darker a shadow may make a colour, and the least share by which a strong colour's red, green and blue differ.
-SHADED, STRONG = (1.6, 2.6, 4.0), 0.5
 SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
 
 
@@ -145,23 +139,6 @@ def area(pixels: np.ndarray) -> float:
     return float(cv2.medianBlur(pixels.astype(np.uint8), 3).sum())
 
 
-class Views(NamedTuple):
-    """A picture as it may look in the light of the recordings."""
-
-    shades: list[np.ndarray]  # (H * W, 3) each, as of `_shades`
-    even: np.ndarray | None  # (H * W, 3) uint8 in an even white light; None: of a bundle that does not know it
-
-
-def unshaded(colours: np.ndarray) -> Iterator[np.ndarray]:
-    """Colours (P, 3) uint8 as they may be without a shadow on them; grey ones, and the darkest, stay as they are."""
-    values = colours.astype(np.float32)
-    most = values.max(1, keepdims=True)
-    strong = (most > DARKEST) & (most - values.min(1, keepdims=True) >= STRONG * most)
-    room = 255.0 / np.maximum(most, 1.0)  # up to which a colour keeps its hue
-    for factor in SHADED:
-        yield np.where(strong, np.minimum(factor, room) * values, values).astype(np.uint8)
-
-
 class Novelty:
     """How much of a picture is new. What stays for a while becomes familiar. Used from one thread.
 
@@ -197,15 +174,15 @@ class Novelty:
 
     def new_pixels(self, picture: np.ndarray) -> np.ndarray:
         """Which pixels, (H, W) bool, of a picture (H, W, 3) uint8 have a new colour."""
-        return self._lack(self._seen, self._views(picture)).reshape(picture.shape[:2])
+        return self._lack(self._seen, self._estimates(picture)).reshape(picture.shape[:2])
 
     def uncommon_pixels(self, picture: np.ndarray) -> np.ndarray:
         """Which pixels, (H, W) bool, of a picture (H, W, 3) uint8 have a colour that is not common there."""
         assert self._recorded.common is not None, "of a bundle that knows which colours are common"
-        return self._lack(self._recorded.common, self._views(picture)).reshape(picture.shape[:2])
+        return self._lack(self._recorded.common, self._estimates(picture)).reshape(picture.shape[:2])
 
-    def _views(self, picture: np.ndarray) -> Views:
-        """A picture (H, W, 3) uint8 for each estimate of its light, and without its noise."""
+    def _estimates(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Shades (H * W, 3) of a picture (H, W, 3) uint8 for each estimate of its light, and without its noise."""
         smooth = cv2.blur(picture, (3, 3))
         noisy = float(np.median(cv2.absdiff(picture, smooth))) >= NOISY
         light = light_of(picture)
@@ -218,17 +195,11 @@ class Novelty:
             estimates = [evened(picture, each) for each in lights]
         if noisy:
             estimates.append(evened(smooth, light) if self._any_light else smooth)
-        return Views([_shades(each) for each in estimates], estimates[0].reshape(-1, 3) if self._any_light else None)
+        return [_shades(each) for each in estimates]
 
-    def _lack(self, known: np.ndarray, views: Views) -> np.ndarray:
-        """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is, and whatever
-        shades them.
-        """
-        lacks = ~np.any([known[self._pixels, _colours(shades)] for shades in views.shades], axis=0)
-        if views.even is not None and lacks.any():
-            pixels = np.flatnonzero(lacks)
-            lacks[pixels] = ~np.any([known[pixels, _colours(_shades(lit))] for lit in unshaded(views.even[pixels])], 0)
-        return lacks
+    def _lack(self, known: np.ndarray, estimates: list[np.ndarray]) -> np.ndarray:
+        """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is."""
+        return ~np.any([known[self._pixels, _colours(shades)] for shades in estimates], axis=0)
 
     def look(self, picture: np.ndarray, stamp_s: float) -> float:
         """Novelty of a frame's picture (H, W, 3) uint8, in multiples of what is usual: the greater of the new pixels in
@@ -239,17 +210,17 @@ class Novelty:
             self._since_s[:] = np.inf
             self._areas.clear()
             return len(self._pixels) / self._usual
-        size, views = picture.shape[:2], self._views(picture)
-        new = most_together(self._new(views, stamp_s).reshape(size)) / self._usual
+        size, estimates = picture.shape[:2], self._estimates(picture)
+        new = most_together(self._new(estimates, stamp_s).reshape(size)) / self._usual
         if self._usual_area is None or self._recorded.common is None:
             return new
         usual, most = self._usual_area
-        uncommon = area(self._lack(self._recorded.common, views).reshape(size))
+        uncommon = area(self._lack(self._recorded.common, estimates).reshape(size))
         return max(new, (uncommon - max(usual, self._familiar_area(uncommon, stamp_s))) / most)
 
-    def _new(self, views: Views, stamp_s: float) -> np.ndarray:
+    def _new(self, estimates: list[np.ndarray], stamp_s: float) -> np.ndarray:
         """Which pixels (H * W,) of a frame have a new colour; those that it stayed with for long become familiar."""
-        new, shades = self._lack(self._seen, views), views.shades[0]
+        new, shades = self._lack(self._seen, estimates), estimates[0]
         same = np.abs(shades - self._shades).max(1) <= 1
         since_s = np.where(same, np.minimum(self._since_s, stamp_s), stamp_s)
         stays = new & (stamp_s - since_s >= self._familiar_s)
