@@ -29,8 +29,8 @@ RECIPE = Recipe(
     # Any light is learned after the world model, by its encoder alone: batches of alike poses, which make the latent
     # hold the object, would be learned with random looks in several times as many steps. Policy and corrections follow
     # in random looks. No covering rectangles: they could be taken for the object.
-    distilled=800,
-    distil={"steps": 6000, "batch": 256, "learning_rate": 1e-3, "augment": {"share": 0.75, "covered_share": 0.0}},
+    distilled=1600,
+    distil={"steps": 16000, "batch": 256, "learning_rate": 1e-3, "augment": {"share": 0.75, "covered_share": 0.0}},
 )
 
 
