@@ -13,7 +13,7 @@ from lewm_model.planning.motion import KnotLimits, Timeline, Trajectory
 from lewm_model.robot.limits import JointLimits
 from lewm_model.sim.controller import ControllerConfig, TrajectoryController
 from lewm_ros.safety import Reason, Shield, ShieldConfig, State
-from lewm_ros.safety.execution import Execution
+from lewm_ros.safety.execution import Execution, Lag
 
 LIMITS = JointLimits(
     ("shoulder", "elbow"), np.full(2, -2.6), np.full(2, 2.6), np.full(2, 1.5), np.full(2, 9.0), np.full(2, 150.0)
@@ -249,3 +249,17 @@ def test_only_an_arm_on_an_older_command_is_seen_to_execute_it(beside_rad, told)
     execution.add(fast, 0.5)
     execution.measure(1.0, np.array([0.5 - beside_rad]))
     assert (execution.doubt(1.0, 0.02) is not None) == told
+
+
+def test_an_arm_that_was_held_up_once_does_not_make_the_shield_blind_to_lost_commands():
+    execution = Execution(None, 0.01)
+    times = np.linspace(0.0, 5.0, 101)
+    old, new = (Trajectory(times, v * times[:, None], np.full((101, 1), v)) for v in (0.5, 0.7))
+    execution.add(old, 0.0)
+    for stamp_s in np.arange(0.1, 1.0, 0.02):
+        execution.measure(stamp_s, np.array([0.5 * stamp_s]))
+    for lag_s in (0.0, 0.0, 0.4, 0.0):  # of commands in between, in one of which something held the arm up
+        execution._lags.append(Lag(execution._sent[-1], 20, lag_s))
+    execution.add(new, 1.0)
+    execution.measure(1.4, np.array([0.7]))
+    assert execution.doubt(1.4, 0.02) is not None, "the arm is where the old one has it, 0.28 rad from the new one"

@@ -26,6 +26,7 @@ ARM_TOPIC = "arm_controller/joint_trajectory"
 INTENSITY = 2.0  # of lamps, with which a horizontal white surface is about white in Gazebo's picture
 LIGHTEST_KG, LEAST_INERTIA = 1e-3, 1e-6  # kg and kg m^2 of a link without mass, which Gazebo does not accept
 STATE_HZ = 50  # rate of the joint states
+INERTIA = {"ixx": (0, 0), "iyy": (1, 1), "izz": (2, 2), "ixy": (0, 1), "ixz": (0, 2), "iyz": (1, 2)}  # tags and places
 PLUGINS = ("Physics", "UserCommands", "SceneBroadcaster")  # of the world, beside that of the sensors
 
 
@@ -36,9 +37,6 @@ def export_sdf(scene_file: Path, out: Path) -> None:
     """
     scene, world = read_scene(scene_file), load_scene(scene_file)
     _Writer(scene, world, out).write()
-
-
-INERTIA = {"ixx": (0, 0), "iyy": (1, 1), "izz": (2, 2), "ixy": (0, 1), "ixz": (0, 2), "iyz": (1, 2)}  # tags and places
 
 
 class _Writer:

@@ -21,6 +21,7 @@ UNSURE_RAD = 4e-3  # greatest step of the command that is risked when it is unkn
 MOVES_RAD_S, ENOUGH = 0.2, 10  # commanded speed above which the lag of the arm is measured, and number of samples
 LONGEST_LAG_S = 0.5  # a longer one is not lag but an arm that does not follow
 DELAYS = 16  # number of the newest commands whose delay, and whose lag, is remembered
+MOST_APART_S = 0.05  # from the middle one, up to which the lag of a single command counts
 BEYOND = 0.5  # of the range of the lags so far, by which the next command's may lie beyond it on either side
 LAGS = 9  # between the least and the greatest lag that a position is compared with trajectories at
 LOOK_S = 0.005  # between the times at which two trajectories are compared
@@ -177,7 +178,9 @@ class Execution:
         if not known or len(self._possible) == 1:
             self._look_at_lag(self._possible[-1], stamp_s, position)
         if known:
-            least, most = min(lag.mean_s for lag in self._lags), max(lag.mean_s for lag in self._lags)
+            lags_s = np.array([lag.mean_s for lag in self._lags])
+            middle = np.median(lags_s)  # an arm that was blocked for a while does not make it blind to lost commands
+            least, most = np.clip([lags_s.min(), lags_s.max()], middle - MOST_APART_S, middle + MOST_APART_S)
             more = BEYOND * (most - least)
             self._tell(stamp_s - np.linspace(least - more, most + more, LAGS), position, self._measured_rad)
 
