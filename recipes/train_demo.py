@@ -12,7 +12,7 @@ import typer
 from recipes.recipe import Recipe, run
 
 # More steps than the size `small` has, since frames with random looks take longer to learn from.
-RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"steps": 3500})
+RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"steps": 7000, "precision": "bf16"})
 
 
 def main(

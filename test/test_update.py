@@ -71,12 +71,15 @@ def hidden(folder: Path) -> list[str]:
 
 def test_a_process_that_is_killed_while_it_updates_leaves_the_old_bundle_or_the_new_one(tmp_path: Path) -> None:
     folder, rng, seen = tmp_path / "bundle", random.Random(0), {0}
-    create(folder, lambda draft: made(draft, 0))
+    bundle = create(folder, lambda draft: made(draft, 0))
+    began_s = time.monotonic()
+    update(bundle, lambda draft: changed(draft, 0))
+    update_s = time.monotonic() - began_s  # a busy disk makes it many times longer
     for _ in range(KILLS):
         before = version(folder)
         process = FORK.Process(target=keeps_updating, args=(folder,))
         process.start()
-        time.sleep(rng.uniform(0.03, 0.25))
+        time.sleep(0.03 + rng.uniform(0.0, 4 * update_s))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -125,14 +128,14 @@ def test_whoever_reads_while_it_is_updated_finds_one_version(tmp_path: Path) -> 
     process = FORK.Process(target=keeps_updating, args=(folder,), daemon=True)
     process.start()
     try:
-        seen, until_s = set(), time.monotonic() + 0.7
-        while time.monotonic() < until_s:
+        seen, until_s = set(), time.monotonic() + 60.0  # a busy disk makes updates slow, and is no failure
+        while len(seen) < 10 and time.monotonic() < until_s:
             bundle = load_bundle(folder)  # checks every hash
             seen.add(bundle.evaluation["version"])
     finally:
         process.kill()
         process.join()
-    assert len(seen) > 5
+    assert len(seen) == 10, "hardly any update was done"
 
 
 def test_a_change_that_fails_leaves_the_bundle_as_it_was_and_nothing_behind(tmp_path: Path) -> None:

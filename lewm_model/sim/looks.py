@@ -19,11 +19,11 @@ from lewm_model.sim.arm import ArmSim
 
 AS_IT_IS = 0.3  # share of the pictures that show the scene as in its file
 # Shares of the other pictures in which each part differs from the file.
-SHARES = {"light": 0.7, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "distractors": 0.35}
+SHARES = {"light": 0.8, "table": 0.5, "texture": 0.4, "arm": 0.35, "camera": 0.5, "distractors": 0.35}
 STRENGTH = (0.6, 1.4)  # of the light on the table, as a multiple of the file's
 AMBIENT = (0.2, 0.9)  # share of the light that is ambient; the rest comes from lamps
 MOST_LAMPS, TILT_DEG, TINT = 3, 65.0, 0.2  # lamps; greatest angle from the vertical; each colour times exp(+- this)
-CASTING = 0.5  # share of the lights that cast a shadow
+CASTING = 0.8  # share of the lights that cast a shadow
 SHIFT, TURN_DEG, ZOOM = 0.06, 5.0, 0.06  # of the camera: share of its picture, about its axis, share of the distance
 MOST_DISTRACTORS = 5
 DISTRACTOR_SIZE = (0.02, 0.07)  # half lengths, in multiples of 2.4 times the arm's reach, about what a picture shows
