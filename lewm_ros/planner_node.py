@@ -25,7 +25,7 @@ from lewm_model.bundle.verdict import verdict
 from lewm_model.config import PlanConfig
 from lewm_model.monitoring.vigilance import Vigilance
 from lewm_model.planning.motion import Trajectory
-from lewm_model.planning.planner import Decision, Planner
+from lewm_model.planning.planner import JITTER_S, Decision, Planner
 from lewm_model.planning.proposals import proposals_of
 from lewm_model.robot.actions import UNKNOWN
 from lewm_model.runtime import Runtime
@@ -303,7 +303,7 @@ class PlannerNode(ArmNode):
     # ---- the planning thread -----------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        items = self._mailbox.take(WATCH_S)
+        items = self._mailbox.take(JITTER_S if self._planner.active else WATCH_S)
         self.watch()
         if "reset" in items and not self._planner.active:
             goal = self._planner.goal

@@ -116,6 +116,57 @@ def test_the_arm_moves_on_while_it_plans_and_committed_points_are_never_rewritte
     assert all((t.velocities[-1] == 0).all() for t in trajectories), "a trajectory must end at rest by itself"
 
 
+def looked_at(planner: Planner, arm: Arm, arrivals_s: list[float], transport_s: float) -> list[tuple[float, Decision]]:
+    """Plans with frames that are observed at these times, `transport_s` after their stamps, while the planner is asked
+    every millisecond; the decisions, each with the time at which it was made.
+    """
+    decisions = []
+    while arrivals_s:
+        if arm.now_s >= arrivals_s[0] - 1e-9:
+            planner.measure(arm.now_s, arm.position)
+            planner.observe(arrivals_s.pop(0) - transport_s, arm.position.astype(np.float32))
+        if (decision := planner.plan()) is not None:
+            decisions.append((arm.now_s, decision))
+            arm.decision = decision
+        arm.advance(0.001)
+    return decisions
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.01, 0.02, 0.03, 0.04])
+def test_a_plan_begins_when_the_frame_that_it_is_made_from_arrives(phase_s: float) -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm)
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    arrivals = [5.0 + phase_s + 0.05 * i + 0.002 * (i % 2) for i in range(60)]  # a little unsteady
+    decisions = looked_at(planner, arm, arrivals, 0.008)[2:]  # of the first two frames no period is known
+    assert len(decisions) >= 9
+    for now_s, decision in decisions:
+        assert now_s - decision.frame_s == pytest.approx(0.008, abs=1.1e-3)
+        assert decision.trajectory is not None
+
+
+def test_a_frame_that_is_waited_for_in_vain_does_not_delay_the_plan() -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm)
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    before_s, _ = looked_at(planner, arm, [5.0 + 0.05 * i for i in range(41)], 0.008)[-1]
+    first_s = 5.0 + 0.05 * 48  # after seven lost frames
+    now_s, decision = looked_at(planner, arm, [first_s + 0.05 * i for i in range(10)], 0.008)[0]
+    assert now_s < first_s and now_s - before_s < 0.25 + 0.05, "the frame before them is planned from"
+    assert decision.trajectory is not None
+
+
+def test_a_plan_that_begins_a_little_too_late_searches_for_less_time() -> None:
+    arm = Arm(np.zeros(2))
+    planner = planner_for(arm)
+    planner.set_goal(np.array([1.5, -1.5], np.float32))
+    planner.observe(arm.now_s, arm.position.astype(np.float32))
+    arm.advance(0.025)  # 0.085 s remain until the first hand-over, 0.015 less than planning and handing over may take
+    decision = planner.plan()
+    assert decision is not None and (motion := decision.trajectory) is not None
+    assert np.interp(5.11 + 0.2, motion.times_s, motion.velocities[:, 0]) > 0.5, "it waits for the next hand-over"
+
+
 def test_without_goal_or_frame_or_arming_nothing_is_planned() -> None:
     arm = Arm(np.zeros(2))
     planner = Planner(PerfectModel(), LIMITS, PlanConfig(), clock=lambda: arm.now_s)

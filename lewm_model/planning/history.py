@@ -35,12 +35,14 @@ class History:
         self._frames: deque[tuple[float, np.ndarray]] = deque()  # stamp, latent (D,)
         self._measured: deque[tuple[float, np.ndarray]] = deque()  # stamp, (A,) rad
 
-    def observe(self, stamp_s: float, latent: np.ndarray) -> None:
-        """Adds the latent (D,) of a frame; ignored unless it is newer than all before."""
-        if not self._frames or stamp_s > self._frames[-1][0]:
-            self._frames.append((stamp_s, latent))
-            while len(self._frames) > RATE_FRAMES and self._frames[0][0] < stamp_s - self._kept_s:
-                self._frames.popleft()
+    def observe(self, stamp_s: float, latent: np.ndarray) -> bool:
+        """Adds the latent (D,) of a frame if it is newer than all before; returns whether it is."""
+        if self._frames and stamp_s <= self._frames[-1][0]:
+            return False
+        self._frames.append((stamp_s, latent))
+        while len(self._frames) > RATE_FRAMES and self._frames[0][0] < stamp_s - self._kept_s:
+            self._frames.popleft()
+        return True
 
     def measure(self, stamp_s: float, joint_positions: np.ndarray) -> None:
         """Adds measured joint positions (A,) rad; ignored unless they are newer than all before."""

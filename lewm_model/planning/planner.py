@@ -29,6 +29,8 @@ from lewm_model.robot.tip import TipMotion
 from lewm_model.runtime import Runtime
 
 START_SLACK_S = 0.01  # from arming to the first plan; without it the first hand-over would be a block later
+JITTER_S = 0.005  # by which a frame that is waited for may come later than one period after the frame before it
+SPARE_S = 0.02  # by which planning may begin too late, at most half of its time; the search is shorter then
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Planner:
         self.speed_scale = 1.0  # further share of the speed, (0, 1], which a user may change at any time
         self.timeline: Timeline | None = None
         self._planned = -1  # newest hand-over knot that was planned for
+        self._observed_s = -np.inf  # when the newest frame was observed, s
         self._previous: tuple[int, np.ndarray] | None = None  # hand-over knot and candidate (K, C) of the plan before
 
     # ---- inputs ------------------------------------------------------------------------------------------------------
@@ -152,7 +155,8 @@ class Planner:
 
     def observe(self, stamp_s: float, latent: np.ndarray) -> None:
         """Adds the latent (D,) of a frame; ignored unless it is newer than all before."""
-        self.history.observe(stamp_s, latent)
+        if self.history.observe(stamp_s, latent):
+            self._observed_s = self.clock()
 
     def measure(self, stamp_s: float, joint_positions: np.ndarray) -> None:
         """Adds measured joint positions (A,) rad; ignored unless they are newer than all before."""
@@ -162,7 +166,7 @@ class Planner:
 
     def plan(self) -> Decision | None:
         """Plans from the newest frame; None when there is no goal, or when a newer frame will come in time for
-        planning.
+        planning. To be called at every frame, and about every JITTER_S between them, in case the next one is late.
 
         ::
 
@@ -197,7 +201,8 @@ class Planner:
             found = shoot(config, guesses, factors, motions.feasible, cost)
         else:
             width = self._width(problem, proposed[0])
-            left_s = config.deadline_s - (time.monotonic() - begin)
+            spent_s = time.monotonic() - begin
+            left_s = min(config.deadline_s - spent_s, self._due_s(motions.handover_s) - self.clock())
             enough = self._enough(proposed[0])
             found = search(config, guesses, width, motions.feasible, cost, self.rng, left_s, enough=enough)
         return self._commit(problem, found, begin)
@@ -209,8 +214,8 @@ class Planner:
             return None
         now_s, (frame_s, _) = self.clock(), newest
         needed_s = self.needed_s + self.delay_s
-        knot = timeline.knot_at_or_after(now_s + needed_s)
-        newer_s = now_s + max(self.history.frame_period_s, START_SLACK_S)
+        knot = timeline.knot_at_or_after(now_s + needed_s - min(SPARE_S, self.config.deadline_s / 2))
+        newer_s = self._next_frame_s(now_s)
         if knot <= self._planned or timeline.knot_time(knot) - newer_s > needed_s:
             return None
         if not self.config.while_moving and frame_s < timeline.end_s:
@@ -226,6 +231,18 @@ class Planner:
             before, candidate = self._previous
             previous = candidate[knot - before :]
         return Problem(self.runtime, *self.history.context(frame_s), self.goal, motions, previous)
+
+    def _next_frame_s(self, now_s: float) -> float:
+        """When the next frame can be planned from at the latest, as far as the camera's period tells, s."""
+        period_s = self.history.frame_period_s
+        expected_s = self._observed_s + period_s
+        if now_s >= expected_s + period_s / 2:  # it was lost, or there are too few frames to know the period
+            return now_s + max(period_s, START_SLACK_S)
+        return max(expected_s, now_s) + JITTER_S
+
+    def _due_s(self, handover_s: float) -> float:
+        """When the plan for a hand-over has to be ready, s."""
+        return handover_s - self.config.handover_margin_s - self.delay_s
 
     def _width(self, problem: Problem, proposed: Proposed) -> float:
         """Standard deviation of the first candidates, in recorded ones: less near the goal
@@ -262,7 +279,7 @@ class Planner:
             reason = "what the model imagines is not finite, and is not executed; check the goal picture and the model"
             return self._nothing(problem, begin, reason, found.iterations)
         self._previous = (motions.knot, found.best)
-        late = self.clock() > motions.handover_s - self.config.handover_margin_s - self.delay_s
+        late = self.clock() > self._due_s(motions.handover_s)
         trajectory = None
         if not late:
             trajectory = motions.commit(found.best, 1 if self.config.while_moving else self.config.horizon)
