@@ -39,7 +39,7 @@ from lewm_ros.messages import array_to_message, camera_info_message, rgb_to_mess
 from lewm_ros.panel.commands import Commands, Refused
 from lewm_ros.panel.nearest import Nearest
 from lewm_ros.panel.paths import Paths
-from lewm_ros.panel.pictures import SIDE, Pictures
+from lewm_ros.panel.pictures import SIDE, Pictures, camera_at, size_side_by_side
 from lewm_ros.panel.ros import Known
 
 TOKEN = "only-for-tests"
@@ -169,6 +169,11 @@ def test_goals_of_another_shape_than_the_models_picture_are_compared_and_cameras
     node.known.take("right", rgb_to_message(np.full((96, 64, 3), 255, np.uint8), 0))
     found = cv2.imdecode(np.frombuffer(pictures.newest("camera") or b"", np.uint8), cv2.IMREAD_COLOR)
     assert found.shape[:2] == (96, 128 + 64) and found[50, 30].max() < 9 and found[50, 150].min() > 246
+    assert size_side_by_side([(48, 64), (96, 64)]) == (96, 192)
+    assert camera_at([(48, 64), (96, 64)], 10, 20, 60, 100) == (0, (5, 10, 30, 50)), "it is shown twice as large"
+    assert camera_at([(48, 64), (96, 64)], 10, 130, 60, 62) == (1, (10, 2, 60, 62))
+    with pytest.raises(ValueError, match="pictures of two cameras; draw it within one"):
+        camera_at([(48, 64), (96, 64)], 10, 100, 60, 60)
 
 
 def test_the_recorded_frame_nearest_to_a_latent_is_found_with_its_place(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lewm_ros.goals import GoalError, read_goal
 from lewm_ros.messages import MessageError, message_to_rgb
 from lewm_ros.node import compressed_topic
 from lewm_ros.panel.checks import CheckError, examine
+from lewm_ros.panel.pictures import camera_at, size_side_by_side
 from lewm_ros.panel.recordings import RecorderProcess
 from lewm_ros.panel.ros import PanelNode
 from lewm_ros.panel.sequence import GoalSequence
@@ -281,22 +282,23 @@ class Commands:
     # ---- the camera's region -----------------------------------------------------------------------------------------
 
     async def _region(self, request: web.Request) -> str:
-        """Shows the crop of a region of the camera's picture as in a robot file; `write` writes it to `robot_file`."""
+        """Shows the crop of a region of a camera's picture as in a robot file; `write` writes it to `robot_file`."""
         wanted, file = await body(request), self._node.values["robot_file"]
-        if len(self._node.bundle.cameras) > 1:
-            raise Refused("the model has several cameras; write their crops into the robot file by hand")
-        seen = self._known.newest(self._node.bundle.cameras[0].topic)
-        if seen is None:
+        seen = [self._known.newest(camera.topic) for camera in self._node.bundle.cameras]
+        if any(picture is None for picture in seen):
             raise Refused("no picture of the camera has come yet")
         try:
-            camera = self._one_camera(load_robot(file)) if file else self._node.bundle.cameras[0]
-            high, wide = message_to_rgb(seen).shape[:2]
-        except (ConfigError, MessageError) as error:
+            sizes = [message_to_rgb(picture).shape[:2] for picture in seen]
+            high, wide = size_side_by_side(sizes)
+            top, left = (int(_within(wanted, name, 0, size - 1)) for name, size in (("top", high), ("left", wide)))
+            height, width = int(_within(wanted, "height", 1, high - top)), int(_within(wanted, "width", 1, wide - left))
+            number, (top, left, height, width) = camera_at(sizes, top, left, height, width)
+            camera = self._camera_of(load_robot(file), number) if file else self._node.bundle.cameras[number]
+        except (ConfigError, MessageError, ValueError) as error:
             raise Refused(str(error)) from error
         if camera.rectify:
             raise Refused("the camera's pictures are rectified before they are cropped; measure the crop in those")
-        top, left = (int(_within(wanted, name, 0, size - 1)) for name, size in (("top", high), ("left", wide)))
-        height, width = int(_within(wanted, "height", 1, high - top)), int(_within(wanted, "width", 1, wide - left))
+        high, wide = sizes[number]
         if camera.rotation == 180:  # a crop is measured in the turned picture
             top, left = high - top - height, wide - left - width
         crop = (top, left, height, width)
@@ -311,8 +313,9 @@ class Commands:
             raise Refused(f"{file} stays as it is: {error}") from error
         return f"{said} is in {file}; record and train with it, this model keeps its own crop"
 
-    def _one_camera(self, robot: Robot) -> Camera:
-        topic = self._node.bundle.cameras[0].topic
+    def _camera_of(self, robot: Robot, number: int) -> Camera:
+        """The camera of a robot file that has the topic of the bundle's camera of this number."""
+        topic = self._node.bundle.cameras[number].topic
         cameras = [camera for camera in robot.cameras if camera.topic == topic]
         if len(cameras) != 1:
             raise ConfigError(f"the robot file has {len(cameras)} cameras on {topic}; write the crop into it by hand")

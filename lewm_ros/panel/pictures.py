@@ -15,6 +15,7 @@ from lewm_ros.messages import MessageError, message_to_array, message_to_rgb
 from lewm_ros.node import STALE_S
 from lewm_ros.panel.ros import PanelNode
 
+Region = tuple[int, int, int, int]  # top, left, height and width, pixels
 SIDE = 192  # pixels: height of each picture of the imagined future, and of a goal in the gallery
 
 
@@ -114,6 +115,29 @@ def side_by_side(messages: list[Any]) -> np.ndarray:
     pictures = [message_to_rgb(message) for message in messages]
     height = max(len(picture) for picture in pictures)
     return np.hstack([picture if len(picture) == height else sized(picture, height) for picture in pictures])
+
+
+def size_side_by_side(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Height and width, pixels, of what `side_by_side` makes of pictures of these sizes."""
+    highest = max(high for high, _ in sizes)
+    return highest, sum(round(wide * highest / high) for high, wide in sizes)
+
+
+def camera_at(sizes: list[tuple[int, int]], top: int, left: int, height: int, width: int) -> tuple[int, Region]:
+    """Which of the pictures of these sizes (height, width), shown `side_by_side`, has a region, and the region in its
+    own pixels.
+
+    :raises ValueError: the region reaches over more than one picture.
+    """
+    highest, first = max(high for high, _ in sizes), 0
+    for number, (high, wide) in enumerate(sizes):
+        last = first + round(wide * highest / high)
+        if first <= left and left + width <= last:
+            upper, lower = (round(at * high / highest) for at in (top, top + height))
+            begin, end = (min(wide, round((at - first) * high / highest)) for at in (left, left + width))
+            return number, (upper, begin, max(1, lower - upper), max(1, end - begin))
+        first = last
+    raise ValueError("the region reaches over the pictures of two cameras; draw it within one")
 
 
 def sized(picture: np.ndarray, height: int) -> np.ndarray:
