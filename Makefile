@@ -86,8 +86,9 @@ eval-arm: setup $(VENV)/.arms  ## how often that model holds its goals, compared
 adapt-demo: setup  ## another scene: the shipped model, adapted ones and one trained from scratch, into out/adapt-demo: GOALS
 	$(BIN)/python -m recipes.adapt_demo $(call option,GOALS,goals)
 
-robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS, SEED
+robust: setup  ## how often goals are held when light, colours, sensor or camera change, into out/robust: MODEL, GOALS of a row, DECIDE (goals of the rows that decide, 200), SEED
 	$(BIN)/lewm robust $(or $(MODEL),models/reach) $(call option,GOALS,goals) $(call option,SEED,seed) \
+	    --decide $(or $(DECIDE),200) --jobs 2 \
 	    $(if $(MODEL),,--frames test/data/gazebo_frames/plain --frames test/data/gazebo_frames/shadow) 
 
 eval-push: setup  ## the push task: a model, random motion, hold and the scripted policy, into out/eval-push: GOALS, SEED, BUNDLE

@@ -102,24 +102,29 @@ def robust(
         Path | None, typer.Option(help="SDF or scene file; default is the world of the bundle's task")
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch")] = "auto",
+    decide: Annotated[
+        int, typer.Option(help="goals of each group's worst row, which its figure is; 0: as many as the others have")
+    ] = 0,
+    jobs: Annotated[int, typer.Option(help="processes that try rows", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="folder for summary.json and robust.png")] = Path("out/robust"),
 ) -> None:
     """Count how often goals are held when light, colours, sensor or camera differ from the training."""
     from rich.console import Console
 
     from lewm_model.bundle.bundle import load_bundle
-    from lewm_model.evaluation.robustness import robustness, table, write
+    from lewm_model.evaluation.robustness import Row, robustness, table, write
     from lewm_model.runtime import load_runtime
     from lewm_model.tasks.registry import suite_of
 
     runtime = load_runtime(load_bundle(bundle), backend)
     task = suite_of(runtime.bundle).name
-    rows = []
-    for row in robustness(runtime, goals, seed, only or (), world, frames or (), goal_changed):
-        typer.echo(f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed}")
-        rows.append(row)
-        # After every row, so that an interrupted run leaves its results.
-        write(rows, out, f"lewm robust {bundle} --goals {goals} --seed {seed}", task)
+    rows: list[Row] = []
+    command = f"lewm robust {bundle} --goals {goals} --seed {seed}" + (f" --decide {decide}" if decide else "")
+    for rows in robustness(
+        runtime, goals, seed, only or (), world, frames or (), goal_changed, decide=decide, jobs=jobs
+    ):
+        write(rows, out, command, task)  # after every row, so that an interrupted run leaves its results
+        typer.echo(f"{len(rows)} rows: {rows[-1].change.factor} {rows[-1].change.severity}, {rows[-1].goal_clean}")
     Console().print(table(rows))
     typer.echo(f"summary.json and robust.png: {out}")
 

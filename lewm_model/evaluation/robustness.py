@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import csv
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from lewm_model.bundle.bundle import load_heads, load_model
+from lewm_model.bundle.bundle import load_bundle, load_heads, load_model
 from lewm_model.evaluation.figures import Figures, write_figures
 from lewm_model.evaluation.statistics import Rate, held
 from lewm_model.models.graphs import RolloutGraph
@@ -32,7 +34,7 @@ from lewm_model.models.signature import DISPLACEMENT, measuring
 from lewm_model.monitoring.goal_check import examine_goal
 from lewm_model.monitoring.novelty import load_novelty
 from lewm_model.robot.observation import Observation
-from lewm_model.runtime import Runtime
+from lewm_model.runtime import Runtime, load_runtime
 from lewm_model.sim.arm import ArmSim
 from lewm_model.sim.world import State
 from lewm_model.tasks.reach import ANYWHERE
@@ -49,12 +51,18 @@ PAINTS = ((200, 60, 160), (240, 190, 40), (40, 160, 200), (90, 60, 30), (60, 180
 
 
 @dataclass(frozen=True)
-class Change:
-    """One row: the factor that is changed, how much, and how. `scene` edits MuJoCo's model, `lens` the picture."""
+class Label:
+    """What a row is about: the factor that is changed, and how much."""
 
     group: str  # light, colour, sensor, camera, scene or frames
     factor: str
     severity: str
+
+
+@dataclass(frozen=True)
+class Change(Label):
+    """How it is changed: `scene` edits MuJoCo's model, `lens` the picture."""
+
     scene: Callable[[mujoco.MjModel], None] = lambda model: None
     lens: Lens | None = None
 
@@ -63,7 +71,7 @@ class Change:
 class Row:
     """Goals held under one change, with the goal's picture taken without the change, and with it."""
 
-    change: Change
+    change: Label
     goal_clean: Rate
     goal_changed: Rate | None  # None: not measured
     off_steps: float  # `apart`; nan for a bundle without displacement embedding
@@ -306,6 +314,65 @@ def goal_picture(sim: ArmSim, pose: np.ndarray) -> np.ndarray:
     return sim.render()
 
 
+Place = tuple[str, str] | Path  # factor and severity of a change, or a folder of pictures
+Try = tuple[Place, int, bool]  # with how many goals, and whether also with goals under the same change
+
+
+class Trials:
+    """The starts and goals of all rows, and the simulated world in which they are tried."""
+
+    def __init__(self, runtime: Runtime, seed: int, world: str | Path | None) -> None:
+        """
+        :param seed: of the planner and of random changes.
+        :param world: SDF or scene file; by default that of the bundle's task.
+        """
+        self._runtime, self._seed, self._suite = runtime, seed, suite_of(runtime.bundle)
+        self._sim = ArmSim(world or self._suite.world_file)
+        self._sight = runtime.bundle.observation
+
+    def row(self, what: Try) -> Row:
+        """Tries a change, or the pictures of a folder as goals."""
+        place, goals, goal_changed = what
+        if isinstance(place, Path):
+            return self._foreign_row(place, goals)
+        change = next(change for change in changes() if (change.factor, change.severity) == place)
+        return self._changed_row(change, goals, goal_changed)
+
+    def _changed_row(self, change: Change, goals: int, goal_changed: bool) -> Row:
+        """The goals are divided equally among the tasks of the bundle; all rows have the same."""
+        sim, sight, tasks = self._sim, self._sight, self._suite.tasks
+        shares = [(number + 1) * goals // len(tasks) - number * goals // len(tasks) for number in range(len(tasks))]
+        drawn = [draw_trials(task, share, TASK_SEED, sim) for task, share in zip(tasks, shares, strict=True)]
+        trials = [trial for some in drawn for trial in some]
+        clean, pictures = [picture_of(trial.goal, sim, sight) for trial in trials], []
+        for number, trial in enumerate(trials):
+            with changed_world(sim, change, number):
+                pictures.append(picture_of(trial.goal, sim, sight))
+        rate = self._tried(change, trials, clean)
+        changed = rate if change.group == "clean" else None
+        if changed is None and goal_changed:
+            changed = self._tried(change, trials, [None] * goals)
+        label = Label(change.group, change.factor, change.severity)
+        return Row(label, rate, changed, apart(self._runtime, clean, pictures), refused(self._runtime, pictures))
+
+    def _foreign_row(self, folder: Path, goals: int) -> Row:
+        """As in `foreign_trials`."""
+        trials, theirs = foreign_trials(folder, self._sim, goals, self._sight)
+        rate = self._tried(Change("frames", "renderer", folder.name), trials, theirs)
+        own = [picture_of(trial.goal, self._sim, self._sight) for trial in trials]
+        label = Label("frames", "renderer", folder.name)
+        return Row(label, rate, rate, apart(self._runtime, own, theirs), refused(self._runtime, theirs))
+
+    def _tried(self, change: Change, trials: Sequence[Trial], pictures: Sequence[np.ndarray | None]) -> Rate:
+        outcomes = []
+        for number, (trial, picture) in enumerate(zip(trials, pictures, strict=True)):
+            seed = self._seed + number
+            with changed_world(self._sim, change, seed):
+                tried = attempt(trial, self._sim, self._runtime, self._suite.plan, seed, picture)
+            outcomes.append(tried.outcome)
+        return held(outcomes)
+
+
 def robustness(
     runtime: Runtime,
     goals: int,
@@ -314,52 +381,55 @@ def robustness(
     world: str | Path | None = None,
     frames: Sequence[Path] = (),
     goal_changed: bool = True,
-) -> Iterator[Row]:
-    """The rows of the table, one after the other. The goals of a row are divided equally among the tasks of the bundle;
-    all rows have the same goals.
+    decide: int = 0,
+    jobs: int = 1,
+) -> Iterator[list[Row]]:
+    """The rows of the table so far, again after each one.
 
     :param only: groups or factors of changes; empty is all.
     :param world: SDF or scene file; by default that of the bundle's task.
     :param frames: folders of pictures by another renderer or camera, as in `foreign_trials`.
     :param goal_changed: False does not count with changed goals, which takes half of the time.
+    :param decide: goals of the rows that decide (`worst` of their group), if more than `goals`: they are tried again,
+        with a clean goal only, and replace the first try.
+    :param jobs: processes that try rows.
     :raises OSError: a folder lacks its poses.csv, or a picture.
     :raises ValueError: `frames` are given for a bundle whose task is not reach.
     """
     suite = suite_of(runtime.bundle)
-    sight, config, tasks = runtime.bundle.observation, suite.plan, suite.tasks
     if frames and suite.name != "reach":
         raise ValueError(f"--frames gives poses to reach, but the task of this bundle is {suite.name}; leave it out")
-    with ArmSim(world or suite.world_file) as sim:
-        shares = [(number + 1) * goals // len(tasks) - number * goals // len(tasks) for number in range(len(tasks))]
-        drawn = [draw_trials(task, share, TASK_SEED, sim) for task, share in zip(tasks, shares, strict=True)]
-        trials = [trial for some in drawn for trial in some]
-        clean = [picture_of(trial.goal, sim, sight) for trial in trials]
+    chosen = [change for change in changes() if not only or change.group in only or change.factor in only]
+    places: list[Place] = [(change.factor, change.severity) for change in chosen] + list(frames)
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        if jobs == 1:
+            each: Callable[[list[Try]], Iterator[Row]] = partial(map, Trials(runtime, seed, world).row)
+        else:
+            start = (runtime.bundle.folder, runtime.backend, seed, world)
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs, _start_worker, start))
+            each = partial(pool.imap, _row)
+        for row in each([(place, goals, goal_changed) for place in places]):
+            rows.append(row)
+            yield rows
+        for group in dict.fromkeys(row.change.group for row in rows):
+            while (least := worst(rows, group)) is not None and least.goal_clean.trials < decide:
+                number = rows.index(least)
+                rows[number] = next(each([(places[number], decide, False)]))
+                yield rows
 
-        def tried(change: Change, trials: Sequence[Trial], pictures: Sequence[np.ndarray | None]) -> Rate:
-            outcomes = []
-            for number, (trial, picture) in enumerate(zip(trials, pictures, strict=True)):
-                with changed_world(sim, change, seed + number):
-                    outcomes.append(attempt(trial, sim, runtime, config, seed + number, picture).outcome)
-            return held(outcomes)
 
-        def taken(change: Change, state: State, number: int) -> np.ndarray:
-            with changed_world(sim, change, number):
-                return picture_of(state, sim, sight)
+_trials: Trials | None = None  # of a worker
 
-        for change in changes():
-            if not only or change.group in only or change.factor in only:
-                rate = tried(change, trials, clean)
-                changed = rate if change.group == "clean" else None
-                if changed is None and goal_changed:
-                    changed = tried(change, trials, [None] * goals)
-                pictures = [taken(change, trial.goal, number) for number, trial in enumerate(trials)]
-                yield Row(change, rate, changed, apart(runtime, clean, pictures), refused(runtime, pictures))
-        for folder in frames:
-            foreign, theirs = foreign_trials(folder, sim, goals, sight)
-            change = Change("frames", "renderer", folder.name)
-            rate = tried(change, foreign, theirs)
-            own = [picture_of(trial.goal, sim, sight) for trial in foreign]
-            yield Row(change, rate, rate, apart(runtime, own, theirs), refused(runtime, theirs))
+
+def _start_worker(folder: Path, backend: str, seed: int, world: str | Path | None) -> None:
+    global _trials
+    _trials = Trials(load_runtime(load_bundle(folder), backend), seed, world)
+
+
+def _row(what: Try) -> Row:
+    assert _trials is not None
+    return _trials.row(what)
 
 
 def refused(runtime: Runtime, pictures: Sequence[np.ndarray]) -> Rate | None:
