@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,10 @@ def robust(
     runtime = load_runtime(load_bundle(bundle), backend)
     task = suite_of(runtime.bundle).name
     rows: list[Row] = []
-    command = f"lewm robust {bundle} --goals {goals} --seed {seed}" + (f" --decide {decide}" if decide else "")
+    said = ["--goals", str(goals), "--seed", str(seed), *(["--decide", str(decide)] if decide else [])]
+    said += [word for name in only or () for word in ("--only", name)]
+    said += [word for folder in frames or () for word in ("--frames", str(folder))]
+    command = shlex.join(["lewm", "robust", str(bundle), *said, *([] if goal_changed else ["--no-goal-changed"])])
     for rows in robustness(
         runtime, goals, seed, only or (), world, frames or (), goal_changed, decide=decide, jobs=jobs
     ):
