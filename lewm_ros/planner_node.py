@@ -327,7 +327,8 @@ class PlannerNode(ArmNode):
         self._act()
         if self._planner.reached and self._pursued is not None:
             self._ended_goals.add(self._pursued, "reached")  # a restarted planner must not pursue it
-        self.show_state(self._goal, self._planner.reached or self._dry_reached)
+        told = self._values["speed_scale"], self._dry_run  # also while disarmed: a page shows them, to be changed
+        self.show_state(self._goal, self._planner.reached or self._dry_reached, *told)
 
     def _tolerate(self, tolerance: float) -> None:
         """Scales the calibrated distances at which a goal counts as reached and as left."""

@@ -381,6 +381,22 @@ def test_joints_deadline_cost_and_the_length_of_the_film_are_those_of_the_planne
     asyncio.run(scenario())
 
 
+def test_a_disarmed_planner_tells_its_speed_and_dry_run_as_soon_as_they_change(panel: SimpleNamespace) -> None:
+    async def scenario() -> None:
+        async with browser(panel) as page:
+            await page.post("take")
+            await page.until(lambda s: s["state"] == "disarmed")
+            await page.post("dry_run", json={"on": True})
+            await page.until(lambda s: s["state"] == "disarmed" and s["dry_run"])
+            await page.post("speed", json={"share": 0.5})
+            await page.until(lambda s: s["speed"] == 0.5)
+            await page.post("speed", json={"share": 1.0})
+            await page.post("dry_run", json={"on": False})
+            await page.until(lambda s: s["speed"] == 1.0 and not s["dry_run"])
+
+    asyncio.run(scenario())
+
+
 def test_speed_hold_dry_run_and_cancel_reach_the_planner(panel: SimpleNamespace) -> None:
     async def scenario() -> None:
         async with browser(panel) as page:
