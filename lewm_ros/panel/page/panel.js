@@ -80,7 +80,11 @@ function station(name) {
   dwell.type = "number"; dwell.min = 0; dwell.max = 3600; dwell.step = 0.5; dwell.value = 2;
   dwell.setAttribute("aria-label", `seconds to stay at ${name}`);
   remove.type = "button"; remove.textContent = "Remove"; remove.setAttribute("aria-label", `remove ${name} from the sequence`);
-  remove.addEventListener("click", () => item.remove());
+  remove.addEventListener("click", () => {
+    const next = item.nextElementSibling || item.previousElementSibling;
+    (next ? next.querySelector("button") : at("collect")).focus(); // the keyboard would be nowhere
+    item.remove();
+  });
   item.append(`${name}, stay`, dwell, "s ", remove);
   at("stations").append(item);
 }
@@ -107,24 +111,24 @@ at("recorded").addEventListener("click", async () => { await sendJson(goal("reco
 
 // A region of the camera's picture: drawn with the mouse or a finger, or typed.
 const REGION = ["top", "left", "height", "width"];
-let corner = null;
+let corner = null, high = 0, wide = 0; // pixels of the camera's picture; while the next one loads, the element says 0
 function pixel(event) {
   const box = at("camera").getBoundingClientRect(), within = (value) => Math.min(1, Math.max(0, value));
   return [
-    Math.round(within((event.clientY - box.top) / box.height) * at("camera").naturalHeight),
-    Math.round(within((event.clientX - box.left) / box.width) * at("camera").naturalWidth),
+    Math.round(within((event.clientY - box.top) / box.height) * high),
+    Math.round(within((event.clientX - box.left) / box.width) * wide),
   ];
 }
 function drawRegion() {
   const [top, left, height, width] = REGION.map((name) => at(name).valueAsNumber);
-  const { naturalHeight: high, naturalWidth: wide } = at("camera"), style = at("region").style;
+  const { style } = at("region");
   at("view").classList.toggle("cropping", at("cropping").open);
   at("region").hidden = !at("cropping").open || !high;
   style.top = `${100 * top / high}%`; style.height = `${100 * height / high}%`;
   style.left = `${100 * left / wide}%`; style.width = `${100 * width / wide}%`;
 }
 at("view").addEventListener("pointerdown", (event) => {
-  if (!at("cropping").open || !at("camera").naturalHeight) return;
+  if (!at("cropping").open || !high) return;
   event.preventDefault();
   at("view").setPointerCapture(event.pointerId);
   corner = pixel(event);
@@ -139,6 +143,12 @@ at("view").addEventListener("pointermove", (event) => {
 for (const kind of ["pointerup", "pointercancel"]) at("view").addEventListener(kind, () => { corner = null; });
 for (const name of REGION) at(name).addEventListener("input", drawRegion);
 at("cropping").addEventListener("toggle", drawRegion);
+at("camera").addEventListener("load", () => {
+  const { naturalHeight, naturalWidth } = at("camera");
+  if (!naturalHeight || (high === naturalHeight && wide === naturalWidth)) return;
+  high = naturalHeight; wide = naturalWidth;
+  drawRegion();
+});
 async function region(write) {
   const values = Object.fromEntries(REGION.map((name) => [name, at(name).valueAsNumber]));
   at("crop-said").textContent = await sendJson("region", { ...values, write }) || "";
@@ -148,7 +158,7 @@ at("write").addEventListener("click", () => region(true));
 
 // Recording, and how attempts went.
 at("record").addEventListener("click", async () => {
-  await sendJson("record", { on: at("record").getAttribute("aria-pressed") !== "true" });
+  await sendJson("record", { on: !(said && said.recording) });
   recordings();
 });
 for (const button of document.querySelectorAll("[data-mark]")) {
@@ -160,6 +170,7 @@ const deadman = at("deadman");
 function hold(on) {
   held = on;
   deadman.classList.toggle("held", on);
+  deadman.setAttribute("aria-pressed", on);
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(on ? "held" : "free");
 }
 deadman.addEventListener("pointerdown", (event) => { deadman.setPointerCapture(event.pointerId); hold(true); });
@@ -219,7 +230,7 @@ function remember(points, now, value) {
 function show(state) {
   said = state;
   heading(state.reached && state.state === "armed" ? "goal reached" : state.state, state.reason, state.state.split(" ")[0]);
-  at("goal-said").textContent = state.goal ? `(${state.goal})` : "";
+  at("goal-said").textContent = `(${state.goal || "none yet"})`;
   at("nearest-part").hidden = !state.nearest;
   at("nearest-said").textContent = state.nearest;
   at("blocks").textContent = `, a picture every ${number(state.block_s, 2)} s`;
@@ -245,22 +256,22 @@ function show(state) {
   ]);
   const commands = state.commander === me;
   at("who").textContent = commands ? "(you command)" : state.commander ? "(somebody else commands)" : "(nobody commands)";
+  const there = [at("take"), at("give")].includes(document.activeElement);
   at("take").hidden = commands; at("give").hidden = !commands;
   at("take").disabled = state.commander !== null || !token;
   at("take").title = token ? "" : "open the address with the token that panel_node printed";
+  if (there) at(commands ? "give" : "take").focus(); // the other one is hidden, and the keyboard would be nowhere
   at("controls").disabled = at("doctor").disabled = !commands;
   at("deadman").hidden = !state.deadman;
   if (document.activeElement !== at("speed") && state.speed !== null) {
     at("speed").value = Math.round(100 * state.speed);
     at("speed-said").textContent = `${Math.round(100 * state.speed)} %`;
   }
-  document.querySelector("[data-command=hold]").setAttribute("aria-pressed", state.speed === 0);
   document.querySelector("[data-command=hold]").textContent = state.speed === 0 ? "Go on" : "Hold";
   at("dry-run").checked = state.dry_run;
   at("sequence-said").textContent = state.sequence ? `(${state.sequence})` : "";
   const recording = state.recording;
   at("record").textContent = recording ? "End the recording" : "Record";
-  at("record").setAttribute("aria-pressed", Boolean(recording));
   at("recording-said").textContent = [
     recording ? `${recording.file}, ${number(recording.seconds, 0)} s, ${number(recording.bytes / 1e6)} MB` : "off",
     ...(state.episode ? [`${state.episode} is running`] : []),
