@@ -118,8 +118,8 @@ train-memory: setup  ## memory that training on a sparse data set of GB gigabyte
 viewer: setup  ## how much the planner is slowed down by the viewer, in PAIRS of runs, with pictures: SEED
 	$(BIN)/python -m validation.viewer $(call option,PAIRS,pairs) $(call option,SEED,seed)
 
-panel-check: setup  ## the panel beside the nodes: time from STOP to the command that ends the motion, screenshots: STOPS, SEED
-	$(BIN)/python -m validation.panel $(call option,STOPS,stops) $(call option,SEED,seed)
+panel-check: setup  ## the panel beside the nodes: time from STOP to the command that ends the motion, and its page in a browser: STOPS, SEED, ONLY (page)
+	$(BIN)/python -m validation.panel $(call option,STOPS,stops) $(call option,SEED,seed) $(call option,ONLY,only)
 
 eval: setup  ## evaluate the shipped model: success, probes, surprise, and whether the preflight tells good models from bad: EPISODES, SEED
 	$(BIN)/python -m validation.evaluate --more $(call option,EPISODES,episodes) $(call option,SEED,seed)

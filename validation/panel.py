@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how long a stop from the panel takes and what watchers cost the planner, and takes screenshots of the page:
+"""Measures how long a stop from the panel takes and what watchers cost the planner, and checks the page in a browser:
 `make panel-check`, into out/panel.
 
     python -m validation.panel --stops 40
+    python -m validation.panel --only page
 
 The arm is sent from goal to goal. At random moments STOP is sent as the page does, and the time is measured until the
 command that brings the arm to rest arrives. Then the times of plans are compared with nobody and with ten watching, in
-turns; the watchers run on the same machine and drop what they are sent. Screenshots are taken with Chromium where it is
-installed (Debian's chromium and chromium-driver, and selenium): light and dark, wide and narrow, before and after a
-stop by the space bar.
+turns; the watchers run on the same machine and drop what they are sent. `validation.panel_page` says what is checked of
+the page, with Chromium where it is installed. It exits with 1 where the page has a fault.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
-import shutil
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter as RosParameter
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -36,10 +37,11 @@ from lewm_model.sim.arm import ArmSim
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.graph import Graph, GraphError, reserve_domain, set_environment
 from lewm_ros.messages import rgb_to_message
+from validation.panel_page import CHROMIUM, Folders, Page, check, check_deadman, opened, unoperated
 
 TOKEN = "validation"
 WATCHERS, TURNS, TURN_S, GOAL_S = 10, 6, 10.0, 2.5  # turns with, and as many without watchers; from goal to goal
-SIZES = {"wide": (1400, 1500), "narrow": (390, 1800)}
+DEADMAN_BUTTON = 4
 
 
 def enable(graph: Graph) -> None:
@@ -133,109 +135,51 @@ def plan_times(graph: Graph, address: str, goal: Any) -> tuple[list[float], list
     return times
 
 
-def pictures(address: str, out: Path) -> list[str]:
-    """Takes screenshots while operating the page by keyboard; returns their names, [] without Chromium."""
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        return []
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    made = []
-
-    def text(name: str) -> str:
-        return driver.find_element(By.ID, name).text
-
-    try:
-        waiting = WebDriverWait(driver, 30)
-        for theme in ("light", "dark"):
-            feature = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
-            for size, (width, height) in SIZES.items():
-                driver.set_window_size(width, height)
-                driver.get(f"{address}#token={TOKEN}")
-                driver.refresh()
-                waiting.until(lambda d: text("state").lower() not in ("", "not connected", "no planner"))
-                waiting.until(lambda d: d.find_element(By.ID, "camera").get_attribute("src"))
-                time.sleep(2.0)
-                made.append(f"{theme}-{size}.png")
-                driver.save_screenshot(str(out / made[-1]))
-        driver.set_window_size(*SIZES["wide"])
-        take = driver.find_element(By.ID, "take")
-        take.send_keys(Keys.ENTER)  # by the keyboard alone
-        waiting.until(lambda d: "you command" in text("who"))
-        driver.find_element(By.CSS_SELECTOR, "[data-command=reset]").send_keys(Keys.ENTER)
-        waiting.until(lambda d: text("state").lower() == "disarmed")
-        driver.find_element(By.CSS_SELECTOR, "[data-command=arm]").send_keys(Keys.ENTER)
-        waiting.until(lambda d: text("state").lower() in ("armed", "goal reached", "holding"))
-        time.sleep(1.0)
-        made.append("armed.png")
-        driver.save_screenshot(str(out / made[-1]))
-        driver.find_element(By.TAG_NAME, "body").send_keys(Keys.SPACE)
-        waiting.until(lambda d: text("state").lower() == "stopped")
-        made.append("stopped.png")
-        driver.save_screenshot(str(out / made[-1]))
-        errors = [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
-        (out / "browser.json").write_text(json.dumps(errors, indent=1))
-    finally:
-        driver.quit()
-    return made
+def start_panel(graph: Graph, parameters: dict[str, Any]) -> str:
+    """Starts panel_node; returns the address of its page, without the token."""
+    graph.start("panel_node", {"token": TOKEN, "port": 0, **parameters})
+    graph.spin_until(lambda: "the panel is at" in graph.log("panel_node"), 60.0, "the panel's address")
+    return graph.log("panel_node").split("the panel is at ")[1].split("#")[0]
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stops", type=int, default=40, help="number of stops (default 40)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of goals and moments (default 0)")
-    parser.add_argument("--out", type=Path, default=Path("out/panel"), help="folder (default out/panel)")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    model, rng = str(resource("models", "reach")), random.Random(options.seed)
-    goals = options.out / "goals"
-    goals.mkdir(exist_ok=True)
-    with ArmSim() as sim:
-        shown = []
-        for i in range(6):
-            sim.reset(options.seed * 100 + i)
-            shown.append(sim.render().copy())
-            cv2.imwrite(str(goals / f"goal_{i}.png"), cv2.cvtColor(shown[-1], cv2.COLOR_RGB2BGR))
-    set_environment()
-    with reserve_domain(), Graph("panel_check", options.out / "logs") as graph:
-        parameters = resource("config", "plan.yaml")
-        graph.start("sim_node", {}, parameters)
-        graph.start("camera_node", {"model": model}, parameters)
-        graph.start("planner_node", {"model": model}, parameters)
-        graph.start("panel_node", {"model": model, "token": TOKEN, "port": 0, "goal_folder": str(goals.resolve())})
-        commands: list[tuple[float, Any]] = []
-        graph.node.create_subscription(
-            JointTrajectory,
-            "arm_controller/joint_trajectory",
-            lambda message: commands.append((time.monotonic(), message)),
-            50,
-        )
-        sender = graph.node.create_publisher(type(rgb_to_message(shown[0], 0)), "goal_image", LATCHED)
-        graph.bring_up("sim_node", "camera_node", "planner_node")
-        graph.spin_until(lambda: "the panel is at" in graph.log("panel_node"), 30.0, "the panel's address")
-        address = graph.log("panel_node").split("the panel is at ")[1].split("#")[0]
-        turn = iter(range(10**9))
+def page_checked(graph: Graph, address: str, parameters: dict[str, Any], folders: Folders) -> Page | None:
+    """Checks the page, then once more with a dead-man's button; None without Chromium."""
+    with opened(folders.out) as page:
+        if page is None:
+            return None
+        page.open(address, TOKEN)
+        check(page, folders)
+        page.driver.get("about:blank")  # a page whose panel is gone asks for it all the time
+        panel = graph.process("panel_node")
+        panel.send_signal(signal.SIGINT)
+        panel.wait()
+        graph.forget("panel_node")
+        button = RosParameter("deadman_button", value=DEADMAN_BUTTON).to_parameter_msg()
+        service = "/planner_node/set_parameters"
+        answer = graph.call(SetParameters, {service: SetParameters.Request(parameters=[button])})[service]
+        assert answer.results[0].successful, answer.results[0].reason
+        page.open(start_panel(graph, {**parameters, "deadman_button": DEADMAN_BUTTON}), TOKEN)
+        check_deadman(page)
+        for fault in unoperated(page):
+            page.fault(fault)
+        return page
 
-        def goal() -> None:
-            sender.publish(rgb_to_message(shown[next(turn) % len(shown)], time.time_ns()))
 
-        graph.spin_for(3.0)
-        taken = [stop_once(graph, address, goal, commands, rng) for _ in range(options.stops)]
-        alone, watched = plan_times(graph, address, goal)
-        made = pictures(address, options.out)
+def measured(graph: Graph, address: str, goal: Any, stops: int, rng: random.Random) -> dict[str, tuple[Any, str]]:
+    """Figures of stops and of watchers."""
+    commands: list[tuple[float, Any]] = []
+    graph.node.create_subscription(
+        JointTrajectory,
+        "arm_controller/joint_trajectory",
+        lambda message: commands.append((time.monotonic(), message)),
+        50,
+    )
+    graph.spin_for(3.0)
+    taken = [stop_once(graph, address, goal, commands, rng) for _ in range(stops)]
+    alone, watched = plan_times(graph, address, goal)
     stops_ms = 1e3 * np.array([each for each in taken if np.isfinite(each)])
     p50, p95 = (float(np.percentile(stops_ms, p)) if len(stops_ms) else None for p in (50, 95))
-    figures = {
+    return {
         "panel.stop_ms_p50": (p50, "ms"),
         "panel.stop_ms_p95": (p95, "ms"),
         "panel.stops": (len(stops_ms), "stops of a moving arm"),
@@ -243,12 +187,60 @@ def main() -> None:
         "panel.plan_ms_watched": (float(np.median(watched)), "ms"),
         "panel.plan_slowdown_percent": (100 * float(np.median(watched) / np.median(alone) - 1), "%"),
         "panel.plans": (len(alone) + len(watched), "plans"),
-        "panel.screenshots": (len(made), "pictures"),
     }
-    write_figures(options.out / "summary.json", figures, f"make panel-check STOPS={options.stops} SEED={options.seed}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stops", type=int, default=40, help="number of stops (default 40)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of goals and moments (default 0)")
+    parser.add_argument("--only", choices=["page"], help="page: without the stops and the watchers")
+    parser.add_argument("--out", type=Path, default=Path("out/panel"), help="folder (default out/panel)")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    model = str(resource("models", "reach"))
+    with ArmSim() as sim:
+        shown = []
+        for i in range(6):
+            sim.reset(options.seed * 100 + i)
+            shown.append(sim.render().copy())
+    folders = Folders.make(options.out, shown)
+    settings: dict[str, Any] = {"model": model, **folders.parameters()}
+    figures: dict[str, tuple[Any, str]] = {}
+    set_environment()
+    with reserve_domain(), Graph("panel_check", options.out / "logs") as graph:
+        parameters = resource("config", "plan.yaml")
+        graph.start("sim_node", {}, parameters)
+        graph.start("camera_node", {"model": model, "goal_folder": settings["goal_folder"]}, parameters)
+        graph.start("planner_node", {"model": model}, parameters)
+        sender = graph.node.create_publisher(type(rgb_to_message(shown[0], 0)), "goal_image", LATCHED)
+        graph.bring_up("sim_node", "camera_node", "planner_node")
+        address = start_panel(graph, settings)
+        turn = iter(range(10**9))
+
+        def goal() -> None:
+            sender.publish(rgb_to_message(shown[next(turn) % len(shown)], time.time_ns()))
+
+        if options.only != "page":
+            figures |= measured(graph, address, goal, options.stops, random.Random(options.seed))
+        page = page_checked(graph, address, settings, folders)
+    if page is not None:
+        figures |= {
+            "panel.page_faults": (len(page.faults), "faults"),
+            "panel.controls": (len(page.operated), "controls operated"),
+            "panel.screenshots": (len(page.screenshots), "pictures"),
+        }
+    part = f"ONLY={options.only}" if options.only else f"STOPS={options.stops}"
+    command = f"make panel-check {part} SEED={options.seed}"
+    write_figures(options.out / "summary.json", figures, command, keep=options.only is not None)
     for name, (value, unit) in figures.items():
         print(f"{name}: {'-' if value is None else f'{value:.1f}'} {unit}")
-    print(f"in {options.out}: {', '.join(made) or 'no screenshots: Chromium or selenium is not installed'}")
+    if page is None:
+        print(f"the page was not checked: that needs {CHROMIUM}")
+        sys.exit(options.only == "page")
+    print(f"in {options.out}: {', '.join(page.screenshots)}")
+    sys.exit(bool(page.faults))
 
 
 if __name__ == "__main__":
