@@ -30,6 +30,9 @@ function mark() {
   });
 }
 
+// Those of them that are visible still: the page changes all the time.
+const marked = () => [...document.querySelectorAll("[data-check]")].filter(seen).map((e) => Number(e.dataset.check));
+
 // The element that has the keyboard, and what is wrong with how that is shown.
 function focused() {
   const e = document.activeElement, faults = [];

@@ -143,10 +143,11 @@ class Page:
             number: said.get(backend, {}).get("name", {}).get("value", "").strip()
             for number, backend in _marked(document["root"])
         }
+        still = set(self.js("marked()"))
         return [
             f"{found['name']} has no name for a screen reader"
             for number, found in marked.items()
-            if number in names and not names[number] and not found["decorates"]
+            if number in still and number in names and not names[number] and not found["decorates"]
         ]
 
     def check_tab(self) -> None:
