@@ -113,23 +113,24 @@ def robust(
     from rich.console import Console
 
     from lewm_model.bundle.bundle import load_bundle
-    from lewm_model.evaluation.robustness import Row, robustness, table, write
+    from lewm_model.evaluation.robustness import Label, Row, robustness, table, write
     from lewm_model.runtime import load_runtime
     from lewm_model.tasks.registry import suite_of
 
     runtime = load_runtime(load_bundle(bundle), backend)
     task = suite_of(runtime.bundle).name
-    rows: list[Row] = []
+    rows: dict[Label, Row] = {}
     said = ["--goals", str(goals), "--seed", str(seed), *(["--decide", str(decide)] if decide else [])]
     said += [word for name in only or () for word in ("--only", name)]
     said += [word for folder in frames or () for word in ("--frames", str(folder))]
     command = shlex.join(["lewm", "robust", str(bundle), *said, *([] if goal_changed else ["--no-goal-changed"])])
-    for rows in robustness(
-        runtime, goals, seed, only or (), world, frames or (), goal_changed, decide=decide, jobs=jobs
-    ):
-        write(rows, out, command, task)  # after every row, so that an interrupted run leaves its results
-        typer.echo(f"{len(rows)} rows: {rows[-1].change.factor} {rows[-1].change.severity}, {rows[-1].goal_clean}")
-    Console().print(table(rows))
+    for row in robustness(runtime, goals, seed, only or (), world, frames or (), goal_changed, decide, jobs):
+        rows[row.change] = row
+        write(list(rows.values()), out, command, task)  # after every row, so that an interrupted run leaves its results
+        typer.echo(
+            f"{row.change.factor} {row.change.severity}: {row.goal_clean}, goal changed {row.goal_changed or '-'}"
+        )
+    Console().print(table(list(rows.values())))
     typer.echo(f"summary.json and robust.png: {out}")
 
 

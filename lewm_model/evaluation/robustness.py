@@ -383,8 +383,8 @@ def robustness(
     goal_changed: bool = True,
     decide: int = 0,
     jobs: int = 1,
-) -> Iterator[list[Row]]:
-    """The rows of the table so far, again after each one.
+) -> Iterator[Row]:
+    """The rows of the table, one after the other. A later one replaces an earlier one of the same change.
 
     :param only: groups or factors of changes; empty is all.
     :param world: SDF or scene file; by default that of the bundle's task.
@@ -401,7 +401,8 @@ def robustness(
         raise ValueError(f"--frames gives poses to reach, but the task of this bundle is {suite.name}; leave it out")
     chosen = [change for change in changes() if not only or change.group in only or change.factor in only]
     places: list[Place] = [(change.factor, change.severity) for change in chosen] + list(frames)
-    rows: list[Row] = []
+    tries: dict[Label, Place] = {}
+    rows: dict[Label, Row] = {}
     with ExitStack() as stack:
         if jobs == 1:
             each: Callable[[list[Try]], Iterator[Row]] = partial(map, Trials(runtime, seed, world).row)
@@ -409,14 +410,13 @@ def robustness(
             start = (runtime.bundle.folder, runtime.backend, seed, world)
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs, _start_worker, start))
             each = partial(pool.imap, _row)
-        for row in each([(place, goals, goal_changed) for place in places]):
-            rows.append(row)
-            yield rows
-        for group in dict.fromkeys(row.change.group for row in rows):
-            while (least := worst(rows, group)) is not None and least.goal_clean.trials < decide:
-                number = rows.index(least)
-                rows[number] = next(each([(places[number], decide, False)]))
-                yield rows
+        for place, row in zip(places, each([(place, goals, goal_changed) for place in places]), strict=True):
+            rows[row.change], tries[row.change] = row, place
+            yield row
+        for group in dict.fromkeys(label.group for label in rows):
+            while (least := worst(list(rows.values()), group)) is not None and least.goal_clean.trials < decide:
+                rows[least.change] = next(each([(tries[least.change], decide, False)]))
+                yield rows[least.change]
 
 
 _trials: Trials | None = None  # of a worker
