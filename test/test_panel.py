@@ -412,11 +412,12 @@ def test_speed_hold_dry_run_and_cancel_reach_the_planner(panel: SimpleNamespace)
             await page.until(lambda s: s["state"] == "holding" and s["speed"] == 0.0)
             await page.post("hold")
             await page.until(lambda s: s["state"] == "armed" and s["speed"] == 0.5)
-            assert (await page.post("goal?preview", json={"name": "left"}))[0] == 200
+            assert (await page.post("goal?preview", json={"name": "near"}))[0] == 200
             await page.until(lambda s: s["state"] == "disarmed" and page.pictures.get("i"), 30.0)  # to be looked at
             await page.arm()
-            await page.until(lambda s: s["state"] == "armed")
+            await page.until(lambda s: s["state"] == "armed" and "accepted" in s["goal"])
             assert (await page.post("cancel"))[0] == 200
+            await page.until(lambda s: s["goal"].startswith("dropped"))
             assert (await page.post("disarm"))[0] == 200
             assert (await page.post("dry_run", json={"on": False}))[0] == 200
             state = await page.until(lambda s: s["state"] == "disarmed")

@@ -361,7 +361,7 @@ def _arm(page: Page, folders: Folders) -> None:
     last_but_one = "!playing && moment === Number(at('moment').value) && moment === at('moment').max - 1"
     page.press("#moment", last_but_one, END + LEFT)
     page.press("#play", "playing")
-    page.command("[data-command=cancel]", "!at('state').textContent.includes('reached')")
+    page.command("[data-command=cancel]", "at('goal-said').textContent.includes('dropped')")
     page.press("#preview", "at('preview').checked")
     page.command("#gallery button:nth-child(3)", "said.state === 'disarmed' && said.goal.includes('accepted')", "goal")
     page.press("#preview", "!at('preview').checked")

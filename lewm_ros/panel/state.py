@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from lewm_model.models.signature import measuring
 from lewm_model.monitoring.vigilance import SURPRISING
@@ -58,13 +59,20 @@ def state_of(node: PanelNode) -> dict[str, Any]:
             if key.startswith("interventions") and value != "0"
         },
         "nodes": {name: {"level": found["level"], "message": found["message"]} for name, found in nodes.items()},
-        "goal": "" if goal_status is None else goal_status.message,
+        "goal": _goal(goal_status, said.get("goal") == "no"),
         "block_s": bundle.actions.block_s,
         "blocks": 0 if imagined is None or node.decoder is None else imagined.height,
         "deadman": values["deadman_button"] >= 0,
         "events": events,
         "happened": happened,
     }
+
+
+def _goal(status: Any, dropped: bool) -> str:
+    """What became of the newest goal picture: camera_node's words, unless the planner has `dropped` what it took."""
+    if status is None:
+        return ""
+    return "dropped: the planner has no goal" if dropped and status.level == DiagnosticStatus.OK else status.message
 
 
 def joints_of(node: PanelNode) -> list[dict[str, Any]]:
