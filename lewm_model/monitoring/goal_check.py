@@ -56,6 +56,14 @@ def examine_goal(
                 "itself looks otherwise now, run `lewm calibrate` with a recording of it",
                 values,
             )
+        if (found := novelty.shown(picture)) is not None:
+            values["shown"], least = found
+            if values["shown"] < least:
+                return GoalReport(
+                    f"hardly anything of the arm is in the picture: {values['shown']:.0f} pixels differ from what is "
+                    f"usual there, {least:.0f} is the least; take it with the camera of the recordings, not covered",
+                    values,
+                )
     if calibration.latent_squares is not None:
         least, most = calibration.latent_squares
         values["latent_square"] = float(np.square(latent, dtype=float).sum())

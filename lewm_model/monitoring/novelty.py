@@ -11,9 +11,9 @@ A change of light is not novelty: colours are compared as in an even white light
 picture's halves, which small objects do not change. So a lamp that is dimmed, warmer or to one side changes nothing.
 Where a half is saturated and its light cannot be estimated, a colour is new only if it is also new under a brighter
 estimate. A table of another colour is taken for a light of that colour, in which the arm would look repainted; so a
-colour is new only if it is new in the light of the recordings, too. Noise is not novelty either: in a noisy picture a
-colour is new only if the mean of it and its neighbours is. Each pixel also has its neighbours' colours, so that a
-camera may be turned or shifted by a pixel.
+colour is new only if it is new in the light of the recordings, too, where that explains what is not table better. Noise
+is not novelty either: in a noisy picture a colour is new only if the mean of it and its neighbours is. Each pixel also
+has its neighbours' colours, so that a camera may be turned or shifted by a pixel.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ WHITE, BRIGHTER = 250.0, 1.35  # grey level from which a median is saturated, an
 DARKEST = 8.0  # grey levels: darker light is not amplified further, since noise would be too
 NOISY = 4.0  # grey levels of noise, the median difference of pixels from the mean around them, that hide small things
 FLATTEST = 4.0  # `contrast` below which a picture, of a covered lens say, shows nothing
+LEAST_SHOWN = 1 / 3  # share of the usual uncommon area that a picture has at least if it shows the arm
 SAMPLED = 64  # rows and columns of a picture that its medians are computed from, for speed
 
 
@@ -181,21 +182,39 @@ class Novelty:
         assert self._recorded.common is not None, "of a bundle that knows which colours are common"
         return self._lack(self._recorded.common, self._estimates(picture)).reshape(picture.shape[:2])
 
+    def shown(self, picture: np.ndarray) -> tuple[float, float] | None:
+        """The area of what is uncommon in a picture (H, W, 3) uint8, of an arm say, and the least that a picture of it
+        has; None where that was not measured.
+        """
+        if self._usual_area is None:
+            return None
+        return area(self.uncommon_pixels(picture)), LEAST_SHOWN * self._usual_area[0]
+
     def _estimates(self, picture: np.ndarray) -> list[np.ndarray]:
         """Shades (H * W, 3) of a picture (H, W, 3) uint8 for each estimate of its light, and without its noise."""
         smooth = cv2.blur(picture, (3, 3))
         noisy = float(np.median(cv2.absdiff(picture, smooth))) >= NOISY
-        light = light_of(picture)
         if not self._any_light:
-            estimates = [picture]
-        else:
-            lights = [light, np.where(light >= WHITE, BRIGHTER * light, light)]
-            if self._recorded.light is not None:
-                lights.append(self._recorded.light)
-            estimates = [evened(picture, each) for each in lights]
-        if noisy:
-            estimates.append(evened(smooth, light) if self._any_light else smooth)
-        return [_shades(each) for each in estimates]
+            return [_shades(each) for each in ([picture, smooth] if noisy else [picture])]
+        light = light_of(picture)
+        lights = [light, np.where(light >= WHITE, BRIGHTER * light, light)]
+        estimates = [evened(picture, each) for each in lights] + ([evened(smooth, light)] if noisy else [])
+        found = [_shades(each) for each in estimates]
+        if self._recorded.light is not None:
+            as_recorded = _shades(evened(picture, self._recorded.light))
+            if self._tells_more(as_recorded, found):
+                found.append(as_recorded)
+        return found
+
+    def _tells_more(self, as_recorded: np.ndarray, found: list[np.ndarray]) -> bool:
+        """Whether what is not table has fewer new colours in the light of the recordings than in the estimated one. It
+        has where the table was painted, and not where the light changed: then a moved thing could look like a dark one.
+        """
+        if self._recorded.common is None:
+            return True
+        things = self._lack(self._recorded.common, found)
+        fewer, more = (self._lack(self._seen, each)[things].sum() for each in ([as_recorded], found))
+        return bool(fewer < more)
 
     def _lack(self, known: np.ndarray, estimates: list[np.ndarray]) -> np.ndarray:
         """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is."""
