@@ -106,6 +106,16 @@ def test_another_light_is_not_new_and_a_thing_that_was_moved_in_it_is(novelty: N
     assert novelty.look(lit((12, 12, GREEN), (7, 7, GREEN)), 0.1) == 9 / 2
 
 
+def test_a_thing_that_was_moved_in_dim_light_is_not_taken_for_a_dark_one_that_was_seen_there() -> None:
+    dark, corner = (10, 80, 10), (12, 12, GREEN)
+    seen = [table(corner, (7, 7, dark) if column < 6 else (7, 2, dark), (2, column, RED)) for column in range(12)]
+    novelty = Novelty(remember(np.stack(seen)), usual=2.0)
+    dimmed, painted = (0.45 * table(corner, (2, 5, RED), (7, 7, GREEN))).astype(np.uint8), table(corner, (2, 5, RED))
+    assert novelty.look(dimmed, 0.0) == 9 / 2
+    painted[(painted == GREY).all(-1)] = 54  # the same light on another table
+    assert novelty.look(painted, 0.1) == 0.0
+
+
 def test_what_an_older_bundle_saw_is_compared_as_the_camera_gave_it() -> None:
     seen = np.ones((SIZE * SIZE, COLOURS), bool)
     seen[:, :64] = False  # nothing was ever as dark as that
