@@ -205,6 +205,14 @@ class EndedGoals:
         with self._lock:
             return self._how.get(identity)
 
+    def forget_after(self, now_ns: int) -> None:
+        """Forgets goals with later stamps. In simulated time, which begins anew with each run, they are of an earlier
+        run, and a goal of this one may yet get the same stamp.
+        """
+        with self._lock:
+            stamps = {goal: goal.partition("-")[0] for goal in self._how}  # a damaged line has none
+            self._how = {goal: self._how[goal] for goal, ns in stamps.items() if ns.isdecimal() and int(ns) <= now_ns}
+
     def _fail(self, error: OSError) -> None:
         self._warn(f"cannot write the ended goals to {self._path} ({error}); a restart of this node forgets them")
         self._warn = lambda text: None

@@ -32,7 +32,7 @@ from lewm_model.runtime import Runtime
 from lewm_ros.arm_node import WATCH_S, ArmNode
 from lewm_ros.camera_node import LATCHED
 from lewm_ros.goals import EndedGoals, ended_goals_file, goal_identity
-from lewm_ros.messages import NANOSECONDS, MessageError, array_to_message, message_to_latent
+from lewm_ros.messages import NANOSECONDS, MessageError, array_to_message, message_to_latent, nanoseconds
 from lewm_ros.node import ERROR, OK, WARN, Milliseconds, Refusal, Worker, run
 from lewm_ros.parameters import ParameterError
 from lewm_ros.planner_parameters import PARAMETERS, settings
@@ -257,8 +257,11 @@ class PlannerNode(ArmNode):
             self.complain(str(error))
             return
         stamp_s = self.seconds(message.header.stamp)
-        if stamp_s < self._last_stamp_s - 1.0:
+        backwards = stamp_s < self._last_stamp_s - 1.0
+        if backwards:
             self._shield.stop("the clock of the frames went backwards")
+        if (backwards or np.isinf(self._last_stamp_s)) and self.get_parameter("use_sim_time").value:
+            self._ended_goals.forget_after(nanoseconds(message.header.stamp))
         self._last_stamp_s = stamp_s
         self._shield.frame(stamp_s)
         self._mailbox.put("latent", (stamp_s, latent))

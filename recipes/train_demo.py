@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from lewm_model.training.trainer import quickest_precision
 from recipes.recipe import Recipe, run
 
 # More steps than the size `small` has, since frames with random looks take longer to learn from.
-RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"steps": 7000, "precision": "bf16"})
+RECIPE = Recipe("train-demo", suite="reach", episodes=400, steps=100, train={"steps": 7000})
 
 
 def main(
@@ -22,7 +23,8 @@ def main(
     out: Annotated[Path, typer.Option(help="folder for recording, bundle and summary.json")] = Path("out/train-demo"),
 ) -> None:
     """Record, train and export the demo's model from scratch, and evaluate it on the simulated arm."""
-    run(replace(RECIPE, train={**RECIPE.train, "threads": threads}), out, seed, goals)
+    train = {**RECIPE.train, "threads": threads, "precision": quickest_precision()}
+    run(replace(RECIPE, train=train), out, seed, goals)
 
 
 if __name__ == "__main__":

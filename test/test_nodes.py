@@ -40,6 +40,7 @@ from lewm_model.sim.arm import ArmSim
 from lewm_ros import arm_node, camera_node
 from lewm_ros.arm_parameters import SHIELD_FIELDS
 from lewm_ros.camera_node import LATCHED, NEWEST_FRAME, CameraNode
+from lewm_ros.goals import goal_identity
 from lewm_ros.mailbox import Mailbox
 from lewm_ros.messages import (
     camera_info_message,
@@ -1068,6 +1069,22 @@ def test_a_goal_that_has_ended_is_not_taken_up_again_until_it_is_sent_anew(bench
     assert not show_goal_until_taken(bench, again, first), "nor by a planner that was started anew"
     assert show_goal_until_taken(bench, again, anew)
     assert not again._on_goal(anew) and again._goal is not None, "delivered again, it goes on"
+
+
+def test_goals_of_an_earlier_run_of_a_simulation_are_forgotten_and_those_of_this_one_are_not(bench, bundle):
+    node = planner(bench, bundle)
+    node.trigger_configure()
+    node.trigger_activate()
+    before, after = (goal_identity(goal_latent(stamp_ns).header) for stamp_ns in (3, 9))
+    for goal in (before, after):
+        node._ended_goals.add(goal, "cancelled")
+    node._on_latent(goal_latent(5))
+    assert node._ended_goals.how(before) == node._ended_goals.how(after) == "cancelled", "clocks may differ"
+    node.trigger_deactivate()
+    node.set_parameters([RosParameter("use_sim_time", value=True)])
+    node.trigger_activate()
+    node._on_latent(goal_latent(5))
+    assert node._ended_goals.how(before) == "cancelled" and node._ended_goals.how(after) is None
 
 
 def test_a_goal_that_was_reached_or_replaced_is_not_taken_up_again(bench, bundle):

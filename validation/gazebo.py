@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 
@@ -180,9 +179,7 @@ def running(suite: Suite, world: Path, bundle: Bundle, seed: int, sim: ArmSim, l
     bridges, robot_file = check(), {"robot": suite.robot} if suite.robot else {}
     os.environ["GZ_PARTITION"] = f"lewm_ros_{os.getpid()}"
     parameters = resource("config", "plan.yaml")
-    with TemporaryDirectory() as ros_home, Graph("gazebo_demo", logs, simulated_time=True) as graph:
-        # Simulated time begins anew with each run: goals that ended in an earlier one have the same stamps.
-        os.environ["ROS_HOME"] = ros_home
+    with Graph("gazebo_demo", logs, simulated_time=True) as graph:
         graph.run("gazebo", ["gz", "sim", "-r", "-s", "--headless-rendering", str(world)])
         for number, command in enumerate(bridges):
             graph.run(f"bridge{number}", command)

@@ -16,7 +16,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -415,7 +415,8 @@ def robustness(
             yield row
         for group in dict.fromkeys(label.group for label in rows):
             while (least := worst(list(rows.values()), group)) is not None and least.goal_clean.trials < decide:
-                rows[least.change] = next(each([(tries[least.change], decide, False)]))
+                (again,) = each([(tries[least.change], decide, False)])
+                rows[least.change] = replace(again, goal_changed=again.goal_changed or least.goal_changed)
                 yield rows[least.change]
 
 

@@ -213,8 +213,8 @@ class Novelty:
         if self._recorded.common is None:
             return True
         things = self._lack(self._recorded.common, found)
-        fewer, more = (self._lack(self._seen, each)[things].sum() for each in ([as_recorded], found))
-        return bool(fewer < more)
+        fewer, more = (int(self._lack(self._seen, each)[things].sum()) for each in ([as_recorded], found))
+        return fewer < more
 
     def _lack(self, known: np.ndarray, estimates: list[np.ndarray]) -> np.ndarray:
         """Which pixels (H * W,) have a colour that `known` (H * W, COLOURS) lacks, whatever the light is."""
