@@ -5,9 +5,18 @@ over from an earlier test can disturb it.
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """What a test computes is so small that two threads only wait for each other."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
 
 if importlib.util.find_spec("rclpy"):
     from lewm_ros.graph import free_shared_memory, reserve_domain

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from bundles import tiny_bundle
 from sim_recording import sim_recording
 
@@ -24,7 +23,6 @@ OWNER = np.repeat(np.arange(40), 50)
 @pytest.fixture(autouse=True)
 def short_fits(monkeypatch):
     monkeypatch.setattr(probe, "MLP_STEPS", 300)
-    torch.set_num_threads(1)
 
 
 def judged(inputs, wanted):

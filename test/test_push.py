@@ -124,7 +124,8 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = from_dict(ModelConfig, {"image_size": 32, "encoder_depth": 1, "predictor_depth": 1}, MODEL_SIZES["small"])
     config = from_dict(
         TrainConfig,
-        {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5},
+        {"steps": 3, "batch": 8, "clip_frames": 2, "clips_per_pose": 4, "head_steps": 0, "policy_steps": 5}
+        | {"threads": 1},
     )
     bundle = train(data, folder / "bundle", folder / "run", model, config)
     arguments = {"steps": 20, "image_size": 32, "workers": 1, "motion": Play(PUSH.object, PUSH.setup, bundle.folder)}

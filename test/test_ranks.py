@@ -11,7 +11,7 @@ import pytest
 import rank_run
 import torch
 import yaml
-from tiny import dot_recording, tiny_model, tiny_train
+from tiny import TINY_MODEL, dot_recording, tiny_model, tiny_train
 
 from benchmarks.equivalence import spawn_ranks
 from lewm_model.bundle.bundle import load_bundle
@@ -49,9 +49,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
 def test_torchrun_trains_with_the_command_of_the_docs(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent / "docs/training.md").read_text()
     assert "-m -- lewm_model.cli.main train /data/train.h5 /models/mine --size reference --run /runs/mine" in page
-    recording, settings = dot_recording(tmp_path / "dots.h5", size=64), tmp_path / "settings.yaml"
+    recording, settings = dot_recording(tmp_path / "dots.h5"), tmp_path / "settings.yaml"
     train = {"steps": 2, "batch": 8, "head_steps": 0, "threads": 1}
-    settings.write_text(yaml.safe_dump({"model": {"encoder_depth": 1}, "train": train}))
+    settings.write_text(yaml.safe_dump({"model": TINY_MODEL, "train": train}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "--", "lewm_model.cli.main", "train", str(recording), str(tmp_path / "bundle"), "--size", "small"]
     command += ["--config", str(settings), "--run", str(tmp_path / "run")]

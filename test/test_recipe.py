@@ -22,6 +22,7 @@ def test_the_push_recipe_distils_its_encoder_and_corrects_its_policy_in_random_l
         corrections=2,
         distilled=3,
         calibration_episodes=12,
+        model={**RECIPE.model, "encoder_depth": 1, "predictor_depth": 1},  # graphs of which are written in less time
         train={**RECIPE.train, **few},
         distil={**RECIPE.distil, "steps": 2, "batch": 8, "threads": 1},
     )

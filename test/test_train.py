@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TINY_MODEL, TINY_TRAIN, dot_recording, tiny_bundle, tiny_model, tiny_train
 
 from lewm_model.bundle.bundle import BundleError, load_bundle, load_heads, load_model
 from lewm_model.bundle.held_out import held_out_episodes
-from lewm_model.config import ConfigError
+from lewm_model.config import TRAIN_SIZES, ConfigError, TrainConfig, from_dict
 from lewm_model.data.clips import ClipSampler, DataError, load_episodes
 from lewm_model.training.heads import retrain_policy_heads
 from lewm_model.training.latents import encode_all
@@ -48,25 +49,14 @@ def test_without_the_regulariser_the_latent_collapses_and_with_it_it_does_not(tm
 
 
 def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, recording: Path) -> None:
-    config = tmp_path / "config.yaml"
-    lines = ["model:", *(f"  {k}: {v}" for k, v in TINY_MODEL.items()), "train:"]
-    settings = {**TINY_TRAIN, "steps": 40, "clips_per_pose": 1, "head_steps": 0, "threads": 1}
-    config.write_text("\n".join([*lines, *(f"  {k}: {v}" for k, v in settings.items())]))
-
-    def command(name: str) -> list[str]:
-        options = [
-            str(recording),
-            str(tmp_path / name),
-            "--config",
-            str(config),
-            "--run",
-            str(tmp_path / f"run_{name}"),
-        ]
-        return [sys.executable, "-m", "lewm_model.cli.main", "train", *options]
-
+    settings = {**TINY_TRAIN, "steps": 40, "clips_per_pose": 1, "head_steps": 0, "augment": {"share": 0.5}}
+    config = from_dict(TrainConfig, settings, TRAIN_SIZES["small"])
+    train(load_episodes(recording), tmp_path / "whole", tmp_path / "run_whole", tiny_model(), config)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": TINY_MODEL, "train": settings}))
+    command = [sys.executable, "-m", "lewm_model.cli.main", "train", str(recording), str(tmp_path / "killed")]
+    command += ["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run_killed")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "run_killed" / "checkpoint.pt"
     while not checkpoint.is_file():
         assert process.poll() is None, "the run ended before its first checkpoint"
@@ -74,7 +64,7 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_bits(tmp_path: Path, re
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "model.json").exists(), "the run was not killed in time to show anything"
-    resumed = subprocess.run(command("killed"), env=environment, capture_output=True, text=True)
+    resumed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     first, second = (tmp_path / name / "weights.safetensors" for name in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()

@@ -25,7 +25,15 @@ TINY_MODEL = {
     "predictor_head_dim": 16,
     "predictor_mlp": 32,
 }
-TINY_TRAIN = {"steps": 30, "batch": 32, "clip_frames": 2, "checkpoint_every": 5, "validate_every": 10, "head_steps": 5}
+TINY_TRAIN = {
+    "steps": 30,
+    "batch": 32,
+    "clip_frames": 2,
+    "checkpoint_every": 5,
+    "validate_every": 10,
+    "head_steps": 5,
+    "threads": 1,
+}
 NO_CHANGES = {"share": 0.0}  # of the pictures
 
 

@@ -11,8 +11,8 @@ import base64
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,32 +304,59 @@ def check(page: Page, folders: Folders) -> None:
 
 
 def check_deadman(page: Page) -> None:
-    """The dead-man's button of a panel and a planner that have one: the arm moves while Enter is held on it."""
-    from selenium.webdriver import ActionChains
-
+    """The dead-man's button of a panel and a planner that have one: the arm moves while Enter or a finger holds it."""
     page.show("light", "narrow")
     page.press("#take", "said.commander === me && !at('controls').disabled")
     page.command("[data-command=reset]", "said.state === 'disarmed'")
     page.look("deadman")
     page.command("#gallery button", "true", "goal")
-    held = page.go("#deadman")
-    ActionChains(page.driver).key_down(ENTER).perform()
-    page.until("said.held && at('deadman').getAttribute('aria-pressed') === 'true'", "the dead-man's button to be held")
-    ActionChains(page.driver).key_up(ENTER).perform()
+    name = page.go("#deadman")
+    with _enter(page):
+        page.until("said.held && at('deadman').getAttribute('aria-pressed') === 'true'", "the button to be held")
     page.until("!said.held", "the dead-man's button to be let go")
     page.arm("holding")
     page.go("#deadman")
-    where = page.js("said.joints.map((joint) => joint.position)")
-    ActionChains(page.driver).key_down(ENTER).perform()
-    moved = f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
-    good = page.until(moved, "the arm to move while the dead-man's button is held")
-    ActionChains(page.driver).key_up(ENTER).perform()
-    good = (
-        page.until("!said.held && at('state').textContent === 'holding'", "the arm to hold once it is let go") and good
-    )
-    if good:
-        page.operated.add(held)
+    good = _moves_while_held(page, _enter, "Enter")
+    page.command("#gallery button:nth-of-type(2)", "true", "goal")
+    if _moves_while_held(page, _finger, "a finger") and good:
+        page.operated.add(name)
     page.finish()
+
+
+@contextmanager
+def _enter(page: Page) -> Iterator[None]:
+    """The Enter key is down, wherever the keyboard is."""
+    from selenium.webdriver import ActionChains
+
+    ActionChains(page.driver).key_down(ENTER).perform()
+    yield
+    ActionChains(page.driver).key_up(ENTER).perform()
+
+
+@contextmanager
+def _finger(page: Page) -> Iterator[None]:
+    """A finger is on the dead-man's button, at first; then it slides over its edge, as fingers do."""
+    page.driver.execute_script("document.getElementById('deadman').scrollIntoView({block: 'center'})")
+    box = page.js("at('deadman').getBoundingClientRect().toJSON()")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *points: dict[str, float]) -> None:
+        page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+    touch("touchStart", {"x": x, "y": y})
+    touch("touchMove", {"x": x, "y": box["bottom"] + 20.0})
+    yield
+    touch("touchEnd")
+
+
+def _moves_while_held(page: Page, hold: Callable[[Page], AbstractContextManager[None]], what: str) -> bool:
+    """Whether the arm, which is armed and holds, moves while the dead-man's button is held, and then holds again."""
+    where = page.js("said.joints.map((joint) => joint.position)")
+    moved = f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
+    with hold(page):
+        good = page.until(moved, f"the arm to move while {what} holds the dead-man's button")
+    let_go = "!said.held && at('state').textContent === 'holding'"
+    return page.until(let_go, f"the arm to hold once {what} has let go") and good
 
 
 def unoperated(page: Page) -> list[str]:

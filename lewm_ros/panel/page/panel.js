@@ -177,6 +177,7 @@ deadman.addEventListener("pointerdown", (event) => { deadman.setPointerCapture(e
 for (const kind of ["pointerup", "pointercancel", "lostpointercapture", "blur"]) {
   deadman.addEventListener(kind, () => hold(false));
 }
+deadman.addEventListener("contextmenu", (event) => event.preventDefault()); // a long press would open it, and let go
 deadman.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.repeat) hold(true); });
 deadman.addEventListener("keyup", (event) => { if (event.key === "Enter") hold(false); });
 document.addEventListener("visibilitychange", () => { if (document.hidden) hold(false); });
