@@ -151,9 +151,9 @@ faults-bundle: setup  ## every command that changes a bundle, killed RUNS times:
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
 	$(BIN)/python -m benchmarks.comparison $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
-eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks, compared with the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED
+eval-seed-tasks: setup $(VENV)/.tasks  ## LeWM's own tasks, compared with the authors' code: TASKS (two_room reacher), GOALS, EPISODES, STEPS, SEED, OURS=1 (without their code and planner)
 	$(BIN)/python -m benchmarks.seed_tasks $(call option,TASKS,tasks) $(call option,GOALS,goals) \
-	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed)
+	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed) $(if $(OURS),--ours)
 
 clean:  ## remove .venv and what builds, tests and demos left behind
 	rm -rf .venv .venv-rtx build install log out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

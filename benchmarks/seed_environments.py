@@ -15,7 +15,13 @@ from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.world import State
 
 IMAGE_SIZE = 64  # pixels
-SPRING, DAMPER = 4.0, 1.0  # torque per rad and per rad/s of Reacher's scripted policy
+# Of Reacher's scripted policy: the rate that it wants for each rad from its goal, at most that, and by how much full
+# torque changes the rates of shoulder and wrist in a control step, rad/s. With more torque for a rate they swing.
+APPROACH_HZ, FASTEST_RAD_S, GAINS_RAD_S = 8.0, 6.0, np.array([3.0, 9.0])
+NOISE = 0.3  # standard deviation of what is added to the actions of the scripted policies in recordings
+WRIST_RAD = 2.5  # greatest angle of the wrist that it goes to; it can turn by 2.79, the shoulder all the way round
+REACHED_RAD = 0.05  # of both joints from the goal's, by the reference's criterion
+PATIENCE = 40  # control steps after which it goes elsewhere
 
 
 class Environment(Protocol):
@@ -82,7 +88,7 @@ class TwoRoom:
         self.env.reset(seed=seed)
         self.rng = np.random.default_rng((seed, 0))
         self.random = HeldActions(2, seed) if seed % 2 else None
-        self.policy = self.expert(action_noise=0.3, seed=seed)
+        self.policy = self.expert(action_noise=NOISE, seed=seed)
         self.policy.set_env(self.env)
 
     def act(self) -> np.ndarray:
@@ -111,7 +117,8 @@ class TwoRoom:
 
 
 class Reacher:
-    """An arm of two joints, moved by torques. State: angles, rad, and their velocities. Reached: 0.05 rad, both joints.
+    """An arm of two joints, moved by torques. State: angles, rad, and their velocities. Reached: both joints
+    within REACHED_RAD.
 
     One frame does not show velocities, so the model sees two.
     """
@@ -127,18 +134,28 @@ class Reacher:
         self.physics.model.vis.quality.shadowsize = 0  # on a CPU, shadows take two thirds of the rendering time
         self.env.action_repeat = 1  # `step` makes the two simulation steps itself, to check for success after each
         self.goal: np.ndarray = np.zeros(2)
+        self.target, self.left = State(np.zeros(4)), 0  # of the scripted policy, and the steps that it has for it
 
     def begin(self, seed: int) -> None:
         self.env.reset(seed=seed)
-        self.random = HeldActions(2, seed)
+        self.rng, self.left = np.random.default_rng((seed, 0)), 0
+        self.random = HeldActions(2, seed) if seed % 2 else None
 
     def act(self) -> np.ndarray:
-        return self.random()
+        if self.random:
+            return self.random()
+        angles = self.state().joints[:2]
+        if self.left == 0 or np.abs(self.target.joints - angles).max() < REACHED_RAD:
+            shoulder = angles[0] + self.rng.uniform(-np.pi, np.pi)
+            self.target, self.left = State(np.array([shoulder, self.rng.uniform(-WRIST_RAD, WRIST_RAD)])), PATIENCE
+        self.left -= 1
+        return np.clip(self.towards(self.target) + NOISE * self.rng.standard_normal(2), -1.0, 1.0)
 
     def towards(self, goal: State) -> np.ndarray:
-        """A spring with a damper."""
+        """At a rate in proportion to the way that is left."""
         angles, rates = np.split(self.state().joints, 2)
-        return np.clip(SPRING * (goal.joints[:2] - angles) - DAMPER * rates, -1.0, 1.0)
+        wanted = np.clip(APPROACH_HZ * (goal.joints[:2] - angles), -FASTEST_RAD_S, FASTEST_RAD_S)
+        return np.clip((wanted - rates) / GAINS_RAD_S, -1.0, 1.0)
 
     def place(self, start: State, goal: State) -> None:
         self.env.reset(seed=0, options={"state": start.joints})

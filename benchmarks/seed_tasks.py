@@ -4,7 +4,8 @@
 Two-Room and Reacher are the environments of stable-worldmodel 0.1.1, their pictures 64 pixels wide. For each:
 
 - Episodes are recorded here. Two-Room: their scripted policy with noise in one half, random actions in the other.
-  Reacher: random torques (their policy is a network that the package does not include).
+  Reacher: a scripted policy that goes to random angles, with noise, in one half, random torques in the other (their
+   policy is a network that the package does not include).
 - A network that both implement (the sizes of `small`, with patches and GELU) is trained by this trainer and by the
   authors' code, on the same batches, for the same steps.
 - Goals are taken from episodes outside the training data: start at a frame, goal is the picture 25 control steps later.
@@ -18,6 +19,10 @@ ours at most 1920:
 - ours: this trainer's model and the planner node's search (iCEM, `PlanConfig`'s defaults): one action for each block
   of 5 steps, inside the recorded range, judged by the mean distance of the displacement embedding over the horizon; a
   new plan after each block, from up to `history` frames.
+- ours_policy: the same model's goal-conditioned policy alone, asked once for each block of 5 steps to arrive within
+  HASTE of the time that the temporal distance gives.
+- ours_follow: that policy followed in imagination 32 times, the best of which by the temporal distance is executed, as
+  `models/push` is planned with.
 - ours_their_planner: the same model with the reference's search, whose plans of 25 steps are executed to their end.
 - reference: the authors' model with their CEMSolver.
 - reference_our_planner: the authors' model, imported, with our planner.
@@ -38,9 +43,9 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,9 +55,17 @@ from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.comparison import PATCHES, reference_bundle
-from benchmarks.seed_environments import IMAGE_SIZE, Environment, Reacher, TwoRoom
+from benchmarks.seed_environments import IMAGE_SIZE, REACHED_RAD, Environment, Reacher, TwoRoom
 from lewm_model.bundle.bundle import Bundle, load_heads, load_model
-from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, PlanConfig, TrainConfig, from_dict
+from lewm_model.config import (
+    MODEL_SIZES,
+    POLICY_PLAN,
+    TRAIN_SIZES,
+    ModelConfig,
+    PlanConfig,
+    TrainConfig,
+    from_dict,
+)
 from lewm_model.data.clips import Episodes, load_episodes
 from lewm_model.data.episodes import EpisodeWriter
 from lewm_model.evaluation.figures import Figures, write_figures
@@ -60,8 +73,12 @@ from lewm_model.evaluation.statistics import first_hit, held
 from lewm_model.models.lewm import LeWM
 from lewm_model.models.objective import final, squared_latent_distance
 from lewm_model.models.rollout import FastRollout
-from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search
+from lewm_model.models.signature import TEMPORAL_DISTANCE as TIME
+from lewm_model.planning.parameterisations import ActionParameterisation
+from lewm_model.planning.proposals import FollowPolicy, Problem
+from lewm_model.planning.solvers import ELITES, HORIZON, SAMPLES, reference_cem, search, shoot
 from lewm_model.robot.actions import ActionSpec
+from lewm_model.runtime import load_runtime
 from lewm_model.sim.world import State
 from lewm_model.tasks.task import Outcome, Trial, trial_of
 from lewm_model.training.trainer import train
@@ -70,6 +87,10 @@ ROOT = Path(__file__).resolve().parent.parent
 EPISODE_STEPS = 100  # control steps
 GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: start to goal, time budget, last ones for "held"
 HEAD_STEPS = 2000  # training steps of the displacement embedding, on frozen latents
+POLICY_STEPS = 4000  # the same of policy and temporal distance
+HASTE = 0.7  # play strays from its way, so a policy that takes as long as play did arrives late
+# A goal lies GOAL_STEPS ahead, and policy and temporal distance learn farther ones, which a detour leads past.
+FOLLOW = replace(POLICY_PLAN, horizon=HORIZON, policy_least_steps=5.0, policy_most_steps=float(BUDGET_STEPS))
 ITERATIONS = 10  # of the reference's search; its default of 30 would take three times as long
 GOAL_SEED = 1000  # of the recording that goals are taken from
 NOT_RUN = {"push_t": "config/tasks/pusht.yaml", "ogb_cube": "config/tasks/ogb_cube.yaml"}
@@ -124,7 +145,9 @@ TASKS = {
     task.name: task
     for task in (
         SeedTask("two_room", "dot", "px", TwoRoom, 2, 2, 16.0, {}, {"batch": 64}),
-        SeedTask("reacher", "arm", "rad", Reacher, 2, np.inf, 0.05, {"history": 2}, {"batch": 64, "clip_frames": 3}),
+        SeedTask(
+            "reacher", "arm", "rad", Reacher, 2, np.inf, REACHED_RAD, {"history": 2}, {"batch": 64, "clip_frames": 3}
+        ),
     )
 }
 
@@ -206,12 +229,37 @@ def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> Ou
     return _outcome(goal.trial, env, reached)
 
 
+class FreeActions:
+    """Candidates (S, K, C) of one action for each block, in standard deviations, for a world without an arm: what of
+    `ActionParameterisation` a policy is followed with. Nothing is committed, and nothing but the range is a limit.
+    """
+
+    def __init__(self, spec: ActionSpec, horizon: int) -> None:
+        self.std, self.frameskip = np.asarray(spec.std), spec.frameskip
+        self.low, self.high = np.asarray(spec.low), np.asarray(spec.high)
+        self.still = np.zeros((horizon, len(self.std)))
+
+    def feasible(self, candidates: np.ndarray) -> np.ndarray:
+        return np.clip(candidates * self.std, self.low, self.high) / self.std
+
+    def actions(self, candidates: np.ndarray) -> np.ndarray:
+        return np.repeat(candidates * self.std, self.frameskip, 1)
+
+    def extend(self, candidates: np.ndarray, k: int, actions: np.ndarray) -> None:
+        candidates[:, k] = np.clip(actions, self.low, self.high) / self.std
+
+    def rests(self, candidate: np.ndarray) -> bool:
+        return len(candidate) == 0
+
+
 class Ours:
     """A bundle's model with our rollout, planned for by the reference's search or by ours."""
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         self.model, self.spec, self.seed = load_model(bundle), bundle.actions, seed
-        self.rollout, self.distance = FastRollout(self.model).eval(), load_heads(bundle)["displacement"]
+        self.runtime = load_runtime(bundle, "torch")
+        heads = load_heads(bundle)
+        self.rollout, self.distance, self.time = FastRollout(self.model).eval(), heads["displacement"], heads.get(TIME)
         self.noise = torch.Generator().manual_seed(seed)
 
     @torch.inference_mode()
@@ -269,6 +317,48 @@ class Ours:
 
         return plan
 
+    def policy(self, goal: Goal) -> Planner:
+        """The policy alone, at a pace by the temporal distance."""
+        wanted, time_to_go = self.encode([goal.picture]), self.time
+        assert time_to_go is not None
+
+        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
+            now = self.encode(frames[-1:])
+            with torch.inference_mode():
+                left = HASTE * time_to_go(now, wanted).numpy()
+            steps = np.maximum(left, self.spec.frameskip)
+            return self.runtime.propose(now.numpy(), wanted[0].numpy(), steps)
+
+        return plan
+
+    def follower(self, goal: Goal) -> Planner:
+        """The policy followed in imagination; the first block of what ends nearest in time is executed."""
+        wanted, spec = self.runtime.encode(goal.picture), self.spec
+        motions = FreeActions(spec, FOLLOW.horizon)
+        follow, rng = FollowPolicy(FOLLOW, reached=None), np.random.default_rng((self.seed, 8))
+        kept = motions.still[:0]
+
+        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
+            nonlocal kept
+            history = min(len(frames), self.model.config.history)
+            past = np.array(blocks[len(blocks) - history + 1 :], np.float32).reshape(
+                history - 1, self.model.config.block_dim
+            )
+            context = self.encode(frames[-history:]).numpy()
+            problem = Problem(self.runtime, context, past, wanted, cast(ActionParameterisation, motions), kept)
+            proposed = follow(problem, rng)
+            found = shoot(
+                FOLLOW,
+                proposed.candidates,
+                proposed.factors,
+                motions.feasible,
+                lambda candidates: final(problem.imagine(candidates).distances),
+            )
+            kept = found.best[1:]
+            return spec.normalise(motions.actions(found.best[None, :1])).reshape(1, -1).astype(np.float32)
+
+        return plan
+
 
 def reference_planner(network: Any, ours: LeWM, spec: ActionSpec, seed: int) -> Callable[[Goal], Planner]:
     """The authors' model and solver. `ours` lends its pixel statistics."""
@@ -317,28 +407,31 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": HEAD_STEPS, "threads": 1, **task.train}
     values["augment"] = {"share": 0.0}  # the authors' code does not augment
     config = from_dict(TrainConfig, values, TRAIN_SIZES["small"])
-    began = time.monotonic()
-    mine = train(data, folder / "ours/bundle", folder / "ours/run", c, config)
-    trained = time.monotonic()
-    imported = reference_bundle(data, folder / "reference", c, config)
-    seconds = {"ours": trained - began, "reference": time.monotonic() - trained}
-    network = reference.network(c)
-    network.load_state_dict(torch.load(folder / "reference/checkpoint/weights.pt", weights_only=True))
-    ours, theirs, spec = Ours(mine, arguments.seed), Ours(imported, arguments.seed), mine.actions
-    planners: dict[str, Callable[[Goal], Planner]] = {
-        "ours": ours.planner,
-        "ours_their_planner": ours.their_planner,
-        "reference": reference_planner(network.eval(), ours.model, spec, arguments.seed),
-        "reference_our_planner": theirs.planner,
-        **baselines(spec, arguments.seed),
-    }
+    with_policy = replace(config, policy_steps=POLICY_STEPS, policy_delay_s=0.0, goal_horizon=BUDGET_STEPS)
     figures: Figures = {}
 
     def add(key: str, value: float, unit: str) -> None:
         figures[f"eval_seed.{name}_{key}"] = (round(value, 1), unit)
 
-    for key, taken in seconds.items():
-        add(f"training_{key}", taken, "s, heads included, one thread")
+    began = time.monotonic()
+    mine = train(data, folder / "ours/bundle", folder / "ours/run", c, with_policy)
+    add("training_ours", time.monotonic() - began, "s, heads included, one thread")
+    ours, spec = Ours(mine, arguments.seed), mine.actions
+    planners: dict[str, Callable[[Goal], Planner]] = {
+        "ours": ours.planner,
+        "ours_policy": ours.policy,
+        "ours_follow": ours.follower,
+    }
+    if not arguments.ours:
+        planners["ours_their_planner"] = ours.their_planner
+        began = time.monotonic()
+        imported = reference_bundle(data, folder / "reference", c, config)
+        add("training_reference", time.monotonic() - began, "s, heads included, one thread")
+        network = reference.network(c)
+        network.load_state_dict(torch.load(folder / "reference/checkpoint/weights.pt", weights_only=True))
+        planners["reference"] = reference_planner(network.eval(), ours.model, spec, arguments.seed)
+        planners["reference_our_planner"] = Ours(imported, arguments.seed).planner
+    planners |= baselines(spec, arguments.seed)
     for key, planner in planners.items():
         bar = tqdm(goals, desc=f"{name} {key}", mininterval=5)
         outcomes = [attempt(env, goal, planner(goal), spec) for goal in bar]
@@ -377,6 +470,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--ours", action="store_true", help="leave out their code and planner, which take most of the time"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "out/eval-seed-tasks")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -385,7 +481,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         options = "".join(f" --{key} {getattr(arguments, key)}" for key in ("goals", "episodes", "steps", "seed"))
-        command = f"python -m benchmarks.seed_tasks --tasks {name}{options}"
+        command = f"python -m benchmarks.seed_tasks --tasks {name}{options}" + (" --ours" if arguments.ours else "")
         summary = write_figures(arguments.out / "summary.json", run(name, folder, arguments), command, keep=True)
         show(summary["figures"])
 

@@ -204,6 +204,9 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps
     head_steps: int = 4000  # optimiser steps of the displacement embedding on frozen latents; 0 trains none
     policy_steps: int = 0  # optimiser steps of policy and temporal distance, for recordings of play; 0 trains neither
+    # From a frame to the actions that the policy proposes for it, s: until then the arm executes the plan before
+    # (PlanConfig.deadline_s and handover_margin_s). 0 for a world that waits for the plan.
+    policy_delay_s: float = 0.1
     goal_horizon: int = 240  # control steps to the farthest goal that these two learn; longer than the task takes
     # Speed below which the arm counts as resting in recordings of play, in standard deviations of the actions; the
     # policy does not learn to rest. More where actions are measured with noise.
@@ -237,7 +240,7 @@ class TrainConfig:
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(self.clip_frames >= 2, self, "clip_frames", "2 or more")
         _require(self.goal_horizon >= 1, self, "goal_horizon", "1 control step or more")
-        for field in ("resting", "latent_noise"):
+        for field in ("resting", "latent_noise", "policy_delay_s"):
             _require(getattr(self, field) >= 0, self, field, "0 or more")
         _require(0 < self.expectile < 1, self, "expectile", "in (0, 1)")
         _require(0 <= self.unreachable_share < 1, self, "unreachable_share", "in [0, 1)")
@@ -254,6 +257,10 @@ class TrainConfig:
         good = isinstance(self.betas, tuple) and len(self.betas) == 2
         good = good and all(isinstance(beta, (int, float)) and 0 <= beta < 1 for beta in self.betas)
         _require(good, self, "betas", "two numbers in [0, 1)")
+
+    def policy_delay_steps(self, control_dt_s: float) -> int:
+        """Least control steps within which policy_delay_s has passed."""
+        return math.ceil(self.policy_delay_s / control_dt_s - 1e-6)
 
 
 @dataclass(frozen=True)
@@ -365,12 +372,6 @@ class PlanConfig:
         _require(self.policy_most_steps >= least, self, "policy_most_steps", f"policy_least_steps = {least} or more")
         _require(self.deadline_s > 0, self, "deadline_s", "above 0 seconds")
         _require(self.handover_margin_s >= 0, self, "handover_margin_s", "0 seconds or more")
-
-    def delay_steps(self, control_dt_s: float) -> int:
-        """Least control steps from a frame to the hand-over of the plan made from it. Until then the arm executes the
-        plan before, so a policy learns to propose the actions after these steps.
-        """
-        return math.ceil((self.deadline_s + self.handover_margin_s) / control_dt_s - 1e-6)
 
 
 # For models with a policy: 9 blocks, 2.25 s, ahead, so that a plan sees objects move. config/push.yaml has these

@@ -85,6 +85,54 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
 
 
+class ExactRuntime:
+    """Latents are positions, far from the wall; the policy goes straight, in 25 steps where it is told no time."""
+
+    scale = 50.0
+
+    def __init__(self, spec):
+        self.bundle = SimpleNamespace(actions=spec)
+
+    def encode(self, picture):
+        red = (picture[..., 0].astype(float) - picture[..., 1]).clip(0) ** 2
+        axis = np.arange(64.0)
+        x, y = (red * axis).sum() / red.sum(), (red * axis[:, None]).sum() / red.sum()
+        return np.array([x, y], np.float32) * 3.5 / self.scale
+
+    def propose(self, latents, goal, steps):
+        spec, left = self.bundle.actions, np.where(steps == 0.0, 25.0, steps)[:, None]
+        return np.tile(spec.normalise(np.clip((goal - latents) * self.scale / 5.0 / left, -1.0, 1.0)), (1, 5))
+
+    def step(self, contexts, past, blocks):
+        spec = self.bundle.actions
+        actions = np.clip(blocks.reshape(len(blocks), 5, 2) * np.array(spec.std) + np.array(spec.mean), -1.0, 1.0)
+        return (contexts[:, -1] + 5.0 / self.scale * actions.sum(1)).astype(np.float32)
+
+    def rollout(self, context, past, candidates, goal):
+        ways = [np.repeat(context[None, -1], len(candidates), 0)]
+        for k in range(candidates.shape[1]):
+            ways.append(self.step(ways[-1][:, None], past, candidates[:, k]))
+        ways = np.stack(ways, 1)
+        return np.linalg.norm(ways - goal, axis=-1) * self.scale / 5.0, ways[:, 1:]
+
+
+def test_a_policy_alone_holds_a_goal_and_one_followed_in_imagination_reaches_it(two_room):
+    env, _, spec, _ = two_room
+    runtime = ExactRuntime(spec)
+    planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
+    planners.runtime, planners.spec, planners.seed = runtime, spec, 0
+    planners.model = SimpleNamespace(config=SimpleNamespace(history=1, block_dim=10))
+    planners.encode = lambda frames: torch.from_numpy(np.stack([runtime.encode(frame) for frame in frames]))
+    planners.time = lambda now, wanted: (now - wanted).norm(dim=-1) * runtime.scale / 5.0
+    start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
+    env.place(end, end)
+    goal = seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
+    for planner in (planners.policy, planners.follower):
+        outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
+        assert outcome.first_hit and outcome.final_error <= 16.0, planner
+        assert outcome.held or planner == planners.follower
+
+
 @pytest.mark.parametrize("name", seed_tasks.TASKS)
 def test_trials_of_the_seed_s_tasks_are_drawn_and_won_by_who_is_told_the_goal_as_those_of_others(name):
     if name == "reacher":

@@ -13,7 +13,7 @@ import pytest
 from tiny import tiny_model
 
 from lewm_model.bundle.bundle import Bundle, Calibration
-from lewm_model.config import ConfigError, PlanConfig, from_dict
+from lewm_model.config import POLICY_PLAN, ConfigError, PlanConfig, TrainConfig, from_dict
 from lewm_model.planning import solvers
 from lewm_model.planning.planner import Decision, Planner
 from lewm_model.planning.solvers import coloured_noise, search
@@ -446,7 +446,8 @@ def test_of_what_is_proposed_shooting_takes_the_best_and_draws_nothing() -> None
 
 @pytest.mark.parametrize(("control_dt_s", "steps"), [(0.05, 2), (0.1, 1), (0.02, 5), (0.03, 4)])
 def test_a_policy_learns_to_propose_what_comes_after_the_plan_was_made(control_dt_s: float, steps: int) -> None:
-    assert PlanConfig(deadline_s=0.07, handover_margin_s=0.03).delay_steps(control_dt_s) == steps
+    assert TrainConfig().policy_delay_s == POLICY_PLAN.deadline_s + POLICY_PLAN.handover_margin_s
+    assert TrainConfig().policy_delay_steps(control_dt_s) == steps
 
 
 @pytest.mark.parametrize("rate_hz", [20, 1000])

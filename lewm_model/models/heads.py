@@ -97,7 +97,7 @@ class ClonedPolicy(nn.Module):
     """Goal-conditioned behaviour cloning: the actions after which recordings of play reached a frame like the goal.
 
     For goals that need more than moving the arm's joints to a pose, such as an object to be pushed. Its actions begin
-    some control steps after the frame, at the hand-over of the plan that is made from it (`PlanConfig.delay_steps`).
+    some control steps after the frame, at the hand-over of the plan made from it (`TrainConfig.policy_delay_s`).
     """
 
     def __init__(self, c: ModelConfig) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lewm_model.bundle.bundle import HEADS, ActionSpec, Bundle, load_heads, load_model
 from lewm_model.bundle.held_out import not_trained_on, trained_on
 from lewm_model.bundle.update import update
-from lewm_model.config import POLICY_PLAN, ModelConfig, TrainConfig
+from lewm_model.config import ModelConfig, TrainConfig
 from lewm_model.data.clips import Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.heads import (
@@ -144,7 +144,7 @@ def train_policy_heads(
         lengths.append(torch.from_numpy(data.lengths[episodes]))
         first += len(raw)
     z, done, rests, begins, frames = (torch.cat(parts) for parts in (latents, actions, still, offsets, lengths))
-    delay = POLICY_PLAN.delay_steps(spec.control_dt_s)
+    delay = config.policy_delay_steps(spec.control_dt_s)
     policy, found = train_cloned_policy(model.config, z, done, rests, begins, frames, delay, config, device)
     time, time_metrics = train_temporal_distance(model.config, z, begins, frames, config, device)
     metrics = {POLICY: {**found, "delay_steps": delay}, TEMPORAL_DISTANCE: time_metrics}
