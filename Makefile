@@ -48,10 +48,10 @@ demo-arm: setup $(VENV)/.arms  ## an arm of config/scenes does the same in three
 	$(BIN)/python -m lewm_ros.demo --task $(or $(TASK),reach)_$(or $(ROBOT),so101) $(call option,GOALS,goals) \
 	    $(call option,SEED,seed) $(call option,RATE,rate) $(call option,MODEL,model) $(call option,SCENE,scene)
 
-test: setup  ## the test suite
+test: setup $(VENV)/.arms $(VENV)/.tasks  ## the test suite
 	$(BIN)/python -m pytest
 
-test-time: setup  ## the test suite with its processor time, into out/tests
+test-time: setup $(VENV)/.arms $(VENV)/.tasks  ## the test suite with its processor time, into out/tests
 	$(BIN)/python -m validation.test_time
 
 lint: setup  ## ruff (rules and format) and mypy
