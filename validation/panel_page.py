@@ -375,10 +375,12 @@ def _arm(page: Page, folders: Folders) -> None:
     page.command("#dry-run", "!said.dry_run && !at('dry-run').checked", "dry_run")
     page.command("#gallery button:nth-child(2)", "said.goal.includes('accepted') && said.blocks > 0", "goal")
     where = page.js("said.joints.map((joint) => joint.position)")
+    moved = f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
     page.arm()
-    page.until(
-        f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)", "the arm to move"
-    )
+    page.until(f"{moved} || at('state').textContent === 'goal reached'", "the arm to move, or to be there")
+    if not page.js(moved):  # it was left at this goal
+        page.command("#gallery button:nth-child(1)", "said.goal.includes('accepted')", "goal")
+    page.until(moved, "the arm to move")
     page.press("#speed", "said.speed === 0.95 && at('speed-said').textContent === '95 %'", LEFT)
     page.press("#speed", "said.speed === 1", END)
     page.command("[data-command=hold]", "said.speed === 0 && at('state').textContent === 'holding'")
