@@ -134,7 +134,7 @@ class Reacher:
         self.physics.model.vis.quality.shadowsize = 0  # on a CPU, shadows take two thirds of the rendering time
         self.env.action_repeat = 1  # `step` makes the two simulation steps itself, to check for success after each
         self.goal: np.ndarray = np.zeros(2)
-        self.target, self.left = State(np.zeros(4)), 0  # of the scripted policy, and the steps that it has for it
+        self.target, self.left = State(np.zeros(2)), 0  # of the scripted policy, and the steps that it has for it
 
     def begin(self, seed: int) -> None:
         self.env.reset(seed=seed)

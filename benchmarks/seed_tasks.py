@@ -5,7 +5,7 @@ Two-Room and Reacher are the environments of stable-worldmodel 0.1.1, their pict
 
 - Episodes are recorded here. Two-Room: their scripted policy with noise in one half, random actions in the other.
   Reacher: a scripted policy that goes to random angles, with noise, in one half, random torques in the other (their
-   policy is a network that the package does not include).
+  policy is a network that the package does not include).
 - A network that both implement (the sizes of `small`, with patches and GELU) is trained by this trainer and by the
   authors' code, on the same batches, for the same steps.
 - Goals are taken from episodes outside the training data: start at a frame, goal is the picture 25 control steps later.

@@ -51,6 +51,12 @@ def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fa
                 assert outcome.final_error == goal.trial.before > goal.trial.task.tolerance(env)
 
 
+def goal_far_from_the_wall(env):
+    start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
+    env.place(end, end)
+    return seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
+
+
 def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
     """Far from the wall, where a rollout is the sum of the actions."""
     env, _, spec, _ = two_room
@@ -77,9 +83,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
         return context + 5.0 / scale * steps.sum(2).cumsum(1)
 
     planners.rollout = rollout
-    start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
-    env.place(end, end)
-    goal = seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
+    goal = goal_far_from_the_wall(env)
     for planner in (planners.planner, planners.their_planner):
         outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
@@ -124,9 +128,7 @@ def test_a_policy_alone_holds_a_goal_and_one_followed_in_imagination_reaches_it(
     planners.model = SimpleNamespace(config=SimpleNamespace(history=1, block_dim=10))
     planners.encode = lambda frames: torch.from_numpy(np.stack([runtime.encode(frame) for frame in frames]))
     planners.time = lambda now, wanted: (now - wanted).norm(dim=-1) * runtime.scale / 5.0
-    start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
-    env.place(end, end)
-    goal = seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
+    goal = goal_far_from_the_wall(env)
     for planner in (planners.policy, planners.follower):
         outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner

@@ -349,10 +349,15 @@ def _finger(page: Page) -> Iterator[None]:
     touch("touchEnd")
 
 
+def _moved(page: Page) -> str:
+    """A JavaScript condition: a joint is elsewhere than now, by more than 0.05 rad."""
+    where = page.js("said.joints.map((joint) => joint.position)")
+    return f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
+
+
 def _moves_while_held(page: Page, hold: Callable[[Page], AbstractContextManager[None]], what: str) -> bool:
     """Whether the arm, which is armed and holds, moves while the dead-man's button is held, and then holds again."""
-    where = page.js("said.joints.map((joint) => joint.position)")
-    moved = f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
+    moved = _moved(page)
     with hold(page):
         good = page.until(moved, f"the arm to move while {what} holds the dead-man's button")
     let_go = "!said.held && at('state').textContent === 'holding'"
@@ -374,8 +379,7 @@ def _arm(page: Page, folders: Folders) -> None:
     page.command("#dry-run", "said.dry_run && at('dry-run').checked", "dry_run")
     page.command("#dry-run", "!said.dry_run && !at('dry-run').checked", "dry_run")
     page.command("#gallery button:nth-child(2)", "said.goal.includes('accepted') && said.blocks > 0", "goal")
-    where = page.js("said.joints.map((joint) => joint.position)")
-    moved = f"said.joints.some((joint, i) => Math.abs(joint.position - {json.dumps(where)}[i]) > 0.05)"
+    moved = _moved(page)
     page.arm()
     page.until(f"{moved} || at('state').textContent === 'goal reached'", "the arm to move, or to be there")
     if not page.js(moved):  # it was left at this goal
