@@ -21,7 +21,7 @@ APPROACH_HZ, FASTEST_RAD_S, GAINS_RAD_S = 8.0, 6.0, np.array([3.0, 9.0])
 NOISE = 0.3  # standard deviation of what is added to the actions of the scripted policies in recordings
 WRIST_RAD = 2.5  # greatest angle of the wrist that it goes to; it can turn by 2.79, the shoulder all the way round
 REACHED_RAD = 0.05  # of both joints from the goal's, by the reference's criterion
-PATIENCE = 40  # control steps after which it goes elsewhere
+STAY = 40  # control steps for which it has one goal: about half of them it rests there, which a policy has to learn
 
 
 class Environment(Protocol):
@@ -145,9 +145,9 @@ class Reacher:
         if self.random:
             return self.random()
         angles = self.state().joints[:2]
-        if self.left == 0 or np.abs(self.target.joints - angles).max() < REACHED_RAD:
+        if self.left == 0:
             shoulder = angles[0] + self.rng.uniform(-np.pi, np.pi)
-            self.target, self.left = State(np.array([shoulder, self.rng.uniform(-WRIST_RAD, WRIST_RAD)])), PATIENCE
+            self.target, self.left = State(np.array([shoulder, self.rng.uniform(-WRIST_RAD, WRIST_RAD)])), STAY
         self.left -= 1
         return np.clip(self.towards(self.target) + NOISE * self.rng.standard_normal(2), -1.0, 1.0)
 
