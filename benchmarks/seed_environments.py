@@ -48,6 +48,9 @@ class Environment(Protocol):
 
     def state(self) -> State: ...
 
+    def error(self, state: State, goal: State) -> float:
+        """How far a state is from a goal's, in the task's unit, by the reference's criterion."""
+
     def towards(self, goal: State) -> np.ndarray:
         """The next action (A,) of the scripted policy, which knows the goal's state."""
 
@@ -112,6 +115,9 @@ class TwoRoom:
     def state(self) -> State:
         return State(self.env.agent_position.numpy().astype(np.float64))
 
+    def error(self, state: State, goal: State) -> float:
+        return float(np.linalg.norm(state.joints - goal.joints))
+
     def picture(self) -> np.ndarray:
         return to_model_image(self.env.render(), IMAGE_SIZE)
 
@@ -174,6 +180,9 @@ class Reacher:
 
     def state(self) -> State:
         return State(np.concatenate([self.physics.data.qpos, self.physics.data.qvel]))
+
+    def error(self, state: State, goal: State) -> float:
+        return float(np.abs(state.joints - goal.joints)[:2].max())
 
     def picture(self) -> np.ndarray:
         return self.env.render(IMAGE_SIZE, IMAGE_SIZE)
