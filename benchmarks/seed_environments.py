@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ class Environment(Protocol):
 
     action_names: tuple[str, ...]
     control_dt_s: float
+    # By name, what of states (N, S) can be read from pictures: (N, K). Angles are given by cosine and sine.
+    quantities: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+    subject: slice  # the numbers of a state that say where the task's subject is
 
     def begin(self, seed: int) -> None:
         """Begins an episode to be recorded, from a random state."""
@@ -58,6 +62,11 @@ class Environment(Protocol):
         """(64, 64, 3) uint8 RGB."""
 
 
+def circular(angles: np.ndarray) -> np.ndarray:
+    """Cosine and sine (N, 2 K) of angles (N, K) rad."""
+    return np.concatenate([np.cos(angles), np.sin(angles)], 1)
+
+
 class HeldActions:
     """Uniform random actions (A,) in [-1, 1], each held for 1 to 10 control steps."""
 
@@ -76,6 +85,8 @@ class TwoRoom:
 
     action_names: tuple[str, ...] = ("x", "y")
     control_dt_s = 0.1
+    quantities: ClassVar = {"dot": lambda states: states}
+    subject = slice(0, 2)
 
     def __init__(self) -> None:
         # The module of the scripted policy's base class imports the whole package. The base class adds nothing that is
@@ -131,6 +142,8 @@ class Reacher:
 
     action_names: tuple[str, ...] = ("shoulder", "wrist")
     control_dt_s = 0.04
+    quantities: ClassVar = {"joints": lambda states: circular(states[:, :2]), "rates": lambda states: states[:, 2:]}
+    subject = slice(0, 2)
 
     def __init__(self) -> None:
         reference.module("utils")

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from benchmarks import reference
+from benchmarks.seed_environments import IMAGE_SIZE, circular
 from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.world import State
 
-IMAGE_SIZE = 64  # pixels
 WINDOW = 512.0  # px, in which the reference counts; pictures are scaled from it
 PUSHER_PX = 15.0  # its radius
 REACHED_PX, REACHED_RAD = 20.0, np.pi / 9  # of both places together, and of the T's angle
@@ -78,6 +79,12 @@ class PushT:
 
     action_names: tuple[str, ...] = ("x", "y")
     control_dt_s = 0.1
+    quantities: ClassVar = {
+        "pusher": lambda states: states[:, :2],
+        "t": lambda states: states[:, 2:4],
+        "t_angle": lambda states: circular(states[:, 4:5]),
+    }
+    subject = slice(2, 5)
 
     def __init__(self) -> None:
         reference.module("utils")

@@ -16,7 +16,8 @@ trained the model and who plans; for 25 steps the reference's search tries 3000 
 - displacement: this trainer's model and the planner node's search (iCEM, `PlanConfig`'s defaults): one action for each
   block of 5 steps, inside the recorded range, judged by the mean distance of the displacement embedding over the
   horizon; a new plan after each block, from up to `history` frames.
-- latent: the same search over the squared distance of latents, where it is least within the horizon.
+- latent: the same search over the squared distance of latents, where it is least within the horizon; a new plan after
+  each step.
 - policy: the model's goal-conditioned policy alone, asked before each block to arrive within HASTE of the time that the
   temporal distance gives.
 - follow: that policy followed in imagination 32 times, the best of which by the temporal distance is executed, as
@@ -41,6 +42,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +55,7 @@ from tqdm import tqdm
 from benchmarks import reference
 from benchmarks.comparison import PATCHES, reference_bundle
 from benchmarks.seed_environments import IMAGE_SIZE, REACHED_RAD, Environment, Reacher, TwoRoom
+from benchmarks.seed_latents import physics, surprise
 from benchmarks.seed_pusht import REACHED_PX, PushT
 from lewm_model.bundle.bundle import Bundle, load_heads, load_model
 from lewm_model.config import (
@@ -209,22 +212,37 @@ def cut_goals(task: SeedTask, env: Environment, data: Episodes, seed: int) -> li
     return goals
 
 
-# Frames so far, the z-scored blocks (E,) between them -> the next blocks (n, E) to execute.
-Planner = Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]
+@dataclass
+class Past:
+    """What happened in an attempt: `frames` by the control step before which they were taken, one at the beginning and
+    one for each plan, and all z-scored `actions` (A,).
+    """
+
+    frames: dict[int, np.ndarray]
+    actions: list[np.ndarray]
+
+    def context(self, history: int, frameskip: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Up to `history` frames, one block apart, the last of them the newest, and the blocks (n - 1, E) between."""
+        now = len(self.actions)
+        steps = [now - k * frameskip for k in range(history)]
+        known = list(takewhile(self.frames.__contains__, steps))[::-1]
+        blocks = np.array(self.actions[known[0] :], np.float32).reshape(len(known) - 1, -1)
+        return [self.frames[step] for step in known], blocks
+
+
+Planner = Callable[[Past], np.ndarray]  # returns the z-scored actions (n, A) to execute before it is asked again
 
 
 def attempt(env: Environment, goal: Goal, plan: Planner, spec: ActionSpec) -> Outcome:
-    """Executes a planner's blocks until the budget is over; returns the outcome."""
+    """Executes a planner's actions until the budget is over; returns the outcome."""
     budget = goal.trial.task.budget_steps
     env.place(goal.trial.start, goal.trial.goal)
-    frames, blocks, reached = [env.picture()], list[np.ndarray](), list[bool]()
+    past, reached = Past({0: env.picture()}, []), list[bool]()
     while len(reached) < budget:
-        for block in plan(frames, blocks):
-            actions = block.reshape(-1, len(spec.names)) * np.asarray(spec.std) + np.asarray(spec.mean)
-            actions = np.clip(actions, -1.0, 1.0)[: budget - len(reached)]
-            reached += [env.step(action) for action in actions]
-            frames.append(env.picture())
-            blocks.append(block)
+        for action in plan(past)[: budget - len(reached)]:
+            reached.append(env.step(np.clip(action * np.asarray(spec.std) + np.asarray(spec.mean), -1.0, 1.0)))
+            past.actions.append(action)
+        past.frames[len(past.actions)] = env.picture()
     return _outcome(goal.trial, env, reached)
 
 
@@ -267,10 +285,19 @@ class Ours:
         return self.model.encode(torch.from_numpy(np.stack(frames)))
 
     @torch.inference_mode()
-    def imagine(self, context: torch.Tensor, past: list[np.ndarray], candidates: np.ndarray) -> torch.Tensor:
-        """Predicted latents (S, H, D) of candidates (S, H, E)."""
-        before = torch.from_numpy(np.stack(past)) if past else None
+    def imagine(self, context: torch.Tensor, past: np.ndarray, candidates: np.ndarray) -> torch.Tensor:
+        """Predicted latents (S, H, D) of candidates (S, H, E) after blocks (n - 1, E) between a context's frames."""
+        before = torch.from_numpy(past) if len(past) else None
         return self.rollout(context, before, torch.from_numpy(candidates.astype(np.float32)))
+
+    def context(self, past: Past) -> tuple[torch.Tensor, np.ndarray]:
+        """Latents (n, D) of the frames that the predictor sees, and the blocks (n - 1, E) between them."""
+        frames, blocks = past.context(self.model.config.history, self.spec.frameskip)
+        return self.encode(frames), blocks
+
+    def now(self, past: Past) -> torch.Tensor:
+        """(1, D) of the newest frame."""
+        return self.encode([past.frames[len(past.actions)]])
 
     def their_planner(self, goal: Goal) -> Planner:
         """The reference's search from one frame; its plans are executed to their end."""
@@ -279,39 +306,45 @@ class Ours:
         def draw() -> np.ndarray:
             return torch.randn(SAMPLES, HORIZON, self.model.config.block_dim, generator=self.noise).numpy()
 
-        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
-            now = self.encode(frames[-1:])
+        def plan(past: Past) -> np.ndarray:
+            now = self.now(past)
 
             def cost(candidates: np.ndarray) -> np.ndarray:
-                return final(squared_latent_distance(self.imagine(now, [], candidates).numpy(), wanted))
+                return final(squared_latent_distance(self.imagine(now, past_of_one, candidates).numpy(), wanted))
 
-            return reference_cem(cost, draw, ELITES, ITERATIONS)
+            return reference_cem(cost, draw, ELITES, ITERATIONS).reshape(-1, len(self.spec.names))
 
+        past_of_one = np.zeros((0, self.model.config.block_dim), np.float32)
         return plan
 
     def displacement(self, goal: Goal) -> Planner:
-        """Our search over the mean distance of the displacement embedding."""
-        return self._search(goal, lambda imagined, wanted: self.embedding(imagined, wanted).mean(-1))
+        """Our search over the mean distance of the displacement embedding, as the planner node does: block by block."""
+        return self._search(
+            goal, lambda imagined, wanted: self.embedding(imagined, wanted).mean(-1), self.spec.frameskip
+        )
 
     def latent(self, goal: Goal) -> Planner:
-        """Our search over the least distance of latents: a goal where an arm swings past can only be passed."""
-        return self._search(goal, lambda imagined, wanted: (imagined - wanted).square().sum(-1).amin(-1))
+        """Our search over the least distance of latents: an arm that swings can only pass a goal."""
+        return self._search(goal, lambda imagined, wanted: (imagined - wanted).square().sum(-1).amin(-1), 1)
 
-    def _search(self, goal: Goal, objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Planner:
-        """The planner node's search, warm-started from the last plan: one action a block, in the recorded range."""
+    def _search(
+        self, goal: Goal, objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], steps: int
+    ) -> Planner:
+        """The planner node's search, one action a block, in the recorded range; it plans anew after `steps` and begins
+        with what is left of the last plan.
+        """
         wanted, config, spec = self.encode([goal.picture])[0], PlanConfig(), self.spec
         low, high, rest = (spec.normalise(np.array(a)) for a in (spec.low, spec.high, np.zeros(len(spec.low))))
         still = np.tile(rest, (config.horizon, 1))
         rng = np.random.default_rng((self.seed, 6))
         kept = still
 
-        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
+        def plan(past: Past) -> np.ndarray:
             nonlocal kept
-            history = min(len(frames), self.model.config.history)
-            context, past = self.encode(frames[-history:]), blocks[len(blocks) - history + 1 :]
+            context, blocks = self.context(past)
 
             def cost(knots: np.ndarray) -> np.ndarray:
-                imagined = self.imagine(context, past, np.tile(knots, (1, 1, spec.frameskip)))
+                imagined = self.imagine(context, blocks, np.tile(knots, (1, 1, spec.frameskip)))
                 with torch.inference_mode():
                     return objective(imagined, wanted).numpy()
 
@@ -319,8 +352,9 @@ class Ours:
             found = search(
                 config, guesses, config.initial_std, lambda k: np.clip(k, low, high), cost, rng, deadline_s=np.inf
             )
-            kept = np.concatenate([found.best[1:], rest[None]])
-            return np.tile(found.best[:1], (1, spec.frameskip)).astype(np.float32)
+            share = steps / spec.frameskip
+            kept = (1.0 - share) * found.best + share * np.concatenate([found.best[1:], rest[None]])
+            return np.tile(found.best[0], (steps, 1)).astype(np.float32)
 
         return plan
 
@@ -329,11 +363,12 @@ class Ours:
         wanted, time_to_go = self.encode([goal.picture]), self.time
         assert time_to_go is not None
 
-        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
-            now = self.encode(frames[-1:])
+        def plan(past: Past) -> np.ndarray:
+            now = self.now(past)
             with torch.inference_mode():
                 left = HASTE * time_to_go(now, wanted).numpy()
-            return self.runtime.propose(now.numpy(), wanted[0].numpy(), np.maximum(left, self.spec.frameskip))
+            proposed = self.runtime.propose(now.numpy(), wanted[0].numpy(), np.maximum(left, self.spec.frameskip))
+            return proposed.reshape(self.spec.frameskip, -1)
 
         return plan
 
@@ -344,14 +379,12 @@ class Ours:
         follow, rng = FollowPolicy(FOLLOW, reached=None), np.random.default_rng((self.seed, 8))
         kept = motions.still[:0]
 
-        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
+        def plan(past: Past) -> np.ndarray:
             nonlocal kept
-            history = min(len(frames), self.model.config.history)
-            past = np.array(blocks[len(blocks) - history + 1 :], np.float32).reshape(
-                history - 1, self.model.config.block_dim
+            context, blocks = self.context(past)
+            problem = Problem(
+                self.runtime, context.numpy(), blocks, wanted, cast(ActionParameterisation, motions), kept
             )
-            context = self.encode(frames[-history:]).numpy()
-            problem = Problem(self.runtime, context, past, wanted, cast(ActionParameterisation, motions), kept)
             proposed = follow(problem, rng)
             found = shoot(
                 FOLLOW,
@@ -361,7 +394,7 @@ class Ours:
                 lambda candidates: final(problem.imagine(candidates).distances),
             )
             kept = found.best[1:]
-            return spec.normalise(motions.actions(found.best[None, :1])).reshape(1, -1).astype(np.float32)
+            return spec.normalise(motions.actions(found.best[None, :1])[0]).astype(np.float32)
 
         return plan
 
@@ -374,11 +407,11 @@ def reference_planner(network: Any, imported: LeWM, spec: ActionSpec, seed: int)
     def planner(goal: Goal) -> Planner:
         wanted = reference.pixels(imported, goal.picture[None, None])
 
-        def plan(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
-            now = reference.pixels(imported, frames[-1][None, None])
+        def plan(past: Past) -> np.ndarray:
+            now = reference.pixels(imported, past.frames[len(past.actions)][None, None])
             info = {"pixels": now, "goal": wanted, "action": torch.zeros(1, 1, c.block_dim)}
             with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it took
-                return solver.solve(info)["actions"][0].numpy()
+                return solver.solve(info)["actions"][0].numpy().reshape(-1, c.action_dim)
 
         return plan
 
@@ -388,17 +421,14 @@ def reference_planner(network: Any, imported: LeWM, spec: ActionSpec, seed: int)
 def baselines(spec: ActionSpec, seed: int) -> dict[str, Callable[[Goal], Planner]]:
     """Policies that look at no picture: random, hold, replay."""
     rng = np.random.default_rng((seed, 7))
+    still = spec.normalise(np.zeros((spec.frameskip, len(spec.names))))
 
     def replay(goal: Goal) -> Planner:
-        recorded = spec.normalise(goal.actions).reshape(HORIZON, -1)
-        return lambda frames, blocks: spec.still[None] if blocks else recorded
-
-    def uniform(frames: list[np.ndarray], blocks: list[np.ndarray]) -> np.ndarray:
-        return spec.normalise(rng.uniform(-1, 1, (spec.frameskip, len(spec.names)))).reshape(1, -1)
+        return lambda past: still if past.actions else spec.normalise(goal.actions)
 
     return {
-        "random": lambda goal: uniform,
-        "hold": lambda goal: lambda frames, blocks: spec.still[None],
+        "random": lambda goal: lambda past: spec.normalise(rng.uniform(-1, 1, still.shape)),
+        "hold": lambda goal: lambda past: still,
         "replay": replay,
     }
 
@@ -408,7 +438,8 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
     task = TASKS[name]
     env = task.environment()
     data = record(env, folder / "episodes.h5", arguments.episodes, arguments.seed)
-    goals = cut_goals(task, env, record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED), arguments.seed)
+    unseen = record(env, folder / "unseen.h5", arguments.goals, GOAL_SEED)
+    goals = cut_goals(task, env, unseen, arguments.seed)
     c = from_dict(ModelConfig, {**TOKENS, **task.model}, MODEL_SIZES["small"])
     theirs = from_dict(ModelConfig, {**PATCHES, **task.model}, MODEL_SIZES["small"])
     values = {"steps": arguments.steps, "seed": arguments.seed, "head_steps": HEAD_STEPS, "threads": 1, **task.train}
@@ -445,14 +476,19 @@ def run(name: str, folder: Path, arguments: argparse.Namespace) -> Figures:
                 add(f"{what}_{row}{end}", value, "%")
                 if row == task.planned:
                     add(what + end, value, "%")
+    for measure in (physics, surprise):
+        found = measure(mine, env, unseen, arguments.seed)
+        figures |= {f"seed.{name}_{measure.__name__}_{key}": value for key, value in found.items()}
     return figures
 
 
 def strict_mean(figures: list[dict[str, Any]]) -> Figures:
     """The mean of the held goals of all tasks, %, once all were run."""
     values = {figure["name"]: figure["value"] for figure in figures}
-    shares = [values.get(f"seed.{task}_success_held") for task in TASKS]
-    return {} if None in shares else {"seed.strict_mean": (float(np.mean(shares)), "%, mean of the tasks' held goals")}
+    shares = [values[key] for task in TASKS if (key := f"seed.{task}_success_held") in values]
+    if len(shares) < len(TASKS):
+        return {}
+    return {"seed.strict_mean": (float(np.mean(shares)), "%, mean of the tasks' held goals")}
 
 
 def show(figures: list[dict[str, Any]]) -> None:
