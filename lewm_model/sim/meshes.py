@@ -27,8 +27,8 @@ class MeshError(ValueError):
     """A mesh that cannot be reduced; the message names the file."""
 
 
-def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
-    """Replaces the mesh files of a description, read from `folder`, by meshes with fewer faces.
+def reduce_meshes(spec: mujoco.MjSpec, folder: Path, most_faces: int = MOST_FACES) -> None:
+    """Replaces the mesh files of a description, read from `folder`, by meshes of about `most_faces` faces.
 
     :raises MeshError: a file is missing, or is not a mesh.
     """
@@ -39,7 +39,7 @@ def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
         path = folder / mesh.file
         if not path.is_file():
             raise MeshError(f"the robot's description names the mesh {path}, which is not there")
-        reduced = _reduced(path, cache)
+        reduced = _reduced(path, cache, most_faces)
         if reduced is None:
             mesh.file = str(path)
             continue
@@ -48,18 +48,18 @@ def reduce_meshes(spec: mujoco.MjSpec, folder: Path) -> None:
         mesh.uservert, mesh.userface = reduced[0].ravel(), reduced[1].ravel()
 
 
-def _reduced(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _reduced(path: Path, cache: Path, most_faces: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Vertices (V, 3) float64 and faces (F, 3) int32 of a reduced mesh file, from the cache if it is there; None for a
     mesh with few faces.
     """
-    key = hashlib.sha256(path.read_bytes() + f"{CELL_M} {CELLS} {MOST_FACES}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(path.read_bytes() + f"{CELL_M} {CELLS} {most_faces}".encode()).hexdigest()[:32]
     kept = cache / f"{key}.npz"
     try:
         with np.load(kept, allow_pickle=False) as arrays:
             return (arrays["corners"], arrays["faces"]) if len(arrays["faces"]) else None
     except (OSError, ValueError, KeyError):  # missing or damaged, so it is made again
         pass
-    found = _reduce(path)
+    found = _reduce(path, most_faces)
     corners, faces = (np.zeros((0, 3)), np.zeros((0, 3), np.int32)) if found is None else found
     with tempfile.NamedTemporaryFile(dir=cache, suffix=".part", delete=False) as file:
         np.savez(file, corners=corners, faces=faces)
@@ -67,14 +67,14 @@ def _reduced(path: Path, cache: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return found
 
 
-def _reduce(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _reduce(path: Path, most_faces: int) -> tuple[np.ndarray, np.ndarray] | None:
     import fast_simplification
     import trimesh
 
     loaded = trimesh.load(path, force="mesh")
     if not isinstance(loaded, trimesh.Trimesh) or not len(loaded.faces):
         raise MeshError(f"{path} holds no triangles")
-    if len(loaded.faces) <= MOST_FACES:
+    if len(loaded.faces) <= most_faces:
         return None
     corners, faces = np.asarray(loaded.vertices, float), np.asarray(loaded.faces)
     cell = max(CELL_M, float(np.ptp(corners, axis=0).max()) / CELLS)
@@ -87,8 +87,8 @@ def _reduce(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     coarse.update_faces(coarse.nondegenerate_faces() & coarse.unique_faces())
     coarse.remove_unreferenced_vertices()
     corners, faces = np.asarray(coarse.vertices, float), np.asarray(coarse.faces)
-    if len(faces) > MOST_FACES:  # in millimetres, since the library's tolerances are absolute
+    if len(faces) > most_faces:  # in millimetres, since the library's tolerances are absolute
         millimetres = (1e3 * corners).astype(np.float32)
-        corners, faces = fast_simplification.simplify(millimetres, faces, target_count=MOST_FACES)
+        corners, faces = fast_simplification.simplify(millimetres, faces, target_count=most_faces)
         corners = corners / 1e3
     return np.asarray(corners, float), np.asarray(faces, np.int32)
