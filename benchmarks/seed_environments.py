@@ -35,7 +35,7 @@ class Environment(Protocol):
     action_names: tuple[str, ...]
     control_dt_s: float
     # By name, what of states (N, S) can be read from pictures: (N, K). Angles are given by cosine and sine.
-    quantities: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+    quantities: ClassVar[Mapping[str, Callable[[np.ndarray], np.ndarray]]]
     subject: slice  # the numbers of a state that say where the task's subject is
 
     def begin(self, seed: int) -> None:

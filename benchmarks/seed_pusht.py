@@ -102,12 +102,13 @@ class PushT:
         return np.clip(next(self.script) + NOISE * self.rng.standard_normal(2), -1.0, 1.0)
 
     def towards(self, goal: State) -> np.ndarray:
-        raise NotImplementedError
+        return np.clip(next(self.script), -1.0, 1.0)
 
     def place(self, start: State, goal: State) -> None:
         resting = np.concatenate([start.joints[:5], [0.0, 0.0]])  # while it is placed, a moving disc goes a bit further
         self.env.reset(seed=0, options={"state": resting, "goal_state": goal.joints})
         self.env.agent.velocity = tuple(start.joints[5:])
+        self.script = self._solve(goal.joints)
 
     def step(self, action: np.ndarray) -> bool:
         return bool(self.env.step(action)[2])
@@ -127,7 +128,7 @@ class PushT:
         """Actions (2,) without end: strokes to one target after another, or strokes `at_random`."""
         while True:
             target = np.append(self.rng.uniform(130.0, WINDOW - 130.0, 2), self.rng.uniform(-np.pi, np.pi))
-            while self._misplaced(self.pose, target) > NEAR_PX:
+            while self._misplaced(target) > NEAR_PX:
                 if self.rng.random() < WANDER:
                     yield from self._go(self.rng.uniform(PUSHER_PX, WINDOW - PUSHER_PX, 2))
                 if at_random or self.rng.random() < PLAY:
@@ -140,13 +141,22 @@ class PushT:
                 if at_random and self.rng.random() < 0.2:
                     break
 
+    def _solve(self, goal: np.ndarray) -> Iterator[np.ndarray]:
+        """Actions (2,) without end: strokes that bring the T to a goal's state (7,), then the way to its pusher."""
+        while self._misplaced(goal[2:5]) > NEAR_PX and (stroke := self._best_stroke(goal[2:5])) is not None:
+            yield from self._push(stroke)
+        yield from self._round(goal[:2])
+        while True:
+            yield self._to(goal[:2])
+
     @property
     def pose(self) -> np.ndarray:
         """(3,) of the T: px, px, rad."""
         return self.state().joints[2:5]
 
-    def _misplaced(self, pose: np.ndarray, target: np.ndarray) -> float:
-        return float(np.linalg.norm(corners(pose) - corners(target), axis=1).mean())
+    def _misplaced(self, target: np.ndarray, pose: np.ndarray | None = None) -> float:
+        """Mean distance, px, of the T's corners from where they should be, at `pose` or where it is now."""
+        return float(np.linalg.norm(corners(self.pose if pose is None else pose) - corners(target), axis=1).mean())
 
     def _any_stroke(self) -> Stroke | None:
         found = list(strokes(self.pose))
@@ -158,13 +168,13 @@ class PushT:
     def _best_stroke(self, target: np.ndarray) -> Stroke | None:
         """The stroke, of all those and of all lengths, after which the T is nearest to `target` (3,)."""
         pose = self.pose
-        best, least = None, self._misplaced(pose, target) - 0.5
+        best, least = None, self._misplaced(target) - 0.5
         for stroke in strokes(pose):
             self.imagined._set_state(np.concatenate([stroke.start, pose, [0.0, 0.0]]))
             while (gone := (self._pusher(self.imagined) - stroke.start) @ stroke.direction) < stroke.length:
                 self.imagined.step(self._along(stroke, self._pusher(self.imagined)))
                 now = self.imagined._get_obs()
-                if (misplaced := self._misplaced(now[2:5], target)) < least:
+                if (misplaced := self._misplaced(target, now[2:5])) < least:
                     gone = (now[:2] - stroke.start) @ stroke.direction
                     best, least = Stroke(stroke.start, stroke.direction, gone), misplaced
         return best

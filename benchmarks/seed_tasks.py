@@ -54,6 +54,7 @@ from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.comparison import PATCHES, reference_bundle
+from benchmarks.seed_cube import REACHED_M, Cube
 from benchmarks.seed_environments import IMAGE_SIZE, REACHED_RAD, Environment, Reacher, TwoRoom
 from benchmarks.seed_latents import physics, surprise
 from benchmarks.seed_pusht import REACHED_PX, PushT
@@ -150,6 +151,7 @@ TASKS = {
             "reacher", "arm", "rad", Reacher, REACHED_RAD, "latent", {"history": 2}, {"batch": 64, "clip_frames": 3}
         ),
         SeedTask("push_t", "T", "px", PushT, REACHED_PX, "policy", {}, {"batch": 64}),
+        SeedTask("ogb_cube", "cube", "m", Cube, REACHED_M, "policy", {"action_dim": 5}, {"batch": 64}),
     )
 }
 
