@@ -89,7 +89,6 @@ ROOT = Path(__file__).resolve().parent.parent
 EPISODE_STEPS = 100  # control steps
 GOAL_STEPS, BUDGET_STEPS, HELD_STEPS = 25, 50, 10  # control steps: start to goal, time budget, last ones for "held"
 STEPS, BATCH = 2000, 64  # of the world model
-PLAY = {"steps": 5000, "clips_per_episode": 8, "precision": "bf16"}
 HEAD_STEPS = 2000  # training steps of the displacement embedding, on frozen latents
 POLICY_STEPS = 4000  # the same of policy and temporal distance
 # Where dot and links are is a matter of a few pixels, which the CLS token tells less exactly (docs/seed-tasks.md).
@@ -152,9 +151,19 @@ TASKS = {
     for task in (
         SeedTask("two_room", "dot", "px", TwoRoom, 16.0, "policy", {}, {"steps": 3000}, episodes=600),
         SeedTask("reacher", "arm", "rad", Reacher, REACHED_RAD, "latent", {"history": 2}, {"clip_frames": 3}),
-        # With clips of random episodes the latent holds where T or cube are, and hardly what moves them, which is small.
-        SeedTask("push_t", "T", "px", PushT, REACHED_PX, "policy", {}, PLAY, episodes=600),
-        SeedTask("ogb_cube", "cube", "m", Cube, REACHED_M, "policy", {"action_dim": 5}, PLAY),
+        # With clips of random episodes the latent holds where the T is, and hardly the pusher, which is small.
+        SeedTask(
+            "push_t",
+            "T",
+            "px",
+            PushT,
+            REACHED_PX,
+            "policy",
+            {},
+            {"steps": 5000, "clips_per_episode": 8, "precision": "bf16"},
+            episodes=600,
+        ),
+        SeedTask("ogb_cube", "cube", "m", Cube, REACHED_M, "policy", {"action_dim": 5}, {}),
     )
 }
 
@@ -227,7 +236,7 @@ class Past:
     actions: list[np.ndarray]
 
     def context(self, history: int, frameskip: int, block_dim: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Up to `history` frames, one block apart, the last of them the newest, and the blocks (n - 1, E) between them."""
+        """Up to `history` frames, a block apart, the last of them the newest, and the blocks (n - 1, E) between."""
         now = len(self.actions)
         steps = [now - k * frameskip for k in range(history)]
         known = list(takewhile(self.frames.__contains__, steps))[::-1]

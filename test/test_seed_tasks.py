@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import seed_tasks as seed_tasks
+from benchmarks import seed_latents, seed_tasks
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml, resource
 from lewm_model.data.actions import action_spec
 from lewm_model.sim.world import State
@@ -75,7 +75,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
     planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
     planners.model, planners.spec, planners.seed = Position(), spec, 0
     planners.noise = torch.Generator().manual_seed(0)
-    planners.distance = lambda latents, goal: (latents - goal).norm(dim=-1)
+    planners.embedding = lambda latents, goal: (latents - goal).norm(dim=-1)
     mean, std = (torch.tensor(values) for values in (spec.mean, spec.std))
 
     def rollout(context, past, candidates):
@@ -84,7 +84,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
 
     planners.rollout = rollout
     goal = goal_far_from_the_wall(env)
-    for planner in (planners.planner, planners.their_planner):
+    for planner in (planners.displacement, planners.latent, planners.their_planner):
         outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
 
@@ -129,10 +129,54 @@ def test_a_policy_alone_holds_a_goal_and_one_followed_in_imagination_reaches_it(
     planners.encode = lambda frames: torch.from_numpy(np.stack([runtime.encode(frame) for frame in frames]))
     planners.time = lambda now, wanted: (now - wanted).norm(dim=-1) * runtime.scale / 5.0
     goal = goal_far_from_the_wall(env)
-    for planner in (planners.policy, planners.follower):
+    for planner in (planners.policy, planners.follow):
         outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
-        assert outcome.held or planner == planners.follower
+        assert outcome.held or planner == planners.follow
+
+
+def test_a_context_has_frames_one_block_apart_and_the_blocks_between_them():
+    past = seed_tasks.Past({0: "first", 2: "second", 5: "third", 7: "fourth"}, [np.full(2, k) for k in range(7)])
+    frames, blocks = past.context(history=3, frameskip=5, block_dim=10)
+    assert frames == ["second", "fourth"], "there is none before the attempt"
+    np.testing.assert_array_equal(blocks, np.repeat(np.arange(2, 7), 2)[None])
+    frames, blocks = past.context(history=1, frameskip=5, block_dim=10)
+    assert frames == ["fourth"] and blocks.shape == (0, 10)
+
+
+def test_what_latents_tell_is_read_from_them_and_a_teleport_surprises(two_room, monkeypatch, tmp_path):
+    """Latents are the position, and what is imagined is a straight way, far from the wall."""
+    env, _, spec, _ = two_room
+    data, _, _ = recorded(seed_tasks.TASKS["two_room"], env, tmp_path, episodes=6)
+    latent = ExactRuntime(spec)
+
+    def positions(model, pictures):
+        return torch.from_numpy(
+            np.nan_to_num([latent.encode(picture) for picture in pictures])
+        )  # no dot is red after a change of colours
+
+    class Straight:
+        config = SimpleNamespace(history=1, frameskip=5, block_dim=10)
+        image_mean = torch.zeros(1)
+
+        def rollout(self, context, past, blocks):
+            actions = blocks.reshape(len(blocks), -1, 5, 2) * torch.tensor(spec.std) + torch.tensor(spec.mean)
+            return context[:, -1:] + 5.0 / latent.scale * actions.clamp(-1, 1).sum(2).float()
+
+    monkeypatch.setattr(seed_latents, "load_model", lambda bundle: Straight())
+    monkeypatch.setattr(seed_latents, "encode_all", positions)
+    monkeypatch.setattr("lewm_model.evaluation.probe.MLP_STEPS", 100)
+    bundle = SimpleNamespace(actions=spec)
+    found = seed_latents.physics(bundle, env, data, seed=0)
+    assert found["dot_linear_r"][0] > 0.99 and found["dot_linear_mse"][0] < 0.02
+    found = seed_latents.surprise(bundle, env, data, seed=0)
+    assert found["teleport_auroc"][0] == 1.0 and found["false_alarms"][0] < 100.0
+
+
+def test_the_strict_mean_waits_for_all_tasks():
+    held = [{"name": f"seed.{task}_success_held", "value": number} for number, task in enumerate(seed_tasks.TASKS)]
+    assert seed_tasks.strict_mean(held[:3]) == {}
+    assert seed_tasks.strict_mean(held)["seed.strict_mean"][0] == 1.5
 
 
 @pytest.mark.parametrize("name", seed_tasks.TASKS)
