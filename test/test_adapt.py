@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lewm_model.bundle.bundle import load_bundle, load_model
 from lewm_model.bundle.held_out import not_trained_on
 from lewm_model.cli.main import app
+from lewm_model.config import TrainConfig
 from lewm_model.data.clips import DataError, load_episodes
 from lewm_model.training.trainer import train
 
@@ -22,6 +23,7 @@ def test_a_bundle_goes_on_learning_in_a_new_scene_and_keeps_what_its_actions_mea
 ) -> None:
     # The graphs take seconds, and have tests of their own.
     monkeypatch.setattr("lewm_model.training.adapt.export_onnx", lambda bundle, **_: bundle)
+    monkeypatch.setattr(TrainConfig, "threads", 1)  # two wait for each other
     old, new = dot_recording(tmp_path / "old.h5"), dot_recording(tmp_path / "new.h5", episodes=110, seed=5)
     before = train(load_episodes(old), tmp_path / "old", tmp_path / "run", tiny_model(), tiny_train(steps=4, threads=1))
     arguments = ["adapt", str(before.folder), str(new), str(tmp_path / "out"), "--replay", str(old), "--steps", "2"]

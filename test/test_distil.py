@@ -36,7 +36,6 @@ def test_a_distilled_encoder_gives_in_other_light_what_the_bundle_knows_and_the_
     before = train(data, tmp_path / "bundle", tmp_path / "run", tiny_model(picture_norm="fixed"), config)
     known, heads = load_model(before), load_heads(before)
     settings = TrainConfig(steps=120, batch=64, learning_rate=2e-3, threads=1, augment=AugmentConfig(share=0.5))
-    monkeypatch.setattr("lewm_model.training.distil.export_onnx", lambda bundle, **_: bundle)  # it has its own tests
     usual = load_episodes(dot_recording(tmp_path / "usual.h5", episodes=30, seed=5))
     after = distil(before, data, varied, usual, tmp_path / "out", settings)
     student = load_model(after)

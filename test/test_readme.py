@@ -22,7 +22,7 @@ SHORT = {
 SHORT_TRAINING = """
 model: {encoder_width: 32, encoder_depth: 1, encoder_heads: 2, encoder_mlp: 32, latent_dim: 8, projector_width: 32,
         predictor_width: 32, predictor_depth: 1, predictor_heads: 2, predictor_head_dim: 16, predictor_mlp: 32}
-train: {steps: 4, batch: 8, head_steps: 4}
+train: {steps: 4, batch: 8, head_steps: 4, threads: 1}
 """
 
 

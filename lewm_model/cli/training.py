@@ -162,6 +162,7 @@ def distil(
     from lewm_model.config import TRAIN_SIZES, TrainConfig, from_dict
     from lewm_model.data.clips import load_episodes
     from lewm_model.data.outputs import check_output
+    from lewm_model.runtime.export import export_onnx, sample_frames
     from lewm_model.training.distil import distil as run
 
     settings = from_dict(TrainConfig, _sections(config, ("train",)).get("train", {}), TRAIN_SIZES["small"])
@@ -169,6 +170,7 @@ def distil(
     known = load_episodes(plain)
     recordings = known, load_episodes(varied), load_episodes(usual) if usual else known
     made = run(load_bundle(bundle), *recordings, out, settings, load_bundle(teacher) if teacher else None)
+    made = export_onnx(made, frames=sample_frames(known, made.model))
     errors = made.evaluation["distillation_error"]
     typer.echo(f"bundle written to {out}; of a latent's variance of about 1, its held-out frames err by")
     for where, error in errors.items():

@@ -28,7 +28,6 @@ from lewm_model.config import TrainConfig
 from lewm_model.data.clips import DataError, Episodes
 from lewm_model.models.distributed import device_of
 from lewm_model.models.lewm import LeWM
-from lewm_model.runtime.export import export_onnx, sample_frames
 from lewm_model.training.augment import changed
 from lewm_model.training.calibration import calibrate
 from lewm_model.training.latents import encode_rows
@@ -44,7 +43,7 @@ def distil(
     config: TrainConfig,
     teacher: Bundle | None = None,
 ) -> Bundle:
-    """Writes the bundle with a distilled encoder, calibrated and exported anew, to `out`, which may be its own folder.
+    """Writes the bundle with a distilled encoder, calibrated anew, to `out`, which may be its own folder.
 
     :param plain: recording of the scene as it is, in which the bundle's encoder is right.
     :param varied: the same motion, frame by frame, in random looks (`lewm collect --vary` with the same seed).
@@ -100,8 +99,7 @@ def distil(
             shutil.copyfile(stored(bundle.folder, name, digest), draft / name)
         save_file(student.cpu().state_dict(), draft / WEIGHTS)
         made = replace(bundle, folder=draft, model=student.config, training=provenance, evaluation=evaluation)
-        made = calibrate(save_description(replace(made, calibration=None)), usual)
-        return export_onnx(made, frames=sample_frames(plain, made.model))
+        return calibrate(save_description(replace(made, calibration=None)), usual)
 
     return create(out, make)
 
