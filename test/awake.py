@@ -59,12 +59,16 @@ def pictures(config: ModelConfig, count: int = 8) -> np.ndarray:
     return (light[..., None] * [255, 200, 90]).astype(np.uint8)
 
 
-@functools.cache
-def exported_folder(config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES, horizon: int = 2) -> Path:
+def exported_folder(config: ModelConfig, names: tuple[str, ...] = HEAD_NAMES) -> Path:
     """An exported bundle, made once in a test run; copy it before changing anything in it."""
+    return _exported(config, names)  # the same whether `names` was given or not, which a cache tells apart
+
+
+@functools.cache
+def _exported(config: ModelConfig, names: tuple[str, ...]) -> Path:
     from lewm_model.runtime.export import export_onnx
 
     folder = Path(tempfile.mkdtemp(prefix="lewm_bundle_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    export_onnx(awake_bundle(folder, config, names), horizon, pictures(config))
+    export_onnx(awake_bundle(folder, config, names), horizon=2, frames=pictures(config))
     return folder

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from awake import exported_folder
+from bundles import tiny_bundle
 from test_export import MODELS
 from typer.testing import CliRunner
 
@@ -34,9 +35,9 @@ def test_it_times_every_stage_and_says_on_which_back_end_and_machine(model: str)
     assert set(found["machine"]) == {"board", "jetpack", "power_mode", "cores", "gpu"}
 
 
-def test_the_command_prints_json_for_programs() -> None:
-    folder = str(exported_folder(MODELS["conv-1"], horizon=5))
-    answer = CliRunner().invoke(app, ["bench", folder, "--repeats", "2", "--json"], catch_exceptions=False)
+def test_the_command_prints_json_for_programs(tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path / "bundle").folder
+    answer = CliRunner().invoke(app, ["bench", str(folder), "--repeats", "2", "--json"], catch_exceptions=False)
     assert answer.exit_code == 0
     assert json.loads(answer.stdout)["plan"]["samples"] == PlanConfig().samples
 
