@@ -130,8 +130,8 @@ class _OurEncoder(nn.Module):
 
 
 def planning_counterpart(model: LeWM) -> Any:
-    """As `counterpart`, in eval mode, for a model that the reference lacks: our encoder and activation are kept, and
-    `pixels` scales colours as ours.
+    """As `counterpart`, in eval mode, for a model that the reference lacks: our encoder, projector and activation are
+    kept, and `pixels` scales colours as ours.
 
     The predictor, in which its planner spends its time, is the reference's own code.
     """
@@ -142,11 +142,12 @@ def planning_counterpart(model: LeWM) -> Any:
             stem="patch",
             patch_size=16,
             activation="gelu",
+            readout="cls",
             encoder_depth=1,
         )
     )
-    theirs.encoder = _OurEncoder(model)
-    for part in ("projector", "action_encoder", "predictor", "pred_proj"):
+    theirs.encoder, theirs.projector = _OurEncoder(model), model.projector  # which may read all tokens
+    for part in ("action_encoder", "predictor", "pred_proj"):
         getattr(theirs, part).load_state_dict(getattr(model, part).state_dict())
     for ours, other in zip(model.predictor.transformer.layers, theirs.predictor.transformer.layers, strict=True):
         other.mlp.net[2] = copy.deepcopy(ours.mlp.net[2])

@@ -198,4 +198,4 @@ class Reacher:
         return float(np.abs(state.joints - goal.joints)[:2].max())
 
     def picture(self) -> np.ndarray:
-        return self.env.render(IMAGE_SIZE, IMAGE_SIZE)
+        return np.ascontiguousarray(self.env.render(IMAGE_SIZE, IMAGE_SIZE))

@@ -173,10 +173,17 @@ def test_what_latents_tell_is_read_from_them_and_a_teleport_surprises(two_room, 
     assert found["teleport_auroc"][0] == 1.0 and found["false_alarms"][0] < 100.0
 
 
-def test_the_strict_mean_waits_for_all_tasks():
-    held = [{"name": f"seed.{task}_success_held", "value": number} for number, task in enumerate(seed_tasks.TASKS)]
-    assert seed_tasks.strict_mean(held[:3]) == {}
-    assert seed_tasks.strict_mean(held)["seed.strict_mean"][0] == 1.5
+def test_figures_of_all_tasks_wait_for_all_tasks():
+    found = [
+        {"name": f"seed.{task}_{key}", "value": first + number}
+        for number, task in enumerate(seed_tasks.TASKS)
+        for key, first in (("success_held", 0), ("decision_ratio", 60))
+    ]
+    assert seed_tasks.of_all(found[:6]) == {}
+    assert {name: value for name, (value, _) in seed_tasks.of_all(found).items()} == {
+        "seed.strict_mean": 1.5,
+        "seed.decision_ratio": 60,
+    }
 
 
 @pytest.mark.parametrize("name", seed_tasks.TASKS)
