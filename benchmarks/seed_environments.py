@@ -34,9 +34,14 @@ class Environment(Protocol):
 
     action_names: tuple[str, ...]
     control_dt_s: float
-    # By name, what of states (N, S) can be read from pictures: (N, K). Angles are given by cosine and sine.
-    quantities: ClassVar[Mapping[str, Callable[[np.ndarray], np.ndarray]]]
-    subject: slice  # the numbers of a state that say where the task's subject is
+
+    @property
+    def quantities(self) -> Mapping[str, Callable[[np.ndarray], np.ndarray]]:
+        """By name, what of states (N, S) can be read from pictures: (N, K). Angles are given by cosine and sine."""
+
+    @property
+    def subject(self) -> slice:
+        """The numbers of a state that say where the task's subject is."""
 
     def begin(self, seed: int) -> None:
         """Begins an episode to be recorded, from a random state."""
