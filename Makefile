@@ -151,7 +151,7 @@ faults-bundle: setup  ## every command that changes a bundle, killed RUNS times:
 compare-train: setup  ## a model trained by the authors' code and one by this trainer, same budget: STEPS, GOALS, SEED
 	$(BIN)/python -m benchmarks.comparison $(call option,STEPS,steps) $(call option,GOALS,goals) $(call option,SEED,seed)
 
-seed-task: setup $(VENV)/.tasks  ## LeWM's own tasks from nothing to the table, beside the authors' code: TASK (two_room reacher push_t ogb_cube), GOALS, EPISODES, STEPS, SEED, OURS=1 (without their code and planner, which take most of the time)
+seed-task: setup $(VENV)/.tasks  ## LeWM's own tasks from nothing to the table, beside the authors' code: TASK (two_room reacher pusht cube), GOALS, EPISODES, STEPS, SEED, OURS=1 (without their code and planner, which take most of the time)
 	$(BIN)/python -m benchmarks.seed_tasks $(call option,TASK,tasks) $(call option,GOALS,goals) \
 	    $(call option,EPISODES,episodes) $(call option,STEPS,steps) $(call option,SEED,seed) $(if $(OURS),--ours)
 

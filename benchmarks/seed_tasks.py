@@ -154,7 +154,7 @@ TASKS = {
         SeedTask("reacher", "arm", "rad", Reacher, REACHED_RAD, "latent", {"history": 2}, {"clip_frames": 3}),
         # With clips of random episodes the latent holds where the T is, and hardly the pusher, which is small.
         SeedTask(
-            "push_t",
+            "pusht",
             "T",
             "px",
             PushT,
@@ -164,7 +164,7 @@ TASKS = {
             {"steps": 5000, "clips_per_episode": 8, "precision": "bf16"},
             episodes=600,
         ),
-        SeedTask("ogb_cube", "cube", "m", Cube, REACHED_M, "policy", {"action_dim": 5}, {}),
+        SeedTask("cube", "cube", "m", Cube, REACHED_M, "policy", {"action_dim": 5}, {}),
     )
 }
 

@@ -15,7 +15,7 @@ from lewm_model.tasks.task import draw_trials, run_scripted
 def env():
     pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
     pytest.importorskip("ogbench", reason="requirements-tasks.txt is not installed")
-    return seed_tasks.TASKS["ogb_cube"].environment()
+    return seed_tasks.TASKS["cube"].environment()
 
 
 def episode(env, seed):
@@ -59,7 +59,7 @@ def test_the_script_takes_the_cube_to_a_place_on_the_table_and_keeps_one_in_the_
 
 
 def test_trials_are_held_by_the_script_whatever_the_hand_did_before(env):
-    task = seed_tasks.TASKS["ogb_cube"]
+    task = seed_tasks.TASKS["cube"]
     trials = draw_trials(task, 20, 0, env)
     assert sum(run_scripted(trial, env, 0, number).held for number, trial in enumerate(trials)) >= 18
 
