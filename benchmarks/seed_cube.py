@@ -8,6 +8,7 @@ anyone at any time, and it keeps a cube that should be in the air, which the pac
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ class Cube:
         self.scene = _scene(self.env.mjcf_model)
         self.shown = mujoco.MjData(self.scene)
         self.renderer = mujoco.Renderer(self.scene, DRAWN, DRAWN)
+        atexit.register(self.renderer.close)  # before EGL itself ends, after which it could not be closed
 
     def begin(self, seed: int) -> None:
         self.env.reset(seed=seed)
