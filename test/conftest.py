@@ -11,6 +11,11 @@ from functools import cache
 
 import pytest
 
+# Without byte code of the packages (`environment.py` makes none) each of the hundred processes that tests start would
+# compile torch anew, for longer than most of them run. The first that imports a module writes it, as is Python's way.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
