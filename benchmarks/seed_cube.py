@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import mujoco
 import numpy as np
 
-from benchmarks.seed_environments import IMAGE_SIZE, circular
+from benchmarks.seed_environments import IMAGE_SIZE, circular, difference
 from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.meshes import reduce_meshes
 from lewm_model.sim.world import State
@@ -77,7 +77,7 @@ class Cube:
             return self.held
         if self.intent == "near":
             hand, yaw, _, _, _ = self._poses()
-            action = _action(self.aim - hand, _wrapped(self.turn - yaw), self.grip)
+            action = _action(self.aim - hand, difference(self.turn, yaw), self.grip)
         else:
             action = self.towards(State(self.aim))
             if self.rng.random() < SLIP:
@@ -144,7 +144,7 @@ class Cube:
                 way[2] = max(target[2], min(CARRY_M, TABLE_M + far)) - cube[2]
                 way[:2] *= np.clip((cube[2] - TABLE_M) / 0.02, 0.1, 1.0)
             return _action(way, turn, 1.0)
-        turn = _wrapped(4 * (cube_yaw - yaw)) / 4  # a cube looks the same after a quarter of a turn
+        turn = difference(4 * cube_yaw, 4 * yaw) / 4  # a cube looks the same after a quarter of a turn
         beside = np.linalg.norm((hand - cube)[:2])
         # The hand comes down in a funnel: the more exactly it is over the cube, the lower.
         height = np.clip(3 * (beside - ALIGNED_M) + 0.15 * (abs(turn) - ALIGNED_RAD), 0.0, ABOVE_M)
@@ -164,10 +164,6 @@ class Cube:
 def _action(way: np.ndarray, turn: float, grip: float) -> np.ndarray:
     """The action (5,) that goes `way` (3,) m and turns by `turn` rad, as far as a control step can."""
     return np.clip(np.array([*(way / STEP_M), turn / STEP_RAD, grip]), -1.0, 1.0)
-
-
-def _wrapped(angle: float) -> float:
-    return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
 
 def _scene(description: Any) -> mujoco.MjModel:

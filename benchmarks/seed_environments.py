@@ -72,6 +72,11 @@ def circular(angles: np.ndarray) -> np.ndarray:
     return np.concatenate([np.cos(angles), np.sin(angles)], 1)
 
 
+def difference(a: float, b: float) -> float:
+    """a - b, rad, the short way round."""
+    return float((a - b + np.pi) % (2 * np.pi) - np.pi)
+
+
 class HeldActions:
     """Uniform random actions (A,) in [-1, 1], each held for 1 to 10 control steps."""
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from benchmarks import reference
-from benchmarks.seed_environments import IMAGE_SIZE, circular
+from benchmarks.seed_environments import IMAGE_SIZE, circular, difference
 from lewm_model.robot.observation import to_model_image
 from lewm_model.sim.world import State
 
@@ -91,7 +91,6 @@ class PushT:
         environment = reference.module("envs.pusht.env").PushT
         self.env, self.imagined = environment(), environment()
         self.imagined.reset(seed=0)
-        self.script: Iterator[np.ndarray] = iter(())
 
     def begin(self, seed: int) -> None:
         self.env.reset(seed=seed)
@@ -135,7 +134,8 @@ class PushT:
                     stroke = self._any_stroke()
                 else:
                     stroke = self._best_stroke(target)
-                if stroke is None:
+                if stroke is None:  # another target then, and from elsewhere: there may be none for any
+                    yield from self._go(self.rng.uniform(PUSHER_PX, WINDOW - PUSHER_PX, 2))
                     break
                 yield from self._push(stroke)
                 if at_random and self.rng.random() < 0.2:
@@ -180,8 +180,8 @@ class PushT:
         return best
 
     @staticmethod
-    def _pusher(env: object) -> np.ndarray:
-        return np.array(env.agent.position)  # type: ignore[attr-defined]
+    def _pusher(env: Any) -> np.ndarray:
+        return np.array(env.agent.position)
 
     def _along(self, stroke: Stroke, now: np.ndarray) -> np.ndarray:
         """The action (2,) that goes on along a stroke, and back to its line."""
@@ -220,8 +220,3 @@ class PushT:
     def _to(self, to: np.ndarray) -> np.ndarray:
         way = (to - self._pusher(self.env)) / SCALE_PX
         return way * min(1.0, TRAVEL / max(float(np.linalg.norm(way)), 1e-9))
-
-
-def difference(a: float, b: float) -> float:
-    """a - b, rad, the short way round."""
-    return float((a - b + np.pi) % (2 * np.pi) - np.pi)

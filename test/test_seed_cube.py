@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import seed_tasks
+from benchmarks import seed_attempts
 from lewm_model.sim.world import State
 from lewm_model.tasks.task import draw_trials, run_scripted
 
@@ -15,14 +15,14 @@ from lewm_model.tasks.task import draw_trials, run_scripted
 def env():
     pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
     pytest.importorskip("ogbench", reason="requirements-tasks.txt is not installed")
-    return seed_tasks.TASKS["cube"].environment()
+    return seed_attempts.TASKS["cube"].environment()
 
 
 def episode(env, seed):
     """States (101, S) float64 and actions (100, 5) of an episode."""
     env.begin(seed)
     states, actions = [env.state().joints], []
-    for _ in range(seed_tasks.EPISODE_STEPS):
+    for _ in range(seed_attempts.EPISODE_STEPS):
         actions.append(env.act())
         env.step(actions[-1])
         states.append(env.state().joints)
@@ -59,7 +59,7 @@ def test_the_script_takes_the_cube_to_a_place_on_the_table_and_keeps_one_in_the_
 
 
 def test_trials_are_held_by_the_script_whatever_the_hand_did_before(env):
-    task = seed_tasks.TASKS["cube"]
+    task = seed_attempts.TASKS["cube"]
     trials = draw_trials(task, 20, 0, env)
     assert sum(run_scripted(trial, env, 0, number).held for number, trial in enumerate(trials)) >= 18
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.seed_pusht import REACHED_PX, REACHED_RAD, PushT, corners, difference
+from benchmarks.seed_environments import difference
+from benchmarks.seed_pusht import REACHED_PX, REACHED_RAD, PushT, corners
 from lewm_model.sim.world import State
 
 

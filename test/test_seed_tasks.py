@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import seed_latents, seed_tasks
+from benchmarks import seed_attempts, seed_latents, seed_planners, seed_tasks
+from benchmarks.seed_environments import Reacher
 from lewm_model.config import MODEL_SIZES, TRAIN_SIZES, ModelConfig, TrainConfig, from_dict, load_yaml, resource
 from lewm_model.data.actions import action_spec
 from lewm_model.sim.world import State
@@ -17,20 +18,20 @@ from lewm_model.tasks.task import draw_trials, run_scripted, trial_of
 
 
 def recorded(task, env, path, episodes=2):
-    data = seed_tasks.record(env, path / "few.h5", episodes, seed=0)
-    return data, action_spec(data, np.arange(episodes), 5), seed_tasks.cut_goals(task, env, data, seed=0)
+    data = seed_attempts.record(env, path / "few.h5", episodes, seed=0)
+    return data, action_spec(data, np.arange(episodes), 5), seed_attempts.cut_goals(task, env, data, seed=0)
 
 
 @pytest.fixture(scope="module")
 def two_room(tmp_path_factory):
-    task = seed_tasks.TASKS["two_room"]
+    task = seed_attempts.TASKS["two_room"]
     env = task.environment()
     return env, *recorded(task, env, tmp_path_factory.mktemp("two_room"))
 
 
 def test_recordings_are_those_of_the_scripted_policy_and_of_random_actions(two_room):
     _, data, _, _ = two_room
-    frames = seed_tasks.EPISODE_STEPS + 1
+    frames = seed_attempts.EPISODE_STEPS + 1
     assert data.pixels.shape == (2 * frames, 64, 64, 3) and data.actions.shape == (2 * frames, 2)
     changes = np.abs(np.diff(data.actions, axis=0)).max(1) > 0
     assert changes[: frames - 2].mean() > 0.9, "noise at each step"
@@ -42,8 +43,8 @@ def test_recordings_are_those_of_the_scripted_policy_and_of_random_actions(two_r
 def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fail(two_room):
     env, _, spec, goals = two_room
     for goal in goals:
-        for name, planner in seed_tasks.baselines(spec, seed=0).items():
-            outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
+        for name, planner in seed_planners.baselines(spec, seed=0).items():
+            outcome = seed_attempts.attempt(env, goal, planner(goal), spec)
             if name == "replay":
                 assert outcome.held and outcome.first_hit
             if name == "hold":
@@ -54,7 +55,7 @@ def test_replayed_actions_reach_the_goal_and_stay_where_those_that_do_nothing_fa
 def goal_far_from_the_wall(env):
     start, end = State(np.array([40.0, 150.0])), State(np.array([80.0, 180.0]))
     env.place(end, end)
-    return seed_tasks.Goal(trial_of(seed_tasks.TASKS["two_room"], start, end, env), env.picture(), None)
+    return seed_attempts.Goal(trial_of(seed_attempts.TASKS["two_room"], start, end, env), env.picture(), None)
 
 
 def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
@@ -72,7 +73,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
             )
             return torch.stack([x, y], 1) * 3.5 / scale
 
-    planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
+    planners = seed_planners.Ours.__new__(seed_planners.Ours)
     planners.model, planners.spec, planners.seed = Position(), spec, 0
     planners.noise = torch.Generator().manual_seed(0)
     planners.embedding = lambda latents, goal: (latents - goal).norm(dim=-1)
@@ -85,7 +86,7 @@ def test_both_planners_reach_a_goal_when_the_latent_is_the_position(two_room):
     planners.rollout = rollout
     goal = goal_far_from_the_wall(env)
     for planner in (planners.displacement, planners.latent, planners.their_planner):
-        outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
+        outcome = seed_attempts.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
 
 
@@ -123,20 +124,20 @@ class ExactRuntime:
 def test_a_policy_alone_holds_a_goal_and_one_followed_in_imagination_reaches_it(two_room):
     env, _, spec, _ = two_room
     runtime = ExactRuntime(spec)
-    planners = seed_tasks.Ours.__new__(seed_tasks.Ours)
+    planners = seed_planners.Ours.__new__(seed_planners.Ours)
     planners.runtime, planners.spec, planners.seed = runtime, spec, 0
     planners.model = SimpleNamespace(config=SimpleNamespace(history=1, block_dim=10))
     planners.encode = lambda frames: torch.from_numpy(np.stack([runtime.encode(frame) for frame in frames]))
     planners.time = lambda now, wanted: (now - wanted).norm(dim=-1) * runtime.scale / 5.0
     goal = goal_far_from_the_wall(env)
     for planner in (planners.policy, planners.follow):
-        outcome = seed_tasks.attempt(env, goal, planner(goal), spec)
+        outcome = seed_attempts.attempt(env, goal, planner(goal), spec)
         assert outcome.first_hit and outcome.final_error <= 16.0, planner
         assert outcome.held or planner == planners.follow
 
 
 def test_a_context_has_frames_one_block_apart_and_the_blocks_between_them():
-    past = seed_tasks.Past({0: "first", 2: "second", 5: "third", 7: "fourth"}, [np.full(2, k) for k in range(7)])
+    past = seed_attempts.Past({0: "first", 2: "second", 5: "third", 7: "fourth"}, [np.full(2, k) for k in range(7)])
     frames, blocks = past.context(history=3, frameskip=5, block_dim=10)
     assert frames == ["second", "fourth"], "there is none before the attempt"
     np.testing.assert_array_equal(blocks, np.repeat(np.arange(2, 7), 2)[None])
@@ -147,7 +148,7 @@ def test_a_context_has_frames_one_block_apart_and_the_blocks_between_them():
 def test_what_latents_tell_is_read_from_them_and_a_teleport_surprises(two_room, monkeypatch, tmp_path):
     """Latents are the position, and what is imagined is a straight way, far from the wall."""
     env, _, spec, _ = two_room
-    data, _, _ = recorded(seed_tasks.TASKS["two_room"], env, tmp_path, episodes=6)
+    data, _, _ = recorded(seed_attempts.TASKS["two_room"], env, tmp_path, episodes=6)
     latent = ExactRuntime(spec)
 
     def positions(model, pictures):
@@ -176,7 +177,7 @@ def test_what_latents_tell_is_read_from_them_and_a_teleport_surprises(two_room, 
 def test_figures_of_all_tasks_wait_for_all_tasks():
     found = [
         {"name": f"seed.{task}_{key}", "value": first + number}
-        for number, task in enumerate(seed_tasks.TASKS)
+        for number, task in enumerate(seed_attempts.TASKS)
         for key, first in (("success_held", 0), ("decision_ratio", 60))
     ]
     assert seed_tasks.of_all(found[:6]) == {}
@@ -186,11 +187,11 @@ def test_figures_of_all_tasks_wait_for_all_tasks():
     }
 
 
-@pytest.mark.parametrize("name", seed_tasks.TASKS)
+@pytest.mark.parametrize("name", seed_attempts.TASKS)
 def test_trials_of_the_seed_s_tasks_are_drawn_and_won_by_who_is_told_the_goal_as_those_of_others(name):
     if name != "two_room":
         pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
-    task = seed_tasks.TASKS[name]
+    task = seed_attempts.TASKS[name]
     env = task.environment()
     trials, again = (draw_trials(task, 3, 0, env) for _ in range(2))
     assert [t.start.joints.tolist() for t in trials] == [t.start.joints.tolist() for t in again]
@@ -201,7 +202,7 @@ def test_trials_of_the_seed_s_tasks_are_drawn_and_won_by_who_is_told_the_goal_as
 
 def test_reacher_is_judged_by_the_reference_without_ending_the_attempt(tmp_path):
     pytest.importorskip("dm_control", reason="requirements-tasks.txt is not installed")
-    env = seed_tasks.Reacher()
+    env = Reacher()
     env.begin(0)
     start = env.state().joints
     assert env.picture().shape == (64, 64, 3)
