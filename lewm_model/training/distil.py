@@ -45,6 +45,8 @@ def distil(
 ) -> Bundle:
     """Writes the bundle with a distilled encoder, calibrated anew, to `out`, which may be its own folder.
 
+    Its graphs are left out: :func:`lewm_model.runtime.export.export_onnx` makes them.
+
     :param plain: recording of the scene as it is, in which the bundle's encoder is right.
     :param varied: the same motion, frame by frame, in random looks (`lewm collect --vary` with the same seed).
     :param usual: recording of the scene as it is to calibrate with.
@@ -95,6 +97,8 @@ def distil(
 
     def make(draft: Path) -> Bundle:
         for name, digest in bundle.files.items():
+            if name.startswith("onnx/"):  # the other encoder's: until it is exported, the bundle has no graphs
+                continue
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(stored(bundle.folder, name, digest), draft / name)
         save_file(student.cpu().state_dict(), draft / WEIGHTS)
